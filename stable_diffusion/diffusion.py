@@ -1,0 +1,170 @@
+"""The conditional U-Net: from noisy latents, timestep and words to the noise, or velocity, in them."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import SpatialTransformer
+from .blocks import Downsample, ResnetBlock, Upsample
+from .config import ATTENTION_DOWN, UNetConfig
+
+
+def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
+    """Cosines and sines of the timestep at geometric frequencies (section 3.5, arXiv:1706.03762).
+
+    timesteps (B,), whole or fractional -> (B, channels) float32.
+    """
+    half = channels // 2
+    frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=timesteps.device, dtype=torch.float32) / half)
+    angles = timesteps[:, None].float() * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class TimeEmbedding(nn.Module):
+    """The two-layer network on the timestep's embedding; distilled models also tell it the guidance scale."""
+
+    def __init__(self, in_channels: int, channels: int, guidance_channels: int | None):
+        super().__init__()
+        self.linear_1 = nn.Linear(in_channels, channels)
+        self.cond_proj = None if guidance_channels is None else nn.Linear(guidance_channels, in_channels, bias=False)
+        self.linear_2 = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, guidance: Tensor | None = None) -> Tensor:
+        if self.cond_proj is not None and guidance is not None:
+            x = x + self.cond_proj(guidance)
+        return self.linear_2(F.silu(self.linear_1(x)))
+
+
+class Level(nn.Module):
+    """Residual blocks, each followed by a transformer where the level attends to the words."""
+
+    def __init__(self, config: UNetConfig, level: int, widths: list[tuple[int, int]], *, attention: bool):
+        super().__init__()
+        time_channels = 4 * config.block_out_channels[0]
+        self.resnets = nn.ModuleList(
+            ResnetBlock(a, b, config.norm_num_groups, config.norm_eps, time_channels) for a, b in widths
+        )
+        self.attentions = nn.ModuleList(transformer(config, level) for _ in widths if attention)
+
+
+def transformer(config: UNetConfig, level: int) -> SpatialTransformer:
+    """The transformer of one level, as wide as the level."""
+    return SpatialTransformer(
+        config.block_out_channels[level],
+        config.cross_attention_dim,
+        config.heads[level],
+        config.norm_num_groups,
+        linear=config.use_linear_projection,
+    )
+
+
+class DownBlock(Level):
+    """One level on the way down; gives every feature map it makes, for the skip connections."""
+
+    def __init__(self, config: UNetConfig, level: int):
+        channels = config.block_out_channels
+        widths = pairwise([channels[max(level - 1, 0)]] + [channels[level]] * config.layers_per_block)
+        attention = config.down_block_types[level] == ATTENTION_DOWN
+        super().__init__(config, level, list(widths), attention=attention)
+        last = level == len(channels) - 1
+        self.downsamplers = nn.ModuleList([] if last else [Downsample(channels[level], symmetric=True)])
+
+    def forward(self, x: Tensor, time: Tensor, context: Tensor, maps: list[Tensor] | None) -> list[Tensor]:
+        skips = []
+        for index, resnet in enumerate(self.resnets):
+            x = resnet(x, time)
+            if self.attentions:
+                x = self.attentions[index](x, context, maps)
+            skips.append(x)
+        for downsample in self.downsamplers:
+            skips.append(downsample(skips[-1]))
+        return skips
+
+
+class MidBlock(Level):
+    """The deepest level: residual, transformer, residual."""
+
+    def __init__(self, config: UNetConfig):
+        level = len(config.block_out_channels) - 1
+        channels = config.block_out_channels[level]
+        super().__init__(config, level, [(channels, channels)] * 2, attention=False)
+        self.attentions = nn.ModuleList([transformer(config, level)])
+
+    def forward(self, x: Tensor, time: Tensor, context: Tensor, maps: list[Tensor] | None) -> Tensor:
+        x = self.resnets[0](x, time)
+        x = self.attentions[0](x, context, maps)
+        return self.resnets[1](x, time)
+
+
+class UpBlock(Level):
+    """One level on the way up; each residual block also sees the feature map of the same size from the way down."""
+
+    def __init__(self, config: UNetConfig, level: int):
+        channels = config.block_out_channels
+        last = len(channels) - 1
+        inputs = [channels[min(level + 1, last)]] + [channels[level]] * config.layers_per_block
+        skips = [channels[level]] * config.layers_per_block + [channels[max(level - 1, 0)]]
+        widths = [(a + b, channels[level]) for a, b in zip(inputs, skips, strict=True)]
+        attention = config.down_block_types[level] == ATTENTION_DOWN
+        super().__init__(config, level, widths, attention=attention)
+        self.upsamplers = nn.ModuleList([] if level == 0 else [Upsample(channels[level])])
+
+    def forward(
+        self, x: Tensor, skips: list[Tensor], time: Tensor, context: Tensor, maps: list[Tensor] | None
+    ) -> Tensor:
+        for index, resnet in enumerate(self.resnets):
+            x = resnet(torch.cat([x, skips.pop()], dim=1), time)
+            if self.attentions:
+                x = self.attentions[index](x, context, maps)
+        for upsample in self.upsamplers:
+            # An odd size was rounded up on the way down: the next skip tells the size to come back to.
+            x = upsample(x, tuple(skips[-1].shape[2:]))
+        return x
+
+
+class UNet(nn.Module):
+    """epsilon_theta(z_t, t, c) of latent diffusion (Eq. 3, arXiv:2112.10752)."""
+
+    def __init__(self, config: UNetConfig):
+        super().__init__()
+        self.config = config
+        channels = config.block_out_channels
+        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0], config.time_cond_proj_dim)
+        self.down_blocks = nn.ModuleList(DownBlock(config, level) for level in range(len(channels)))
+        self.mid_block = MidBlock(config)
+        self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in reversed(range(len(channels))))
+        self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[0], eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
+
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        *,
+        guidance: Tensor | None = None,
+        maps: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Predict the noise (or velocity) in `latents`.
+
+        latents (B, C, h, w); timesteps (B,), whole or fractional; context (B, S, D), the words' features.
+        guidance (B, time_cond_proj_dim) is the embedded guidance scale of a distilled model.
+        maps, if a list is given, receives the weights (B, heads, pixels, S) of each cross-attention in order.
+        Returns (B, C, h, w).
+        """
+        time = timestep_embedding(timesteps, self.config.block_out_channels[0]).to(latents.dtype)
+        time = self.time_embedding(time, guidance)
+        x = self.conv_in(latents)
+        skips = [x]
+        for block in self.down_blocks:
+            skips += block(skips[-1], time, context, maps)
+        x = self.mid_block(skips[-1], time, context, maps)
+        for block in self.up_blocks:
+            x = block(x, skips, time, context, maps)
+        return self.conv_out(F.silu(self.conv_norm_out(x)))

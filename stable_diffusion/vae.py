@@ -1,0 +1,67 @@
+"""The autoencoder that joins encoder and decoder (arXiv:2112.10752, section 3.1; VAE: arXiv:1312.6114)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .config import VAEConfig
+from .decoder import Decoder
+from .encoder import Encoder
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """q(z | x): an independent normal distribution for each latent; mean and logvar are (B, C, h, w)."""
+
+    mean: Tensor
+    logvar: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """mean + std * noise: the reparameterisation of section 2.4, arXiv:1312.6114."""
+        return self.mean + (0.5 * self.logvar).exp() * noise
+
+    def kl(self) -> Tensor:
+        """KL(q || N(0, 1)) of each latent, (B, C, h, w), in nats (Appendix B, arXiv:1312.6114)."""
+        return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)
+
+
+class VAE(nn.Module):
+    """Picture <-> latents. Latents here carry `scaling_factor`, so that the diffusion sees about unit variance."""
+
+    def __init__(self, config: VAEConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quant_conv = nn.Conv2d(2 * config.latent_channels, 2 * config.latent_channels, 1)
+        self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
+
+    def posterior(self, pictures: Tensor) -> DiagonalGaussian:
+        """q(z | x), unscaled, of pictures (B, 3, H, W) in [-1, 1]."""
+        mean, logvar = self.quant_conv(self.encoder(pictures)).chunk(2, dim=1)
+        return DiagonalGaussian(mean, logvar.clamp(-30.0, 20.0))
+
+    def encode(self, pictures: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] -> scaled latents (B, C, H/f, W/f): a sample, or the mean without noise."""
+        posterior = self.posterior(pictures)
+        latents = posterior.mean if noise is None else posterior.sample(noise)
+        return latents * self.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) -> pictures (B, 3, f*h, f*w), about in [-1, 1]."""
+        return self.decoder(self.post_quant_conv(latents / self.config.scaling_factor))
+
+    @torch.no_grad()
+    def decode_finite(self, latents: Tensor) -> Tensor:
+        """Decode, again in float32 where half precision overflowed; the full-size VAE does, and shows black."""
+        pictures = self.decode(latents.to(self.post_quant_conv.weight.dtype))
+        if pictures.isfinite().all():
+            return pictures
+        dtype = self.post_quant_conv.weight.dtype
+        try:
+            return self.float().decode(latents.float())
+        finally:
+            self.to(dtype)
