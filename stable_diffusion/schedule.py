@@ -1,0 +1,197 @@
+"""The noise schedule: how much signal and how much noise a latent holds at each timestep, and which steps a run visits.
+
+One convention holds everywhere in this package: a latent is `x = alpha * x_0 + sigma * eps`, and whoever hands over a
+latent also hands over its `alpha` and `sigma`. DDPM and the multistep solvers keep `alpha^2 + sigma^2 = 1` (the
+variance-preserving form, finite even where no signal is left); the Euler family keeps `alpha = 1` (the form of
+arXiv:2206.00364). The same formulas turn a network's prediction into x_0 in both.
+
+All of it is computed in float64 and cast once, to the dtype of the latents that it meets.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stable_diffusion.config import SchedulerConfig
+
+# What solvers that need a finite sigma take for a terminal alphas_cumprod of zero: the smallest float16, sigma 4096.
+FINITE_TERMINAL_ALPHA_CUMPROD = 2.0**-24
+
+
+class Level(NamedTuple):
+    """A noise level: latents there are `alpha * x_0 + sigma * eps`, and the network is told `timestep`."""
+
+    alpha: float
+    sigma: float
+    timestep: float
+
+    @property
+    def noise_to_signal(self) -> float:
+        """sigma / alpha, the sigma of arXiv:2206.00364; infinite where no signal is left."""
+        return self.sigma / self.alpha if self.alpha > 0 else math.inf
+
+
+CLEAN = Level(alpha=1.0, sigma=0.0, timestep=-1.0)
+
+Step = tuple[Level, Level]
+"""One step of a run: from a noise level to a lower one."""
+
+
+class NoiseSchedule:
+    """betas and what follows from them, Section 2 of arXiv:2006.11239, as a model's scheduler configuration asks.
+
+    `betas`, `alphas_cumprod` and `sigmas` are float64 of shape (num_train_timesteps,) on the CPU. `sigmas` is
+    sqrt((1 - alphas_cumprod) / alphas_cumprod), kept finite at a terminal step whose SNR is zero.
+    """
+
+    def __init__(self, config: SchedulerConfig) -> None:
+        self.config = config
+        self.betas = _betas(config)
+        self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
+        if config.rescale_betas_zero_snr:
+            self.betas, self.alphas_cumprod = rescale_zero_terminal_snr(self.betas)
+        finite = self.alphas_cumprod.clone()
+        if config.rescale_betas_zero_snr:
+            finite[-1] = FINITE_TERMINAL_ALPHA_CUMPROD
+        self.sigmas = ((1.0 - finite) / finite).sqrt()
+
+    @property
+    def num_train_timesteps(self) -> int:
+        return len(self.betas)
+
+    # Training and the forward process: t is an int64 tensor of shape (B,), one timestep an example.
+
+    def alpha_sigma(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """sqrt(alphas_cumprod[t]) and sqrt(1 - alphas_cumprod[t]), shaped (B, 1, ...) to multiply `like` (B, ...)."""
+        alphas_cumprod = self.alphas_cumprod[t.cpu()].reshape(-1, *[1] * (like.ndim - 1))
+        return alphas_cumprod.sqrt().to(like), (1.0 - alphas_cumprod).sqrt().to(like)
+
+    def add_noise(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """x_t = sqrt(alphas_cumprod_t) x_0 + sqrt(1 - alphas_cumprod_t) eps (Eq. 4, arXiv:2006.11239)."""
+        alpha, sigma = self.alpha_sigma(t, x_0)
+        return alpha * x_0 + sigma * noise
+
+    def velocity(self, x_0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """v = alpha_t eps - sigma_t x_0, the target of v-prediction (Appendix D, arXiv:2202.00512)."""
+        alpha, sigma = self.alpha_sigma(t, x_0)
+        return alpha * noise - sigma * x_0
+
+    def snr(self, t: Tensor) -> Tensor:
+        """Signal-to-noise ratio alpha_t^2 / sigma_t^2, float64 of t's shape."""
+        alphas_cumprod = self.alphas_cumprod[t.cpu()]
+        return alphas_cumprod / (1.0 - alphas_cumprod)
+
+    def predict_x_0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        """x_0 that the network's `prediction` at (x_t, t) stands for; of the configuration's prediction type."""
+        alpha, sigma = self.alpha_sigma(t, x_t)
+        return predict_x_0(prediction, x_t, alpha, sigma, self.config.prediction_type)
+
+    # Levels: where a sampler stands.
+
+    def level(self, t: int) -> Level:
+        """The variance-preserving level of training timestep t, exact even where the SNR is zero; clean below 0."""
+        if t < 0:
+            return CLEAN
+        alphas_cumprod = self.alphas_cumprod[t].item()
+        return Level(math.sqrt(alphas_cumprod), math.sqrt(1.0 - alphas_cumprod), float(t))
+
+    def sigma_at(self, timesteps: np.ndarray) -> np.ndarray:
+        """sigma at timesteps, linear between the trained ones."""
+        return np.interp(timesteps, np.arange(self.num_train_timesteps), self.sigmas.numpy())
+
+    def timestep_at(self, sigmas: np.ndarray) -> np.ndarray:
+        """The inverse of `sigma_at`, linear in log sigma and clipped to the trained range; fractional."""
+        return np.interp(np.log(sigmas), self.sigmas.log().numpy(), np.arange(self.num_train_timesteps))
+
+    # Grids: which timesteps a run of n steps visits, highest first.
+
+    def timesteps(self, num_inference_steps: int, spacing: str, *, spare: int = 0) -> np.ndarray:
+        """n descending timesteps, spaced as in Table 2 of arXiv:2305.08891; float64, fractional for linspace.
+
+        spare: how many further points the grid has below the ones returned. The multistep solvers lay out n + 1
+        points and take the clean image for the last; trailing grids end above zero anyway and ignore it.
+        """
+        total, points = self.num_train_timesteps, num_inference_steps + spare
+        if not 1 <= num_inference_steps <= total - spare:
+            raise ValueError(f"num_inference_steps must be in [1, {total - spare}], got {num_inference_steps}")
+        if spacing == "linspace":
+            grid = np.linspace(0, total - 1, points)[::-1]
+        elif spacing == "leading":
+            grid = np.arange(points, dtype=np.float64)[::-1] * (total // points) + self.config.steps_offset
+        elif spacing == "trailing":
+            # By count rather than by stride: a floating-point stride makes one step too many at some n, 61 for one.
+            grid = (total - np.arange(num_inference_steps) * (total / num_inference_steps)).round() - 1
+        else:
+            raise ValueError(f"timestep_spacing must be leading, linspace or trailing, got {spacing!r}")
+        if grid[0] > total - 1:
+            raise ValueError(
+                f"num_inference_steps {num_inference_steps} with steps_offset {self.config.steps_offset} reaches "
+                f"timestep {grid[0]:g} of {total}: ask for fewer steps"
+            )
+        return grid[:num_inference_steps].copy()
+
+
+def karras_sigmas(sigma_min: float, sigma_max: float, n: int, rho: float = 7.0) -> np.ndarray:
+    """n sigmas from sigma_max down to sigma_min, evenly spaced in sigma^(1/rho) (Eq. 5, arXiv:2206.00364)."""
+    ramp = np.linspace(0, 1, n)
+    return (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+
+
+def steps_for_strength(num_inference_steps: int, strength: float) -> int:
+    """How many of n steps an image-to-image run takes: int(n * strength), but at least one.
+
+    The run takes the last steps of the grid, so that a lower strength starts from less noise. Truncation, not
+    rounding, is what diffusers does: int(50 * 0.58) is 28. Raises ValueError unless strength is in (0, 1].
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength must be in (0, 1], got {strength}")
+    return max(1, int(num_inference_steps * strength))
+
+
+def predict_x_0(
+    prediction: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor, prediction_type: str
+) -> Tensor:
+    """x_0 from a prediction made at `x = alpha * x_0 + sigma * eps`, whatever alpha^2 + sigma^2 is.
+
+    The network sees `x / scale` with `scale = sqrt(alpha^2 + sigma^2)`; its velocity is
+    `(alpha * eps - sigma * x_0) / scale`, so that `x_0 = (alpha * x - sigma * scale * v) / scale^2`
+    (Appendix D, arXiv:2202.00512, for scale 1).
+    """
+    if prediction_type == "epsilon":
+        return (x - sigma * prediction) / alpha
+    if prediction_type == "v_prediction":
+        power = alpha**2 + sigma**2
+        return x * (alpha / power) - prediction * (sigma / power**0.5)
+    if prediction_type == "sample":
+        return prediction
+    raise ValueError(f"prediction_type must be epsilon, v_prediction or sample, got {prediction_type!r}")
+
+
+def rescale_zero_terminal_snr(betas: Tensor) -> tuple[Tensor, Tensor]:
+    """betas and alphas_cumprod, shifted and scaled so that no signal is left at the end (Alg. 1, arXiv:2305.08891)."""
+    alpha = torch.cumprod(1.0 - betas, dim=0).sqrt()
+    alpha = (alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))
+    alphas_cumprod = alpha**2
+    previous = torch.cat([torch.ones_like(alphas_cumprod[:1]), alphas_cumprod[:-1]])
+    return 1.0 - alphas_cumprod / previous, alphas_cumprod
+
+
+def _betas(config: SchedulerConfig) -> Tensor:
+    """The variances of the forward process's steps (Section 2, arXiv:2006.11239), float64."""
+    n, low, high = config.num_train_timesteps, config.beta_start, config.beta_end
+    if config.trained_betas is not None:
+        return torch.tensor(config.trained_betas, dtype=torch.float64)
+    if config.beta_schedule == "linear":
+        return torch.linspace(low, high, n, dtype=torch.float64)
+    if config.beta_schedule == "scaled_linear":
+        return torch.linspace(low**0.5, high**0.5, n, dtype=torch.float64) ** 2
+    if config.beta_schedule == "squaredcos_cap_v2":  # Eq. 17, arXiv:2102.09672
+        time = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+        alphas_cumprod = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
+        return (1.0 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=0.999)
+    raise ValueError(f"beta_schedule must be linear, scaled_linear or squaredcos_cap_v2, got {config.beta_schedule!r}")
