@@ -1,0 +1,46 @@
+"""The built emoji data set: memory-mapped pictures and the rows that describe them.
+
+`training.build_dataset` writes `pictures.npy` (uint8 (N, 128, 128, 4), RGBA, straight alpha) and `index.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+DEFAULT_ROOT = Path("data/emoji")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Pictures, uint8 (N, S, S, 4) RGBA with straight alpha, and one row of facts for each (`build_dataset.describe`)."""
+
+    pictures: np.ndarray
+    rows: list[dict]
+
+    def __post_init__(self) -> None:
+        if self.pictures.ndim != 4 or self.pictures.shape[-1] != 4 or self.pictures.dtype != np.uint8:
+            raise ValueError(f"pictures must be uint8 (N, S, S, 4), got {self.pictures.dtype} {self.pictures.shape}")
+        if len(self.pictures) != len(self.rows):
+            raise ValueError(
+                f"rows must be as many as pictures ({len(self.pictures)}), got {len(self.rows)}: build again"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def load(cls, root: Path | str = DEFAULT_ROOT) -> Dataset:
+        """Open the data set under `root` without reading the pictures into memory.
+
+        Raises:
+            FileNotFoundError: nothing was built there.
+        """
+        root = Path(root)
+        if not (root / "index.json").exists():
+            raise FileNotFoundError(f"no data set in root={root}: run `python -m training.build_dataset --out {root}`")
+        rows = json.loads((root / "index.json").read_text(encoding="utf-8"))
+        return cls(np.load(root / "pictures.npy", mmap_mode="r"), rows)
