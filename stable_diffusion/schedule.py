@@ -31,9 +31,19 @@ class Level(NamedTuple):
     timestep: float
 
     @property
+    def scale(self) -> float:
+        """sqrt(alpha^2 + sigma^2): the network is shown `x / scale`, which is variance-preserving."""
+        return math.hypot(self.alpha, self.sigma)
+
+    @property
     def noise_to_signal(self) -> float:
         """sigma / alpha, the sigma of arXiv:2206.00364; infinite where no signal is left."""
         return self.sigma / self.alpha if self.alpha > 0 else math.inf
+
+    @property
+    def half_log_snr(self) -> float:
+        """log(alpha / sigma), the lambda of arXiv:2206.00927; infinite at the clean image."""
+        return math.log(self.alpha / self.sigma) if self.sigma > 0 else math.inf
 
 
 CLEAN = Level(alpha=1.0, sigma=0.0, timestep=-1.0)
