@@ -13,7 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 
-class ConfigError(ValueError):
+class ModelError(ValueError):
+    """A model can't be used: a file is missing, damaged or hostile, or the model is of a kind we don't run."""
+
+
+class ConfigError(ModelError):
     """A model's configuration asks for something this package does not implement."""
 
 
@@ -40,8 +44,9 @@ def _read(cls: type[Config], values: dict[str, Any], only: dict[str, Any], ignor
     for name, value in values.items():
         if name.startswith("_") or name in ignored:
             continue
+        value = tuple(value) if isinstance(value, list) else value
         if name in fields:
-            kept[name] = tuple(value) if isinstance(value, list) else value
+            kept[name] = value
         elif name in only:
             if value != only[name] and value is not None:
                 raise ConfigError(f"{part}: {name}={value!r} is not supported, only {only[name]!r}")
@@ -132,8 +137,8 @@ class VAEConfig:
         levels = len(values.get("block_out_channels", ()))
         only = {
             "act_fn": "silu",
-            "down_block_types": ["DownEncoderBlock2D"] * levels,
-            "up_block_types": ["UpDecoderBlock2D"] * levels,
+            "down_block_types": ("DownEncoderBlock2D",) * levels,
+            "up_block_types": ("UpDecoderBlock2D",) * levels,
             "use_quant_conv": True,
             "use_post_quant_conv": True,
         }

@@ -1,0 +1,177 @@
+"""Weight files: read without running code from them, checked in full, and only then put into a network.
+
+A network is built on the meta device and given the file's tensors, so that no second copy of the weights exists. Every
+complaint is a `ModelError` that names the file and the remedy; a network that did not fit is never handed out.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from stable_diffusion.config import ModelError
+
+State = dict[str, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
+
+PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+LISTED = 5  # how many names an error lists
+
+
+def read_tensors(path: Path) -> State:
+    """Every tensor of one weight file, memory-mapped: `.safetensors`, or a pickle of nothing but tensors.
+
+    Raises `ModelError` where the file is missing, damaged, of another kind, or wants to run code.
+    """
+    if not path.is_file():
+        raise ModelError(f"{path} does not exist: check the name, or download the model again")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    if path.suffix in PICKLED:
+        return _read_pickle(path)
+    raise ModelError(f"{path} is no weight file: it must end in .safetensors, {', '.join(PICKLED)}")
+
+
+def _read_safetensors(path: Path) -> State:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the handle is no mapping
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged or cut short ({error}): download it again") from None
+
+
+def _read_pickle(path: Path) -> State:
+    """A PyTorch file, flat or wrapped in `state_dict`; entries that are not tensors are left out."""
+    mappable = zipfile.is_zipfile(path)  # files from before PyTorch 1.6 are not
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"{path} is damaged, or holds Python code, which is never run: use the model's .safetensors file"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        raise ModelError(f"{path} is damaged or cut short ({error}): download it again") from None
+    content = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{path} holds a {type(content).__name__} instead of named tensors: it is no model")
+    return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+
+
+def find_weights(folder: Path, stem: str, pickled_stem: str, *, prefer_half: bool = False) -> Path:
+    """The file that holds, or the index that lists, a component's weights; as diffusers and transformers name them.
+
+    safetensors come before pickles; float16 files are taken where `prefer_half` asks, or nothing else exists.
+    """
+    variants = (".fp16", "") if prefer_half else ("", ".fp16")
+    names = [
+        name
+        for base, suffix in ((stem, "safetensors"), (pickled_stem, "bin"))
+        for variant in variants
+        for name in (f"{base}{variant}.{suffix}", f"{base}.{suffix}.index{variant}.json")
+    ]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise ModelError(f"{folder} holds no weights: expected {names[0]}, or another of {', '.join(names[1:])}")
+
+
+def read_weights(path: Path) -> State:
+    """Every tensor of a weight file, or of the shards that an index file lists."""
+    if path.suffix != ".json":
+        return read_tensors(path)
+    try:
+        placed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        shards = sorted(set(placed.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{path} is no index of shards: download it again") from None
+    state: State = {}
+    for shard in shards:
+        if Path(shard).name != shard:
+            raise ModelError(f"{path} names the shard {shard!r}, which lies outside its folder")
+        state.update(read_tensors(path.parent / shard))
+    lost = sorted(placed.keys() - state.keys())
+    if lost:
+        raise ModelError(f"{path} lists weights that its shards lack ({listed(lost)}): download them again")
+    return state
+
+
+def build(
+    network: type[Network],
+    config: object,
+    state: State,
+    origin: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Network:
+    """`network(config)` holding `state`, on `device` in `dtype`, ready for inference; `origin` is named in errors.
+
+    `state` is emptied as its tensors move over, so that a conversion never holds all weights twice.
+    """
+    with torch.device("meta"):
+        built = network(config)  # type: ignore[call-arg]
+    check(built, state, origin)
+    placed: State = {}
+    broken = []
+    for name in sorted(state):
+        placed[name] = state.pop(name).to(device=device, dtype=dtype)
+        if not finite(placed[name]):
+            broken.append(name)
+    if broken:
+        raise ModelError(
+            f"{origin} holds weights that are not finite in {str(dtype).removeprefix('torch.')} ({listed(broken)}): "
+            "use another file of this model, or dtype float32"
+        )
+    built.load_state_dict(placed, strict=True, assign=True)
+    return built.eval().requires_grad_(False)
+
+
+def check(network: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None:
+    """Raise `ModelError` unless `state` has exactly the network's keys, in its shapes, of floating-point numbers."""
+    wanted = network.state_dict()
+    kind = type(network).__name__
+    for complaint, names in (
+        ("lacks weights", wanted.keys() - state.keys()),
+        ("holds unknown weights", state.keys() - wanted.keys()),
+    ):
+        if names:
+            raise ModelError(
+                f"{origin} {complaint} of the {kind} that its configuration describes ({listed(names)}): "
+                "the file belongs to another model, or its config.json does"
+            )
+    wrong = [
+        f"{name} is {tuple(state[name].shape)}, not {tuple(wanted[name].shape)}"
+        for name in sorted(wanted)
+        if state[name].shape != wanted[name].shape
+    ]
+    if wrong:
+        raise ModelError(
+            f"{origin} does not have the shapes of the {kind} that its configuration describes ({listed(wrong)}): "
+            "the file belongs to another model, or its config.json does"
+        )
+    whole = [name for name in sorted(wanted) if not state[name].is_floating_point()]
+    if whole:
+        raise ModelError(f"{origin} holds quantised weights ({listed(whole)}): use a float16 or float32 file")
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether every number is finite, in one pass and without a mask as large as the tensor."""
+    if tensor.numel() == 0:
+        return True
+    low, high = tensor.aminmax()
+    return bool(low.isfinite() & high.isfinite())
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first five names in order, and how many more there are."""
+    names = sorted(names)
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more

@@ -1,0 +1,173 @@
+"""Tiny random models on disk, in the shape of Stable Diffusion 1.x and 2.x, made without the network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import CLIPTokenizer
+
+from stable_diffusion.clip import CLIPTextEncoder
+from stable_diffusion.config import CLIPTextConfig, UNetConfig, VAEConfig
+from stable_diffusion.diffusion import UNet
+from stable_diffusion.vae import VAE
+
+KINDS = ("sd1", "sd2")
+WORDS = ("a", "red", "blue", "fox", "cat", "sun", "moon", "photo", "of", "the")
+
+
+def vocabulary() -> tuple[dict[str, int], list[str]]:
+    """A byte-level vocabulary that spells every text, with a few whole words; "!" is 0, as in CLIP's."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    symbols = list(bytes_to_unicode().values())
+    tokens = symbols + [symbol + "</w>" for symbol in symbols]
+    merges = []
+    for word in WORDS:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            merge = f"{pieces[0]} {pieces[1]}"
+            pieces[:2] = [pieces[0] + pieces[1]]
+            if merge not in merges:
+                merges.append(merge)
+                tokens.append(pieces[0])
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return {token: index for index, token in enumerate(tokens)}, merges
+
+
+def configs(kind: str) -> dict[str, dict[str, Any]]:
+    """The JSON of each component of a tiny model; `kind` is "sd1" or "sd2"."""
+    two = kind == "sd2"
+    vocab_size = len(vocabulary()[0])
+    return {
+        "text_encoder": {
+            "_class_name": "CLIPTextModel",
+            "architectures": ["CLIPTextModel"],
+            "model_type": "clip_text_model",
+            "hidden_size": 64 if two else 32,
+            "intermediate_size": 128 if two else 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 1 if two else 2,
+            "vocab_size": vocab_size,
+            "max_position_embeddings": 77,
+            "hidden_act": "gelu" if two else "quick_gelu",
+            "layer_norm_eps": 1e-5,
+            "projection_dim": 64 if two else 32,
+            "bos_token_id": vocab_size - 2,
+            "eos_token_id": vocab_size - 1,
+            "pad_token_id": 0 if two else vocab_size - 1,
+        },
+        "unet": {
+            "_class_name": "UNet2DConditionModel",
+            "act_fn": "silu",
+            "attention_head_dim": [1, 2] if two else 2,
+            "block_out_channels": [8, 16],
+            "center_input_sample": False,
+            "cross_attention_dim": 64 if two else 32,
+            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+            "downsample_padding": 1,
+            "flip_sin_to_cos": True,
+            "freq_shift": 0,
+            "in_channels": 4,
+            "layers_per_block": 2,
+            "mid_block_scale_factor": 1,
+            "norm_eps": 1e-5,
+            "norm_num_groups": 4,
+            "out_channels": 4,
+            "sample_size": 8,
+            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+            "use_linear_projection": two,
+        },
+        "vae": {
+            "_class_name": "AutoencoderKL",
+            "act_fn": "silu",
+            "block_out_channels": [8, 16, 16, 16],
+            "down_block_types": ["DownEncoderBlock2D"] * 4,
+            "in_channels": 3,
+            "latent_channels": 4,
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "out_channels": 3,
+            "sample_size": 64,
+            "scaling_factor": 0.18215,
+            "up_block_types": ["UpDecoderBlock2D"] * 4,
+        },
+        "scheduler": {
+            "_class_name": "DDIMScheduler" if two else "PNDMScheduler",
+            "beta_end": 0.012,
+            "beta_schedule": "scaled_linear",
+            "beta_start": 0.00085,
+            "clip_sample": False,
+            "num_train_timesteps": 1000,
+            "prediction_type": "v_prediction" if two else "epsilon",
+            "set_alpha_to_one": False,
+            "skip_prk_steps": True,
+            "steps_offset": 1,
+            "trained_betas": None,
+        },
+    }
+
+
+def networks(kind: str, seed: int = 0) -> dict[str, nn.Module]:
+    """The three networks of a tiny model with random weights, in float32 and evaluation mode."""
+    settings = configs(kind)
+    made: dict[str, nn.Module] = {
+        "text_encoder": CLIPTextEncoder(CLIPTextConfig.from_dict(settings["text_encoder"])),
+        "unet": UNet(UNetConfig.from_dict(settings["unet"])),
+        "vae": VAE(VAEConfig.from_dict(settings["vae"])),
+    }
+    generator = torch.Generator().manual_seed(seed)
+    for network in made.values():
+        for name, tensor in network.state_dict().items():
+            # Scales keep activations near one; norms stay near their usual values.
+            if "norm" in name and name.endswith("weight"):
+                tensor.copy_(1 + 0.1 * torch.randn(tensor.shape, generator=generator))
+            else:
+                fan_in = max(1, tensor[0].numel()) if tensor.ndim > 1 else 100
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) / fan_in**0.5)
+        network.eval().requires_grad_(False)
+    return made
+
+
+def save_tokenizer(folder: Path, kind: str) -> None:
+    """A CLIP tokenizer over `vocabulary()`; SD 2.x pads with "!", SD 1.x with the end of text."""
+    vocab, merges = vocabulary()
+    pad = "!" if kind == "sd2" else "<|endoftext|>"
+    tokenizer = CLIPTokenizer(
+        vocab=vocab, merges=[tuple(merge.split(" ")) for merge in merges], pad_token=pad, model_max_length=77
+    )
+    tokenizer.save_pretrained(str(folder))
+    (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False), encoding="utf-8")
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+
+
+def save_model(folder: Path, kind: str = "sd1", *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
+    """Write a tiny random model as a diffusers directory and return it; `kind` is "sd1" or "sd2"."""
+    settings = configs(kind)
+    for part, network in networks(kind, seed).items():
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.to(dtype).contiguous() for name, tensor in network.state_dict().items()}
+        stem = "model" if part == "text_encoder" else "diffusion_pytorch_model"
+        save_file(state, folder / part / f"{stem}.safetensors", metadata={"format": "pt"})
+        (folder / part / "config.json").write_text(json.dumps(settings[part], indent=2))
+    (folder / "scheduler").mkdir(exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(settings["scheduler"], indent=2))
+    save_tokenizer(folder / "tokenizer", kind)
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.42.1",
+        "feature_extractor": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", settings["scheduler"]["_class_name"]],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2))
+    return folder
