@@ -1,0 +1,79 @@
+"""Pictures of latents while a run goes on: exact but slow by the VAE, rough but almost free by a matrix."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from .images import to_images
+from .vae import VAE
+
+PREVIEWS = ("auto", "vae", "linear", "none")
+SHARE = 0.05
+"""How much longer "auto" lets previews make a run."""
+
+
+class Preview:
+    """Latents -> pictures for one run, by the decoder of that name: auto, vae, linear or none.
+
+    "auto" starts with the VAE and measures. It spends at most 5 % of the time that the steps take: each step earns
+    that share, and the VAE decodes whenever enough has been earned; in between the matrix does.
+    """
+
+    def __init__(self, vae: VAE, name: str = "auto", clock: Callable[[], float] = time.perf_counter):
+        if name not in PREVIEWS:
+            raise ValueError(f"preview must be one of {', '.join(PREVIEWS)}, got {name!r}")
+        self.vae, self.name, self.clock = vae, name, clock
+        self._earned = 0.0
+        self._cost: float | None = None
+        self._resumed = clock()
+
+    def __call__(self, latents: Tensor) -> list[Image.Image] | None:
+        """Pictures of sampler-space latents (N, C, h, w), or None where no preview is wanted."""
+        if self.name == "none":
+            return None
+        started = self.clock()
+        self._earned += SHARE * (started - self._resumed)
+        by_vae = self.name == "vae" or (self.name == "auto" and (self._cost is None or self._cost <= self._earned))
+        pictures = to_images(self.vae.decode_finite(latents) if by_vae else linear_preview(self.vae, latents))
+        self._resumed = self.clock()
+        if by_vae:
+            self._cost = self._resumed - started
+            self._earned -= self._cost
+        return pictures
+
+
+def linear_preview(vae: VAE, latents: Tensor) -> Tensor:
+    """Scaled latents (N, C, h, w) -> (N, 3, f*h, f*w) about in [-1, 1] by one matrix, enlarged bilinearly."""
+    matrix = latent_to_rgb(vae).to(latents)
+    small = torch.einsum("nchw,cd->ndhw", F.pad(latents, (0, 0, 0, 0, 0, 1), value=1.0), matrix)
+    return F.interpolate(small, scale_factor=vae.config.downscale, mode="bilinear")
+
+
+def latent_to_rgb(vae: VAE) -> Tensor:
+    """The affine map from a latent (C + 1 entries, the last one 1) to its pixel's colour, (C + 1, 3), fitted once.
+
+    Least squares on what the VAE itself makes of smooth random latents, so that it holds for every model.
+    """
+    cached = getattr(vae, "_latent_to_rgb", None)
+    if cached is None:
+        cached = vae._latent_to_rgb = _fit_latent_to_rgb(vae)
+    return cached
+
+
+@torch.no_grad()
+def _fit_latent_to_rgb(vae: VAE, size: int = 16) -> Tensor:
+    weight = vae.post_quant_conv.weight
+    coarse = torch.randn(
+        4, vae.config.latent_channels, size // 4, size // 4, generator=torch.Generator().manual_seed(0)
+    )
+    latents = F.interpolate(coarse, size=(size, size), mode="bilinear").to(weight)
+    pictures = F.avg_pool2d(vae.decode_finite(latents).float(), vae.config.downscale)
+    inputs = F.pad(latents.float(), (0, 0, 0, 0, 0, 1), value=1.0).permute(0, 2, 3, 1).flatten(0, 2)
+    colours = pictures.clamp(-1, 1).permute(0, 2, 3, 1).flatten(0, 2)
+    return torch.linalg.lstsq(inputs.cpu(), colours.cpu()).solution

@@ -1,0 +1,145 @@
+"""Train the bundled model's autoencoder: `python -m training.train_vae`.
+
+Three of four examples are 64 px crops at full size, one is a whole picture at half size, each on a random background.
+The loss is L1 on a three-level pyramid, L1 on the gradients, which keeps outlines crisp, and a small KL term
+(arXiv:2112.10752, section 3.1: KL regularisation, without the discriminator). A resumed run may freeze the encoder, so
+that latents already trained on stay valid while the decoder goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from stable_diffusion.config import VAEConfig
+from stable_diffusion.vae import VAE
+
+from .run import EMA, Run, warmup_cosine
+
+CONFIG = VAEConfig(
+    block_out_channels=(32, 64, 96, 128), norm_num_groups=16, sample_size=128, mid_block_add_attention=False
+)
+KL_WEIGHT = 3e-4
+CROP = 64
+HELDOUT_EVERY = 97  # every 97th picture is kept out of training, to measure on
+
+
+class Examples:
+    """Crops of pictures composed on random backgrounds, and now and then of photos."""
+
+    def __init__(self, data: Path, photos: Path, seed: int):
+        self.pictures = np.load(data / "pictures.npy", mmap_mode="r")  # (N, 128, 128, 4) uint8, straight alpha
+        rows = np.arange(len(self.pictures))
+        self.rows, self.heldout_rows = rows[rows % HELDOUT_EVERY != 0], rows[::HELDOUT_EVERY]
+        self.photos = [self._photo(path) for path in sorted(photos.glob("*.jpg"))]
+        self.rng = np.random.default_rng(seed)
+
+    def heldout(self, size: int) -> Tensor:
+        """`size` held-out pictures on white, (size, 3, 128, 128) in [-1, 1]."""
+        rgba = self.pictures[self.heldout_rows[:size]].astype(np.float32)
+        picture = rgba[..., :3] * (rgba[..., 3:] / 255.0) + 255.0 - rgba[..., 3:]
+        return torch.from_numpy(picture).permute(0, 3, 1, 2) / 127.5 - 1.0
+
+    @staticmethod
+    def _photo(path: Path) -> np.ndarray:
+        with Image.open(path) as photo:
+            return np.asarray(photo.convert("RGB").resize((256, 256)))
+
+    def batch(self, size: int) -> Tensor:
+        """(size, 3, 64, 64) in [-1, 1]."""
+        return torch.from_numpy(np.stack([self._example() for _ in range(size)])).permute(0, 3, 1, 2) / 127.5 - 1.0
+
+    def _example(self) -> np.ndarray:
+        rng = self.rng
+        if self.photos and rng.random() < 0.08:
+            picture = self.photos[rng.integers(len(self.photos))].astype(np.float32)
+            step = int(rng.integers(1, 3))
+            picture = picture[::step, ::step]
+        else:
+            picture = self._composed(rng)
+        top, left = rng.integers(0, picture.shape[0] - CROP + 1), rng.integers(0, picture.shape[1] - CROP + 1)
+        picture = picture[top : top + CROP, left : left + CROP]
+        return picture[:, ::-1] if rng.random() < 0.5 else picture
+
+    def _composed(self, rng: np.random.Generator) -> np.ndarray:
+        rgba = self.pictures[rng.choice(self.rows)].astype(np.float32)
+        background = np.full(3, 255.0) if rng.random() < 0.3 else rng.uniform(0, 255, 3)
+        alpha = rgba[..., 3:] / 255.0
+        picture = (rgba[..., :3] * alpha + background * (1 - alpha)).astype(np.float32)
+        if rng.random() < 0.25:
+            picture = picture.reshape(64, 2, 64, 2, 3).mean((1, 3))
+        if rng.random() < 0.2:
+            picture = picture[..., rng.permutation(3)]
+        return picture
+
+
+def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
+    """L1 over a three-level pyramid plus half the L1 of horizontal and vertical differences."""
+    loss = output.new_zeros(())
+    for level in range(3):
+        if level:
+            output, target = F.avg_pool2d(output, 2), F.avg_pool2d(target, 2)
+        loss = loss + F.l1_loss(output, target)
+        if level == 0:
+            for dim in (2, 3):
+                loss = loss + 0.5 * F.l1_loss(output.diff(dim=dim), target.diff(dim=dim))
+    return loss
+
+
+@torch.no_grad()
+def psnr(vae: VAE, pictures: Tensor) -> float:
+    """Mean peak signal-to-noise ratio in dB of pictures (B, 3, H, W) in [-1, 1] after encoding and decoding."""
+    error = (vae.decode(vae.encode(pictures)).clamp(-1, 1) - pictures).square().mean((1, 2, 3)) / 4
+    return float((-10 * error.log10()).mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser.add_argument("--photos", type=Path, default=Path("assets/examples"))
+    parser.add_argument("--out", type=Path, default=Path("runs/vae"))
+    parser.add_argument("--steps", type=int, default=12_000)
+    parser.add_argument("--batch", type=int, default=12)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--freeze-encoder", action="store_true")
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    vae = VAE(CONFIG).to(memory_format=torch.channels_last)
+    ema = EMA(vae, 0.998)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    run = Run(args.out, {"model": vae, "ema": ema.model, "optimizer": optimizer}, args.steps)
+    run.resume()
+    if args.freeze_encoder:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+    examples = Examples(args.data, args.photos, seed=run.step)
+    heldout = examples.heldout(64)
+
+    for step in run.steps():
+        for group in optimizer.param_groups:
+            group["lr"] = args.rate * warmup_cosine(step, args.steps, 200)
+        pictures = examples.batch(args.batch).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = vae.posterior(pictures)
+            latents = posterior.sample(torch.randn_like(posterior.mean))
+            output = vae.decode(latents * CONFIG.scaling_factor)
+        loss = reconstruction_loss(output.float(), pictures) + KL_WEIGHT * posterior.kl().float().mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimizer.step()
+        ema.update(vae, step)
+        run.record(args.batch, loss.item())
+        if step % 500 == 499:
+            print(f"step {step + 1}: PSNR {psnr(ema.model, heldout):.2f} dB on held-out pictures", flush=True)
+
+
+if __name__ == "__main__":
+    main()
