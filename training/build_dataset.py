@@ -5,6 +5,8 @@ Writes, under `--out`:
 - `index.json`: N rows, row i describing picture i (fields: see `describe`);
 - `manifest.json`: counts by style and group, packages with their licences, and a hash of the pixels.
 
+Rewrites `training/heldout.json` as well, with the same choice as long as the pictures are the same.
+
 Needs `npm` and `resvg-py`. The same packages give the same bytes.
 """
 
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+from training import heldout
 from training.artwork import Drawing, draw, read_drawings, read_names, sources
 
 SIZE = 128
@@ -171,6 +174,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     manifest = build(args.out, args.cache, args.workers)
+    heldout.write(heldout.choose(json.loads((args.out / "index.json").read_text(encoding="utf-8"))))
     print(json.dumps({key: manifest[key] for key in ("pictures", "concepts", "styles", "groups")}, indent=2))
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
+from training.grammar import nouns
+
 DEFAULT_ROOT = Path("data/emoji")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Pictures, uint8 (N, S, S, 4) RGBA with straight alpha, and one row of facts for each (`build_dataset.describe`)."""
+    """Pictures, uint8 (N, S, S, 4) RGBA with straight alpha, with a row of facts each (`build_dataset.describe`)."""
 
     pictures: np.ndarray
     rows: list[dict]
@@ -44,3 +46,14 @@ class Dataset:
             raise FileNotFoundError(f"no data set in root={root}: run `python -m training.build_dataset --out {root}`")
         rows = json.loads((root / "index.json").read_text(encoding="utf-8"))
         return cls(np.load(root / "pictures.npy", mmap_mode="r"), rows)
+
+
+def recolourable(row: dict) -> bool:
+    """Whether an object has one main colour that can be changed without making its name a lie."""
+    return row["group"] != "people-body" and row["chroma"] > 0.4 and row["unity"] > 0.7
+
+
+def simple(row: dict) -> bool:
+    """Whether a row is a thing with a short name, which stays readable at half size."""
+    noun = nouns(row["label"])[0]
+    return row["group"] not in ("people-body", "symbols") and len(noun.split()) <= 2 and row["skin_tone"] == "default"

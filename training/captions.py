@@ -1,0 +1,335 @@
+"""Training examples composed on the fly: a picture, and a caption that is true of it.
+
+`Composer.sample` draws a recipe (one object, recoloured, placed, two objects, several), paints it on a background and
+says in words what it did, so that colours, places, counts and relations mean something to the model beyond the
+pairs it has seen. A background that is not named is white. The empty caption for guidance is the trainer's affair.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from training.dataset import Dataset, recolourable, simple
+from training.grammar import COLOUR_WORDS, countable, nouns, phrases, plural, with_article, without_colours
+from training.heldout import Heldout
+from training.paint import (
+    BACKGROUNDS,
+    COLOURS,
+    Box,
+    background_colour,
+    natural_colour,
+    paste,
+    recolour,
+)
+
+STYLES = ("fluent 3d", "fluent color", "fluent flat", "noto", "noto blob", "twemoji", "emojitwo", "streamline")
+RECIPES = {"plain": 0.50, "recolour": 0.17, "place": 0.12, "pair": 0.16, "count": 0.05}
+# Shares of the samples; people are 43 % of the pictures and the hardest to draw
+GROUP_SHARES = {
+    "animals-nature": 0.24,
+    "food-drink": 0.18,
+    "travel-places": 0.18,
+    "objects": 0.14,
+    "smileys-emotion": 0.10,
+    "activities": 0.07,
+    "people-body": 0.07,
+    "symbols": 0.02,
+}
+NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
+SIZES = {"tiny": (0.22, 0.30), "small": (0.34, 0.46), "large": (0.92, 1.0), "big": (0.92, 1.0)}
+PLACES = {
+    "in the top left corner": (0, 0),
+    "in the top right corner": (1, 0),
+    "in the bottom left corner": (0, 1),
+    "in the bottom right corner": (1, 1),
+    "at the top": (0.5, 0),
+    "at the bottom": (0.5, 1),
+    "on the left": (0, 0.5),
+    "on the right": (1, 0.5),
+    "in the center": (0.5, 0.5),
+}
+# How the first object lies to the second: unit step from the second to the first
+RELATIONS = {
+    "next to": None,
+    "and": None,
+    "to the left of": (-1, 0),
+    "to the right of": (1, 0),
+    "above": (0, -1),
+    "below": (0, 1),
+}
+LAYOUTS: dict[int, tuple[tuple[float, float, float], ...]] = {
+    2: ((0.27, 0.5, 0.48), (0.73, 0.5, 0.48)),
+    3: ((0.5, 0.27, 0.46), (0.27, 0.73, 0.46), (0.73, 0.73, 0.46)),
+    4: ((0.27, 0.27, 0.46), (0.73, 0.27, 0.46), (0.27, 0.73, 0.46), (0.73, 0.73, 0.46)),
+    5: ((0.2, 0.2, 0.36), (0.8, 0.2, 0.36), (0.5, 0.5, 0.36), (0.2, 0.8, 0.36), (0.8, 0.8, 0.36)),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One object of a picture: what it shows, the words for it and how it is drawn."""
+
+    row: int
+    noun: str
+    picture: np.ndarray
+    colour: str | None = None
+
+
+class Composer:
+    """Draws captioned pictures from a data set, never one that `heldout` keeps for evaluation.
+
+    Args:
+        dataset: pictures and rows, see `training.dataset`.
+        size: side of the composed pictures in pixels.
+        heldout: what to leave out; None leaves nothing out.
+    """
+
+    def __init__(self, dataset: Dataset, size: int = 128, heldout: Heldout | None = None) -> None:
+        if size < 8:
+            raise ValueError(f"size must be at least 8 pixels, got {size}")
+        self.dataset, self.size, self.heldout = dataset, size, heldout or Heldout()
+        rows = dataset.rows
+        kept = [i for i, row in enumerate(rows) if (row["concept"], row["style"]) not in self.heldout.cells]
+        if not kept:
+            raise ValueError(f"heldout leaves none of the {len(rows)} pictures of the data set")
+        short = [i for i in kept if simple(rows[i])]
+        coloured = [i for i in kept if recolourable(rows[i])]
+        self._pools = {
+            "plain": _Pool(rows, kept),
+            "recolour": _Pool(rows, coloured or kept),
+            "pair": _Pool(rows, short or kept),
+            "count": _Pool(rows, [i for i in short if countable(nouns(rows[i]["label"])[0])] or kept),
+        }
+        self._by_style = {
+            style: _Pool(rows, part)
+            for style in STYLES
+            if (part := [i for i in short or kept if rows[i]["style"] == style])
+        }
+        self._natural: dict[int, str | None] = {}
+
+    def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str, dict]:
+        """One example: rgb (size, size, 3) uint8, its caption, and the facts that the caption states.
+
+        Facts: recipe, concepts, labels, rows, style, colours, background (name), background_rgb, size, place, relation,
+        count; None where the recipe has no such thing.
+        """
+        recipe = str(rng.choice(list(RECIPES), p=list(RECIPES.values())))
+        facts = {"recipe": recipe, "size": None, "place": None, "relation": None, "count": 1}
+        parts, boxes, words = getattr(self, f"_{recipe}")(rng, facts)
+        background, rgb = self._background(rng, parts)
+        canvas = Image.new("RGB", (self.size, self.size), rgb)
+        for part, box in zip(parts, boxes, strict=True):
+            paste(canvas, part.picture, box)
+        rows = [self.dataset.rows[part.row] for part in parts]
+        facts |= {
+            "rows": [part.row for part in parts],
+            "concepts": [row["concept"] for row in rows],
+            "labels": [row["label"] for row in rows],
+            "style": rows[0]["style"],
+            "colours": [part.colour for part in parts],
+            "background": background or "white",
+            "background_rgb": rgb,
+        }
+        return np.asarray(canvas), self._caption(rng, words, parts, background), facts
+
+    def reference(self, row: int) -> tuple[np.ndarray, str]:
+        """The plain form of picture `row`: (size, size, 3) uint8 on white, and its caption with the style named."""
+        canvas = Image.new("RGB", (self.size, self.size), BACKGROUNDS["white"])
+        paste(canvas, self.dataset.pictures[row], Box())
+        facts = self.dataset.rows[row]
+        return np.asarray(canvas), f"{with_article(nouns(facts['label'])[0])}{_skin(facts)}, {facts['style']} style"
+
+    # Recipes: each returns the objects, where they lie and the words for them
+
+    def _plain(self, rng: np.random.Generator, facts: dict) -> tuple[list[Part], list[Box], str]:
+        part = self._part(rng, self._pools["plain"].draw(rng))
+        side = 1.0 if rng.random() < 0.7 else rng.uniform(0.85, 1.0)
+        return [part], [Box(side=side)], self._phrase(part)
+
+    def _recolour(self, rng: np.random.Generator, facts: dict) -> tuple[list[Part], list[Box], str]:
+        part = self._coloured(rng, self._pools["recolour"].draw(rng))
+        return [part], [Box()], self._phrase(part)
+
+    def _place(self, rng: np.random.Generator, facts: dict) -> tuple[list[Part], list[Box], str]:
+        part = self._part(rng, self._pools["pair"].draw(rng))
+        size = str(rng.choice(list(SIZES))) if rng.random() < 0.6 else None
+        where = None
+        side = rng.uniform(*SIZES[size]) if size else rng.uniform(0.42, 0.56)
+        x = y = 0.5
+        if size is None or (size in ("tiny", "small") and rng.random() < 0.6):
+            where = str(rng.choice(list(PLACES)))
+            x, y = (side / 2 + 0.02 + at * (0.96 - side) for at in PLACES[where])
+        facts |= {"size": size, "place": where}
+        words = with_article(f"{size} {part.noun}" if size else part.noun)
+        return [part], [Box(x, y, side)], f"{words} {where}" if where else words
+
+    def _pair(self, rng: np.random.Generator, facts: dict) -> tuple[list[Part], list[Box], str]:
+        first = self._pools["pair"].draw(rng)
+        pool = self._by_style[self.dataset.rows[first]["style"]]
+        second = next((i for i in (pool.draw(rng) for _ in range(20)) if self._may_meet(first, i)), None)
+        if second is None:
+            return self._plain(rng, facts)
+        parts = [
+            self._coloured(rng, i) if recolourable(self.dataset.rows[i]) and rng.random() < 0.3 else self._part(rng, i)
+            for i in (first, second)
+        ]
+        relation = str(rng.choice(list(RELATIONS)))
+        step = RELATIONS[relation] or (int(rng.choice([-1, 1])), 0)
+        side = rng.uniform(0.44, 0.5)
+        boxes = [Box(0.5 + sign * 0.25 * step[0], 0.5 + sign * 0.25 * step[1], side) for sign in (1, -1)]
+        facts |= {"relation": relation, "count": 2}
+        return parts, boxes, f"{self._phrase(parts[0])} {relation} {self._phrase(parts[1])}"
+
+    def _count(self, rng: np.random.Generator, facts: dict) -> tuple[list[Part], list[Box], str]:
+        part = self._part(rng, self._pools["count"].draw(rng))
+        count = int(rng.choice(list(LAYOUTS), p=[0.35, 0.35, 0.2, 0.1]))
+        facts["count"] = count
+        return [part] * count, [Box(*box) for box in LAYOUTS[count]], f"{NUMBERS[count]} {plural(part.noun)}"
+
+    # Their ingredients
+
+    def _part(self, rng: np.random.Generator, row: int, noun: str | None = None) -> Part:
+        facts = self.dataset.rows[row]
+        return Part(row, noun or str(rng.choice(nouns(facts["label"]))), self._turned(rng, row))
+
+    def _turned(self, rng: np.random.Generator, row: int) -> np.ndarray:
+        picture = self.dataset.pictures[row]
+        return picture[:, ::-1] if self.dataset.rows[row]["flip"] and rng.random() < 0.5 else picture
+
+    def _coloured(self, rng: np.random.Generator, row: int) -> Part:
+        """The object in a named colour: now and then its own, else another one."""
+        facts = self.dataset.rows[row]
+        allowed = [name for name in COLOURS if (name, facts["concept"]) not in self.heldout.colour_nouns]
+        own = self._own_colour(row)
+        picture = self._turned(rng, row)
+        noun = without_colours(str(rng.choice(nouns(facts["label"]))))
+        if own in allowed and rng.random() < 0.3:
+            return Part(row, f"{own} {noun}", picture, own)
+        colour = str(rng.choice([name for name in allowed if name != own]))
+        return Part(row, f"{colour} {noun}", recolour(picture, facts["hue"], colour), colour)
+
+    def _own_colour(self, row: int) -> str | None:
+        if row not in self._natural:
+            facts = self.dataset.rows[row]
+            plain = facts["chroma"] > 0.6 and facts["unity"] > 0.85
+            self._natural[row] = natural_colour(self.dataset.pictures[row], facts["hue"]) if plain else None
+        return self._natural[row]
+
+    def _may_meet(self, first: int, second: int) -> bool:
+        one, other = self.dataset.rows[first]["concept"], self.dataset.rows[second]["concept"]
+        return one != other and frozenset((one, other)) not in self.heldout.pairs
+
+    def _phrase(self, part: Part) -> str:
+        return with_article(part.noun) + _skin(self.dataset.rows[part.row])
+
+    def _background(self, rng: np.random.Generator, parts: list[Part]) -> tuple[str | None, tuple[int, int, int]]:
+        """A named background for half of the pictures (not the colour of an object), else None and white."""
+        taken = {part.colour for part in parts}
+        if rng.random() < 0.5 and "white" not in taken:
+            return None, BACKGROUNDS["white"]
+        name = str(rng.choice([name for name in BACKGROUNDS if name not in taken]))
+        return name, background_colour(name, rng)
+
+    def _caption(self, rng: np.random.Generator, words: str, parts: list[Part], background: str | None) -> str:
+        facts = self.dataset.rows[parts[0].row]
+        pieces = [words]
+        if len(parts) == 1 and rng.random() < 0.15:
+            pieces += _keywords(rng, facts, parts[0].colour is not None)
+        draw = rng.random()
+        if draw < 0.4:
+            pieces.append(f"{facts['style']} style")
+        elif draw < 0.7:
+            pieces.append(str(rng.choice(phrases()["style_words"][facts["style"]])))
+        if background is not None:
+            phrase = f"on {with_article(background + ' background')}"
+            if rng.random() < 0.3:
+                pieces[0] += f" {phrase}"
+            else:
+                pieces.append(phrase)
+        return ", ".join(pieces)
+
+
+class _Pool:
+    """Rows to draw from: groups by their share, everyday concepts three times as often, styles alike."""
+
+    def __init__(self, rows: list[dict], members: Iterable[int]) -> None:
+        self.members = np.array(list(members))
+        everyday = set(phrases()["everyday"])
+        groups: dict[str, dict[str, list[int]]] = {}
+        for i in self.members:
+            groups.setdefault(rows[i]["group"], {}).setdefault(rows[i]["concept"], []).append(int(i))
+        weights: dict[int, float] = {}
+        for group, concepts in groups.items():
+            worth = {c: 3.0 if rows[m[0]]["label"] in everyday else 1.0 for c, m in concepts.items()}
+            total = sum(worth.values())
+            for concept, rest in concepts.items():
+                for i in rest:
+                    weights[i] = GROUP_SHARES.get(group, 0.01) * worth[concept] / total / len(rest)
+        self._edges = np.cumsum([weights[int(i)] for i in self.members])
+
+    def draw(self, rng: np.random.Generator) -> int:
+        at = np.searchsorted(self._edges, rng.random() * self._edges[-1], side="right")
+        return int(self.members[min(at, len(self.members) - 1)])
+
+
+def _skin(row: dict) -> str:
+    return "" if row["skin_tone"] == "default" else f" with {row['skin_tone']} skin"
+
+
+def _keywords(rng: np.random.Generator, row: dict, recoloured: bool) -> list[str]:
+    """One to three keywords that say something new, none of them a colour that no longer holds."""
+    said = set(re.findall(r"[a-z]+", row["label"].lower()))
+    words = dict.fromkeys(w for w in row["tags"] + row["keywords"] if re.fullmatch(r"[a-z]{3,}( [a-z]+)?", w))
+    words = [w for w in words if w not in said and not (recoloured and COLOUR_WORDS & set(w.split()))]
+    if not words:
+        return []
+    return [str(w) for w in rng.choice(words, min(int(rng.integers(1, 4)), len(words)), replace=False)]
+
+
+def _compose_range(job: tuple[Path, Path, str | None, int, int, int, int]) -> list[str]:
+    root, out, heldout, size, seed, start, stop = job
+    composer = Composer(Dataset.load(root), size, Heldout.load(heldout) if heldout else None)
+    pictures = np.load(out, mmap_mode="r+")
+    captions = []
+    for i in range(start, stop):
+        pictures[i], caption, _ = composer.sample(np.random.default_rng((seed, i)))
+        captions.append(caption)
+    pictures.flush()
+    return captions
+
+
+def compose_many(
+    n: int,
+    seed: int,
+    out: Path | str,
+    root: Path | str = "data/emoji",
+    heldout: Path | str | None = "training/heldout.json",
+    size: int = 128,
+    workers: int = 2,
+) -> list[str]:
+    """Compose `n` examples into `out/pictures.npy` (uint8 (n, size, size, 3)) and `out/captions.json`.
+
+    Example i depends on `seed` and i alone, not on `n` or `workers`. Returns the captions.
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    np.lib.format.open_memmap(out / "pictures.npy", "w+", np.uint8, (n, size, size, 3)).flush()
+    step = 500
+    jobs = [
+        (Path(root), out / "pictures.npy", heldout and str(heldout), size, seed, start, min(start + step, n))
+        for start in range(0, n, step)
+    ]
+    with Pool(workers) as pool:
+        captions = [caption for part in pool.imap(_compose_range, jobs) for caption in part]
+    (out / "captions.json").write_text(json.dumps(captions, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    return captions

@@ -1,0 +1,79 @@
+"""English for captions: names of things, articles and plurals."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+COLOUR_WORDS = frozenset(
+    "black blond blue brown gold golden gray green grey orange pink purple red silver teal white yellow".split()  # noqa: SIM905
+)
+PREPOSITIONS = frozenset("at behind for from in of on showing with without".split())  # noqa: SIM905
+
+
+@cache
+def phrases() -> dict:
+    """The word lists of `phrases.json`."""
+    return json.loads(Path(__file__).with_name("phrases.json").read_text(encoding="utf-8"))
+
+
+@cache
+def nouns(label: str) -> tuple[str, ...]:
+    """Names of a thing without article, the most usual first: 'automobile' -> ('car', 'automobile')."""
+    listed = phrases()["names"].get(label)
+    if listed is not None:
+        return tuple(listed)
+    text = label.replace("’", "'")
+    if m := re.fullmatch(r"(.+): (.+)", text):
+        text = f"{m[2]} {m[1]}" if m[2] == "bald" else f"{m[1]} with {'a beard' if m[2] == 'beard' else m[2]}"
+    elif text.endswith("o'clock"):
+        text = f"clock showing {text}"
+    return (text,)
+
+
+def article(noun: str) -> str:
+    """'a', 'an', 'the' or '' by the sound of the first word and by whether the noun takes one at all."""
+    lists = phrases()
+    if noun in lists["the"]:
+        return "the"
+    # "red grapes" and "small scissors" go without, as "grapes" and "scissors" do, but not "a face with smiling eyes"
+    words = noun.split()
+    ends = (" ".join(words[i:]) for i in range(len(words)))
+    if any(end in lists["bare"] for end in ends if end == noun or not set(words) & PREPOSITIONS) or re.match(
+        r"(two|people|men|women)\b", noun
+    ):
+        return ""
+    return "an" if re.match(r"(?i)(?!eu|ewe|uni|u[ft]|one|once|ukulele)([aeiou]|hour|x-ray|suv\b|ufo\b)", noun) else "a"
+
+
+def with_article(noun: str) -> str:
+    """'octopus' -> 'an octopus', 'grapes' -> 'grapes'."""
+    return f"{article(noun)} {noun}".strip()
+
+
+def countable(noun: str) -> bool:
+    """Whether `plural` can be trusted with a noun: one or two plain words that take 'a' or 'an'."""
+    return (
+        article(noun) in ("a", "an")
+        and re.fullmatch(r"[a-z]+( [a-z]+)?", noun) is not None
+        and not noun.endswith("ing")
+    )
+
+
+def plural(noun: str) -> str:
+    """'cat' -> 'cats', 'red fox' -> 'red foxes', 'mouse' -> 'mice'."""
+    words = noun.split()
+    for i in range(len(words)):
+        if " ".join(words[i:]) in phrases()["plurals"]:
+            return " ".join([*words[:i], phrases()["plurals"][" ".join(words[i:])]])
+    if re.search(r"(s|x|z|ch|sh)$", noun):
+        return noun + "es"
+    return noun[:-1] + "ies" if re.search(r"[^aeiou]y$", noun) else noun + "s"
+
+
+def without_colours(text: str) -> str:
+    """'red apple' -> 'apple'; a name that is nothing but a colour stays."""
+    words = [word for word in text.split() if word.lower() not in COLOUR_WORDS]
+    return " ".join(words) or text

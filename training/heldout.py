@@ -1,0 +1,84 @@
+"""What training never sees, so that evaluation can tell composing from remembering.
+
+`heldout.json` beside this module is drawn once from a seed and committed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.dataset import recolourable, simple
+from training.grammar import phrases
+from training.paint import COLOURS
+
+HELDOUT = Path(__file__).with_name("heldout.json")
+
+
+@dataclass(frozen=True)
+class Heldout:
+    """Pictures (concept, style), colours of things (colour, concept) and pairs of concepts kept for evaluation."""
+
+    cells: frozenset[tuple[str, str]] = frozenset()
+    colour_nouns: frozenset[tuple[str, str]] = frozenset()
+    pairs: frozenset[frozenset[str]] = frozenset()
+
+    @classmethod
+    def load(cls, path: Path | str = HELDOUT) -> Heldout:
+        """Read what `choose` wrote."""
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        return cls(
+            cells=frozenset((cell["concept"], cell["style"]) for cell in data["cells"]),
+            colour_nouns=frozenset((item["colour"], item["concept"]) for item in data["colour_nouns"]),
+            pairs=frozenset(frozenset(pair["concepts"]) for pair in data["pairs"]),
+        )
+
+
+def choose(rows: list[dict], seed: int = 0, cells: int = 104, colour_nouns: int = 32, pairs: int = 40) -> dict:
+    """Draw the held-out cells, colours and pairs among everyday things that most styles show.
+
+    A concept gives at most one cell, so that its other styles stay in training.
+    """
+    rng = np.random.default_rng(seed)
+    everyday = set(phrases()["everyday"])
+    styles: dict[str, list[dict]] = {}
+    for row in rows:
+        if simple(row):
+            styles.setdefault(row["concept"], []).append(row)
+    known = {c: found for c, found in styles.items() if len({row["style"] for row in found}) >= 5}
+    usual = [c for c in known if known[c][0]["label"] in everyday]
+    names = sorted({row["style"] for row in rows})
+    chosen, order = [], [str(c) for c in rng.permutation(sorted(known))]
+    for i in range(cells):
+        style = names[i % len(names)]
+        concept = next((c for c in order if any(row["style"] == style for row in known[c])), None)
+        if concept is None:
+            break
+        order.remove(concept)
+        chosen.append({"concept": concept, "label": known[concept][0]["label"], "style": style})
+    vivid = [c for c in usual if sum(map(recolourable, known[c])) >= 3]
+    hues = [colour for colour in COLOURS if colour not in ("white", "black", "gray", "brown", "teal")]
+    coloured = [
+        {"colour": hues[i % len(hues)], "concept": str(c), "label": known[str(c)][0]["label"]}
+        for i, c in enumerate(rng.permutation(sorted(vivid))[:colour_nouns])
+    ]
+    ends = rng.permutation(sorted(usual))
+    met = [[str(a), str(b)] for a, b in zip(ends[:pairs], ends[pairs : 2 * pairs], strict=False)]
+    return {
+        "seed": seed,
+        "cells": chosen,
+        "colour_nouns": coloured,
+        "pairs": [{"concepts": pair, "labels": [known[c][0]["label"] for c in pair]} for pair in met],
+    }
+
+
+def write(data: dict, path: Path | str = HELDOUT) -> None:
+    """Write a choice, one item a line."""
+    parts = [f'  "seed": {data["seed"]}']
+    for key in ("cells", "colour_nouns", "pairs"):
+        body = ",\n".join("    " + json.dumps(item, ensure_ascii=False) for item in data[key])
+        parts.append(f'  "{key}": [\n{body}\n  ]')
+    Path(path).write_text("{\n" + ",\n".join(parts) + "\n}\n", encoding="utf-8")
