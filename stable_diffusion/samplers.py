@@ -53,7 +53,7 @@ def ddim(x: Tensor, steps: Steps, noise: Noise, eta: float = 0.0) -> Run:
         x_0 = yield x, here
         eps = (x - here.alpha * x_0) / here.sigma
         std = eta * math.sqrt(Posterior.between(here.alpha**2, there.alpha**2).variance)  # Eq. 16
-        x = there.alpha * x_0 + math.sqrt(there.sigma**2 - std**2) * eps
+        x = there.alpha * x_0 + math.sqrt(max(0.0, there.sigma**2 - std**2)) * eps
         if eta > 0:
             x = x + std * noise()
     return x
@@ -208,6 +208,8 @@ def _sigma_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
     if schedule.config.use_karras_sigmas:
         sigmas = karras_sigmas(sigmas[-1], sigmas[0], n)
         timesteps = schedule.timestep_at(sigmas)
+    # Rounded once, here: where sigma is 4096 a difference of sigmas rounded later would be off by more than diffusers'.
+    sigmas = sigmas.astype(np.float32)
     return _consecutive([Level(1.0, float(sigma), float(t)) for sigma, t in zip(sigmas, timesteps, strict=True)])
 
 

@@ -1,0 +1,180 @@
+"""Each sampler gives the run that diffusers' scheduler class of its name gives, from the same noise and network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stable_diffusion.config import SchedulerConfig
+from stable_diffusion.samplers import SAMPLERS, plan
+from stable_diffusion.schedule import NoiseSchedule, predict_x_0
+
+diffusers.utils.logging.set_verbosity_error()
+
+SHAPE = (2, 4, 6, 5)
+
+
+def make_network() -> nn.Conv2d:
+    """A fixed little convolution, which `evaluate` makes a smooth function of latents and timestep."""
+    network = nn.Conv2d(4, 4, 3, padding=1)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in network.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.15
+    return network.requires_grad_(False)
+
+
+NETWORK = make_network()
+
+
+def evaluate(x: Tensor, timestep: float | Tensor) -> Tensor:
+    t = torch.as_tensor(timestep, dtype=torch.float32) / 1000
+    hidden = torch.nn.functional.conv2d(x, NETWORK.weight.to(x), NETWORK.bias.to(x), padding=1)
+    return 0.6 * t.sqrt() * x + torch.tanh(hidden) * (1.1 - t) + 0.1 * torch.sin(7 * t)
+
+
+def gaussian(seed: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield torch.randn(SHAPE, generator=generator, dtype=dtype)
+
+
+def run_ours(name: str, config: SchedulerConfig, n: int, strength: float | None, dtype: torch.dtype) -> Tensor:
+    draws = gaussian(1, dtype)
+    image = next(gaussian(2, dtype)) if strength is not None else None
+    run = plan(name, NoiseSchedule(config), n, strength)
+    sampler = run.run(run.start(next(draws), image), lambda: next(draws))
+    x, level = next(sampler)
+    for evaluations in range(1, 1000):
+        prediction = evaluate(x / level.scale, level.timestep)
+        x_0 = predict_x_0(prediction, x, level.alpha, level.sigma, config.prediction_type)
+        try:
+            x, level = sampler.send(x_0)
+        except StopIteration as stop:
+            assert evaluations == run.evaluations
+            return stop.value
+    raise AssertionError("the sampler does not end")
+
+
+def make_scheduler(name: str, config: SchedulerConfig) -> diffusers.SchedulerMixin:
+    settings = dataclasses.asdict(config) | {"clip_sample": False}
+    settings = {key: value for key, value in settings.items() if key != "class_name" and value is not None}
+    if name == "dpmpp_2m_sde":
+        settings["algorithm_type"] = "sde-dpmsolver++"
+    return getattr(diffusers, SAMPLERS[name].scheduler).from_config(settings)
+
+
+def run_diffusers(name: str, config: SchedulerConfig, n: int, strength: float | None, dtype: torch.dtype) -> Tensor:
+    """What StableDiffusionPipeline and StableDiffusionImg2ImgPipeline do around a scheduler."""
+    scheduler = make_scheduler(name, config)
+    scheduler.set_timesteps(n)
+    if name == "euler_a" and config.rescale_betas_zero_snr:
+        # Below sigma 4096 its float32 `(sigma_to**2 - sigma_up**2) ** 0.5` is all rounding error: compare in float64.
+        scheduler.sigmas = scheduler.sigmas.double()
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(SHAPE, generator=generator, dtype=dtype)
+    timesteps = scheduler.timesteps
+    if strength is None:
+        x = noise * scheduler.init_noise_sigma
+    else:
+        first = (n - min(int(n * strength), n)) * scheduler.order
+        timesteps = timesteps[first:]
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(first)
+        image = next(gaussian(2, dtype))
+        x = scheduler.add_noise(image, noise, timesteps[:1].repeat(len(image)))
+    takes_generator = {"generator": generator} if SAMPLERS[name].draws_noise else {}
+    for t in timesteps:
+        prediction = evaluate(scheduler.scale_model_input(x, t), t)
+        x = scheduler.step(prediction, t, x, **takes_generator).prev_sample
+    return x
+
+
+def assert_same(name: str, config: SchedulerConfig, n: int, strength: float | None = None) -> None:
+    # Two Heun steps from sigma 14.6 to 0.03 divide float32 rounding by 0.03 and multiply it by 14.6, in diffusers as
+    # here: only float64 shows that the two agree.
+    dtype = torch.float64 if name == "heun" and n == 2 else torch.float32
+    expected = run_diffusers(name, config, n, strength, dtype)
+    actual = run_ours(name, config, n, strength, dtype)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_text_to_image(name: str, prediction: str, spacing: str) -> None:
+    config = SchedulerConfig(prediction_type=prediction, timestep_spacing=spacing)
+    for n in (1, 2, 7, 50):
+        assert_same(name, config, n)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("strength", [0.3, 0.58, 1.0])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_image_to_image(name: str, strength: float, spacing: str) -> None:
+    for n in (7, 50):
+        assert_same(name, SchedulerConfig(timestep_spacing=spacing), n, strength)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_karras_sigmas(name: str, prediction: str, spacing: str) -> None:
+    """Classes without Karras sigmas ignore the setting, and so do our samplers of their names."""
+    config = SchedulerConfig(prediction_type=prediction, timestep_spacing=spacing, use_karras_sigmas=True)
+    for n in (1, 2, 7, 50):
+        assert_same(name, config, n)
+    assert_same(name, config, 7, strength=0.58)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_zero_terminal_snr(name: str, spacing: str) -> None:
+    config = SchedulerConfig(prediction_type="v_prediction", timestep_spacing=spacing, rescale_betas_zero_snr=True)
+    for n in (1, 2, 7, 50):
+        assert_same(name, config, n)
+        assert_same(name, config, n, strength=1.0)
+
+
+@pytest.mark.parametrize("set_alpha_to_one", [False, True])
+def test_ddim_ends_where_the_configuration_says(set_alpha_to_one: bool) -> None:
+    for n in (1, 7, 50):
+        assert_same("ddim", SchedulerConfig(set_alpha_to_one=set_alpha_to_one), n)
+
+
+@pytest.mark.parametrize("beta_schedule", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_schedule(beta_schedule: str, zero_snr: bool) -> None:
+    config = SchedulerConfig(beta_schedule=beta_schedule, rescale_betas_zero_snr=zero_snr)
+    reference = make_scheduler("ddpm", config)
+    expected = reference.alphas_cumprod.double()
+    torch.testing.assert_close(NoiseSchedule(config).alphas_cumprod, expected, rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.parametrize("karras", [False, True])
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_network_is_told_the_same_timesteps(name: str, spacing: str, karras: bool) -> None:
+    config = SchedulerConfig(timestep_spacing=spacing, use_karras_sigmas=karras)
+    scheduler = make_scheduler(name, config)
+    for n in (1, 2, 3, 4, 10, 20, 25, 30, 37, 50):
+        scheduler.set_timesteps(n)
+        told = [level.timestep for step in plan(name, NoiseSchedule(config), n).steps for level in step][:-1]
+        if name != "heun":  # which is told the second timestep of a step, too
+            told = told[::2]
+        expected = scheduler.timesteps.double()
+        torch.testing.assert_close(torch.tensor(told, dtype=torch.float64), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_noise_is_scaled_alike_at_the_start(name: str, spacing: str) -> None:
+    config = SchedulerConfig(timestep_spacing=spacing)
+    scheduler = make_scheduler(name, config)
+    scheduler.set_timesteps(10)
+    assert plan(name, NoiseSchedule(config), 10).start_scale == pytest.approx(float(scheduler.init_noise_sigma))
