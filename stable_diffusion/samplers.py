@@ -4,7 +4,7 @@ A sampler is a generator and does no I/O. It yields the latents that it wants ev
 sent the network's estimate of x_0 there; it returns the final latents:
 
     run = plan("euler", schedule, num_inference_steps=30)
-    sampler = run.sampler.function(run.start(noise()), run.steps, noise)
+    sampler = run.run(run.start(noise()), noise)
     x, level = next(sampler)
     while True:
         x_0 = ...  # predict_x_0(network(x / level.scale, level.timestep), x, level.alpha, level.sigma, prediction_type)
@@ -191,9 +191,9 @@ def _ddpm_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
 
 
 def _ddim_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
-    """Trained timesteps, each step leading T // n below, which in linspace grids is not quite the next timestep.
+    """Trained timesteps, each step leading T // n below; the last to timestep 0 or, set_alpha_to_one, the clean image.
 
-    The last leads to the clean image, or to timestep 0 where the configuration says set_alpha_to_one=false.
+    T // n below is the next timestep of leading grids only. In others diffusers' class is a little off; so are we.
     """
     end = CLEAN if schedule.config.set_alpha_to_one else schedule.level(0)
     stride = schedule.num_train_timesteps // n

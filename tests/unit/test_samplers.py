@@ -1,0 +1,298 @@
+"""The samplers' own properties: identities between them, oracles, orders of accuracy, and manners."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stable_diffusion import samplers
+from stable_diffusion.config import SchedulerConfig
+from stable_diffusion.ddpm import DDPMSampler
+from stable_diffusion.samplers import SAMPLERS, Plan, Run, plan
+from stable_diffusion.schedule import CLEAN, Level, NoiseSchedule, karras_sigmas
+
+SPACINGS = ["leading", "linspace", "trailing"]
+Denoiser = Callable[[Tensor, Level], Tensor]
+
+
+def make_schedule(**settings: object) -> NoiseSchedule:
+    return NoiseSchedule(SchedulerConfig(**({"set_alpha_to_one": True} | settings)))
+
+
+class Draws:
+    """A noise function that counts its calls."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> None:
+        self.shape, self.dtype, self.calls = shape, dtype, 0
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self) -> Tensor:
+        self.calls += 1
+        return torch.randn(self.shape, generator=self.generator, dtype=self.dtype)
+
+
+def drive(run: Run, denoiser: Denoiser) -> tuple[Tensor, list[tuple[Tensor, Level]]]:
+    """Answer a sampler to its end: the result, and what it asked."""
+    asked = [next(run)]
+    while True:
+        try:
+            asked.append(run.send(denoiser(*asked[-1])))
+        except StopIteration as stop:
+            return stop.value, asked
+
+
+def smooth_denoiser(x: Tensor, level: Level) -> Tensor:
+    """Some x_0 that depends on the latents and the noise level, but not on the form that the latents come in."""
+    return torch.tanh(x / level.scale + math.atan(level.noise_to_signal))
+
+
+def oracle(x_0: Tensor) -> Denoiser:
+    return lambda x, level: x_0
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("n", [1, 2, 9])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_oracle_recovers_x_0(name: str, n: int, spacing: str, zero_snr: bool) -> None:
+    schedule = make_schedule(timestep_spacing=spacing, rescale_betas_zero_snr=zero_snr)
+    noise = Draws((2, 4, 3, 3))
+    x_0 = torch.randn(2, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    run = plan(name, schedule, n)
+    x, asked = drive(run.run(run.start(noise()), noise), oracle(x_0))
+    # lcm leaves a trace of x_t, of weight (0.5 / (10 t))^2
+    torch.testing.assert_close(x, x_0, rtol=1e-5, atol=1e-5)
+    assert len(asked) == run.evaluations
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_image_survives_a_run_of_low_strength_with_an_oracle(name: str) -> None:
+    noise = Draws((2, 4, 3, 3))
+    x_0 = torch.randn(2, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    run = plan(name, make_schedule(), 10, strength=0.35)
+    start = run.start(noise(), x_0)
+    assert len(run.steps) == 3
+    assert (start - x_0).std() < 2  # partly noised, whatever the form
+    x, _ = drive(run.run(start, noise), oracle(x_0))
+    torch.testing.assert_close(x, x_0, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_is_deterministic_and_changes_nothing_it_is_given(name: str) -> None:
+    run = plan(name, make_schedule(), 6)
+    start = run.start(Draws((1, 4, 2, 2))())
+    answers = []
+
+    def denoiser(x: Tensor, level: Level) -> Tensor:
+        answers.append(smooth_denoiser(x, level))
+        return answers[-1]
+
+    first, asked = drive(run.run(start, Draws((1, 4, 2, 2), seed=3)), denoiser)
+    again, _ = drive(run.run(start, Draws((1, 4, 2, 2), seed=3)), smooth_denoiser)
+    assert torch.equal(first, again)
+    # torch counts the in-place changes of a tensor
+    assert all(tensor._version == 0 for tensor in [start, first, *answers, *(x for x, _ in asked)])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_closing_a_run_stops_it_and_leaves_no_trace(name: str) -> None:
+    run = plan(name, make_schedule(), 6)
+    noise = Draws((1, 4))
+    whole, _ = drive(run.run(run.start(Draws((1, 4))()), Draws((1, 4), seed=1)), smooth_denoiser)
+
+    broken_off = run.run(run.start(noise()), noise)
+    x, level = next(broken_off)
+    broken_off.send(smooth_denoiser(x, level))
+    calls = noise.calls
+    broken_off.close()
+    assert noise.calls == calls
+    with pytest.raises(StopIteration):
+        next(broken_off)
+
+    after, _ = drive(run.run(run.start(Draws((1, 4))()), Draws((1, 4), seed=1)), smooth_denoiser)
+    assert torch.equal(after, whole)
+
+
+def test_runs_do_not_share_state() -> None:
+    """Two interleaved requests of a multistep sampler give what each gives alone."""
+    run = plan("unipc", make_schedule(), 5)
+    starts = [Draws((1, 4), seed=seed)() for seed in (1, 2)]
+    alone = [drive(run.run(start, Draws((1, 4))), smooth_denoiser)[0] for start in starts]
+    interleaved = [run.run(start, Draws((1, 4))) for start in starts]
+    asked = [next(each) for each in interleaved]
+    for _ in range(run.evaluations - 1):
+        asked = [each.send(smooth_denoiser(*query)) for each, query in zip(interleaved, asked, strict=True)]
+    for each, query, expected in zip(interleaved, asked, alone, strict=True):
+        with pytest.raises(StopIteration) as stop:
+            each.send(smooth_denoiser(*query))
+        assert torch.equal(stop.value.value, expected)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_the_registry_says_who_draws_noise(sampler: samplers.Sampler) -> None:
+    noise = Draws((1, 4))
+    run = plan(sampler.name, make_schedule(), 4)
+    drive(run.run(run.start(Draws((1, 4))()), noise), smooth_denoiser)
+    assert (noise.calls > 0) == sampler.draws_noise
+    assert sampler.label
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_latents_keep_their_dtype(name: str) -> None:
+    noise = Draws((1, 4), dtype=torch.float32)
+    run = plan(name, make_schedule(), 3)
+    x, asked = drive(run.run(run.start(noise()), noise), smooth_denoiser)
+    assert {x.dtype, *(query.dtype for query, _ in asked)} == {torch.float32}
+
+
+# Two forms of the same thing. The Euler family keeps alpha at 1, and the others keep alpha^2 + sigma^2 at 1.
+
+
+def in_euler_form(run: Plan) -> list[samplers.Step]:
+    return [tuple(Level(1.0, level.noise_to_signal, level.timestep) for level in step) for step in run.steps]
+
+
+def test_ddpm_is_euler_ancestral() -> None:
+    run = plan("ddpm", make_schedule(), 20)
+    start = Draws((2, 4))()
+    ddpm, _ = drive(samplers.ddpm(start, run.steps, Draws((2, 4), seed=1)), smooth_denoiser)
+    alpha = run.steps[0][0].alpha
+    euler_a, _ = drive(samplers.euler_a(start / alpha, in_euler_form(run), Draws((2, 4), seed=1)), smooth_denoiser)
+    torch.testing.assert_close(ddpm, euler_a, rtol=1e-12, atol=1e-12)
+
+
+def test_ddim_without_noise_is_euler() -> None:
+    run = plan("ddim", make_schedule(), 20)
+    start = Draws((2, 4))()
+    ddim, _ = drive(samplers.ddim(start, run.steps, Draws((2, 4))), smooth_denoiser)
+    alpha = run.steps[0][0].alpha
+    euler, _ = drive(samplers.euler(start / alpha, in_euler_form(run), Draws((2, 4))), smooth_denoiser)
+    torch.testing.assert_close(ddim, euler, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_ddim_with_full_noise_is_ddpm(zero_snr: bool) -> None:
+    schedule = make_schedule(timestep_spacing="trailing", rescale_betas_zero_snr=zero_snr)
+    steps = plan("ddpm", schedule, 20).steps
+    start = Draws((2, 4))()
+    ddpm, _ = drive(samplers.ddpm(start, steps, Draws((2, 4), seed=1)), smooth_denoiser)
+    ddim = partial(samplers.ddim, eta=1.0)
+    x, _ = drive(ddim(start, steps, Draws((2, 4), seed=1)), smooth_denoiser)
+    torch.testing.assert_close(x, ddpm, rtol=1e-10, atol=1e-10)
+
+
+def test_the_class_that_teaches_gives_the_samplers_picture() -> None:
+    schedule = make_schedule(prediction_type="sample")
+    start = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
+    teacher = DDPMSampler(schedule, torch.Generator().manual_seed(0))
+    teacher.set_timesteps(15)
+    x = start
+    for t in teacher.timesteps:
+        x = teacher.step(smooth_denoiser(x, schedule.level(t)), t, x)
+    run = plan("ddpm", schedule, 15)
+    expected, _ = drive(run.run(start, Draws((2, 4), torch.float32)), smooth_denoiser)
+    torch.testing.assert_close(x, expected)
+
+
+# Accuracy. For data N(0, variance) the probability flow is known: x / sqrt(variance + sigma^2) does not change.
+
+
+def flow_error(name: str, n: int, variance: float = 0.25) -> float:
+    """How far a sampler strays from the exact flow between sigma 10 and 0.1."""
+    sigmas = karras_sigmas(0.1, 10.0, n + 1)
+    exploding = name in ("euler", "heun")
+    alphas = np.ones_like(sigmas) if exploding else 1 / np.hypot(sigmas, 1)
+    levels = [Level(float(alpha), float(alpha * sigma), 1.0) for alpha, sigma in zip(alphas, sigmas, strict=True)]
+    steps = list(pairwise(levels))
+
+    def denoiser(x: Tensor, level: Level) -> Tensor:
+        return x / level.alpha * variance / (variance + level.noise_to_signal**2)
+
+    start = torch.tensor([levels[0].alpha * 10.0], dtype=torch.float64)
+    x, _ = drive(SAMPLERS[name].function(start, steps, Draws((1,))), denoiser)
+    exact = levels[-1].alpha * 10.0 * math.sqrt((variance + 0.1**2) / (variance + 10.0**2))
+    return abs(x.item() / exact - 1)
+
+
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("euler", 1), ("heun", 2), ("dpmpp_2m", 2), ("unipc", 2)])
+def test_halving_the_steps_shrinks_the_error_as_the_order_says(name: str, order: int) -> None:
+    coarse, fine = flow_error(name, 40), flow_error(name, 80)
+    assert fine < 0.05
+    assert math.log2(coarse / fine) > order - 0.2
+    if order == 2:
+        assert fine < flow_error("euler", 80) / 10
+
+
+def test_the_stochastic_solver_keeps_the_marginal() -> None:
+    """Data N(0, 0.25): whatever noise goes in, the latents at sigma have variance 0.25 + sigma^2."""
+    variance, sigmas = 0.25, karras_sigmas(0.1, 10.0, 61)
+    levels = [Level(float(1 / np.hypot(s, 1)), float(s / np.hypot(s, 1)), 1.0) for s in sigmas]
+    start = Draws((20_000,))() * math.sqrt(levels[0].alpha ** 2 * variance + levels[0].sigma ** 2)
+
+    def denoiser(x: Tensor, level: Level) -> Tensor:
+        return x * level.alpha * variance / (level.alpha**2 * variance + level.sigma**2)
+
+    steps = list(pairwise(levels))
+    x, _ = drive(samplers.dpmpp_2m_sde(start, steps, Draws((20_000,), seed=1)), denoiser)
+    expected = math.sqrt(levels[-1].alpha ** 2 * variance + levels[-1].sigma ** 2)
+    assert x.std().item() == pytest.approx(expected, rel=0.03)
+
+
+# Plans.
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_strength_takes_the_tail_of_the_whole_run(name: str) -> None:
+    schedule = make_schedule()
+    whole, part = plan(name, schedule, 20), plan(name, schedule, 20, strength=0.58)
+    assert part.steps == whole.steps[-11:]
+    assert (part.num_inference_steps, part.strength) == (20, 0.58)
+    assert plan(name, schedule, 20, strength=1.0).steps == whole.steps
+    assert plan(name, schedule, 20, strength=0.001).steps == whole.steps[-1:]
+
+
+@pytest.mark.parametrize("karras", [False, True])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_noise_only_goes_down(name: str, spacing: str, karras: bool) -> None:
+    schedule = make_schedule(timestep_spacing=spacing, use_karras_sigmas=karras)
+    for n in (1, 13, 50):
+        steps = plan(name, schedule, n).steps
+        assert len(steps) == n
+        for here, there in steps:
+            assert there.noise_to_signal < here.noise_to_signal
+            assert 0 <= here.timestep <= 999
+        # ddim's last stride may stop at timestep 0, as diffusers' does: trailing, n = 13
+        assert steps[-1][1] in (CLEAN, schedule.level(0))
+
+
+def test_karras_sigmas_are_used_where_the_sampler_knows_them() -> None:
+    plain, karras = make_schedule(), make_schedule(use_karras_sigmas=True)
+    changed = {name for name in SAMPLERS if plan(name, plain, 10).steps != plan(name, karras, 10).steps}
+    assert changed == {"euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"}
+
+
+def test_lcm_visits_timesteps_of_its_distillation() -> None:
+    timesteps = [here.timestep for here, _ in plan("lcm", make_schedule(), 4).steps]
+    assert timesteps == [999, 759, 499, 259]
+
+
+def test_what_a_plan_refuses() -> None:
+    schedule = make_schedule()
+    with pytest.raises(ValueError, match=r"sampler must be one of ddpm, ddim, .*, got 'plms'"):
+        plan("plms", schedule, 10)
+    with pytest.raises(ValueError, match=r"strength must be in \(0, 1\], got 1\.4"):
+        plan("ddpm", schedule, 10, strength=1.4)
+    with pytest.raises(ValueError, match=r"num_inference_steps must be in \[1, 50\] for lcm, got 51"):
+        plan("lcm", schedule, 51)
+    with pytest.raises(ValueError, match=r"num_inference_steps must be in \[1, 1000\], got 0"):
+        plan("ddpm", schedule, 0)
+    with pytest.raises(ValueError, match=r"x_0 must be given for strength 0\.5"):
+        plan("ddpm", schedule, 10, strength=0.5).start(torch.zeros(1))
