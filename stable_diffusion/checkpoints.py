@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stable_diffusion.config import ModelError
@@ -22,7 +23,15 @@ from stable_diffusion.config import ModelError
 State = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
 
+# What the weight files of a part are called: in safetensors, and pickled.
+WEIGHT_STEMS = {
+    "text_encoder": ("model", "pytorch_model"),
+    "unet": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
+    "vae": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
+}
+
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+SUFFIXES = (".safetensors", *PICKLED)
 LISTED = 5  # how many names an error lists
 
 
@@ -37,7 +46,7 @@ def read_tensors(path: Path) -> State:
         return _read_safetensors(path)
     if path.suffix in PICKLED:
         return _read_pickle(path)
-    raise ModelError(f"{path} is no weight file: it must end in .safetensors, {', '.join(PICKLED)}")
+    raise ModelError(f"{path} is no weight file: its name must end in {', '.join(SUFFIXES)}")
 
 
 def _read_safetensors(path: Path) -> State:
@@ -50,37 +59,53 @@ def _read_safetensors(path: Path) -> State:
 
 def _read_pickle(path: Path) -> State:
     """A PyTorch file, flat or wrapped in `state_dict`; entries that are not tensors are left out."""
-    mappable = zipfile.is_zipfile(path)  # files from before PyTorch 1.6 are not
+    zipped = zipfile.is_zipfile(path)  # files from before PyTorch 1.6 are not
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+        if zipped and not _stored(path):
+            raise ModelError(f"{path} is compressed, as PyTorch never writes it: use the model's .safetensors file")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except ModelError:
+        raise
     except pickle.UnpicklingError:
         raise ModelError(
             f"{path} is damaged, or holds Python code, which is never run: use the model's .safetensors file"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except Exception as error:  # a damaged pickle can raise anything at all
         raise ModelError(f"{path} is damaged or cut short ({error}): download it again") from None
-    content = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__} instead of named tensors: it is no model")
     return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
 
 
-def find_weights(folder: Path, stem: str, pickled_stem: str, *, prefer_half: bool = False) -> Path:
-    """The file that holds, or the index that lists, a component's weights; as diffusers and transformers name them.
+def _stored(path: Path) -> bool:
+    """Whether a zip archive holds its entries as they are, so that none can unpack to more than the file's size."""
+    with zipfile.ZipFile(path) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
-    safetensors come before pickles; float16 files are taken where `prefer_half` asks, or nothing else exists.
+
+def weight_names(part: str, *, prefer_half: bool = False) -> list[str]:
+    """Where a directory may keep the weights of a part, as diffusers names files and indices of shards; best first.
+
+    safetensors come before pickles; float16 files come first where `prefer_half` asks, and otherwise serve in need.
     """
     variants = (".fp16", "") if prefer_half else ("", ".fp16")
-    names = [
-        name
-        for base, suffix in ((stem, "safetensors"), (pickled_stem, "bin"))
+    return [
+        f"{part}/{name}"
+        for stem, suffix in zip(WEIGHT_STEMS[part], ("safetensors", "bin"), strict=True)
         for variant in variants
-        for name in (f"{base}{variant}.{suffix}", f"{base}.{suffix}.index{variant}.json")
+        for name in (f"{stem}{variant}.{suffix}", f"{stem}.{suffix}.index{variant}.json")
     ]
+
+
+def find_weights(folder: Path, part: str, *, prefer_half: bool = False) -> Path:
+    """The best of `weight_names` that a model directory has; raises `ModelError` where it has none."""
+    names = weight_names(part, prefer_half=prefer_half)
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise ModelError(f"{folder} holds no weights: expected {names[0]}, or another of {', '.join(names[1:])}")
+    raise ModelError(f"{folder} holds no weights of the {part}: expected {' or '.join(names)}")
 
 
 def read_weights(path: Path) -> State:
@@ -101,6 +126,19 @@ def read_weights(path: Path) -> State:
     if lost:
         raise ModelError(f"{path} lists weights that its shards lack ({listed(lost)}): download them again")
     return state
+
+
+def write_tensors(path: Path, state: State, metadata: Mapping[str, str] | None = None) -> None:
+    """Write one safetensors file; `metadata` is text that travels with it."""
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, {"format": "pt", **(metadata or {})})
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The text that travels with a safetensors file; empty for other files."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}
 
 
 def build(

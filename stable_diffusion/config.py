@@ -65,7 +65,8 @@ def _read(cls: type[Config], values: dict[str, Any], only: dict[str, Any], ignor
         raise ConfigError(f"{part}: a setting has the wrong type ({error})") from None
 
 
-def _require(condition: bool, message: str) -> None:
+def require(condition: bool, message: str) -> None:
+    """Raise `ConfigError` unless the condition holds."""
     if not condition:
         raise ConfigError(message)
 
@@ -86,11 +87,11 @@ class CLIPTextConfig:
     projection_dim: int = 512
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.hidden_act in ("quick_gelu", "gelu"),
             f"text encoder: hidden_act={self.hidden_act!r} is not supported, only 'quick_gelu' and 'gelu'",
         )
-        _require(
+        require(
             self.hidden_size % self.num_attention_heads == 0,
             f"text encoder: hidden_size={self.hidden_size} must be a multiple of "
             f"num_attention_heads={self.num_attention_heads}",
@@ -120,7 +121,7 @@ class VAEConfig:
 
     def __post_init__(self) -> None:
         for channels in self.block_out_channels:
-            _require(
+            require(
                 channels % self.norm_num_groups == 0,
                 f"vae: block_out_channels={self.block_out_channels} must be multiples of "
                 f"norm_num_groups={self.norm_num_groups}",
@@ -169,23 +170,23 @@ class UNetConfig:
     time_cond_proj_dim: int | None = None  # width of the guidance-scale embedding, in distilled models (LCM)
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.in_channels == self.out_channels,
             f"unet: in_channels={self.in_channels} differs from out_channels={self.out_channels}: "
             "inpainting, depth and editing models are not supported",
         )
         levels = len(self.block_out_channels)
-        _require(
+        require(
             len(self.down_block_types) == levels and set(self.down_block_types) <= {ATTENTION_DOWN, PLAIN_DOWN},
             f"unet: down_block_types={self.down_block_types} is not supported for {levels} levels",
         )
         mirrored = tuple(ATTENTION_UP if block == ATTENTION_DOWN else PLAIN_UP for block in self.down_block_types[::-1])
-        _require(
+        require(
             self.up_block_types == mirrored,
             f"unet: up_block_types={self.up_block_types} must mirror down_block_types={self.down_block_types}",
         )
         for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
-            _require(
+            require(
                 channels % heads == 0 and channels % self.norm_num_groups == 0,
                 f"unet: {channels} channels must be a multiple of {heads} heads and {self.norm_num_groups} groups",
             )
@@ -195,7 +196,7 @@ class UNetConfig:
         """Attention heads at each level."""
         if isinstance(self.attention_head_dim, int):
             return (self.attention_head_dim,) * len(self.block_out_channels)
-        _require(
+        require(
             len(self.attention_head_dim) == len(self.block_out_channels),
             f"unet: attention_head_dim={self.attention_head_dim} needs one entry for each of "
             f"{len(self.block_out_channels)} levels",
@@ -229,6 +230,16 @@ class UNetConfig:
         return _read(cls, values, only, {"addition_embed_type_num_heads"}, "unet")
 
 
+# What diffusers' scheduler classes take for a setting that their JSON leaves out, where it is not our default.
+LINSPACE_BY_DEFAULT = {
+    f"{name}Scheduler"
+    for name in (
+        *("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete"),
+        *("DPMSolverMultistep", "UniPCMultistep", "DEISMultistep"),
+    )
+}
+ALPHA_ONE_BY_DEFAULT = {"DDIMScheduler", "LCMScheduler", "TCDScheduler"}
+
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
@@ -258,14 +269,20 @@ class SchedulerConfig:
             ("timestep_spacing", TIMESTEP_SPACINGS),
         ):
             value = getattr(self, name)
-            _require(value in choices, f"scheduler: {name}={value!r} is not supported, only {', '.join(choices)}")
+            require(value in choices, f"scheduler: {name}={value!r} is not supported, only {', '.join(choices)}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SchedulerConfig:
         """Read `scheduler_config.json` of any of diffusers' schedulers; only what shapes the schedule is kept."""
-        values = {**values, "class_name": values.get("_class_name", cls.class_name)}
+        class_name = values.get("_class_name", cls.class_name)
+        defaults: dict[str, Any] = {"class_name": class_name}
+        if class_name in LINSPACE_BY_DEFAULT:
+            defaults["timestep_spacing"] = "linspace"
+        if class_name in ALPHA_ONE_BY_DEFAULT:
+            defaults["set_alpha_to_one"] = True
+        values = {**defaults, **values}
         for name in ("clip_sample", "thresholding"):
-            _require(
+            require(
                 not values.get(name, False),
                 f"scheduler: {name}=true is not supported: latents of Stable Diffusion are never clipped",
             )

@@ -1,4 +1,4 @@
-"""From a model directory to networks on a device."""
+"""From a model directory, a single file or a name on the hub to networks on a device."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from transformers import CLIPTokenizer
 
-from stable_diffusion.checkpoints import build, find_weights, read_weights
+from stable_diffusion.checkpoints import build
 from stable_diffusion.clip import CLIPTextEncoder
-from stable_diffusion.config import (
-    CLIPTextConfig,
-    ModelError,
-    SchedulerConfig,
-    UNetConfig,
-    VAEConfig,
-    read_json,
-)
+from stable_diffusion.config import ModelError, SchedulerConfig
 from stable_diffusion.diffusion import UNet
+from stable_diffusion.hub import OnProgress, locate
+from stable_diffusion.model_config import ModelConfig, read_settings
+from stable_diffusion.model_converter import NETWORKS, read_directory, read_single_file
+from stable_diffusion.tokenizer import find_tokenizer, load_tokenizer
 from stable_diffusion.vae import VAE
 
 BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "models" / "emoji"
@@ -43,57 +39,52 @@ def load(
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    on_progress: OnProgress | None = None,
 ) -> Models:
-    """Load a model; None is the bundled one.
+    """Load a model in full, or raise `ModelError` naming the file at fault and the remedy.
 
-    device defaults to CUDA, then Apple's GPU, then the CPU; dtype to float16 on CUDA and float32 elsewhere.
-    Raises `ModelError`, naming the file and the remedy, and never hands out a model that is half loaded.
+    source: None for the bundled model, a model directory as diffusers writes it, a single file of Stable Diffusion
+        1.x or 2.x (.safetensors, .ckpt), or a name on the hub, `owner/name`.
+    device: by default CUDA, then Apple's GPU, then the CPU.
+    dtype: by default float16 on CUDA and float32 elsewhere, whatever the files hold.
+    on_progress: told what is going on and how much of it is done, from 0 to 1, while downloading and while loading.
     """
-    device = default_device() if device is None else torch.device(device)
+    device = _device(device)
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
-    folder = BUNDLED if source is None else Path(source).expanduser()
-    return load_directory(folder, device=device, dtype=dtype)
-
-
-def default_device() -> torch.device:
-    """CUDA where there is one, then Apple's GPU, then the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def load_directory(folder: Path, *, device: torch.device, dtype: torch.dtype) -> Models:
-    """Load a model directory as diffusers lays it out."""
-    read_json(folder / "model_index.json")
     half = dtype in (torch.float16, torch.bfloat16)
-
-    def weights(part: str, stem: str, pickled_stem: str) -> tuple[dict[str, Tensor], Path]:
-        path = find_weights(folder / part, stem, pickled_stem, prefer_half=half)
-        return read_weights(path), path
-
-    diffusers_stem = "diffusion_pytorch_model"
-    text, text_path = weights("text_encoder", "model", "pytorch_model")
-    unet, unet_path = weights("unet", diffusers_stem, diffusers_stem)
-    vae, vae_path = weights("vae", diffusers_stem, diffusers_stem)
-    text = {f"text_model.{name.removeprefix('text_model.')}": tensor for name, tensor in text.items()}
-    text_config = CLIPTextConfig.from_dict(read_json(folder / "text_encoder" / "config.json"))
-    unet_config = UNetConfig.from_dict(read_json(folder / "unet" / "config.json"))
-    vae_config = VAEConfig.from_dict(read_json(folder / "vae" / "config.json"))
+    path = BUNDLED if source is None else locate(source, prefer_half=half, on_progress=on_progress)
+    if path.is_dir():
+        config = ModelConfig.from_settings(read_settings(path))
+        parts = read_directory(path, prefer_half=half)
+        tokenizer = load_tokenizer(path / "tokenizer", config.text_encoder)
+    else:
+        settings, parts = read_single_file(path)
+        config = ModelConfig.from_settings(settings)
+        tokenizer = find_tokenizer(path, config.text_encoder, settings["text_encoder"].get("pad_token_id"))
+    networks = {}
+    for done, (part, network) in enumerate(NETWORKS.items()):
+        if on_progress is not None:
+            on_progress(f"Loading {part.replace('_', ' ')}", done / len(NETWORKS))
+        state, origin = parts.pop(part)
+        networks[part] = build(network, getattr(config, part), state, origin, device=device, dtype=dtype)
+    named = path.stem if path.is_file() else path.name
     return Models(
-        tokenizer=load_tokenizer(folder / "tokenizer"),
-        text_encoder=build(CLIPTextEncoder, text_config, text, text_path, device=device, dtype=dtype),
-        unet=build(UNet, unet_config, unet, unet_path, device=device, dtype=dtype),
-        vae=build(VAE, vae_config, vae, vae_path, device=device, dtype=dtype),
-        scheduler=SchedulerConfig.from_dict(read_json(folder / "scheduler" / "scheduler_config.json")),
-        name=folder.name,
-        source=str(folder),
+        tokenizer=tokenizer,
+        scheduler=config.scheduler,
+        # The folder of a model from the hub is called after a commit.
+        name=named if source is None or Path(source).expanduser().exists() else str(source),
+        source=str(path if source is None else source),
+        **networks,
     )
 
 
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The CLIP tokenizer of a model directory."""
+def _device(device: torch.device | str | None) -> torch.device:
+    """The device asked for, or the best there is; raises `ModelError` where it can't be used."""
+    if device is None:
+        accelerator = "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else accelerator)
     try:
-        return CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder} holds no CLIP tokenizer ({error}): download vocab.json and merges.txt") from None
+        return torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"device {device} can't be used here ({error}): use cpu, or leave it out") from None

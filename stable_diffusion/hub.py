@@ -1,0 +1,158 @@
+"""Models from the hub: only the files that are needed, checked, kept in its cache and usable without a network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import tqdm
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
+
+from stable_diffusion.checkpoints import SUFFIXES, WEIGHT_STEMS, find_weights, weight_names
+from stable_diffusion.config import ModelError
+from stable_diffusion.model_config import SETTINGS_FILES, TOKENIZER_FILES, ModelConfig, read_settings
+
+OnProgress = Callable[[str, float], None]
+"""Receives what is going on and how much of it is done, from 0 to 1; a download calls it from its own threads."""
+
+REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+def locate(source: str | Path, *, prefer_half: bool = False, on_progress: OnProgress | None = None) -> Path:
+    """The directory or file that `source` names, fetched where it is a model's name on the hub, `owner/name`.
+
+    prefer_half: fetch float16 weights where the hub has them. Raises `ModelError` where there is no such model.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if REPOSITORY.fullmatch(str(source)) and path.suffix not in SUFFIXES:
+        return fetch_model(str(source), prefer_half=prefer_half, on_progress=on_progress)
+    raise ModelError(
+        f"{source} does not exist: give a model directory, a single file, or a name on the hub, owner/name"
+    )
+
+
+def fetch_model(repository: str, *, prefer_half: bool = False, on_progress: OnProgress | None = None) -> Path:
+    """The directory in the hub's cache that holds the model `repository`, fetched as far as it is missing.
+
+    The small files come first, so that a model that we can't run is refused before gigabytes are fetched. Whole files
+    survive an interrupted download. Raises `ModelError`, saying what to do.
+    """
+    tokenizer_files = [f"tokenizer/{name}" for name in TOKENIZER_FILES]
+    folder = fetch_files(repository, [*SETTINGS_FILES.values(), *tokenizer_files])
+    try:
+        ModelConfig.from_settings(read_settings(folder))
+    except ModelError as error:
+        raise ModelError(f"{repository} on the hub can't be used: {error}") from None
+    try:
+        listing = HfApi().list_repo_tree(repository, recursive=True, revision=folder.name)
+        files = {file.path: file for file in listing if isinstance(file, RepoFile)}
+    except Exception:  # no network: what is in the cache may do; the hub's HTTP library has changed its exceptions
+        return _complete(repository, folder, prefer_half)
+    chosen = [name for part in WEIGHT_STEMS for name in _choose(repository, part, files, prefer_half)]
+    missing = [files[name] for name in chosen if not (folder / name).exists()]
+    if missing:
+        bar = None if on_progress is None else _reporting_bar(repository, sum(f.size for f in missing), on_progress)
+        with _explained(repository):
+            snapshot_download(repository, revision=folder.name, allow_patterns=chosen, tqdm_class=bar)
+    for file in missing:
+        _verify(repository, folder / file.path, file)
+    return folder
+
+
+def fetch_files(repository: str, patterns: list[str]) -> Path:
+    """The directory in the hub's cache with those files of `repository` that match; of the cache alone, if offline."""
+    with _explained(repository):
+        return Path(snapshot_download(repository, allow_patterns=patterns))
+
+
+def _choose(repository: str, part: str, names: Collection[str], prefer_half: bool) -> list[str]:
+    """The best weight file of a part, or an index and its shards."""
+    best = next((name for name in weight_names(part, prefer_half=prefer_half) if name in names), None)
+    if best is None:
+        raise ModelError(f"{repository} on the hub has no weights of the {part}: choose another model")
+    if not best.endswith(".json"):
+        return [best]
+    kind = "safetensors" if "safetensors" in best else "bin"
+    shards = (name for name in names if name.startswith(f"{part}/") and "-of-" in name and name.endswith(kind))
+    return [best, *(name for name in shards if ("fp16" in name) == ("fp16" in best))]
+
+
+def _complete(repository: str, folder: Path, prefer_half: bool) -> Path:
+    try:
+        for part in WEIGHT_STEMS:
+            find_weights(folder, part, prefer_half=prefer_half)
+    except ModelError:
+        raise ModelError(_unreachable(repository)) from None
+    return folder
+
+
+def _verify(repository: str, path: Path, file: RepoFile) -> None:
+    """Compare a fresh file's checksum with the hub's, which its library does not; remove a damaged file."""
+    with path.open("rb") as stream:
+        intact = (
+            git_hash(stream.read()) == file.blob_id
+            if file.lfs is None
+            else sha_fileobj(stream).hex() == file.lfs.sha256
+        )
+    if not intact:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+        raise ModelError(f"{file.path} of {repository} arrived damaged and was removed: load the model again")
+
+
+def _reporting_bar(repository: str, total: int, on_progress: OnProgress) -> type[tqdm]:
+    """A progress bar for the hub's library that also tells `on_progress`."""
+    done = 0
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # The library draws several bars, of bytes from the network, of bytes on the disk, and of files.
+            self.bytes = 0 if kwargs.get("unit") == "B" else None
+            super().__init__(*args, **kwargs)
+
+        def update(self, n: float | None = 1) -> bool | None:
+            nonlocal done
+            if self.bytes is not None:
+                self.bytes += n or 0
+                done = max(done, min(self.bytes, total))
+                on_progress(f"Downloading {repository}, {done / 1e6:.0f} of {total / 1e6:.0f} MB", done / total)
+            return super().update(n)
+
+    return Bar
+
+
+def _unreachable(repository: str) -> str:
+    return (
+        f"the hub can't be reached, and {repository} is not, or not completely, in its cache: "
+        "connect to the network and try again, or use the bundled model, which needs none"
+    )
+
+
+@contextmanager
+def _explained(repository: str) -> Iterator[None]:
+    """Turn what the hub's library raises into a `ModelError` that says what to do."""
+    try:
+        yield
+    except GatedRepoError:
+        raise ModelError(
+            f"{repository} is gated: accept its terms on its page on the hub, then log in with `hf auth login`"
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"there is no directory {repository} here, and no such model on the hub, or it is private: "
+            "check the spelling of owner/name, or log in with `hf auth login`"
+        ) from None
+    except LocalEntryNotFoundError:
+        raise ModelError(_unreachable(repository)) from None
+    except Exception as error:  # the exceptions of several libraries, and of a full disk
+        raise ModelError(
+            f"the download of {repository} stopped ({error}): try again, finished files are kept"
+        ) from None

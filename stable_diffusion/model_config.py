@@ -1,0 +1,135 @@
+"""The configuration of a whole model: which files a directory has, and which of diffusers' pipelines we can run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stable_diffusion.config import (
+    CLIPTextConfig,
+    ConfigError,
+    SchedulerConfig,
+    UNetConfig,
+    VAEConfig,
+    read_json,
+    require,
+)
+
+# The JSON files of a model directory, by the part that they describe.
+SETTINGS_FILES = {
+    "model_index": "model_index.json",
+    "text_encoder": "text_encoder/config.json",
+    "unet": "unet/config.json",
+    "vae": "vae/config.json",
+    "scheduler": "scheduler/scheduler_config.json",
+}
+
+# In a model directory's folder `tokenizer`; the first two, or the third, hold the vocabulary.
+TOKENIZER_FILES = (
+    *("vocab.json", "merges.txt", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+
+Settings = dict[str, dict[str, Any]]
+"""The content of those files, by part."""
+
+PIPELINES = ("StableDiffusion", "StableDiffusionImg2Img", "LatentConsistencyModel", "LatentConsistencyModelImg2Img")
+
+# Relatives that people will try, by a piece of their pipeline's name; the first that matches is told.
+RELATIVES = {
+    "StableDiffusionXL": "Stable Diffusion XL has two text encoders",
+    "StableDiffusion3": "Stable Diffusion 3 is a transformer with three text encoders",
+    "Flux": "Flux is a transformer with other text encoders",
+    "Inpaint": "an inpainting model also takes a mask and a masked picture",
+    "Depth2Img": "a depth model also takes a depth map",
+    "Pix2Pix": "an editing model also takes the latents of a picture",
+    "Upscale": "an upscaler also takes a small picture",
+    "ControlNet": "ControlNet adds a network of its own",
+}
+
+# U-Nets that take more than the latents, by how many channels they take.
+RELATIVES_BY_CHANNELS = {
+    5: RELATIVES["Depth2Img"],
+    7: RELATIVES["Upscale"],
+    8: RELATIVES["Pix2Pix"],
+    9: RELATIVES["Inpaint"],
+}
+
+PART_CLASSES = {
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+}
+
+ONLY_THESE = "only Stable Diffusion 1.x and 2.x and models built like them can be loaded"
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A whole model directory's configuration, of parts that fit each other."""
+
+    text_encoder: CLIPTextConfig
+    unet: UNetConfig
+    vae: VAEConfig
+    scheduler: SchedulerConfig
+
+    def __post_init__(self) -> None:
+        require(
+            self.unet.cross_attention_dim == self.text_encoder.hidden_size,
+            f"unet: cross_attention_dim={self.unet.cross_attention_dim} does not fit the text encoder's "
+            f"hidden_size={self.text_encoder.hidden_size}",
+        )
+        require(
+            self.unet.in_channels == self.vae.latent_channels,
+            f"unet: in_channels={self.unet.in_channels} does not fit the vae's "
+            f"latent_channels={self.vae.latent_channels}",
+        )
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> ModelConfig:
+        """Read the content of a directory's JSON files; raises `ConfigError` for a pipeline of another kind."""
+        pipeline = _check_pipeline(settings["model_index"])
+        channels = settings["unet"].get("in_channels")
+        if channels in RELATIVES_BY_CHANNELS:
+            raise ConfigError(f"unet: in_channels={channels}: {RELATIVES_BY_CHANNELS[channels]}; {ONLY_THESE}")
+        scheduler = settings["scheduler"]
+        if pipeline.startswith("StableDiffusion"):
+            # diffusers' pipeline makes the same two corrections to configurations from its first weeks.
+            scheduler = {**scheduler, "clip_sample": False, "steps_offset": 1}
+        try:
+            return cls(
+                text_encoder=CLIPTextConfig.from_dict(settings["text_encoder"]),
+                unet=UNetConfig.from_dict(settings["unet"]),
+                vae=VAEConfig.from_dict(settings["vae"]),
+                scheduler=SchedulerConfig.from_dict(scheduler),
+            )
+        except (TypeError, AttributeError, ArithmeticError) as error:
+            raise ConfigError(f"a config.json of the model holds a value of the wrong type ({error})") from None
+
+
+def read_settings(folder: Path) -> Settings:
+    """The content of a model directory's JSON files; raises `ConfigError` where `folder` is no model directory."""
+    if not (folder / SETTINGS_FILES["model_index"]).is_file():
+        raise ConfigError(
+            f"{folder} is no model directory: it has no model_index.json; "
+            "give the folder that holds unet, vae, text_encoder, tokenizer and scheduler"
+        )
+    index = read_json(folder / SETTINGS_FILES["model_index"])
+    _check_pipeline(index)  # before the files that a pipeline of another kind does not have
+    parts = {part: read_json(folder / name) for part, name in SETTINGS_FILES.items() if part != "model_index"}
+    return {"model_index": index, **parts}
+
+
+def _check_pipeline(index: dict[str, Any]) -> str:
+    """The class name of the pipeline, one that we run."""
+    name = str(index.get("_class_name", "StableDiffusionPipeline"))
+    if name.removesuffix("Pipeline") not in PIPELINES:
+        reason = next((reason for piece, reason in RELATIVES.items() if piece in name), "it is of another kind")
+        raise ConfigError(f"model_index.json: {name} is not supported, {reason}; {ONLY_THESE}")
+    for part, classes in PART_CLASSES.items():
+        entry = index.get(part)
+        found = entry[1] if isinstance(entry, (list, tuple)) and len(entry) == 2 else entry
+        require(found in classes, f"model_index.json: the {part} is {found}, only {' or '.join(classes)} is supported")
+    return name

@@ -1,0 +1,62 @@
+"""The CLIP tokenizer of a model: found, checked against the text tower, and saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+from stable_diffusion.config import CLIPTextConfig, ModelError
+from stable_diffusion.hub import fetch_files
+from stable_diffusion.model_config import TOKENIZER_FILES
+
+# The vocabulary of both Stable Diffusion families; single files do not carry it.
+CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
+
+
+def load_tokenizer(folder: Path, config: CLIPTextConfig) -> CLIPTokenizer:
+    """The tokenizer in a model directory's `tokenizer` folder; raises `ModelError` unless the text tower has its words.
+
+    Its `model_max_length` is at most the number of positions that the tower knows.
+    """
+    present = {name for name in TOKENIZER_FILES if (folder / name).is_file()}
+    # Without a vocabulary transformers would make up one of two words.
+    if "tokenizer.json" not in present and not {"vocab.json", "merges.txt"} <= present:
+        raise ModelError(f"{folder} holds no tokenizer: it needs vocab.json and merges.txt, or tokenizer.json")
+    try:
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # the parser raises bare Exceptions
+        raise ModelError(f"{folder} holds a damaged tokenizer ({error}): download it again") from None
+    words = max(tokenizer.get_vocab().values()) + 1
+    if words > config.vocab_size:
+        raise ModelError(
+            f"{folder} has {words} tokens, the text encoder only {config.vocab_size}: they belong to different models"
+        )
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    return tokenizer
+
+
+def find_tokenizer(path: Path, config: CLIPTextConfig, pad_token_id: int | None) -> CLIPTokenizer:
+    """The tokenizer for the single file `path`: in a folder `tokenizer` beside it, or else CLIP's, from the hub.
+
+    pad_token_id: what fills up short prompts. Stable Diffusion 2.x was trained with "!", 1.x with the end of text.
+    """
+    folder = path.parent / "tokenizer"
+    if not folder.is_dir():
+        try:
+            folder = fetch_files(CLIP_REPOSITORY, list(TOKENIZER_FILES))
+        except ModelError as error:
+            raise ModelError(
+                f"{path} carries no tokenizer, and CLIP's could not be had ({error}); "
+                f"put the folder `tokenizer` of any Stable Diffusion model directory beside it, as {folder}"
+            ) from None
+    tokenizer = load_tokenizer(folder, config)
+    if pad_token_id is not None and pad_token_id < len(tokenizer):
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_token_id)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write a tokenizer so that every version of transformers reads it."""
+    tokenizer.save_pretrained(str(folder))
+    tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt, which version 5 no longer writes
