@@ -128,10 +128,13 @@ def build(out: Path, cache_dir: Path, workers: int = 2) -> dict:
             pictures[i] = picture
     keep = select(drawings, pictures)
     drawings = [drawings[i] for i in keep]
-    kept = np.lib.format.open_memmap(out / "pictures.npy", "w+", np.uint8, (len(keep), SIZE, SIZE, 4))
+    # Renamed when complete: a trainer that has the old file mapped keeps it
+    part = out / "pictures.npy.part"
+    kept = np.lib.format.open_memmap(part, "w+", np.uint8, (len(keep), SIZE, SIZE, 4))
     for row, i in enumerate(keep):
         kept[row] = pictures[i]
     kept.flush()
+    part.replace(out / "pictures.npy")
     rows = [describe(drawing, picture) for drawing, picture in zip(drawings, kept, strict=True)]
     write_json(out / "index.json", rows)
     manifest = {

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from training.dataset import Dataset, recolourable, simple
-from training.grammar import COLOUR_WORDS, countable, nouns, phrases, plural, with_article, without_colours
+from training.grammar import COLOUR_WORDS, base_noun, countable, nouns, phrases, plural, with_article, without_colours
 from training.heldout import Heldout
 from training.paint import (
     BACKGROUNDS,
@@ -176,6 +176,7 @@ class Composer:
         pool = self._by_style[self.dataset.rows[first]["style"]]
         second = next((i for i in (pool.draw(rng) for _ in range(20)) if self._may_meet(first, i)), None)
         if second is None:
+            facts["recipe"] = "plain"
             return self._plain(rng, facts)
         parts = [
             self._coloured(rng, i) if recolourable(self.dataset.rows[i]) and rng.random() < 0.3 else self._part(rng, i)
@@ -207,7 +208,7 @@ class Composer:
     def _coloured(self, rng: np.random.Generator, row: int) -> Part:
         """The object in a named colour: now and then its own, else another one."""
         facts = self.dataset.rows[row]
-        allowed = [name for name in COLOURS if (name, facts["concept"]) not in self.heldout.colour_nouns]
+        allowed = [name for name in COLOURS if (name, base_noun(facts["label"])) not in self.heldout.colour_nouns]
         own = self._own_colour(row)
         picture = self._turned(rng, row)
         noun = without_colours(str(rng.choice(nouns(facts["label"]))))

@@ -40,10 +40,8 @@ def article(noun: str) -> str:
         return "the"
     # "red grapes" and "small scissors" go without, as "grapes" and "scissors" do, but not "a face with smiling eyes"
     words = noun.split()
-    ends = (" ".join(words[i:]) for i in range(len(words)))
-    if any(end in lists["bare"] for end in ends if end == noun or not set(words) & PREPOSITIONS) or re.match(
-        r"(two|people|men|women)\b", noun
-    ):
+    ends = [noun] if PREPOSITIONS & set(words) else [" ".join(words[i:]) for i in range(len(words))]
+    if any(end in lists["bare"] for end in ends) or re.match(r"(two|people|men|women) ", noun):
         return ""
     return "an" if re.match(r"(?i)(?!eu|ewe|uni|u[ft]|one|once|ukulele)([aeiou]|hour|x-ray|suv\b|ufo\b)", noun) else "a"
 
@@ -54,12 +52,9 @@ def with_article(noun: str) -> str:
 
 
 def countable(noun: str) -> bool:
-    """Whether `plural` can be trusted with a noun: one or two plain words that take 'a' or 'an'."""
-    return (
-        article(noun) in ("a", "an")
-        and re.fullmatch(r"[a-z]+( [a-z]+)?", noun) is not None
-        and not noun.endswith("ing")
-    )
+    """Whether `plural` can be trusted with a noun: one or two plain words, the last one no participle."""
+    plain = re.fullmatch(r"[a-z]+( [a-z]+)?", noun) is not None and re.search(r"[a-z]{3}ing$", noun) is None
+    return plain and article(noun) in ("a", "an")
 
 
 def plural(noun: str) -> str:
@@ -74,6 +69,11 @@ def plural(noun: str) -> str:
 
 
 def without_colours(text: str) -> str:
-    """'red apple' -> 'apple'; a name that is nothing but a colour stays."""
-    words = [word for word in text.split() if word.lower() not in COLOUR_WORDS]
+    """'red apple' -> 'apple', 'light blue heart' -> 'heart'; a name that is nothing but a colour stays."""
+    words = re.sub(rf"\b((light|dark) )?({'|'.join(sorted(COLOUR_WORDS))})\b", " ", text, flags=re.IGNORECASE).split()
     return " ".join(words) or text
+
+
+def base_noun(label: str) -> str:
+    """The name that things of all colours share: 'green apple' and 'red apple' -> 'apple'."""
+    return without_colours(nouns(label)[0])

@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from training.dataset import recolourable, simple
-from training.grammar import phrases
+from training.grammar import base_noun, phrases
 from training.paint import COLOURS
 
+HUES = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 HELDOUT = Path(__file__).with_name("heldout.json")
 
 
 @dataclass(frozen=True)
 class Heldout:
-    """Pictures (concept, style), colours of things (colour, concept) and pairs of concepts kept for evaluation."""
+    """Pictures (concept, style), colours of things (colour, noun) and pairs of concepts kept for evaluation."""
 
     cells: frozenset[tuple[str, str]] = frozenset()
     colour_nouns: frozenset[tuple[str, str]] = frozenset()
@@ -32,7 +33,7 @@ class Heldout:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         return cls(
             cells=frozenset((cell["concept"], cell["style"]) for cell in data["cells"]),
-            colour_nouns=frozenset((item["colour"], item["concept"]) for item in data["colour_nouns"]),
+            colour_nouns=frozenset((item["colour"], item["noun"]) for item in data["colour_nouns"]),
             pairs=frozenset(frozenset(pair["concepts"]) for pair in data["pairs"]),
         )
 
@@ -59,12 +60,15 @@ def choose(rows: list[dict], seed: int = 0, cells: int = 104, colour_nouns: int 
             break
         order.remove(concept)
         chosen.append({"concept": concept, "label": known[concept][0]["label"], "style": style})
-    vivid = [c for c in usual if sum(map(recolourable, known[c])) >= 3]
-    hues = [colour for colour in COLOURS if colour not in ("white", "black", "gray", "brown", "teal")]
-    coloured = [
-        {"colour": hues[i % len(hues)], "concept": str(c), "label": known[str(c)][0]["label"]}
-        for i, c in enumerate(rng.permutation(sorted(vivid))[:colour_nouns])
-    ]
+    vivid: dict[str, list[float]] = {}
+    for concept in usual:
+        found = [row["hue"] for row in known[concept] if recolourable(row)]
+        if len(found) >= 3:
+            vivid.setdefault(base_noun(known[concept][0]["label"]), []).extend(found)
+    coloured = []
+    for i, noun in enumerate(rng.permutation(sorted(vivid))[:colour_nouns]):
+        unusual = [colour for colour in HUES if _foreign(COLOURS[colour][0], vivid[noun])]
+        coloured += [{"colour": unusual[i % len(unusual)], "noun": str(noun)}] if unusual else []
     ends = rng.permutation(sorted(usual))
     met = [[str(a), str(b)] for a, b in zip(ends[:pairs], ends[pairs : 2 * pairs], strict=False)]
     return {
@@ -73,6 +77,11 @@ def choose(rows: list[dict], seed: int = 0, cells: int = 104, colour_nouns: int 
         "colour_nouns": coloured,
         "pairs": [{"concepts": pair, "labels": [known[c][0]["label"] for c in pair]} for pair in met],
     }
+
+
+def _foreign(hue: float, own: list[float]) -> bool:
+    """Whether a hue lies more than 60 degrees from all that a thing has by itself."""
+    return all(abs((hue - other + 180) % 360 - 180) > 60 for other in own)
 
 
 def write(data: dict, path: Path | str = HELDOUT) -> None:

@@ -1,0 +1,233 @@
+"""Composed training examples: English, pixels that agree with the caption, and what must never be sampled."""
+
+import colorsys
+import json
+
+import numpy as np
+import pytest
+
+from training.captions import PLACES, RECIPES, RELATIONS, STYLES, Composer, compose_many
+from training.dataset import Dataset
+from training.grammar import base_noun, countable, nouns, plural, with_article, without_colours
+from training.heldout import Heldout
+from training.paint import BACKGROUNDS, COLOURS, JITTER, recolour
+
+LABELS = {
+    "1f34e": ("red apple", "food-drink"),
+    "1f34f": ("green apple", "food-drink"),
+    "1f697": ("automobile", "travel-places"),
+    "1f431": ("cat", "animals-nature"),
+    "1f347": ("grapes", "food-drink"),
+    "1f44b": ("waving hand", "people-body"),
+}
+
+
+def disc(rgb: tuple[int, int, int], size: int = 32) -> np.ndarray:
+    """A disc of one colour, with a green square inside and soft edges."""
+    y, x = np.mgrid[:size, :size] - (size - 1) / 2
+    picture = np.zeros((size, size, 4), np.uint8)
+    picture[..., :3] = rgb
+    picture[size // 2 : size // 2 + 4, size // 2 : size // 2 + 4, :3] = (20, 200, 60)
+    picture[..., 3] = np.clip((size * 0.4 - np.hypot(x, y)) * 255, 0, 255)
+    return picture
+
+
+def row(concept: str, style: str, **changes) -> dict:
+    label, group = LABELS[concept]
+    facts = {"tags": ["tasty", "red"], "keywords": [], "skin_tone": "default", "subgroup": "", "flip": True}
+    facts |= {"hue": 0.0, "chroma": 1.0, "unity": 1.0, "id": f"{style}/{concept}", "source": "made"}
+    return facts | {"concept": concept, "label": label, "group": group, "style": style} | changes
+
+
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    rows = [row(concept, style) for style in STYLES[:2] for concept in LABELS]
+    return Dataset(np.stack([disc((220, 30, 30))] * len(rows)), rows)
+
+
+def draw(composer: Composer, n: int, seed: int = 0) -> list[tuple]:
+    return [composer.sample(np.random.default_rng((seed, i))) for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("noun", "expected"),
+    [
+        ("red apple", "a red apple"),
+        ("octopus", "an octopus"),
+        ("unicorn", "a unicorn"),
+        ("hourglass", "an hourglass"),
+        ("one-piece swimsuit", "a one-piece swimsuit"),
+        ("grapes", "grapes"),
+        ("small scissors", "small scissors"),
+        ("face with smiling eyes", "a face with smiling eyes"),
+        ("two-hump camel", "a two-hump camel"),
+        ("men wrestling", "men wrestling"),
+        ("Statue of Liberty", "the Statue of Liberty"),
+    ],
+)
+def test_article(noun, expected):
+    assert with_article(noun) == expected
+
+
+@pytest.mark.parametrize(
+    ("noun", "expected"),
+    [("cat", "cats"), ("red fox", "red foxes"), ("gray mouse", "gray mice"), ("berry", "berries"), ("key", "keys")],
+)
+def test_plural(noun, expected):
+    assert countable(noun)
+    assert plural(noun) == expected
+
+
+@pytest.mark.parametrize("noun", ["grapes", "cup of coffee", "men wrestling", "person running"])
+def test_uncountable_nouns_are_not_counted(noun):
+    assert not countable(noun)
+
+
+def test_names_read_as_a_person_would_say_them():
+    assert nouns("automobile")[0] == "car"
+    assert nouns("woman: red hair") == ("woman with red hair",)
+    assert nouns("man: bald") == ("bald man",)
+    assert nouns("man’s shoe") == ("man's shoe",)
+
+
+def test_colour_words_are_dropped_unless_they_are_the_name():
+    assert without_colours("light blue heart") == "heart"
+    assert without_colours("orange") == "orange"
+    assert base_noun("green apple") == base_noun("red apple") == "apple"
+
+
+@pytest.mark.parametrize("colour", ["yellow", "green", "blue", "purple", "pink"])
+def test_recolouring_moves_the_main_hue_and_nothing_else(colour):
+    picture = disc((220, 30, 30))
+    painted = recolour(picture, 0.0, colour)
+    hue = colorsys.rgb_to_hsv(*(painted[8, 16, :3] / 255))[0] * 360
+    assert abs((hue - COLOURS[colour][0] + 180) % 360 - 180) < 8
+    assert np.abs(painted[18, 18, :3].astype(int) - picture[18, 18, :3]).max() <= 6  # the green square
+    np.testing.assert_array_equal(painted[..., 3], picture[..., 3])
+
+
+@pytest.mark.parametrize(("colour", "low", "high"), [("black", 0, 80), ("gray", 110, 200), ("white", 225, 255)])
+def test_recolouring_to_greys_sets_the_level(colour, low, high):
+    level = recolour(disc((220, 30, 30)), 0.0, colour)[8, 16, :3]
+    assert low <= level.min() <= level.max() <= high
+    assert np.ptp(level.astype(int)) < 20
+
+
+def test_background_is_the_one_that_the_caption_names(dataset):
+    named = 0
+    for picture, caption, facts in draw(Composer(dataset, 32), 150):
+        if facts["recipe"] != "plain":
+            continue
+        name = next((n for n in sorted(BACKGROUNDS, key=len, reverse=True) if f" {n} background" in caption), "white")
+        assert facts["background"] == name
+        jitter = 0 if name == "white" else JITTER
+        assert np.abs(picture[0, 0].astype(int) - BACKGROUNDS[name]).max() <= jitter
+        named += "background" in caption
+    assert named > 20
+
+
+def test_edges_blend_without_a_fringe(dataset):
+    """A red disc on white has pixels between red and white only: no dark or foreign rim."""
+    picture, _ = Composer(dataset, 24).reference(0)
+    rim = picture[picture[..., 0] > 225]
+    assert (rim[:, 1] >= 28).all()
+    assert (np.abs(rim[:, 1].astype(int) - rim[:, 2]) <= 12).all()
+
+
+def test_reference_is_the_plain_caption(dataset):
+    picture, caption = Composer(dataset, 32).reference(0)
+    assert picture.shape == (32, 32, 3)
+    assert caption == "an apple, fluent 3d style"
+    assert (picture[0, 0] == 255).all()
+
+
+def test_places_put_the_object_there(dataset):
+    for picture, caption, facts in draw(Composer(dataset, 64), 400):
+        if facts["place"] is None:
+            continue
+        assert facts["place"] in caption
+        background = np.array(facts["background_rgb"])
+        y, x = np.nonzero(np.abs(picture.astype(int) - background).max(-1) > 60)
+        for at, want in zip((x.mean() / 63, y.mean() / 63), PLACES[facts["place"]], strict=True):
+            assert abs(at - (0.28 if want == 0 else 0.72 if want == 1 else 0.5)) < 0.25
+
+
+def test_pairs_lie_as_the_relation_says(dataset):
+    """Objects differ by colour here, so that each can be found in the picture."""
+    rows = [row("1f34e", "noto"), row("1f431", "noto", hue=240.0)]
+    composer = Composer(Dataset(np.stack([disc((220, 30, 30)), disc((30, 30, 220))]), rows), 48)
+    seen = set()
+    for picture, caption, facts in draw(composer, 1500):
+        plain = facts["colours"] == [None, None] and facts["background"] == "white"
+        if facts["relation"] is None or RELATIONS[facts["relation"]] is None or not plain:
+            continue
+        red = np.argwhere((picture[..., 0] > 180) & (picture[..., 2] < 90)).mean(0)[::-1]
+        blue = np.argwhere((picture[..., 2] > 180) & (picture[..., 0] < 90)).mean(0)[::-1]
+        first, second = (red, blue) if facts["rows"][0] == 0 else (blue, red)
+        assert f" {facts['relation']} " in caption
+        assert np.dot(first - second, RELATIONS[facts["relation"]]) > 15
+        seen.add(facts["relation"])
+    assert len(seen) == 4
+
+
+def test_counts_draw_that_many(dataset):
+    for picture, caption, facts in draw(Composer(dataset, 96), 300):
+        if facts["recipe"] != "count":
+            continue
+        assert len(facts["rows"]) == facts["count"] == {"two": 2, "three": 3, "four": 4, "five": 5}[caption.split()[0]]
+        covered = (np.abs(picture.astype(int) - np.array(facts["background_rgb"])).max(-1) > 40).mean()
+        side = 0.48 if facts["count"] == 2 else 0.36 if facts["count"] == 5 else 0.46
+        assert covered == pytest.approx(facts["count"] * np.pi * (0.4 * side) ** 2, rel=0.25)
+
+
+def test_held_out_is_never_sampled(dataset):
+    heldout = Heldout(
+        cells=frozenset({("1f431", "fluent 3d")}),
+        colour_nouns=frozenset({("blue", "apple")}),
+        pairs=frozenset({frozenset({"1f34e", "1f697"})}),
+    )
+    for _, caption, facts in draw(Composer(dataset, 16, heldout), 1500):
+        assert not any((concept, facts["style"]) in heldout.cells for concept in facts["concepts"])
+        assert "blue apple" not in caption
+        assert frozenset(facts["concepts"]) not in heldout.pairs
+
+
+def test_recoloured_captions_say_no_second_colour(dataset):
+    for _, caption, facts in draw(Composer(dataset, 16), 300):
+        if facts["recipe"] == "recolour" and facts["colours"][0] not in ("red", None):
+            assert "red" not in caption.split(" on ")[0].replace(",", " ").split()
+
+
+def test_same_seed_gives_the_same_example(dataset):
+    composer = Composer(dataset, 16)
+    for (one, words, facts), (other, again, same) in zip(draw(composer, 30), draw(composer, 30), strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert (words, facts) == (again, same)
+    assert [caption for _, caption, _ in draw(composer, 30, seed=1)] != [c for _, c, _ in draw(composer, 30)]
+
+
+def test_every_recipe_is_drawn(dataset):
+    assert {facts["recipe"] for _, _, facts in draw(Composer(dataset, 16), 200)} == set(RECIPES)
+    assert sum(RECIPES.values()) == pytest.approx(1)
+
+
+def test_compose_many_does_not_depend_on_workers_or_length(dataset, tmp_path):
+    np.save(tmp_path / "pictures.npy", dataset.pictures)
+    (tmp_path / "index.json").write_text(json.dumps(dataset.rows))
+    options = {"seed": 3, "root": tmp_path, "heldout": None, "size": 16}
+    short = compose_many(4, out=tmp_path / "short", workers=1, **options)
+    long = compose_many(7, out=tmp_path / "long", workers=2, **options)
+    assert long[:4] == short == json.loads((tmp_path / "short" / "captions.json").read_text())
+    pictures = np.load(tmp_path / "long" / "pictures.npy")
+    assert pictures.shape == (7, 16, 16, 3)
+    np.testing.assert_array_equal(pictures[:4], np.load(tmp_path / "short" / "pictures.npy"))
+
+
+def test_bad_arguments_are_named(dataset, tmp_path):
+    with pytest.raises(ValueError, match="size must be at least 8"):
+        Composer(dataset, 4)
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        compose_many(0, seed=0, out=tmp_path)
+    everything = Heldout(cells=frozenset((r["concept"], r["style"]) for r in dataset.rows))
+    with pytest.raises(ValueError, match="leaves none of the 12 pictures"):
+        Composer(dataset, 16, everything)
