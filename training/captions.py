@@ -243,7 +243,7 @@ class Composer:
         facts = self.dataset.rows[parts[0].row]
         pieces = [words]
         if len(parts) == 1 and rng.random() < 0.15:
-            pieces += _keywords(rng, facts, parts[0].colour is not None)
+            pieces += _keywords(rng, facts)
         draw = rng.random()
         if draw < 0.4:
             pieces.append(f"{facts['style']} style")
@@ -285,11 +285,11 @@ def _skin(row: dict) -> str:
     return "" if row["skin_tone"] == "default" else f" with {row['skin_tone']} skin"
 
 
-def _keywords(rng: np.random.Generator, row: dict, recoloured: bool) -> list[str]:
-    """One to three keywords that say something new, none of them a colour that no longer holds."""
+def _keywords(rng: np.random.Generator, row: dict) -> list[str]:
+    """One to three keywords that say something new. No colours: not every style draws a car in red."""
     said = set(re.findall(r"[a-z]+", row["label"].lower()))
     words = dict.fromkeys(w for w in row["tags"] + row["keywords"] if re.fullmatch(r"[a-z]{3,}( [a-z]+)?", w))
-    words = [w for w in words if w not in said and not (recoloured and COLOUR_WORDS & set(w.split()))]
+    words = [w for w in words if w not in said and not COLOUR_WORDS & set(w.split())]
     if not words:
         return []
     return [str(w) for w in rng.choice(words, min(int(rng.integers(1, 4)), len(words)), replace=False)]

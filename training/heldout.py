@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from training.dataset import recolourable, simple
-from training.grammar import base_noun, phrases
+from training.grammar import base_noun, nouns, phrases, with_article
 from training.paint import COLOURS
 
 HUES = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
@@ -82,6 +82,33 @@ def choose(rows: list[dict], seed: int = 0, cells: int = 104, colour_nouns: int 
 def _foreign(hue: float, own: list[float]) -> bool:
     """Whether a hue lies more than 60 degrees from all that a thing has by itself."""
     return all(abs((hue - other + 180) % 360 - 180) > 60 for other in own)
+
+
+def prompts(data: dict, rows: list[dict]) -> list[dict]:
+    """Evaluation prompts with what each should show: kind, prompt and the facts to check; always the same ones.
+
+    Kinds: `cell`, `colour` and `pair` are held out of training; `seen` are everyday things on named backgrounds.
+    """
+    labels = {row["concept"]: row["label"] for row in rows if simple(row)}
+    everyday = sorted(c for c, label in labels.items() if label in phrases()["everyday"])
+    backgrounds = ("blue", "yellow", "pink", "green", "black", "orange")
+    relations = ("next to", "above", "to the left of", "below", "to the right of")
+    out = []
+    for cell in data["cells"]:
+        words = with_article(nouns(cell["label"])[0])
+        out.append({"kind": "cell", "prompt": f"{words}, {cell['style']} style", **cell})
+    for item in data["colour_nouns"]:
+        words = with_article(f"{item['colour']} {item['noun']}")
+        out.append({"kind": "colour", "prompt": words, **item})
+    for i, pair in enumerate(data["pairs"]):
+        first, second = (with_article(nouns(label)[0]) for label in pair["labels"])
+        relation = relations[i % len(relations)]
+        out.append({"kind": "pair", "prompt": f"{first} {relation} {second}", "relation": relation, **pair})
+    for i, concept in enumerate(everyday):
+        colour, words = backgrounds[i % len(backgrounds)], with_article(nouns(labels[concept])[0])
+        prompt = f"{words} on {with_article(colour)} background"
+        out.append({"kind": "seen", "prompt": prompt, "concept": concept, "background": colour})
+    return out
 
 
 def write(data: dict, path: Path | str = HELDOUT) -> None:

@@ -165,3 +165,18 @@ def test_heldout_choice_is_fixed_by_its_seed_and_leaves_the_concept_in_training(
     heldout.write(data, tmp_path / "heldout.json")
     read = heldout.Heldout.load(tmp_path / "heldout.json")
     assert (len(read.cells), len(read.colour_nouns), len(read.pairs)) == (8, 4, 3)
+
+
+def test_evaluation_prompts_say_what_was_held_out():
+    rows = [{"concept": "1f98a", "label": "fox", "group": "animals-nature", "skin_tone": "default"}]
+    data = {
+        "cells": [{"concept": "1f419", "label": "octopus", "style": "noto"}],
+        "colour_nouns": [{"colour": "orange", "noun": "car"}],
+        "pairs": [{"concepts": ["1f98a", "1f347"], "labels": ["fox", "grapes"]}],
+    }
+    assert [item["prompt"] for item in heldout.prompts(data, rows)] == [
+        "an octopus, noto style",
+        "an orange car",
+        "a fox next to grapes",
+        "a fox on a blue background",
+    ]
