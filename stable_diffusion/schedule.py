@@ -134,8 +134,8 @@ class NoiseSchedule:
         elif spacing == "leading":
             grid = np.arange(points, dtype=np.float64)[::-1] * (total // points) + self.config.steps_offset
         elif spacing == "trailing":
-            # By count rather than by stride: a floating-point stride makes one step too many at some n, 61 for one.
-            grid = (total - np.arange(num_inference_steps) * (total / num_inference_steps)).round() - 1
+            # Counting down by a stride that floating point rounds may make a step too many: at n = 61 for one.
+            grid = np.arange(total, 0, -total / num_inference_steps)[:num_inference_steps].round() - 1
         else:
             raise ValueError(f"timestep_spacing must be leading, linspace or trailing, got {spacing!r}")
         if grid[0] > total - 1:
