@@ -1,0 +1,116 @@
+"""The same runs for programs: `/text2image` and `/image2image`, for gradio_client and for anything that speaks HTTP.
+
+Both stream: every step answers with no pictures and a JSON object about the step, its `preview` a data URI; the last
+answer holds the pictures as PNG files, with their settings inside.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from PIL import Image
+
+from . import live
+from .image2image import photo_input
+from .models import ModelHolder
+from .options import FITS, PREVIEWS, SAMPLERS, Defaults
+from .request import Request, photo_path
+from .run import Event, dropped_text, run
+from .tab import QUEUE
+
+Answer = tuple[list[Image.Image], dict[str, Any]]
+
+
+def add_endpoints(holder: ModelHolder) -> None:
+    """Add both endpoints to the Blocks that are being built. Their components are never drawn."""
+
+    def text2image(
+        prompt: str, height: int | None = None, width: int | None = None, seed: int | None = None, **others: Any
+    ) -> Iterator[Answer]:
+        """Draw a picture from words. Streams every step; the last answer holds the pictures as PNG files."""
+        yield from answers(holder, prompt=prompt, height=height, width=width, seed=seed, **others)
+
+    def image2image(
+        image: str,
+        prompt: str,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int | None = None,
+        **others: Any,
+    ) -> Iterator[Answer]:
+        """Draw a new picture over a photo. Streams every step; the last answer holds the pictures as PNG files."""
+        yield from answers(holder, image, prompt=prompt, height=height, width=width, seed=seed, **others)
+
+    for function in (text2image, image2image):
+        gr.Button(visible=False).click(
+            function,
+            inputs_kwargs=arguments(holder.defaults, photo=function is image2image),
+            outputs=[gr.Gallery(label="images", format="png", visible=False), gr.JSON(label="step", visible=False)],
+            api_name=function.__name__,
+            concurrency_id=QUEUE,
+            concurrency_limit=1,
+        )
+
+
+def arguments(defaults: Defaults, *, photo: bool) -> dict[str, Component]:
+    """The arguments of an endpoint, in order, as components that carry type and default."""
+
+    def number(name: str, value: float | None = None) -> gr.Number:
+        return gr.Number(value, label=name, visible=False)
+
+    def choice(name: str, choices: dict[str, str], value: str) -> gr.Textbox:
+        return gr.Textbox(value, label=f"{name}: {', '.join(choices)}", visible=False)
+
+    picture = {"image": photo_input(label="image", visible=False)} if photo else {}
+    picture_settings = {
+        "strength": number("strength", defaults.strength),
+        "fit": choice("fit", FITS, "crop"),
+    }
+    return {
+        **picture,
+        "prompt": gr.Textbox(label="prompt", visible=False),
+        **(picture_settings if photo else {}),
+        "negative_prompt": gr.Textbox("", label="negative_prompt", visible=False),
+        "num_inference_steps": number("num_inference_steps", defaults.num_inference_steps),
+        "guidance_scale": number("guidance_scale", defaults.guidance_scale),
+        "height": number("height"),
+        "width": number("width"),
+        "sampler": choice("sampler", SAMPLERS, defaults.sampler),
+        "seed": number("seed"),
+        "num_images": number("num_images", 1),
+        "preview": choice("preview", PREVIEWS, defaults.preview),
+        "preview_every": number("preview_every", 1),
+    }
+
+
+def answers(holder: ModelHolder, image: str | None = "", **named: Any) -> Iterator[Answer]:
+    """Run a request and answer with every step; gr.Error, naming the argument, where it can't be run."""
+    try:
+        photo = None if image == "" else photo_path(image)
+        request = Request(**named, photo=photo)
+        pipeline = holder.pipeline()
+        request = request.for_side(pipeline.default_size)
+        dropped = dropped_text(pipeline, request)
+        for event in run(pipeline, request):
+            yield event.images or [], describe(event, dropped)
+    except ValueError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+
+
+def describe(event: Event, dropped: dict[str, str]) -> dict[str, Any]:
+    """A step as JSON; `dropped` names the text that was too long for the model."""
+    return {
+        "step": event.index,
+        "total": event.total,
+        "timestep": event.timestep,
+        "sigma": None if math.isinf(event.sigma) else event.sigma,
+        "seed": event.seed,
+        "seconds_per_step": event.seconds_per_step,
+        "preview": live.data_uri(event.x_0),
+        "finished": event.images is not None,
+        "dropped": dropped,
+    }

@@ -1,0 +1,101 @@
+"""The controls that both tabs share, named as in `Request`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from .options import MAX_GUIDANCE, MAX_IMAGES, PREVIEWS, SAMPLERS, Defaults
+
+Controls = dict[str, Component]
+"""Argument name -> the component that holds its value."""
+
+MAX_PAGE_STEPS = 150
+
+
+def prompt_controls(placeholder: str, kind: str) -> Controls:
+    """Prompt and negative prompt. `kind` tells the tabs' element ids apart."""
+    return {
+        "prompt": gr.Textbox(
+            label="Prompt",
+            placeholder=placeholder,
+            lines=2,
+            max_lines=6,
+            elem_id=f"{kind}-prompt",
+        ),
+        "negative_prompt": gr.Textbox(
+            label="Negative prompt",
+            placeholder="What to keep out of the picture (optional)",
+            lines=1,
+            max_lines=4,
+            elem_id=f"{kind}-negative",
+        ),
+    }
+
+
+def sampling_controls(defaults: Defaults, kind: str) -> Controls:
+    """Steps, guidance and seed, always in view."""
+    with gr.Row():
+        steps = gr.Slider(
+            1,
+            MAX_PAGE_STEPS,
+            value=defaults.num_inference_steps,
+            step=1,
+            label="Steps",
+            info="More steps: slower, often finer",
+            elem_id=f"{kind}-steps",
+        )
+        guidance = gr.Slider(
+            0,
+            MAX_GUIDANCE,
+            value=defaults.guidance_scale,
+            step=0.5,
+            label="Guidance",
+            info="How closely to follow the prompt",
+            elem_id=f"{kind}-guidance",
+        )
+    with gr.Row(elem_classes="seed-row"):
+        seed = gr.Textbox(  # a gr.Number can't be empty: it would show 0
+            label="Seed",
+            placeholder="random",
+            info="The same seed and settings give the same picture",
+            elem_id=f"{kind}-seed",
+            scale=3,
+        )
+        dice = gr.Button("Random", size="sm", elem_id=f"{kind}-dice", scale=1, min_width=90)
+        reuse = gr.Button("Reuse last", size="sm", elem_id=f"{kind}-reuse", scale=1, min_width=90)
+    dice.click(lambda: "", outputs=seed, queue=False, show_progress="hidden", api_visibility="private")
+    return {"num_inference_steps": steps, "guidance_scale": guidance, "seed": seed, "_reuse": reuse}
+
+
+def more_controls(defaults: Defaults, kind: str) -> Controls:
+    """Sampler, size, number of pictures and preview, folded away."""
+    sides: dict[str, Any] = {
+        "minimum": defaults.min_side,
+        "maximum": defaults.max_side,
+        "value": defaults.side,
+        "step": defaults.side_step,
+    }
+    with gr.Accordion("More settings", open=False):
+        with gr.Row():
+            sampler = gr.Dropdown(
+                [(label, name) for name, label in SAMPLERS.items()],
+                value=defaults.sampler,
+                label="Sampler",
+                info="The recipe that removes the noise",
+                elem_id=f"{kind}-sampler",
+            )
+            preview = gr.Dropdown(
+                [(label, name) for name, label in PREVIEWS.items()],
+                value=defaults.preview,
+                label="Live preview",
+                info="How each step is drawn",
+                elem_id=f"{kind}-preview",
+            )
+        with gr.Row():
+            width = gr.Slider(**sides, label="Width", elem_id=f"{kind}-width")
+            height = gr.Slider(**sides, label="Height", elem_id=f"{kind}-height")
+        count = gr.Slider(1, MAX_IMAGES, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
+    return {"sampler": sampler, "preview": preview, "width": width, "height": height, "num_images": count}

@@ -1,0 +1,139 @@
+"""The tab that draws a new picture over a photo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+from gradio.data_classes import ImageData
+
+from . import live
+from .controls import Controls, more_controls, prompt_controls, sampling_controls
+from .models import ModelHolder
+from .options import FITS
+from .request import Request, photo_path
+from .run import fitted_photo
+from .tab import QUIET, Tab, Values, connect, run_buttons, run_column
+
+PHOTOS = Path(__file__).resolve().parent.parent / "assets" / "examples"
+EXAMPLES = (
+    ("cat.jpg", "a cat face, fluent 3d style"),
+    ("coffee.jpg", "a cup of coffee, noto style"),
+    ("rocket.jpg", "a rocket, twemoji style, on a blue background"),
+    ("flower.jpg", "a red flower, fluent flat style"),
+)
+
+
+def photo_input(**options: object) -> gr.Image:
+    """An image input that hands over the upload as it is: the library reads it, and says what is wrong with it."""
+    image = gr.Image(type="filepath", image_mode=None, **options)
+    read = image.preprocess
+
+    def path_of(payload: ImageData | None) -> str | None:
+        # A webcam's picture comes as text and becomes a file first.
+        return payload.path if payload is not None and payload.path else read(payload)
+
+    image.preprocess = path_of  # not a subclass: for one, Gradio writes a stub file beside the module
+    return image
+
+
+class PhotoTab(Tab):
+    """A tab whose request needs a photo."""
+
+    def request(self, values: Values) -> Request:
+        """The request that the controls ask for; ValueError where they can't be meant, or the photo is missing."""
+        photo_path(values[self.controls["photo"]])
+        return super().request(values)
+
+
+def image2image(holder: ModelHolder) -> Tab:
+    """Build the tab and make it work."""
+    kind = "i2i"
+    with gr.Row(equal_height=False, elem_classes="workbench"):
+        with gr.Column(scale=4, min_width=320, elem_classes="controls"):
+            controls = photo_controls(holder, kind)
+            controls |= prompt_controls("What the photo should become: a cat face, fluent 3d style", kind)
+            generate, stop = run_buttons(kind)
+            controls |= sampling_controls(holder.defaults, kind)
+            controls |= more_controls(holder.defaults, kind)
+            examples = [[str(PHOTOS / name), text] for name, text in EXAMPLES]
+            gr.Examples(
+                examples, [controls["photo"], controls["prompt"]], label="Try one of these", api_visibility="private"
+            )
+        with gr.Column(scale=5, min_width=320):
+            view, results = run_column(kind)
+    reuse, start, steps_note = (controls.pop(name) for name in ("_reuse", "_start", "_steps"))
+    tab = PhotoTab(kind, controls, generate, stop, view, results, gr.State(None))
+    connect(tab, holder, reuse)
+    connect_start(tab, holder, start, steps_note)
+    return tab
+
+
+def photo_controls(holder: ModelHolder, kind: str) -> Controls:
+    """The photo, how it is fitted, and how much of it is replaced."""
+    photo = photo_input(
+        label="Photo",
+        sources=["upload", "clipboard", "webcam"],
+        height=220,
+        elem_id=f"{kind}-photo",
+    )
+    with gr.Row():
+        fit = gr.Radio(
+            [(label, name) for name, label in FITS.items()],
+            value="crop",
+            label="Fit",
+            info="Where the photo's shape differs",
+            elem_id=f"{kind}-fit",
+        )
+        strength = gr.Slider(
+            0.05,
+            1,
+            value=holder.defaults.strength,
+            step=0.05,
+            label="Strength",
+            info="Low: stay close to the photo. High: follow the prompt",
+            elem_id=f"{kind}-strength",
+        )
+    steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note")
+    start = gr.HTML(elem_id=f"{kind}-start")
+    return {"photo": photo, "fit": fit, "strength": strength, "_steps": steps, "_start": start}
+
+
+def connect_start(tab: Tab, holder: ModelHolder, start: gr.HTML, steps_note: gr.Markdown) -> None:
+    """Show, as the controls move, how many steps will run and what they start from."""
+    controls = tab.controls
+    watched = [controls[name] for name in ("photo", "fit", "strength", "num_inference_steps", "width", "height")]
+
+    def describe(strength: float, steps: int) -> str:
+        runs = max(1, int(steps * strength))
+        return f"Runs **{runs} of {steps} steps**, from the noisy photo on."
+
+    steps_inputs = [controls["strength"], controls["num_inference_steps"]]
+    gr.on([component.change for component in steps_inputs], describe, steps_inputs, steps_note, **QUIET)
+    steps_note.value = describe(holder.defaults.strength, holder.defaults.num_inference_steps)
+
+    def draw(values: Values) -> str:
+        if values[controls["photo"]] is None:
+            return ""
+        try:
+            request = tab.request(values).for_side(holder.pipeline().default_size)
+            return start_view(fitted_photo(request))
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    gr.on(
+        [component.change for component in watched],
+        draw,
+        set(controls.values()),
+        start,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        concurrency_id="start",
+        concurrency_limit=1,
+        api_visibility="private",
+    )
+
+
+def start_view(*pictures) -> str:
+    """The photo as it will be used."""
+    return f'<img src="{live.data_uri(pictures[0])}" alt="The photo as it will be used">'

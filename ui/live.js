@@ -1,0 +1,140 @@
+// Draws the messages of ui/live.py. Runs once per live view; `element`, `props` and `watch` come from Gradio.
+const root = element.querySelector(".live");
+const find = (selector) => root.querySelector(selector);
+const [picture, noisy, hint] = [find(".x0 img"), find(".xt img"), find(".hint")];
+const [film, player, scrub, play] = [find(".film"), find(".player"), find(".scrub"), find(".play")];
+const IDLE = "Your picture appears here, out of noise, step by step.";
+
+let run = null;
+let frames = [];
+let timer = null;
+
+function seconds(value) {
+  if (value < 60) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
+  return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+}
+
+function setPicture(img, source, alt) {
+  img.hidden = !source;
+  if (source) {
+    img.src = source;
+    img.alt = alt;
+  } else {
+    img.removeAttribute("src");
+  }
+}
+
+function setFact(name, text) {
+  find(`[data-fact="${name}"]`).textContent = text;
+}
+
+function show(frame) {
+  setPicture(picture, frame.x0, `The picture at step ${frame.index} of ${frame.total}`);
+  setPicture(noisy, frame.xt, `The noisy picture at step ${frame.index} of ${frame.total}`);
+  hint.textContent = frame.x0 ? "" : "No preview for this step.";
+  setFact("step", `${frame.index} of ${frame.total}`);
+  setFact("timestep", frame.timestep);
+  setFact("sigma", frame.sigma === null ? "∞" : frame.sigma);
+  setFact("seed", frame.seed);
+  find(".facts").hidden = false;
+  scrub.value = frame.index;
+  scrub.setAttribute("aria-valuetext", `step ${frame.index} of ${frame.total}`);
+  for (const thumb of film.children) thumb.toggleAttribute("data-current", Number(thumb.dataset.index) === frame.index);
+}
+
+function setProgress(share) {
+  find(".bar i").style.width = `${100 * share}%`;
+  find(".bar").setAttribute("aria-valuenow", Math.round(100 * share));
+}
+
+function addThumb(frame) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.dataset.index = frame.index;
+  button.setAttribute("aria-label", `Show step ${frame.index}`);
+  const img = document.createElement("img");
+  img.src = frame.x0;
+  img.alt = "";
+  button.append(img);
+  button.addEventListener("click", () => {
+    pause();
+    show(frame);
+  });
+  film.append(button);
+  film.hidden = false;
+  film.scrollLeft = film.scrollWidth;
+}
+
+function add(frame) {
+  frames.push(frame);
+  if (frame.x0) addThumb(frame);
+  show(frame);
+  scrub.max = frame.total;
+  setProgress(frame.index / frame.total);
+  setFact("seconds", seconds(frame.seconds));
+  setFact("left", seconds(frame.left));
+}
+
+function reset(id) {
+  pause();
+  run = id;
+  frames = [];
+  film.replaceChildren();
+  film.hidden = player.hidden = find(".facts").hidden = true;
+  setPicture(picture, null);
+  setPicture(noisy, null);
+  setProgress(0);
+}
+
+function pause() {
+  clearInterval(timer);
+  timer = null;
+  play.textContent = "▶";
+  play.setAttribute("aria-label", "Play the steps");
+}
+
+function nearest(index) {
+  const seen = frames.filter((frame) => frame.x0);
+  return seen.reduce((best, frame) => (Math.abs(frame.index - index) < Math.abs(best.index - index) ? frame : best), seen[0]);
+}
+
+function startPlaying() {
+  const seen = frames.filter((frame) => frame.x0);
+  let next = Number(scrub.value) >= seen[seen.length - 1].index ? 0 : seen.findIndex((frame) => frame.index > scrub.value);
+  play.textContent = "❚❚";
+  play.setAttribute("aria-label", "Pause");
+  timer = setInterval(() => {
+    show(seen[next]);
+    next += 1;
+    if (next === seen.length) pause();
+  }, Math.max(60, 3000 / seen.length));
+}
+
+function update() {
+  const value = props.value || {};
+  if (value.run !== run) reset(value.run);
+  root.dataset.state = value.state;
+  if (["idle", "waiting", "failed"].includes(value.state)) {
+    find(".status").textContent = "";
+    hint.textContent = value.state === "idle" ? IDLE : value.text;
+    return;
+  }
+  if (value.frames) value.frames.forEach(add);
+  else if (!frames.length || frames[frames.length - 1].index < value.index) add(value);
+  else frames[frames.length - 1] = value;
+  const over = value.state !== "step";
+  player.hidden = !over || frames.filter((frame) => frame.x0).length < 2;
+  if (!over) return;
+  show(frames[frames.length - 1]);
+  find(".status").textContent =
+    value.state === "finished" ? `Finished in ${value.total} steps.` : `Stopped at step ${value.index} of ${value.total}.`;
+}
+
+play.addEventListener("click", () => (timer ? pause() : startPlaying()));
+scrub.addEventListener("input", () => {
+  pause();
+  show(nearest(Number(scrub.value)));
+});
+find(".show-xt").addEventListener("change", (event) => (find(".xt").hidden = !event.target.checked));
+watch("value", update);
+update();

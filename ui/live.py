@@ -1,0 +1,78 @@
+"""The live view: a component that receives one small message a step and keeps the film in the visitor's browser.
+
+Pictures travel inside the message, so that previews leave no files behind. The markup is fixed and the script sets
+text and pictures through the DOM: no value is ever read as HTML.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from .run import Event
+
+HERE = Path(__file__).parent
+MAX_PREVIEW = 1024
+
+
+def live_view(elem_id: str) -> gr.HTML:
+    """The live view of one tab, still empty."""
+    return gr.HTML(
+        value={"state": "idle"},
+        html_template=(HERE / "live.html").read_text(encoding="utf-8"),
+        css_template=(HERE / "live.css").read_text(encoding="utf-8"),
+        js_on_load=(HERE / "live.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        elem_id=elem_id,
+        label="Live view",
+    )
+
+
+def waiting(run_id: str, text: str) -> dict[str, Any]:
+    """The message that a run is about to begin, and what it waits for."""
+    return {"run": run_id, "state": "waiting", "text": text}
+
+
+def failed(run_id: str, text: str) -> dict[str, Any]:
+    """The message that a run could not be made."""
+    return {"run": run_id, "state": "failed", "text": text}
+
+
+def message(run_id: str, event: Event) -> dict[str, Any]:
+    """The message of one step."""
+    return {
+        "run": run_id,
+        "state": "step" if event.images is None else "stopped" if event.stopped else "finished",
+        "index": event.index,
+        "total": event.total,
+        "timestep": round(event.timestep),
+        "sigma": None if math.isinf(event.sigma) else round(event.sigma, 3),
+        "seconds": round(event.seconds_per_step, 3),
+        "left": round(event.seconds_left, 1),
+        "seed": event.seed,
+        "x0": data_uri(event.x_0),
+        "xt": data_uri(event.x_t, quality=60),
+    }
+
+
+def data_uri(image: Image.Image | None, quality: int = 85) -> str | None:
+    """A picture as text, for an img element; reduced where it is larger than a screen needs."""
+    if image is None:
+        return None
+    if max(image.size) > MAX_PREVIEW:
+        image = image.copy()
+        image.thumbnail((MAX_PREVIEW, MAX_PREVIEW))
+    return "data:image/webp;base64," + base64.b64encode(webp_bytes(image, quality)).decode("ascii")
+
+
+def webp_bytes(image: Image.Image, quality: int = 85) -> bytes:
+    """A picture as a small WebP file, encoded for speed."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=quality, method=1)
+    return buffer.getvalue()

@@ -1,0 +1,82 @@
+"""Settings inside a picture: the `parameters` text of a PNG, as AUTOMATIC1111's web UI writes and reads it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .options import SAMPLERS
+from .request import Request
+
+KEY = "parameters"
+PAIR = re.compile(r'\s*([A-Za-z][\w \-/+]*?):\s*("(?:\\.|[^"\\])*"|[^,]*)(?:,|$)')
+
+
+def write_infotext(request: Request, seed: int, model: str, stopped_at: tuple[int, int] | None = None) -> str:
+    """The text that goes with picture `seed` of a request; `stopped_at` (step, of how many) marks a partial one."""
+    pairs: dict[str, object] = {
+        "Steps": request.num_inference_steps,
+        "Sampler": SAMPLERS[request.sampler],
+        "CFG scale": f"{request.guidance_scale:g}",
+        "Seed": seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model": model.replace(",", " "),
+    }
+    if request.photo is not None:
+        pairs["Denoising strength"] = f"{request.strength:g}"
+    if stopped_at is not None:
+        pairs["Stopped at step"] = "{} of {}".format(*stopped_at)
+    lines = [request.prompt]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    lines.append(", ".join(f"{key}: {value}" for key, value in pairs.items()))
+    return "\n".join(lines)
+
+
+def parse_infotext(text: str) -> dict[str, Any]:
+    """Settings under the names of `Request`; what is missing, unknown or unreadable is left out."""
+    *lines, last = text.strip().split("\n")
+    pairs = dict(PAIR.findall(last)) if last.startswith("Steps: ") else {}
+    if not pairs:
+        lines.append(last)
+    prompt, _, negative = "\n".join(["", *lines]).partition("\nNegative prompt: ")
+    settings: dict[str, Any] = {"prompt": prompt.strip(), "negative_prompt": negative.strip()}
+    numbers = {
+        "num_inference_steps": ("Steps", int),
+        "guidance_scale": ("CFG scale", float),
+        "seed": ("Seed", int),
+        "strength": ("Denoising strength", float),
+    }
+    for name, (key, kind) in numbers.items():
+        try:
+            settings[name] = kind(pairs[key])
+        except (KeyError, ValueError):
+            continue
+    if size := re.fullmatch(r"(\d+)x(\d+)", pairs.get("Size", "").strip()):
+        settings["width"], settings["height"] = int(size[1]), int(size[2])
+    if sampler := _sampler(pairs.get("Sampler", "")):
+        settings["sampler"] = sampler
+    return settings
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings in a picture's file; ValueError says what is wrong with it."""
+    name = Path(path).name
+    try:
+        with Image.open(path) as image:
+            text = image.info.get(KEY)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise ValueError(f"{name!r} is not a picture that can be read: choose a PNG that this page made") from None
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{name!r} carries no settings: choose a PNG made here or by AUTOMATIC1111's web UI")
+    return parse_infotext(text)
+
+
+def _sampler(label: str) -> str | None:
+    """The sampler that a label means; other programs add a schedule's name to it, as in "DPM++ 2M Karras"."""
+    label = label.strip().lower()
+    fitting = [name for name, ours in SAMPLERS.items() if label == ours.lower() or label.startswith(ours.lower() + " ")]
+    return max(fitting, key=lambda name: len(SAMPLERS[name]), default=None)

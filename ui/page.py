@@ -1,0 +1,49 @@
+"""The page: a heading, the two tabs, and the endpoints for programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gradio as gr
+
+from .api import add_endpoints
+from .image2image import image2image
+from .models import ModelHolder
+from .options import QUEUE_SIZE
+from .text2image import text2image
+
+HERE = Path(__file__).parent
+TITLE = "Stable Diffusion, live"
+HEADING = """
+# Stable Diffusion, live
+Watch a picture come out of noise: at every step the model guesses the finished picture and takes a little noise away.
+"""
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+
+
+def build_page(holder: ModelHolder) -> gr.Blocks:
+    """Build the whole page around a model that may still be loading."""
+    # Results stay for a day, for their visitors to download; previews never become files.
+    with gr.Blocks(title=TITLE, delete_cache=(3600, 86400), analytics_enabled=False, fill_width=True) as page:
+        gr.Markdown(HEADING, elem_id="heading")
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Text2Image", id="text2image"):
+                text2image(holder)
+            with gr.Tab("Image2Image", id="image2image"):
+                image2image(holder)
+        add_endpoints(holder)
+    return page.queue(max_size=QUEUE_SIZE)
+
+
+def look() -> dict[str, object]:
+    """How the page looks, as arguments of `Blocks.launch`; all of it is served from here, none by another host."""
+    theme = gr.themes.Base(
+        primary_hue=gr.themes.colors.teal,
+        neutral_hue=gr.themes.colors.stone,
+        font=FONTS,
+        font_mono=MONO,
+        radius_size=gr.themes.sizes.radius_md,
+    )
+    keys = (HERE / "keys.js").read_text(encoding="utf-8")
+    return {"theme": theme, "css_paths": HERE / "style.css", "head": f"<script>{keys}</script>"}

@@ -1,0 +1,37 @@
+"""The tab that draws a picture from words."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from .controls import more_controls, prompt_controls, sampling_controls
+from .models import ModelHolder
+from .tab import Tab, connect, run_buttons, run_column
+
+EXAMPLES = (
+    "a rocket, noto style, on a blue background",
+    "a fox face, fluent 3d style",
+    "a red apple next to a yellow banana",
+    "three cats on a green background",
+    "a smiling sun, twemoji style",
+)
+
+
+def text2image(holder: ModelHolder) -> Tab:
+    """Build the tab and make it work."""
+    kind = "t2i"
+    with gr.Row(equal_height=False, elem_classes="workbench"):
+        with gr.Column(scale=4, min_width=320, elem_classes="controls"):
+            controls = prompt_controls("Describe a picture: a rocket, noto style, on a blue background", kind)
+            generate, stop = run_buttons(kind)
+            controls |= sampling_controls(holder.defaults, kind)
+            controls |= more_controls(holder.defaults, kind)
+            gr.Examples(
+                [[text] for text in EXAMPLES], controls["prompt"], label="Try one of these", api_visibility="private"
+            )
+        with gr.Column(scale=5, min_width=320):
+            view, results = run_column(kind)
+    reuse = controls.pop("_reuse")
+    tab = Tab(kind, controls, generate, stop, view, results, gr.State(None))
+    connect(tab, holder, reuse)
+    return tab
