@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from stable_diffusion.schedule import NoiseSchedule, steps_for_strength
+from .schedule import NoiseSchedule, steps_for_strength
 
 ModelFn = Callable[[Tensor, Tensor], Tensor]
 """A network: latents x_t (B, ...) and timesteps t (B,) to a prediction of x_t's shape."""
@@ -77,8 +77,8 @@ class DDPMSampler:
 
     def set_timesteps(self, num_inference_steps: int) -> None:
         """Lay out a whole run of n steps over the trained timesteps, with the configuration's spacing."""
-        spacing = self.schedule.config.timestep_spacing or "leading"
-        self._grid = [int(t) for t in self.schedule.timesteps(num_inference_steps, spacing).round()]
+        grid = self.schedule.timesteps(num_inference_steps, self.schedule.spacing("leading"))
+        self._grid = [int(t) for t in grid.round()]
         self._start = 0
 
     def set_strength(self, strength: float) -> None:

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from stable_diffusion.ddpm import Posterior
-from stable_diffusion.schedule import CLEAN, Level, NoiseSchedule, Step, karras_sigmas, steps_for_strength
+from .ddpm import Posterior
+from .schedule import CLEAN, Level, NoiseSchedule, Step, karras_sigmas, steps_for_strength
 
 Steps = Sequence[Step]
 Noise = Callable[[], Tensor]
@@ -186,7 +186,7 @@ def _correct(x_0: Tensor, here: Level, past: Evaluation, older: Evaluation | Non
 
 def _ddpm_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
     """Trained timesteps, each step leading to the next of the grid and the last to the clean image."""
-    timesteps = schedule.timesteps(n, _spacing(schedule, "leading")).round()
+    timesteps = schedule.timesteps(n, schedule.spacing("leading")).round()
     return _consecutive([schedule.level(int(t)) for t in timesteps])
 
 
@@ -197,13 +197,13 @@ def _ddim_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
     """
     end = CLEAN if schedule.config.set_alpha_to_one else schedule.level(0)
     stride = schedule.num_train_timesteps // n
-    timesteps = [int(t) for t in schedule.timesteps(n, _spacing(schedule, "leading")).round()]
+    timesteps = [int(t) for t in schedule.timesteps(n, schedule.spacing("leading")).round()]
     return [(schedule.level(t), schedule.level(t - stride) if t >= stride else end) for t in timesteps]
 
 
 def _sigma_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
     """Levels with alpha 1; timesteps may be fractional. Karras' sigmas span those of the grid."""
-    timesteps = schedule.timesteps(n, _spacing(schedule, "linspace"))
+    timesteps = schedule.timesteps(n, schedule.spacing("linspace"))
     sigmas = schedule.sigma_at(timesteps)
     if schedule.config.use_karras_sigmas:
         sigmas = karras_sigmas(sigmas[-1], sigmas[0], n)
@@ -225,7 +225,7 @@ def _heun_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
 
 def _multistep_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
     """Trained timesteps above a spare last one. Karras' sigmas span all the trained ones."""
-    timesteps = schedule.timesteps(n, _spacing(schedule, "linspace"), spare=1).round()
+    timesteps = schedule.timesteps(n, schedule.spacing("linspace"), spare=1).round()
     sigmas = schedule.sigma_at(timesteps)
     if schedule.config.use_karras_sigmas:
         sigmas = karras_sigmas(schedule.sigmas[0].item(), schedule.sigmas[-1].item(), n)
@@ -245,11 +245,6 @@ def _lcm_steps(schedule: NoiseSchedule, n: int, trained_steps: int = 50) -> list
 
 def _consecutive(levels: list[Level]) -> list[Step]:
     return list(zip(levels, [*levels[1:], CLEAN], strict=True))
-
-
-def _spacing(schedule: NoiseSchedule, default: str) -> str:
-    """The configuration's spacing, or, where it says none, the one that diffusers' class of this sampler falls to."""
-    return default if schedule.config.timestep_spacing is None else schedule.config.timestep_spacing
 
 
 def _with(schedule: NoiseSchedule, **changes: bool) -> NoiseSchedule:
@@ -336,7 +331,7 @@ def plan(sampler: str, schedule: NoiseSchedule, num_inference_steps: int, streng
     first, _ = steps[0]
     # Latents of the Euler family start as noise of variance sigma^2, the limit of sigma^2 + 1, where a grid reaches the
     # last trained timestep; leading grids stop short of it.
-    reaches_end = _spacing(schedule, "linspace") != "leading"
+    reaches_end = schedule.spacing("linspace") != "leading"
     start_scale = first.sigma if first.alpha == 1 and reaches_end else first.scale
     if strength is not None:
         steps = steps[-steps_for_strength(num_inference_steps, strength) :]

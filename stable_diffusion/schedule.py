@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stable_diffusion.config import SchedulerConfig
+from .config import SchedulerConfig
 
 # What solvers that need a finite sigma take for a terminal alphas_cumprod of zero: the smallest float16, sigma 4096.
 FINITE_TERMINAL_ALPHA_CUMPROD = 2.0**-24
@@ -119,6 +119,10 @@ class NoiseSchedule:
         return np.interp(np.log(sigmas), self.sigmas.log().numpy(), np.arange(self.num_train_timesteps))
 
     # Grids: which timesteps a run of n steps visits, highest first.
+
+    def spacing(self, default: str) -> str:
+        """The configuration's timestep_spacing or, where it names none, a sampler's `default`, as in diffusers."""
+        return default if self.config.timestep_spacing is None else self.config.timestep_spacing
 
     def timesteps(self, num_inference_steps: int, spacing: str, *, spare: int = 0) -> np.ndarray:
         """n descending timesteps, spaced as in Table 2 of arXiv:2305.08891; float64, fractional for linspace.

@@ -20,7 +20,7 @@ from stable_diffusion.schedule import (
 
 @pytest.fixture
 def schedule() -> NoiseSchedule:
-    return NoiseSchedule(SchedulerConfig())
+    return NoiseSchedule(SchedulerConfig(steps_offset=1))
 
 
 def test_stable_diffusions_schedule_in_numbers(schedule: NoiseSchedule) -> None:
