@@ -42,7 +42,7 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def forward(self, x: Tensor, context: Tensor | None = None, maps: list[Tensor] | None = None) -> Tensor:
-        """x (B, L, C) attends to context (B, S, C'), or to itself. The weights are appended to `maps` if it is given."""
+        """x (B, L, C) attends to context (B, S, C'), or to itself; the weights are appended to `maps`, if given."""
         context = x if context is None else context
         query, key, value = self.to_q(x), self.to_k(context), self.to_v(context)
         if maps is not None:

@@ -49,12 +49,12 @@ class CLIPMLP(nn.Module):
 class CLIPLayer(nn.Module):
     """A pre-norm transformer layer."""
 
-    def __init__(self, channels: int, hidden: int, heads: int, activation: str, eps: float, *, causal: bool):
+    def __init__(self, config: CLIPTextConfig, *, causal: bool):
         super().__init__()
-        self.self_attn = CLIPAttention(channels, heads, causal=causal)
-        self.layer_norm1 = nn.LayerNorm(channels, eps=eps)
-        self.mlp = CLIPMLP(channels, hidden, activation)
-        self.layer_norm2 = nn.LayerNorm(channels, eps=eps)
+        self.self_attn = CLIPAttention(config.hidden_size, config.num_attention_heads, causal=causal)
+        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = CLIPMLP(config.hidden_size, config.intermediate_size, config.hidden_act)
+        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
@@ -64,13 +64,9 @@ class CLIPLayer(nn.Module):
 class CLIPLayers(nn.Module):
     """The stack of layers, under the key name `layers`."""
 
-    def __init__(
-        self, channels: int, hidden: int, heads: int, activation: str, eps: float, count: int, *, causal: bool
-    ):
+    def __init__(self, config: CLIPTextConfig, *, causal: bool):
         super().__init__()
-        self.layers = nn.ModuleList(
-            CLIPLayer(channels, hidden, heads, activation, eps, causal=causal) for _ in range(count)
-        )
+        self.layers = nn.ModuleList(CLIPLayer(config, causal=causal) for _ in range(config.num_hidden_layers))
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -96,15 +92,7 @@ class CLIPTextTransformer(nn.Module):
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
         self.embeddings = CLIPTextEmbeddings(config)
-        self.encoder = CLIPLayers(
-            config.hidden_size,
-            config.intermediate_size,
-            config.num_attention_heads,
-            config.hidden_act,
-            config.layer_norm_eps,
-            config.num_hidden_layers,
-            causal=True,
-        )
+        self.encoder = CLIPLayers(config, causal=True)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    vae = VAE(CONFIG).to(memory_format=torch.channels_last)
+    vae = VAE(CONFIG)
     ema = EMA(vae, 0.998)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4)
     run = Run(args.out, {"model": vae, "ema": ema.model, "optimizer": optimizer}, args.steps)
@@ -125,7 +125,7 @@ def main() -> None:
     for step in run.steps():
         for group in optimizer.param_groups:
             group["lr"] = args.rate * warmup_cosine(step, args.steps, 200)
-        pictures = examples.batch(args.batch).contiguous(memory_format=torch.channels_last)
+        pictures = examples.batch(args.batch).contiguous()
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.posterior(pictures)
             latents = posterior.sample(torch.randn_like(posterior.mean))

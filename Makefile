@@ -1,0 +1,46 @@
+# make demo   the page at http://127.0.0.1:7860
+# make test   everything that CI checks
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint format data train clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python app.py
+
+test: $(VENV)/.installed-dev lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The bundled model, again from the start: `make data train`. Hours on a laptop; each part resumes where it stopped.
+data: $(VENV)/.installed-dev
+	$(BIN)/python -m training.build_dataset
+
+train: $(VENV)/.installed-dev
+	$(BIN)/python -m training.train_vae
+	$(BIN)/python -m training.train_tokenizer
+	$(BIN)/python -m training.cache_latents
+	$(BIN)/python -m training.train_unet
+	$(BIN)/python -m training.export
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install -r requirements-dev.txt
+	touch $@
