@@ -134,7 +134,7 @@ def lcm(x: Tensor, steps: Steps, noise: Noise) -> Run:
         t = here.timestep * timestep_scaling
         skip, out = sigma_data**2 / (t**2 + sigma_data**2), t / math.hypot(t, sigma_data)
         x = skip * x + out * x_0
-        if there is not CLEAN:
+        if there.sigma > 0:
             x = there.alpha * x + there.sigma * noise()
     return x
 
