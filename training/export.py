@@ -1,0 +1,157 @@
+"""Write the trained networks as a model directory in diffusers' layout: `python -m training.export`.
+
+Weights are float16; the U-Net is cut into shards under 10 MB, since a plain git push to a model hub takes no larger
+file. `diffusers.StableDiffusionPipeline.from_pretrained` and `stable_diffusion.Pipeline.from_pretrained` both read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from stable_diffusion.config import CLIPTextConfig, SchedulerConfig, UNetConfig, VAEConfig
+from stable_diffusion.vae import VAE
+
+from .cache_latents import load_vae, standardise
+from .train_tokenizer import FILES as TOKENIZER_FILES
+from .train_unet import SCHEDULER, UNET, TextToLatents, text_config
+
+SHARD_BYTES = 9_500_000
+DIFFUSERS_VERSION = "0.36.0"  # any since 0.20 reads the directory; the field says who would have written it
+WEIGHTS = "diffusion_pytorch_model"
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_weights(folder: Path, stem: str, state: dict[str, Tensor], shard_bytes: int = SHARD_BYTES) -> None:
+    """Write one component's weights in float16: one file, or shards under `shard_bytes` with their index."""
+    state = {name: tensor.to(torch.float16, memory_format=torch.contiguous_format) for name, tensor in state.items()}
+    pattern = stem + "{suffix}.safetensors"
+    split = split_torch_state_dict_into_shards(state, filename_pattern=pattern, max_shard_size=shard_bytes)
+    for filename, names in split.filename_to_tensors.items():
+        save_file({name: state[name] for name in names}, folder / filename, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(folder / f"{stem}.safetensors.index.json", index)
+
+
+def unet_json(config: UNetConfig) -> dict[str, Any]:
+    """`unet/config.json`."""
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        **dataclasses.asdict(config),
+        "act_fn": "silu",
+        "center_input_sample": False,
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "mid_block_scale_factor": 1,
+    }
+
+
+def vae_json(config: VAEConfig) -> dict[str, Any]:
+    """`vae/config.json`."""
+    levels = len(config.block_out_channels)
+    return {
+        "_class_name": "AutoencoderKL",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        **dataclasses.asdict(config),
+        "act_fn": "silu",
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def text_json(config: CLIPTextConfig, tokenizer: CLIPTokenizer) -> dict[str, Any]:
+    """`text_encoder/config.json`."""
+    return {
+        "architectures": ["CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "dtype": "float16",
+        **dataclasses.asdict(config),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def scheduler_json(config: SchedulerConfig) -> dict[str, Any]:
+    """`scheduler/scheduler_config.json`."""
+    values = dataclasses.asdict(config)
+    return {
+        "_class_name": values.pop("class_name"),
+        "_diffusers_version": DIFFUSERS_VERSION,
+        **values,
+        "clip_sample": False,
+        "thresholding": False,
+    }
+
+
+def index_json(scheduler: SchedulerConfig) -> dict[str, Any]:
+    """`model_index.json`: which class reads each component; there is no safety checker."""
+    return {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", scheduler.class_name],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+
+
+def export(out: Path, model: TextToLatents, vae: VAE, tokenizer_dir: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write a model directory; `vae` must give the standardised latents that `model` knows."""
+    tokenizer = CLIPTokenizer.from_pretrained(str(tokenizer_dir), local_files_only=True)
+    text_encoder, unet = model.text_encoder, model.unet
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        shutil.rmtree(out / part, ignore_errors=True)  # shards of an earlier, larger model would stay behind
+    write_json(out / "model_index.json", index_json(SCHEDULER))
+    write_json(out / "scheduler" / "scheduler_config.json", scheduler_json(SCHEDULER))
+    write_json(out / "unet" / "config.json", unet_json(unet.config))
+    write_json(out / "vae" / "config.json", vae_json(vae.config))
+    write_json(out / "text_encoder" / "config.json", text_json(text_encoder.config, tokenizer))
+    write_weights(out / "unet", WEIGHTS, unet.state_dict(), shard_bytes)
+    write_weights(out / "vae", WEIGHTS, vae.state_dict(), shard_bytes)
+    write_weights(out / "text_encoder", "model", text_encoder.state_dict(), shard_bytes)
+    (out / "tokenizer").mkdir()
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer_dir / name, out / "tokenizer" / name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--unet", type=Path, default=Path("runs/unet/checkpoint.pt"))
+    parser.add_argument("--vae", type=Path, default=Path("runs/vae/checkpoint.pt"))
+    parser.add_argument("--tokenizer", type=Path, default=Path("runs/tokenizer"))
+    parser.add_argument("--out", type=Path, default=Path("assets/models/emoji"))
+    args = parser.parse_args()
+    tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
+    model = TextToLatents(UNET, text_config(tokenizer))
+    model.load_state_dict(torch.load(args.unet, weights_only=True, mmap=True)["ema"])
+    vae = standardise(load_vae(args.vae), model.latent_mean, model.latent_std)
+    export(args.out, model, vae, args.tokenizer)
+    size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
+    print(f"{args.out}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

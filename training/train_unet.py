@@ -1,0 +1,248 @@
+"""Train the bundled model's U-Net and text encoder on cached latents: `python -m training.train_unet --resolution 64`.
+
+Small pictures first, where a step costs a third, then `--resolution 128 --decay`, which goes on from the same
+checkpoint while the learning rate falls to nothing. The loss is the simple one on the velocity (Eq. 14,
+arXiv:2006.11239; Appendix D, arXiv:2202.00512) under a schedule whose last step is pure noise (arXiv:2305.08891), with
+the caption left out now and then for classifier-free guidance (arXiv:2207.12598).
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import CLIPTokenizer
+
+from stable_diffusion.clip import CLIPTextEncoder
+from stable_diffusion.config import (
+    ATTENTION_DOWN,
+    ATTENTION_UP,
+    PLAIN_DOWN,
+    PLAIN_UP,
+    CLIPTextConfig,
+    SchedulerConfig,
+    UNetConfig,
+)
+from stable_diffusion.ddpm import training_loss
+from stable_diffusion.diffusion import UNet
+from stable_diffusion.model_loader import Models
+from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.schedule import NoiseSchedule
+from stable_diffusion.vae import VAE
+
+from .cache_latents import channel_statistics, load_shards, load_vae, standardise
+from .contact_sheet import contact_sheet
+from .run import EMA, Run
+
+UNET = UNetConfig(
+    block_out_channels=(96, 192, 224),
+    down_block_types=(PLAIN_DOWN, ATTENTION_DOWN, ATTENTION_DOWN),
+    up_block_types=(ATTENTION_UP, ATTENTION_UP, PLAIN_UP),
+    layers_per_block=1,
+    attention_head_dim=(3, 6, 7),  # heads of 32 channels, which matrix units like
+    cross_attention_dim=256,
+    sample_size=16,
+)
+SCHEDULER = SchedulerConfig(
+    prediction_type="v_prediction",
+    rescale_betas_zero_snr=True,
+    timestep_spacing="trailing",
+    steps_offset=0,
+    set_alpha_to_one=True,
+    class_name="DDIMScheduler",
+)
+TEXT_LAYERS, TEXT_HEADS = 3, 4
+EMPTY_SHARE = 0.1  # of the captions
+WARMUP = 200  # steps
+EMA_DECAY, EMA_EVERY = 0.9975, 4  # decay a step; averaging every few steps costs less and is as smooth
+
+
+class TextToLatents(nn.Module):
+    """What is trained and shipped together: text encoder, U-Net, and the statistics of the latents that they know."""
+
+    def __init__(self, unet: UNetConfig, text: CLIPTextConfig):
+        super().__init__()
+        self.unet = UNet(unet)
+        self.text_encoder = CLIPTextEncoder(text)
+        self.register_buffer("latent_mean", torch.zeros(unet.in_channels, 1, 1))
+        self.register_buffer("latent_std", torch.ones(unet.in_channels, 1, 1))
+
+    def initialise(self) -> None:
+        """Start from residual branches that add nothing, and from CLIP's small embeddings."""
+        for name, parameter in self.unet.named_parameters():
+            if name.startswith("conv_out.") or ".conv2." in name or ".proj_out." in name:
+                nn.init.zeros_(parameter)
+        embeddings = self.text_encoder.text_model.embeddings
+        nn.init.normal_(embeddings.token_embedding.weight, std=0.02)
+        nn.init.normal_(embeddings.position_embedding.weight, std=0.01)
+
+    def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
+        """x_t (B, C, h, w), t (B,), tokens (B, S) -> velocity (B, C, h, w)."""
+        return self.unet(x_t, t, self.text_encoder(tokens))
+
+
+def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    """A text tower as wide as the U-Net's context, for the vocabulary and length of `tokenizer`."""
+    return CLIPTextConfig(
+        hidden_size=UNET.cross_attention_dim,
+        intermediate_size=4 * UNET.cross_attention_dim,
+        num_hidden_layers=TEXT_LAYERS,
+        num_attention_heads=TEXT_HEADS,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=tokenizer.model_max_length,
+        eos_token_id=tokenizer.eos_token_id,
+        projection_dim=UNET.cross_attention_dim,
+    )
+
+
+class Clock:
+    """The budget of a stage: seconds spent at each resolution, kept in the checkpoint so that they survive a kill."""
+
+    def __init__(self, resolution: int, budget: float):
+        self.stage, self.budget = str(resolution), budget
+        self.seconds: dict[str, float] = {self.stage: 0.0}
+        self.steps = 0
+        self.started = self._last = time.monotonic()
+
+    def tick(self) -> float:
+        """Count a step that has been taken; returns the share of the budget that is spent."""
+        now = time.monotonic()
+        self.seconds[self.stage] += now - self._last
+        self.steps, self._last = self.steps + 1, now
+        return min(1.0, self.seconds[self.stage] / self.budget)
+
+    @property
+    def steps_left(self) -> int:
+        """How many steps fit into the rest of the budget at the speed so far."""
+        each = (self._last - self.started) / self.steps
+        return math.ceil(max(0.0, self.budget - self.seconds[self.stage]) / each)
+
+    def state_dict(self) -> dict[str, float]:
+        return dict(self.seconds)
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.seconds = {self.stage: 0.0, **state}
+        self.started = self._last = time.monotonic()
+
+
+class Examples:
+    """Cached latents and the tokens of their captions, in memory."""
+
+    def __init__(self, folder: Path, tokenizer: CLIPTokenizer):
+        self.latents, captions = load_shards(folder)
+        self.tokens = tokenize(tokenizer, captions)
+        self.empty = tokenize(tokenizer, [""])
+
+    def batch(self, size: int, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+        """Standardised latents (size, C, h, w) in float32, and tokens (size, S), some of them of the empty caption."""
+        rows = torch.randint(len(self.latents), (size,))
+        tokens = torch.where(torch.rand(size, 1) < EMPTY_SHARE, self.empty, self.tokens[rows])
+        latents = (self.latents[rows].float() - mean) / std
+        return latents.contiguous(memory_format=torch.channels_last), tokens.long()
+
+
+def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
+    """Captions -> int32 (N, S), padded and cut to the tokenizer's length."""
+    limit = tokenizer.model_max_length
+    ids = tokenizer(captions, padding="max_length", max_length=limit, truncation=True).input_ids
+    return torch.tensor(ids, dtype=torch.int32)
+
+
+class Sheets:
+    """Contact sheets of the averaged weights, drawn every few minutes beside the checkpoint."""
+
+    def __init__(self, pipeline: Pipeline, out: Path, resolution: int, minutes: float):
+        self.pipeline, self.out, self.resolution, self.seconds = pipeline, out, resolution, 60 * minutes
+        self.drawn = time.monotonic()
+
+    def __call__(self, step: int, *, due: bool = False) -> None:
+        """Draw a sheet if its time has come, or if it is `due` anyway."""
+        if due or time.monotonic() - self.drawn > self.seconds:
+            with torch.autocast("cpu", torch.bfloat16):
+                sheet = contact_sheet(self.pipeline, size=self.resolution)
+            sheet.save(self.out / f"sheet-{step:06d}.png")
+            self.drawn = time.monotonic()
+
+
+def as_pipeline(model: TextToLatents, tokenizer: CLIPTokenizer, vae: VAE) -> Pipeline:
+    """The library's pipeline around networks in training."""
+    return Pipeline(Models(tokenizer, model.text_encoder, model.unet, vae, SCHEDULER, name="emoji", source="training"))
+
+
+def train_step(
+    model: TextToLatents, optimizer: torch.optim.Optimizer, schedule: NoiseSchedule, x_0: Tensor, tokens: Tensor
+) -> float:
+    """One step of Algorithm 1, arXiv:2006.11239, on latents (B, C, h, w) and tokens (B, S); returns the loss."""
+
+    def predict(x_t: Tensor, t: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return model(x_t, t, tokens)
+
+    loss = training_loss(predict, x_0, schedule)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def train(model: TextToLatents, examples: Examples, tokenizer: CLIPTokenizer, args: argparse.Namespace) -> None:
+    """Train until the stage's minutes, or `args.steps`, are used up."""
+    ema = EMA(model, EMA_DECAY**EMA_EVERY)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    clock = Clock(args.resolution, args.minutes * 60)
+    run = Run(args.out, {"model": model, "ema": ema.model, "optimizer": optimizer, "clock": clock}, args.steps)
+    run.resume()
+    torch.manual_seed(run.step)
+    schedule = NoiseSchedule(SCHEDULER)
+    vae = standardise(load_vae(args.vae), model.latent_mean, model.latent_std)
+    sheets = Sheets(as_pipeline(ema.model, tokenizer, vae), args.out, args.resolution, args.sheet_minutes)
+    spent = 0.0
+    for step in run.steps():
+        rate = args.rate * min(1.0, (step + 1) / WARMUP)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * spent)) if args.decay else rate
+        x_0, tokens = examples.batch(args.batch, model.latent_mean, model.latent_std)
+        run.record(args.batch, train_step(model, optimizer, schedule, x_0, tokens))
+        if step % EMA_EVERY == 0:
+            ema.update(model, step)
+        sheets(step)
+        spent = clock.tick()
+        run.total = min(args.steps, step + 1 + clock.steps_left)
+    sheets(run.step, due=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--resolution", type=int, required=True, help="side of the pictures: 64 first, then 128")
+    parser.add_argument("--minutes", type=float, required=True, help="to spend at this resolution, over all restarts")
+    parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero: for the last stage")
+    parser.add_argument("--steps", type=int, default=10**9, help="stop at this step in all, if that comes first")
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--sheet-minutes", type=float, default=10.0)
+    parser.add_argument("--latents", type=Path, help="default: runs/latents-RESOLUTION")
+    parser.add_argument("--tokenizer", type=Path, default=Path("runs/tokenizer"))
+    parser.add_argument("--vae", type=Path, default=Path("runs/vae/checkpoint.pt"))
+    parser.add_argument("--out", type=Path, default=Path("runs/unet"))
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
+    examples = Examples(args.latents or Path(f"runs/latents-{args.resolution}"), tokenizer)
+    model = TextToLatents(UNET, text_config(tokenizer)).to(memory_format=torch.channels_last)
+    model.initialise()
+    model.latent_mean, model.latent_std = channel_statistics(examples.latents)
+    # The fused attention's backward pass is slow on CPUs: at these sizes it took a third of the step.
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
+    with sdpa_kernel(SDPBackend.MATH):
+        train(model, examples, tokenizer, args)
+
+
+if __name__ == "__main__":
+    main()
