@@ -36,7 +36,9 @@ LISTED = 5  # how many names an error lists
 
 
 def read_tensors(path: Path) -> State:
-    """Every tensor of one weight file, memory-mapped: `.safetensors`, or a pickle of nothing but tensors.
+    """Every tensor of one weight file: `.safetensors`, or a pickle of nothing but tensors.
+
+    The tensors are the mapped file itself where they can be: replace a file that is in use, never write into it.
 
     Raises `ModelError` where the file is missing, damaged, of another kind, or wants to run code.
     """

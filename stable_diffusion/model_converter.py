@@ -349,8 +349,8 @@ def _appearing(target: Path) -> Iterator[Path]:
         os.rename(Path(workplace) / target.name, target)
 
 
-def main() -> int:
-    """The command line."""
+def main(arguments: list[str] | None = None) -> int:
+    """The command line: 0 where the target was written, 1 where it was not."""
     parser = argparse.ArgumentParser(
         prog="python -m stable_diffusion.model_converter",
         description="Convert a model directory to a single file, or a single file to a model directory.",
@@ -358,9 +358,9 @@ def main() -> int:
     parser.add_argument("source", help="a model directory, a single file, or a name on the hub, owner/name")
     parser.add_argument("target", type=Path, help="NAME.safetensors, or a new directory")
     parser.add_argument("--half", action="store_true", help="store float16: half the size")
-    arguments = parser.parse_args()
+    asked = parser.parse_args(arguments)
     try:
-        convert(arguments.source, arguments.target, half=arguments.half)
+        convert(asked.source, asked.target, half=asked.half)
     except ModelError as error:
         print(error, file=sys.stderr)
         return 1

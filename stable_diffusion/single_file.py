@@ -59,7 +59,6 @@ MODEL_INDEX = {
     "feature_extractor": [None, None],
     "requires_safety_checker": False,
     "safety_checker": [None, None],
-    "scheduler": ["diffusers", "DDIMScheduler"],
     "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"],
     "unet": ["diffusers", "UNet2DConditionModel"],
@@ -110,15 +109,14 @@ VAE = {
 }
 
 SCHEDULER = {
-    "_class_name": "DDIMScheduler",
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
     "clip_sample": False,
     "num_train_timesteps": 1000,
     "set_alpha_to_one": False,
+    "skip_prk_steps": True,
     "steps_offset": 1,
-    "timestep_spacing": "leading",
     "trained_betas": None,
 }
 
@@ -126,7 +124,7 @@ SCHEDULER = {
 def stable_diffusion_1() -> Settings:
     """The settings of Stable Diffusion 1.x."""
     return {
-        "model_index": {**MODEL_INDEX},
+        "model_index": {**MODEL_INDEX, "scheduler": ["diffusers", "PNDMScheduler"]},
         "text_encoder": {
             **TEXT_ENCODER,
             "hidden_act": "quick_gelu",
@@ -139,7 +137,7 @@ def stable_diffusion_1() -> Settings:
         },
         "unet": {**UNET, "attention_head_dim": 8, "cross_attention_dim": 768, "sample_size": 64},
         "vae": {**VAE, "sample_size": 512},
-        "scheduler": {**SCHEDULER, "prediction_type": "epsilon"},
+        "scheduler": {**SCHEDULER, "_class_name": "PNDMScheduler", "prediction_type": "epsilon"},
     }
 
 
@@ -147,7 +145,7 @@ def stable_diffusion_2(prediction_type: str = "v_prediction") -> Settings:
     """The settings of Stable Diffusion 2.x: at 768 pixels where it predicts v, at 512 where it predicts epsilon."""
     size = 768 if prediction_type == "v_prediction" else 512
     return {
-        "model_index": {**MODEL_INDEX},
+        "model_index": {**MODEL_INDEX, "scheduler": ["diffusers", "DDIMScheduler"]},
         "text_encoder": {
             **TEXT_ENCODER,
             "hidden_act": "gelu",
@@ -167,7 +165,7 @@ def stable_diffusion_2(prediction_type: str = "v_prediction") -> Settings:
             "use_linear_projection": True,
         },
         "vae": {**VAE, "sample_size": 768},
-        "scheduler": {**SCHEDULER, "prediction_type": prediction_type},
+        "scheduler": {**SCHEDULER, "_class_name": "DDIMScheduler", "prediction_type": prediction_type},
     }
 
 

@@ -1,0 +1,449 @@
+"""Models from the disk: what is accepted, and that nothing damaged, hostile or foreign is half loaded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import random
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stable_diffusion import model_loader
+from stable_diffusion.config import ConfigError, ModelError
+from stable_diffusion.model_converter import LEGACY_NAMES
+from stable_diffusion.model_loader import Models, load
+from tests.tiny import KINDS, networks, save_model
+
+UNET = Path("unet", "diffusion_pytorch_model.safetensors")
+VAE = Path("vae", "diffusion_pytorch_model.safetensors")
+TEXT = Path("text_encoder", "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("original") / "tiny")
+
+
+@pytest.fixture
+def model(original: Path, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(original, tmp_path / "tiny"))
+
+
+def change(path: Path, edit: Callable[[dict[str, Tensor]], Any]) -> None:
+    """Edit the tensors of a safetensors file; what `edit` returns, if anything, replaces them."""
+    state = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    state = edit(state) or state
+    save_file(state, path, metadata={"format": "pt"})
+
+
+def change_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def assert_same(ours: Models, kind: str = "sd1", dtype: torch.dtype = torch.float32) -> None:
+    """`ours` holds exactly the weights of the tiny model of seed 0, read in float32 from a file of `dtype`."""
+    for part, network in networks(kind).items():
+        loaded = getattr(ours, part).state_dict()
+        assert loaded.keys() == network.state_dict().keys()
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(loaded[name], tensor.to(dtype).float()), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_directory(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    models = load(save_model(tmp_path / kind, kind, dtype=dtype))
+    assert_same(models, kind, dtype)
+    for network in (models.text_encoder, models.unet, models.vae):
+        assert not network.training
+        assert all(
+            parameter.dtype == torch.float32 and not parameter.requires_grad for parameter in network.parameters()
+        )
+    assert models.scheduler.prediction_type == {"sd1": "epsilon", "sd2": "v_prediction"}[kind]
+    assert models.tokenizer.model_max_length == 77
+    padded = models.tokenizer("a red fox", padding="max_length").input_ids
+    assert padded[-1] == {"sd1": models.tokenizer.eos_token_id, "sd2": 0}[kind]
+    assert (models.name, models.source) == (kind, str(tmp_path / kind))
+
+
+def test_dtype_that_was_asked_for(original: Path) -> None:
+    models = load(str(original), device="cpu", dtype=torch.float16)
+    assert {p.dtype for net in (models.text_encoder, models.unet, models.vae) for p in net.parameters()} == {
+        torch.float16
+    }
+
+
+def test_bundled_model_is_the_default(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(model_loader.__file__).parents[1]
+    assert model_loader.BUNDLED.relative_to(root) == Path("assets", "models", "emoji")
+    monkeypatch.setattr(model_loader, "BUNDLED", original)
+    assert_same(load(device="cpu"))
+
+
+def test_weights_are_not_copied(model: Path) -> None:
+    """The parameters are views of the mapped file: they lie in one block of addresses as long as the file's data."""
+    models = load(model, device="cpu")
+    addresses = sorted((p.data_ptr(), p.numel() * 4) for p in models.unet.parameters())
+    span = addresses[-1][0] + addresses[-1][1] - addresses[0][0]
+    assert span <= (model / UNET).stat().st_size
+
+
+def test_text_encoder_without_prefix(model: Path) -> None:
+    change(model / TEXT, lambda state: {name.removeprefix("text_model."): t for name, t in state.items()})
+    assert_same(load(model))
+
+
+def test_unused_weights_of_the_text_encoder(model: Path) -> None:
+    def add(state: dict[str, Tensor]) -> None:
+        state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+        state["text_projection.weight"] = torch.zeros(4, 4)
+        state["logit_scale"] = torch.zeros(())
+
+    change(model / TEXT, add)
+    assert_same(load(model))
+
+
+def test_vae_with_legacy_names(model: Path) -> None:
+    old = {new: old for old, new in LEGACY_NAMES.items()}
+    assert len(old) == 16
+    change(model / VAE, lambda state: {old.get(name, name): tensor for name, tensor in state.items()})
+    assert any("proj_attn" in name for name in load_file(model / VAE))
+    assert_same(load(model))
+
+
+def test_float16_files_serve_when_there_are_no_others(model: Path, tmp_path: Path) -> None:
+    half = save_model(tmp_path / "half", dtype=torch.float16)
+    for file in (UNET, TEXT, VAE):
+        (model / file).unlink()
+        shutil.copy(half / file, model / file.with_suffix(".fp16.safetensors"))
+    assert_same(load(model), dtype=torch.float16)
+
+
+@pytest.mark.parametrize(("dtype", "value"), [(torch.float32, 1.0), (torch.float16, 2.0)], ids=str)
+def test_which_of_two_variants(model: Path, dtype: torch.dtype, value: float) -> None:
+    for file, filling in ((UNET, 1.0), (UNET.with_suffix(".fp16.safetensors"), 2.0)):
+        if not (model / file).exists():
+            shutil.copy(model / UNET, model / file)
+        change(model / file, lambda state, filling=filling: {n: torch.full_like(t, filling) for n, t in state.items()})
+    assert load(model, device="cpu", dtype=dtype).unet.conv_in.weight.unique().item() == value
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_pickled_weights(model: Path, wrapped: bool) -> None:
+    for file, name in ((UNET, UNET.with_suffix(".bin")), (TEXT, Path("text_encoder", "pytorch_model.bin"))):
+        state = load_file(model / file)
+        torch.save({"state_dict": state, "epoch": 3} if wrapped else state, model / name)
+        (model / file).unlink()
+    assert_same(load(model))
+
+
+def test_pickled_in_the_old_format(model: Path) -> None:
+    torch.save(load_file(model / UNET), model / UNET.with_suffix(".bin"), _use_new_zipfile_serialization=False)
+    (model / UNET).unlink()
+    assert_same(load(model))
+
+
+def test_shards(model: Path) -> None:
+    state = load_file(model / UNET)
+    names = sorted(state)
+    placed = {}
+    for index, chosen in enumerate((names[::2], names[1::2]), start=1):
+        file = f"diffusion_pytorch_model-0000{index}-of-00002.safetensors"
+        save_file({name: state[name] for name in chosen}, model / "unet" / file, metadata={"format": "pt"})
+        placed |= dict.fromkeys(chosen, file)
+    (model / UNET).unlink()
+    index_file = model / "unet" / "diffusion_pytorch_model.safetensors.index.json"
+    index_file.write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    assert_same(load(model))
+    index_file.write_text(json.dumps({"weight_map": {**placed, "more": file}}))
+    with pytest.raises(ModelError, match=r"index.json lists weights that its shards lack \(more\)"):
+        load(model)
+    index_file.write_text(json.dumps({"weight_map": {**placed, names[0]: "../../elsewhere.safetensors"}}))
+    with pytest.raises(ModelError, match="outside its folder"):
+        load(model)
+    index_file.write_text(json.dumps({"weight_map": placed}))
+    (model / "unet" / file).unlink()
+    with pytest.raises(ModelError, match=r"00002-of-00002.safetensors does not exist"):
+        load(model)
+    index_file.write_text("[]")
+    with pytest.raises(ModelError, match="is no index of shards"):
+        load(model)
+
+
+# Damage.
+
+
+def test_missing_weights_are_listed(model: Path) -> None:
+    change(model / UNET, lambda state: {n: t for n, t in state.items() if not n.startswith("down_blocks.0.resnets")})
+    with pytest.raises(
+        ModelError, match=r"unet.*lacks weights .*\(down_blocks.0.resnets.0.conv1.bias, .* and \d+ more\)"
+    ):
+        load(model)
+
+
+def test_unknown_weights_are_listed(model: Path) -> None:
+    change(model / UNET, lambda state: state.update({f"extra.{i}": torch.zeros(1) for i in range(7)}))
+    with pytest.raises(
+        ModelError, match=r"unknown weights .*\(extra.0, extra.1, extra.2, extra.3, extra.4 and 2 more\)"
+    ):
+        load(model)
+
+
+def test_wrong_shapes_are_listed(model: Path) -> None:
+    change(model / VAE, lambda state: state.update({"decoder.conv_in.weight": torch.zeros(1, 2, 3, 4)}))
+    with pytest.raises(ModelError, match=r"vae.*\(decoder.conv_in.weight is \(1, 2, 3, 4\), not \(16, 4, 3, 3\)\)"):
+        load(model)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_not_finite(model: Path, value: float) -> None:
+    change(model / TEXT, lambda state: state["text_model.final_layer_norm.weight"][3:4].fill_(value) and None)
+    with pytest.raises(ModelError, match=r"model.safetensors .*not finite .*final_layer_norm.weight"):
+        load(model)
+
+
+def test_weights_too_large_for_float16(model: Path) -> None:
+    change(model / UNET, lambda state: state["conv_in.bias"][:1].fill_(1e6) and None)
+    load(model, device="cpu")
+    with pytest.raises(ModelError, match=r"not finite in float16 .*conv_in.bias.*dtype float32"):
+        load(model, device="cpu", dtype=torch.float16)
+
+
+def test_quantised_weights(model: Path) -> None:
+    change(model / UNET, lambda state: state.update({"conv_in.bias": state["conv_in.bias"].to(torch.int8)}))
+    with pytest.raises(ModelError, match=r"quantised weights \(conv_in.bias\)"):
+        load(model)
+
+
+@pytest.mark.parametrize("file", [UNET, TEXT, VAE], ids=str)
+@pytest.mark.parametrize("share", [0.0, 0.0001, 0.5, 0.999])
+def test_truncated_file(model: Path, file: Path, share: float) -> None:
+    content = (model / file).read_bytes()
+    (model / file).write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(ModelError, match=f"{file.name} is damaged or cut short"):
+        load(model)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_truncated_pickle(model: Path, share: float, zipped: bool) -> None:
+    path = model / UNET.with_suffix(".bin")
+    torch.save(load_file(model / UNET), path, _use_new_zipfile_serialization=zipped)
+    (model / UNET).unlink()
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(ModelError, match=r"diffusion_pytorch_model.bin is damaged"):
+        load(model)
+
+
+def test_random_damage_never_escapes(model: Path) -> None:
+    """A file with wrong bytes anywhere loads whole or raises ModelError; nothing else comes out."""
+    draw = random.Random(0)
+    pickled = model / UNET.with_suffix(".bin")
+    torch.save(load_file(model / UNET), pickled)
+    safe = (model / UNET).read_bytes()
+    for path, content in ((model / UNET, safe), (pickled, pickled.read_bytes())):
+        for _ in range(40):
+            damaged = bytearray(content)
+            for _ in range(draw.choice([1, 20])):
+                # The first kilobytes are the header, or the pickle, where damage does the most.
+                damaged[draw.randrange(draw.choice([64, 4096, len(damaged)]))] = draw.randrange(256)
+            path.write_bytes(damaged)
+            with contextlib.suppress(ModelError):
+                load(model, device="cpu")
+        path.unlink()
+
+
+class Hostile:
+    """Unpickling it would create a file."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle"])
+@pytest.mark.parametrize("name", ["directory", "model.ckpt", "model.pt"])
+def test_code_in_a_pickle_is_not_run(model: Path, tmp_path: Path, form: str, name: str) -> None:
+    marker = tmp_path / "it-ran"
+    path = model / UNET.with_suffix(".bin") if name == "directory" else tmp_path / name
+    content = {"state_dict": {"model.diffusion_model.out.0.weight": Hostile(marker)}}
+    if form == "bare pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    if name == "directory":
+        (model / UNET).unlink()
+    with pytest.raises(ModelError, match=r"Python code, which is never run: use the model's .safetensors file"):
+        load(model if name == "directory" else path)
+    assert not marker.exists()
+
+
+def test_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
+    """A zip bomb in the form of a checkpoint: a gigabyte of zeros in a megabyte."""
+    honest, bomb = tmp_path / "honest.ckpt", tmp_path / "bomb.ckpt"
+    torch.save({"weights": torch.zeros(2**20)}, honest)
+    with zipfile.ZipFile(honest) as source, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as target:
+        for entry in source.infolist():
+            target.writestr(entry.filename, source.read(entry))
+    assert bomb.stat().st_size < honest.stat().st_size / 10
+    with pytest.raises(ModelError, match=r"bomb.ckpt is compressed"):
+        load(bomb)
+
+
+def test_tensor_that_claims_to_be_huge(model: Path) -> None:
+    """A terabyte by strides of zero: refused by its shape before anything is made of it."""
+    state = load_file(model / UNET)
+    state["conv_in.weight"] = torch.zeros(1).expand(2**38)
+    torch.save(state, model / UNET.with_suffix(".bin"))
+    (model / UNET).unlink()
+    with pytest.raises(ModelError, match=r"conv_in.weight is"):
+        load(model)
+
+
+# What is no model, or of another kind.
+
+
+def test_sources_that_are_no_model(model: Path, tmp_path: Path) -> None:
+    for source, message in (
+        (tmp_path / "nothing", "nothing does not exist: give a model directory"),
+        ("missing.safetensors", "does not exist"),
+        ("owner/missing.safetensors", "does not exist"),
+        ("./here/there", "does not exist"),
+        (tmp_path, "is no model directory: it has no model_index.json"),
+        (model / "unet", "is no model directory"),
+        (model / "model_index.json", "is no weight file"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            load(source, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "file", ["unet/config.json", "vae/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"]
+)
+def test_missing_and_broken_settings(model: Path, file: str) -> None:
+    (model / file).write_text("{")
+    with pytest.raises(ConfigError, match=f"{file} is not valid JSON"):
+        load(model)
+    (model / file).unlink()
+    with pytest.raises(ConfigError, match=f"{file} does not exist"):
+        load(model)
+
+
+@pytest.mark.parametrize("file", [UNET, VAE, TEXT], ids=str)
+def test_missing_weight_file(model: Path, file: Path) -> None:
+    (model / file).unlink()
+    with pytest.raises(ModelError, match=f"holds no weights of the {file.parent}: expected {file.parent}/"):
+        load(model)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "reason"),
+    [
+        ("StableDiffusionXLPipeline", "two text encoders"),
+        ("StableDiffusion3Pipeline", "three text encoders"),
+        ("FluxPipeline", "other text encoders"),
+        ("StableDiffusionInpaintPipeline", "a masked picture"),
+        ("StableDiffusionDepth2ImgPipeline", "depth map"),
+        ("StableDiffusionInstructPix2PixPipeline", "latents of a picture"),
+        ("StableDiffusionUpscalePipeline", "small picture"),
+        ("StableDiffusionControlNetPipeline", "a network of its own"),
+        ("AudioLDMPipeline", "of another kind"),
+    ],
+)
+def test_pipelines_of_another_kind(model: Path, pipeline: str, reason: str) -> None:
+    change_json(model / "model_index.json", _class_name=pipeline)
+    with pytest.raises(
+        ConfigError, match=f"{pipeline} is not supported, .*{reason}; only Stable Diffusion 1.x and 2.x"
+    ):
+        load(model)
+
+
+@pytest.mark.parametrize(
+    ("channels", "reason"), [(9, "mask"), (5, "depth"), (8, "editing"), (7, "upscaler"), (16, "fit")]
+)
+def test_unets_with_other_inputs(model: Path, channels: int, reason: str) -> None:
+    out = {"out_channels": 16} if channels == 16 else {}
+    change_json(model / "unet" / "config.json", in_channels=channels, **out)
+    with pytest.raises(ConfigError, match=f"unet: in_channels={channels}.*{reason}"):
+        load(model)
+
+
+def test_parts_of_other_classes(model: Path) -> None:
+    change_json(model / "model_index.json", vae=["diffusers", "AutoencoderTiny"])
+    with pytest.raises(ConfigError, match="the vae is AutoencoderTiny, only AutoencoderKL is supported"):
+        load(model)
+    change_json(model / "model_index.json", vae=None)
+    with pytest.raises(ConfigError, match="the vae is None"):
+        load(model)
+
+
+def test_parts_that_do_not_fit(model: Path) -> None:
+    change_json(model / "unet" / "config.json", cross_attention_dim=48)
+    with pytest.raises(ConfigError, match="cross_attention_dim=48 does not fit the text encoder's hidden_size=32"):
+        load(model)
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("text_encoder/config.json", {"hidden_size": "32"}),
+        ("text_encoder/config.json", {"num_attention_heads": 0}),
+        ("vae/config.json", {"block_out_channels": 8}),
+        ("vae/config.json", {"norm_num_groups": None}),
+        ("unet/config.json", {"attention_head_dim": None}),
+    ],
+)
+def test_settings_of_the_wrong_type(model: Path, file: str, values: dict[str, Any]) -> None:
+    change_json(model / file, **values)
+    with pytest.raises(ConfigError):
+        load(model)
+
+
+def test_corrections_that_diffusers_makes(model: Path) -> None:
+    change_json(model / "scheduler" / "scheduler_config.json", steps_offset=0, clip_sample=True)
+    assert load(model).scheduler.steps_offset == 1
+
+
+def test_tokenizers_that_do_not_fit(model: Path) -> None:
+    change_json(model / "text_encoder" / "config.json", vocab_size=100)
+    with pytest.raises(ModelError, match=r"tokenizer has \d+ tokens, the text encoder only 100"):
+        load(model)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_missing_and_broken_tokenizers(model: Path, broken: bool) -> None:
+    folder = model / "tokenizer"
+    for file in ("tokenizer.json", "merges.txt", "tokenizer_config.json"):
+        (folder / file).unlink()
+    if broken:
+        (folder / "merges.txt").write_text("no merges")
+    with pytest.raises(
+        ModelError, match="holds a damaged tokenizer" if broken else "it needs vocab.json and merges.txt"
+    ):
+        load(model)
+
+
+def test_tokenizer_without_a_limit_gets_the_text_encoders(model: Path) -> None:
+    config = model / "tokenizer" / "tokenizer_config.json"
+    values = json.loads(config.read_text())
+    del values["model_max_length"]
+    config.write_text(json.dumps(values))
+    assert load(model).tokenizer.model_max_length == 77
+
+
+@pytest.mark.parametrize("device", ["cuda:7", "nonsense", "meta:x"])
+def test_devices_that_are_not_there(original: Path, device: str) -> None:
+    with pytest.raises(ModelError, match=f"device {device} can't be used here"):
+        load(original, device=device)
