@@ -31,20 +31,21 @@ class Denoiser:
         return self.guidance_scale > 1.0 and self.unet.config.time_cond_proj_dim is None
 
     def __call__(self, x: Tensor, level: Level, maps: list[Tensor] | None = None) -> Tensor:
-        """x (N, C, h, w) = alpha x_0 + sigma eps -> x_0 of the same shape.
+        """x (N, C, h, w) = alpha x_0 + sigma eps, float32 -> x_0 of the same shape.
 
+        Only the network works in its own precision: sigma may reach 4096, which half precision would not hold well.
         maps, if given, receives the cross-attention weights, of the unconditional half first where guided.
         """
         prediction = self.predict(x, level, maps)
         return predict_x_0(prediction, x, level.alpha, level.sigma, self.prediction_type)
 
     def predict(self, x: Tensor, level: Level, maps: list[Tensor] | None = None) -> Tensor:
-        """The network's guided prediction, epsilon or v, at x."""
-        model_input = x / level.scale
+        """The network's guided prediction, epsilon or v, at x; float32."""
+        model_input = (x / level.scale).to(self.context.dtype)
         if not self.guided:
-            return self._network(model_input, level, self.context, maps)
+            return self._network(model_input, level, self.context, maps).float()
         both = self._network(torch.cat([model_input] * 2), level, torch.cat([self.negative, self.context]), maps)
-        unconditional, conditional = both.chunk(2)
+        unconditional, conditional = both.float().chunk(2)
         return unconditional + self.guidance_scale * (conditional - unconditional)
 
     def _network(self, x: Tensor, level: Level, context: Tensor, maps: list[Tensor] | None) -> Tensor:

@@ -161,23 +161,25 @@ class Pipeline:
         return Denoiser(models.unet, context, uncond, guidance_scale, models.scheduler.prediction_type)
 
     def _noise_source(self, seed: int, count: int, height: int, width: int) -> Callable[[], Tensor]:
-        """Standard normal draws (count, C, H/8, W/8), one generator a picture, on the CPU: the same on any device."""
+        """Standard normal draws (count, C, H/8, W/8), float32, one generator a picture, on the CPU: the same anywhere."""
         config = self.models.vae.config
         shape = (1, config.latent_channels, height // config.downscale, width // config.downscale)
-        weight = self.models.unet.conv_in.weight
+        device = self.models.unet.conv_in.weight.device
         generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
 
         def noise() -> Tensor:
             draws = [torch.randn(shape, generator=generator) for generator in generators]
-            return torch.cat(draws).to(weight.device, weight.dtype)
+            return torch.cat(draws).to(device)
 
         return noise
 
     def _encode(self, photo: Image.Image, noise: Callable[[], Tensor]) -> Tensor:
         """The photo's latents, sampled once for each picture; drawn before any other noise, as diffusers does."""
         draws = noise()
-        pictures = to_tensor([photo]).to(draws).expand(len(draws), -1, -1, -1)
-        return self.models.vae.encode(pictures, draws)
+        weight = self.models.vae.quant_conv.weight
+        posterior = self.models.vae.posterior(to_tensor([photo]).to(weight))
+        latents = posterior.sample(draws.to(weight))  # one distribution, one draw of it for each picture
+        return latents.float() * self.models.vae.config.scaling_factor
 
 
 def resolve_seed(seed: int | None, num_images: int = 1) -> int:
