@@ -161,7 +161,7 @@ class Pipeline:
         return Denoiser(models.unet, context, uncond, guidance_scale, models.scheduler.prediction_type)
 
     def _noise_source(self, seed: int, count: int, height: int, width: int) -> Callable[[], Tensor]:
-        """Standard normal draws (count, C, H/8, W/8), float32, one generator a picture, on the CPU: the same anywhere."""
+        """Standard normal draws (count, C, H/8, W/8), float32, a generator each, on the CPU: the same anywhere."""
         config = self.models.vae.config
         shape = (1, config.latent_channels, height // config.downscale, width // config.downscale)
         device = self.models.unet.conv_in.weight.device

@@ -1,0 +1,165 @@
+"""What holds for every request: seeds, batches, previews, closing, and sentences about bad arguments."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stable_diffusion.pipeline import Pipeline, Step
+from stable_diffusion.samplers import SAMPLERS
+from tests.tiny import save_model
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return Pipeline.from_pretrained(save_model(tmp_path_factory.mktemp("model")))
+
+
+def steps_of(pipe: Pipeline, prompt: str = "a red fox", **options: object) -> list[Step]:
+    return list(pipe.stream(prompt, **{"num_inference_steps": 4, "seed": 3, **options}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_stream_counts_every_evaluation_and_ends_with_the_result(pipe: Pipeline, sampler: str) -> None:
+    steps = steps_of(pipe, sampler=sampler)
+    total = 7 if sampler == "heun" else 4
+    assert [step.index for step in steps] == list(range(1, total + 1))
+    assert {step.total for step in steps} == {total}
+    assert all(step.result is None for step in steps[:-1])
+    result = steps[-1].result
+    assert result is not None
+    assert result.images == steps[-1].images
+    assert all(step.latents.shape == step.denoised.shape == (1, 4, 8, 8) for step in steps)
+    levels = [step.sigma / step.alpha for step in steps]
+    assert levels == sorted(levels, reverse=True)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m_sde"])
+def test_previews_change_nothing(pipe: Pipeline, sampler: str) -> None:
+    latents = [
+        pipe("a fox", num_inference_steps=4, seed=3, sampler=sampler, preview=preview).latents
+        for preview in ("none", "vae", "linear", "auto")
+    ]
+    assert all(torch.equal(latents[0], other) for other in latents[1:])
+
+
+def test_previews_come_when_due(pipe: Pipeline) -> None:
+    assert [step.images is None for step in steps_of(pipe, preview="none")] == [True, True, True, False]
+    every_second = steps_of(pipe, preview="linear", preview_every=2)
+    assert [step.images is None for step in every_second] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("image", [None, PHOTO])
+def test_a_picture_does_not_depend_on_its_batch(pipe: Pipeline, image: Image.Image | None) -> None:
+    together = pipe("a fox", num_inference_steps=3, seed=10, num_images=3, image=image).latents
+    for i in range(3):
+        alone = pipe("a fox", num_inference_steps=3, seed=10 + i, image=image).latents
+        assert torch.allclose(together[i], alone[0], rtol=1e-4, atol=1e-5)
+
+
+def test_two_streams_at_once_do_not_disturb_each_other(pipe: Pipeline) -> None:
+    alone = [steps_of(pipe, sampler="ddpm", seed=seed)[-1].result for seed in (1, 2)]
+    streams = [
+        pipe.stream("a red fox", num_inference_steps=4, sampler="ddpm", seed=seed, preview="vae") for seed in (1, 2)
+    ]
+    last = [None, None]
+    for _ in range(4):
+        last = [next(stream) for stream in streams]
+    for step, expected in zip(last, alone, strict=True):
+        assert torch.equal(step.result.latents, expected.latents)
+
+
+def test_a_closed_stream_leaves_no_trace(pipe: Pipeline) -> None:
+    expected = pipe("a fox", num_inference_steps=3, seed=1).latents
+    stream = pipe.stream("a fox", num_inference_steps=3, seed=1, preview="vae")
+    latents = weakref.ref(next(stream).latents)
+    stream.close()
+    del stream
+    gc.collect()
+    assert latents() is None
+    assert torch.is_grad_enabled()
+    assert torch.equal(pipe("a fox", num_inference_steps=3, seed=1).latents, expected)
+
+
+def test_yielded_tensors_stay_as_they_were(pipe: Pipeline) -> None:
+    kept = [(step, step.latents.clone(), step.denoised.clone()) for step in pipe.stream("a fox", num_inference_steps=4)]
+    for step, latents, denoised in kept:
+        assert torch.equal(step.latents, latents)
+        assert torch.equal(step.denoised, denoised)
+
+
+def test_a_random_seed_is_told_and_repeats_the_picture(pipe: Pipeline) -> None:
+    first = pipe("a fox", num_inference_steps=2)
+    assert 0 <= first.seed < 2**32
+    assert torch.equal(pipe("a fox", num_inference_steps=2, seed=first.seed).latents, first.latents)
+
+
+def test_seed_zero_is_a_seed(pipe: Pipeline) -> None:
+    assert pipe("a fox", num_inference_steps=1, seed=0).seed == 0
+
+
+def test_the_prompt_guides(pipe: Pipeline) -> None:
+    def latents(prompt: str, **options: object) -> torch.Tensor:
+        return pipe(prompt, num_inference_steps=2, seed=1, **options).latents
+
+    assert not torch.equal(latents("a fox"), latents("the moon"))
+    assert not torch.equal(latents("a fox"), latents("a fox", negative_prompt="blue"))
+    # At a scale of 1 the guided prediction is the conditional one: the negative prompt cannot matter.
+    plain = latents("a fox", guidance_scale=1.0)
+    assert torch.equal(plain, latents("a fox", guidance_scale=1.0, negative_prompt="blue"))
+
+
+def test_strength_runs_the_last_steps(pipe: Pipeline) -> None:
+    whole = pipe.plan("ddpm", 10)
+    part = pipe.plan("ddpm", 10, 0.35)
+    assert part.steps == whole.steps[-3:]
+    assert len(steps_of(pipe, image=PHOTO, strength=0.05)) == 1
+
+
+def test_size_is_the_models_the_photos_or_as_asked(pipe: Pipeline) -> None:
+    assert pipe("a fox", num_inference_steps=1).images[0].size == (64, 64)
+    assert pipe("a fox", num_inference_steps=1, width=40).images[0].size == (40, 64)
+    assert pipe("a fox", num_inference_steps=1, image=PHOTO).images[0].size == (96, 64)
+    assert pipe("a fox", num_inference_steps=1, image=PHOTO, width=32, height=32).images[0].size == (32, 32)
+
+
+def test_a_long_prompt_is_cut_and_the_lost_words_are_named(pipe: Pipeline) -> None:
+    with pytest.warns(UserWarning, match="prompt is longer than 75 tokens, dropped: '.*moon'"):
+        pipe("fox " * 80 + "moon", num_inference_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"strength": 0.0, "image": PHOTO}, r"strength must be in \(0, 1\], got 0.0"),
+        ({"strength": 1.5, "image": PHOTO}, r"strength must be in \(0, 1\], got 1.5"),
+        ({"num_inference_steps": 0}, r"num_inference_steps must be in \[1, 1000\], got 0"),
+        ({"num_inference_steps": 5000}, r"num_inference_steps must be in \[1, 1000\], got 5000"),
+        ({"width": 100}, "width must be a positive multiple of 8, got 100"),
+        ({"height": 0}, "height must be a positive multiple of 8, got 0"),
+        ({"seed": -1}, "seed must be between 0 and 2.63 - 1, or None for a random one, got -1"),
+        ({"seed": 2**64}, "seed must be between 0 and"),
+        ({"num_images": 0}, "num_images must be at least 1, got 0"),
+        ({"sampler": "magic"}, "sampler must be one of ddpm, .*, got 'magic'"),
+        ({"preview": "hd"}, "preview must be one of auto, .*, got 'hd'"),
+        ({"preview_every": 0}, "preview_every must be at least 1, got 0"),
+        ({"guidance_scale": float("nan")}, r"guidance_scale must be in \[0, 100\], got nan"),
+    ],
+)
+def test_bad_arguments_are_named_with_value_and_remedy(pipe: Pipeline, options: dict, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        steps_of(pipe, **options)
+
+
+def test_image_can_be_a_path(pipe: Pipeline, tmp_path: Path) -> None:
+    PHOTO.save(tmp_path / "photo.png")
+    by_path = pipe("a fox", num_inference_steps=2, seed=1, image=tmp_path / "photo.png").latents
+    assert torch.equal(by_path, pipe("a fox", num_inference_steps=2, seed=1, image=PHOTO).latents)
