@@ -98,21 +98,19 @@ class Composer:
         self.dataset, self.size, self.heldout = dataset, size, heldout or Heldout()
         rows = dataset.rows
         kept = [i for i, row in enumerate(rows) if (row["concept"], row["style"]) not in self.heldout.cells]
-        if not kept:
-            raise ValueError(f"heldout leaves none of the {len(rows)} pictures of the data set")
         short = [i for i in kept if simple(rows[i])]
-        coloured = [i for i in kept if recolourable(rows[i])]
-        self._pools = {
-            "plain": _Pool(rows, kept),
-            "recolour": _Pool(rows, coloured or kept),
-            "pair": _Pool(rows, short or kept),
-            "count": _Pool(rows, [i for i in short if countable(nouns(rows[i]["label"])[0])] or kept),
+        members = {
+            "plain": kept,
+            "recolour": [i for i in kept if recolourable(rows[i])],
+            "pair": short,
+            "count": [i for i in short if any(map(countable, nouns(rows[i]["label"])))],
         }
-        self._by_style = {
-            style: _Pool(rows, part)
-            for style in STYLES
-            if (part := [i for i in short or kept if rows[i]["style"] == style])
-        }
+        for recipe, part in members.items():
+            if not part:
+                raise ValueError(f"heldout leaves none of the {len(rows)} pictures of dataset for the recipe {recipe}")
+        self._pools = {recipe: _Pool(rows, part) for recipe, part in members.items()}
+        styles = {rows[i]["style"] for i in short}
+        self._by_style = {style: _Pool(rows, [i for i in short if rows[i]["style"] == style]) for style in styles}
         self._natural: dict[int, str | None] = {}
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str, dict]:
@@ -138,14 +136,14 @@ class Composer:
             "background": background or "white",
             "background_rgb": rgb,
         }
-        return np.asarray(canvas), self._caption(rng, words, parts, background), facts
+        return np.array(canvas), self._caption(rng, words, parts, background), facts
 
     def reference(self, row: int) -> tuple[np.ndarray, str]:
         """The plain form of picture `row`: (size, size, 3) uint8 on white, and its caption with the style named."""
         canvas = Image.new("RGB", (self.size, self.size), BACKGROUNDS["white"])
         paste(canvas, self.dataset.pictures[row], Box())
         facts = self.dataset.rows[row]
-        return np.asarray(canvas), f"{with_article(nouns(facts['label'])[0])}{_skin(facts)}, {facts['style']} style"
+        return np.array(canvas), f"{with_article(nouns(facts['label'])[0])}{_skin(facts)}, {facts['style']} style"
 
     # Recipes: each returns the objects, where they lie and the words for them
 
@@ -190,7 +188,9 @@ class Composer:
         return parts, boxes, f"{self._phrase(parts[0])} {relation} {self._phrase(parts[1])}"
 
     def _count(self, rng: np.random.Generator, facts: dict) -> tuple[list[Part], list[Box], str]:
-        part = self._part(rng, self._pools["count"].draw(rng))
+        row = self._pools["count"].draw(rng)
+        names = [noun for noun in nouns(self.dataset.rows[row]["label"]) if countable(noun)]
+        part = self._part(rng, row, str(rng.choice(names)))
         count = int(rng.choice(list(LAYOUTS), p=[0.35, 0.35, 0.2, 0.1]))
         facts["count"] = count
         return [part] * count, [Box(*box) for box in LAYOUTS[count]], f"{NUMBERS[count]} {plural(part.noun)}"
@@ -289,7 +289,7 @@ def _keywords(rng: np.random.Generator, row: dict) -> list[str]:
     """One to three keywords that say something new. No colours: not every style draws a car in red."""
     said = set(re.findall(r"[a-z]+", row["label"].lower()))
     words = dict.fromkeys(w for w in row["tags"] + row["keywords"] if re.fullmatch(r"[a-z]{3,}( [a-z]+)?", w))
-    words = [w for w in words if w not in said and not COLOUR_WORDS & set(w.split())]
+    words = [w for w in words if not said.issuperset(w.split()) and not COLOUR_WORDS & set(w.split())]
     if not words:
         return []
     return [str(w) for w in rng.choice(words, min(int(rng.integers(1, 4)), len(words)), replace=False)]

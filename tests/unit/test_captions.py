@@ -83,6 +83,21 @@ def test_uncountable_nouns_are_not_counted(noun):
     assert not countable(noun)
 
 
+def test_only_countable_names_are_counted(dataset):
+    """A cake is also called "slice of cake", of which "three slice of cakes" would be the plural."""
+    rows = [row("1f34e", "noto", label="shortcake"), row("1f431", "noto")]
+    captions = [caption for _, caption, _ in draw(Composer(Dataset(dataset.pictures[:2], rows), 16), 400)]
+    assert any("strawberry cakes" in caption for caption in captions)
+    assert not any("slice of cakes" in caption for caption in captions)
+
+
+def test_keywords_say_something_new(dataset):
+    rows = [row("1f431", "noto", tags=["cat", "pet"], keywords=["cat", "pet cat"]), row("1f697", "noto")]
+    captions = [caption for _, caption, _ in draw(Composer(Dataset(dataset.pictures[:2], rows), 16), 400)]
+    assert any(", pet" in caption for caption in captions)
+    assert not any(", cat" in caption for caption in captions)
+
+
 def test_names_read_as_a_person_would_say_them():
     assert nouns("automobile")[0] == "car"
     assert nouns("woman: red hair") == ("woman with red hair",)
