@@ -1,9 +1,9 @@
 """Compose captioned pictures and keep their latents: `python -m training.cache_latents --resolution 64`.
 
-Composing and encoding cost as much as a training step, and need not be paid again when an example is seen again. Shard
-i of `runs/latents-{resolution}/` is a pair of files: `0000.npy`, float16 (n, 4, h, w), the posterior's mean as the
-autoencoder gives it, and `0000.jsonl`, one caption, a JSON string, a line. A shard depends on its number and the
-autoencoder alone, so an interrupted run goes on where it stopped.
+Composing and encoding cost as much as a training step, and need not be paid again when an example is seen again. Folder
+`runs/latents-{resolution}` then holds the composed examples, `pictures.npy` and `captions.json`
+(`captions.compose_many`), and `latents.npy`, float16 (N, C, h, w), the posterior's mean of each as the autoencoder
+gives it. What is there already is not made again; delete `latents.npy` when the autoencoder has changed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from dataclasses import replace
-from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,24 +20,10 @@ from torch import Tensor
 
 from stable_diffusion.vae import VAE
 
-from .captions import Composer
-from .dataset import Dataset
-from .heldout import Heldout
+from .captions import compose_many
 from .train_vae import CONFIG
 
-SHARD = 1024
-BATCH = 32
-
-
-class Job(NamedTuple):
-    """One shard to make."""
-
-    number: int
-    resolution: int
-    data: Path
-    heldout: Path
-    vae: Path
-    out: Path
+BATCH = 64
 
 
 def load_vae(checkpoint: Path) -> VAE:
@@ -75,7 +57,7 @@ def standardise(vae: VAE, mean: Tensor, std: Tensor) -> VAE:
 
 @torch.no_grad()
 def encode(vae: VAE, pictures: np.ndarray) -> np.ndarray:
-    """uint8 (n, H, W, 3) -> unscaled mean latents, float16 (n, 4, H/8, W/8)."""
+    """uint8 (N, H, W, 3) -> the posterior's mean, float16 (N, C, H/8, W/8)."""
     latents: list[Tensor] = []
     for start in range(0, len(pictures), BATCH):
         batch = torch.from_numpy(pictures[start : start + BATCH]).permute(0, 3, 1, 2) / 127.5 - 1.0
@@ -84,42 +66,15 @@ def encode(vae: VAE, pictures: np.ndarray) -> np.ndarray:
     return torch.cat(latents).numpy()
 
 
-@cache
-def _tools(data: Path, heldout: Path, vae: Path, resolution: int) -> tuple[Composer, VAE]:
-    """Composer and autoencoder of a worker process, which makes many shards."""
-    torch.set_num_threads(1)
-    return Composer(Dataset.load(data), resolution, Heldout.load(heldout)), load_vae(vae)
+def load_latents(folder: Path) -> tuple[Tensor, list[str]]:
+    """Latents of a folder, float16 (N, C, h, w), and their N captions.
 
-
-def make_shard(job: Job) -> int:
-    """Write one shard; the latents come last, under their name only when complete. Returns its number."""
-    composer, vae = _tools(job.data, job.heldout, job.vae, job.resolution)
-    pictures, captions = [], []
-    for index in range(SHARD):
-        picture, caption, _ = composer.sample(np.random.default_rng((job.resolution, job.number, index)))
-        pictures.append(picture)
-        captions.append(caption)
-    path = job.out / f"{job.number:04d}.npy"
-    path.with_suffix(".jsonl").write_text("".join(json.dumps(text) + "\n" for text in captions), encoding="utf-8")
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, encode(vae, np.stack(pictures)))
-    os.replace(partial, path)
-    return job.number
-
-
-def load_shards(folder: Path) -> tuple[Tensor, list[str]]:
-    """All complete shards of a folder: unscaled latents, float16 (N, 4, h, w), and their N captions.
-
-    Raises FileNotFoundError where there is none.
+    Raises FileNotFoundError where there are none.
     """
-    paths = sorted(folder.glob("[0-9]*[0-9].npy"))
-    if not paths:
+    if not (folder / "latents.npy").exists():
         raise FileNotFoundError(f"no latents in folder={folder}: run `python -m training.cache_latents`")
-    latents = torch.cat([torch.from_numpy(np.load(path)) for path in paths])
-    captions = [
-        json.loads(line) for path in paths for line in path.with_suffix(".jsonl").read_text("utf-8").splitlines()
-    ]
-    return latents, captions
+    latents = torch.from_numpy(np.load(folder / "latents.npy"))
+    return latents, json.loads((folder / "captions.json").read_text(encoding="utf-8"))
 
 
 def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,25 +86,25 @@ def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resolution", type=int, default=128, help="side of the pictures in pixels")
-    parser.add_argument("--count", type=int, default=65_536, help="pictures in all, rounded up to whole shards")
+    parser.add_argument("--count", type=int, default=60_000, help="how many pictures to compose")
+    parser.add_argument("--compose-only", action="store_true", help="stop before the autoencoder is needed")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
-    parser.add_argument("--heldout", type=Path, default=Path(__file__).with_name("heldout.json"))
     parser.add_argument("--vae", type=Path, default=Path("runs/vae/checkpoint.pt"))
     parser.add_argument("--out", type=Path, help="default: runs/latents-RESOLUTION")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     out = args.out or Path(f"runs/latents-{args.resolution}")
-    out.mkdir(parents=True, exist_ok=True)
-    numbers = [n for n in range(-(-args.count // SHARD)) if not (out / f"{n:04d}.npy").exists()]
-    jobs = [Job(number, args.resolution, args.data, args.heldout, args.vae, out) for number in numbers]
-    started = time.monotonic()
-    # Forking a process that has used torch's threads can hang: start fresh ones.
-    with get_context("spawn").Pool(args.workers) as pool:
-        for done, _ in enumerate(pool.imap_unordered(make_shard, jobs), start=1):
-            rate = done * SHARD / (time.monotonic() - started)
-            left = (len(jobs) - done) * SHARD / rate / 60
-            print(f"shard {done}/{len(jobs)}  {rate:.0f} pictures/s  {left:.0f} min left", flush=True)
-    latents, _ = load_shards(out)
+    if not (out / "captions.json").exists():
+        seed = args.resolution  # so that no stage repeats another's pictures
+        compose_many(args.count, seed, out, args.data, size=args.resolution, workers=args.workers)
+        print(f"{args.count} pictures in {out}", flush=True)
+    if args.compose_only:
+        return
+    if not (out / "latents.npy").exists():
+        partial = out / "latents.partial.npy"
+        np.save(partial, encode(load_vae(args.vae), np.load(out / "pictures.npy", mmap_mode="r")))
+        os.replace(partial, out / "latents.npy")
+    latents, _ = load_latents(out)
     mean, std = (statistic.flatten().tolist() for statistic in channel_statistics(latents))
     print(f"{len(latents)} latents in {out}: channel means {mean}, deviations {std}")
 

@@ -35,9 +35,10 @@ from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.vae import VAE
 
-from .cache_latents import channel_statistics, load_shards, load_vae, standardise
+from .cache_latents import channel_statistics, load_latents, load_vae, standardise
 from .contact_sheet import contact_sheet
 from .run import EMA, Run
+from .train_vae import CONFIG
 
 UNET = UNetConfig(
     block_out_channels=(96, 192, 224),
@@ -46,7 +47,9 @@ UNET = UNetConfig(
     layers_per_block=1,
     attention_head_dim=(3, 6, 7),  # heads of 32 channels, which matrix units like
     cross_attention_dim=256,
-    sample_size=16,
+    in_channels=CONFIG.latent_channels,
+    out_channels=CONFIG.latent_channels,
+    sample_size=CONFIG.sample_size // CONFIG.downscale,
 )
 SCHEDULER = SchedulerConfig(
     prediction_type="v_prediction",
@@ -59,6 +62,7 @@ SCHEDULER = SchedulerConfig(
 TEXT_LAYERS, TEXT_HEADS = 3, 4
 EMPTY_SHARE = 0.1  # of the captions
 WARMUP = 200  # steps
+SHEET_STEPS = 12  # of sampling: enough to judge by, and quick
 EMA_DECAY, EMA_EVERY = 0.9975, 4  # decay a step; averaging every few steps costs less and is as smooth
 
 
@@ -134,7 +138,7 @@ class Examples:
     """Cached latents and the tokens of their captions, in memory."""
 
     def __init__(self, folder: Path, tokenizer: CLIPTokenizer):
-        self.latents, captions = load_shards(folder)
+        self.latents, captions = load_latents(folder)
         self.tokens = tokenize(tokenizer, captions)
         self.empty = tokenize(tokenizer, [""])
 
@@ -164,7 +168,7 @@ class Sheets:
         """Draw a sheet if its time has come, or if it is `due` anyway."""
         if due or time.monotonic() - self.drawn > self.seconds:
             with torch.autocast("cpu", torch.bfloat16):
-                sheet = contact_sheet(self.pipeline, size=self.resolution)
+                sheet = contact_sheet(self.pipeline, size=self.resolution, steps=SHEET_STEPS)
             sheet.save(self.out / f"sheet-{step:06d}.png")
             self.drawn = time.monotonic()
 

@@ -1,0 +1,272 @@
+"""Training of the bundled model: tokenizer, cached latents, resumable runs, and an export that diffusers reads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer
+
+from stable_diffusion.config import ATTENTION_DOWN, ATTENTION_UP, PLAIN_DOWN, PLAIN_UP, UNetConfig, VAEConfig
+from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.schedule import NoiseSchedule
+from stable_diffusion.vae import VAE
+from training import train_unet
+from training.cache_latents import channel_statistics, encode, load_latents, load_vae, standardise
+from training.contact_sheet import contact_sheet
+from training.export import export
+from training.train_tokenizer import END, MAX_LENGTH, START, learn_merges, vocabulary, write_tokenizer
+from training.train_unet import SCHEDULER, Clock, Examples, TextToLatents, text_config, train, train_step
+
+CAPTIONS = [
+    "a red fox, fluent 3d style, on a blue background",
+    "a cat next to a pizza",
+    "three red apples, noto style",
+    "a blue car in the top left corner",
+]
+FOREIGN = ["A  RED fox's DEN", "狐狸在雪地里", "a 🦊 on the 🌙", "ünïcödé <b>&amp;</b>", "", "x" * 500, "\x00\x7f"]
+UNET = UNetConfig(
+    block_out_channels=(32, 64),
+    down_block_types=(PLAIN_DOWN, ATTENTION_DOWN),
+    up_block_types=(ATTENTION_UP, PLAIN_UP),
+    layers_per_block=1,
+    attention_head_dim=(1, 2),
+    cross_attention_dim=train_unet.UNET.cross_attention_dim,
+    in_channels=8,
+    out_channels=8,
+    sample_size=4,
+)
+VAE_CONFIG = VAEConfig(
+    block_out_channels=(8, 8, 16, 16),
+    latent_channels=8,
+    norm_num_groups=4,
+    sample_size=32,
+    scaling_factor=1.0,
+    mid_block_add_attention=False,
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    write_tokenizer(folder, learn_merges(CAPTIONS * 3, 60))
+    return folder
+
+
+@pytest.fixture
+def tokenizer(tokenizer_dir: Path) -> CLIPTokenizer:
+    return CLIPTokenizer.from_pretrained(str(tokenizer_dir))
+
+
+@pytest.fixture
+def model(tokenizer: CLIPTokenizer) -> TextToLatents:
+    torch.manual_seed(0)
+    return TextToLatents(UNET, text_config(tokenizer))
+
+
+@pytest.fixture
+def vae() -> VAE:
+    torch.manual_seed(1)
+    return VAE(VAE_CONFIG).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def latents_dir(tmp_path: Path) -> Path:
+    """Four captioned latents, whose first channel counts them."""
+    folder = tmp_path / "latents"
+    folder.mkdir()
+    latents = np.random.default_rng(0).normal(3, 2, (4, 8, 4, 4)).astype(np.float16)
+    latents[:, 0] = np.arange(4)[:, None, None]
+    np.save(folder / "latents.npy", latents)
+    (folder / "captions.json").write_text(json.dumps(CAPTIONS))
+    return folder
+
+
+class TestTokenizer:
+    def test_special_tokens_have_the_highest_ids(self, tokenizer: CLIPTokenizer) -> None:
+        size = len(tokenizer)
+        assert (tokenizer.bos_token, tokenizer.bos_token_id) == (START, size - 2)
+        assert (tokenizer.eos_token, tokenizer.eos_token_id) == (END, size - 1)
+        assert tokenizer.pad_token_id == size - 1
+        assert tokenizer.model_max_length == MAX_LENGTH
+
+    @pytest.mark.parametrize("text", CAPTIONS + FOREIGN)
+    def test_any_text_tokenises_without_the_unknown_token(self, tokenizer: CLIPTokenizer, text: str) -> None:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        assert tokenizer.unk_token_id not in ids
+
+    @pytest.mark.parametrize("text", CAPTIONS)
+    def test_captions_come_back(self, tokenizer: CLIPTokenizer, text: str) -> None:
+        back = tokenizer.decode(tokenizer(text, add_special_tokens=False).input_ids)
+        assert back.replace(" ", "") == text.replace(" ", "")
+
+    def test_a_frequent_word_is_one_token(self, tokenizer: CLIPTokenizer) -> None:
+        assert len(tokenizer("red", add_special_tokens=False).input_ids) == 1
+
+    def test_every_reader_gives_the_same_ids(self, tokenizer: CLIPTokenizer, tokenizer_dir: Path, tmp_path: Path):
+        tokenizer.save_pretrained(str(tmp_path))
+        others = [AutoTokenizer.from_pretrained(str(tokenizer_dir)), CLIPTokenizer.from_pretrained(str(tmp_path))]
+        expected = tokenizer(CAPTIONS + FOREIGN, truncation=True).input_ids
+        for other in others:
+            assert other(CAPTIONS + FOREIGN, truncation=True).input_ids == expected
+
+    def test_vocabulary_counts_up(self) -> None:
+        merges = learn_merges(CAPTIONS * 3, 60)
+        assert sorted(vocabulary(merges).values()) == list(range(len(vocabulary(merges))))
+
+
+class TestLatents:
+    def test_captions_stay_with_their_latents(self, latents_dir: Path) -> None:
+        latents, captions = load_latents(latents_dir)
+        assert latents.shape == (4, 8, 4, 4)
+        assert captions == CAPTIONS
+        assert latents[:, 0, 0, 0].tolist() == [0, 1, 2, 3]
+
+    def test_an_empty_folder_names_the_remedy(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="cache_latents"):
+            load_latents(tmp_path)
+
+    def test_a_missing_autoencoder_names_the_remedy(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="train_vae"):
+            load_vae(tmp_path / "none.pt")
+
+    def test_standardising_changes_latents_and_not_pictures(self, vae: VAE) -> None:
+        pictures = torch.rand(6, 3, 32, 32) * 2 - 1
+        before = vae.posterior(pictures)
+        drawn, latents = vae.decode(before.mean), before.mean
+        mean, std = channel_statistics(latents)
+        standardise(vae, mean, std)
+        after = vae.posterior(pictures)
+        torch.testing.assert_close(after.mean, (latents - mean) / std, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(after.logvar.exp().sqrt() * std, before.logvar.exp().sqrt())
+        torch.testing.assert_close(vae.decode(after.mean), drawn, rtol=1e-4, atol=1e-5)
+
+    def test_encoding_in_batches_keeps_order_and_shape(self, vae: VAE) -> None:
+        pictures = np.random.default_rng(0).integers(0, 256, (80, 16, 16, 3), np.uint8)
+        latents = encode(vae, pictures)
+        assert latents.shape == (80, 8, 2, 2)
+        assert latents.dtype == np.float16
+        np.testing.assert_allclose(latents[75:], encode(vae, pictures[75:]), atol=0.05)
+
+
+class TestClock:
+    def test_time_spent_survives_a_restart_by_stage(self) -> None:
+        small = Clock(64, budget=100.0)
+        small.seconds["64"] = 50.0
+        again = Clock(64, budget=100.0)
+        again.load_state_dict(small.state_dict())
+        assert again.tick() == pytest.approx(0.5, abs=0.01)
+        large = Clock(128, budget=100.0)
+        large.load_state_dict(small.state_dict())
+        assert large.tick() == pytest.approx(0.0, abs=0.01)
+
+    def test_nothing_is_left_of_a_spent_budget(self) -> None:
+        clock = Clock(64, budget=1.0)
+        clock.load_state_dict({"64": 2.0})
+        assert clock.tick() == 1.0
+        assert clock.steps_left == 0
+
+
+class TestTraining:
+    def test_batches_are_standardised_and_now_and_then_without_a_caption(
+        self, latents_dir: Path, tokenizer: CLIPTokenizer
+    ) -> None:
+        examples = Examples(latents_dir, tokenizer)
+        torch.manual_seed(0)
+        x_0, tokens = examples.batch(2000, *channel_statistics(examples.latents))
+        assert x_0.shape == (2000, 8, 4, 4)
+        assert tokens.shape == (2000, MAX_LENGTH)
+        assert x_0.mean().item() == pytest.approx(0, abs=0.05)
+        assert x_0.std().item() == pytest.approx(1, abs=0.05)
+        empty = (tokens == examples.empty).all(1).float().mean().item()
+        assert empty == pytest.approx(train_unet.EMPTY_SHARE, abs=0.03)
+
+    def test_a_fresh_network_predicts_nothing_and_then_learns(self, model: TextToLatents) -> None:
+        model.initialise()
+        torch.manual_seed(0)
+        x_0, tokens = torch.randn(1, 8, 4, 4).expand(32, -1, -1, -1), torch.ones(32, MAX_LENGTH, dtype=torch.long)
+        assert model(x_0, torch.zeros(32), tokens).abs().max() == 0
+        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        losses = [train_step(model, optimizer, NoiseSchedule(SCHEDULER), x_0, tokens) for _ in range(40)]
+        assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+
+    def test_a_run_goes_on_from_its_checkpoint(
+        self, latents_dir: Path, tokenizer: CLIPTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(train_unet, "contact_sheet", lambda pipeline, size, steps: Image.new("RGB", (size, size)))
+        vae_path = tmp_path / "vae.pt"
+        torch.save({"ema": VAE(train_unet.CONFIG).state_dict()}, vae_path)
+        out = tmp_path / "run"
+        args = argparse.Namespace(
+            rate=1e-3, batch=2, resolution=64, minutes=10.0, decay=True, sheet_minutes=10.0, vae=vae_path, out=out
+        )
+        examples = Examples(latents_dir, tokenizer)
+        for steps in (3, 6):
+            model = TextToLatents(UNET, text_config(tokenizer))
+            train(model, examples, tokenizer, argparse.Namespace(**vars(args), steps=steps))
+            saved = torch.load(out / "checkpoint.pt", weights_only=True)
+            assert (saved["step"], saved["samples"]) == (steps, 2 * steps)
+        assert saved["clock"]["64"] > 0
+        assert {path.name for path in out.glob("sheet-*.png")} == {"sheet-000003.png", "sheet-000006.png"}
+
+
+@pytest.fixture
+def exported(model: TextToLatents, vae: VAE, tokenizer_dir: Path, tmp_path: Path) -> Path:
+    # Weights that float16 holds exactly: what is read back is then equal to what was written.
+    for network in (model, vae):
+        for tensor in network.state_dict().values():
+            tensor.copy_(tensor.half())
+    export(tmp_path / "model", model, vae, tokenizer_dir, shard_bytes=200_000)
+    return tmp_path / "model"
+
+
+class TestExport:
+    def test_diffusers_reads_every_part_and_agrees(self, exported: Path, model: TextToLatents, vae: VAE) -> None:
+        diffusers = pytest.importorskip("diffusers")
+        theirs = diffusers.StableDiffusionPipeline.from_pretrained(str(exported), torch_dtype=torch.float32)
+        model.eval()
+        tokens = theirs.tokenizer(CAPTIONS, padding="max_length", return_tensors="pt").input_ids
+        latents, t = torch.randn(4, 8, 4, 4), torch.tensor([0, 10, 500, 999])
+        with torch.no_grad():
+            context = model.text_encoder(tokens)
+            torch.testing.assert_close(theirs.text_encoder(tokens)[0], context, rtol=1e-5, atol=1e-5)
+            v = theirs.unet(latents, t, context).sample
+            torch.testing.assert_close(v, model.unet(latents, t, context), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(theirs.vae.decode(latents).sample, vae.decode(latents), rtol=1e-5, atol=1e-5)
+            pictures = torch.rand(1, 3, 32, 32)
+            mean = theirs.vae.encode(pictures).latent_dist.mean
+            torch.testing.assert_close(mean, vae.encode(pictures), rtol=1e-5, atol=1e-5)
+        assert theirs.vae.config.scaling_factor == 1.0
+        alphas_cumprod = NoiseSchedule(SCHEDULER).alphas_cumprod.float()
+        torch.testing.assert_close(theirs.scheduler.alphas_cumprod, alphas_cumprod, rtol=1e-4, atol=1e-6)
+
+    def test_shards_are_small_and_listed(self, exported: Path) -> None:
+        index = json.loads((exported / "unet" / "diffusion_pytorch_model.safetensors.index.json").read_text())
+        files = {path.name: path.stat().st_size for path in (exported / "unet").glob("*.safetensors")}
+        assert len(files) > 1
+        assert set(index["weight_map"].values()) == set(files)
+        assert sum(files.values()) >= index["metadata"]["total_size"]
+        assert max(files.values()) < 250_000
+
+    def test_transformers_reads_the_text_encoder_alone(self, exported: Path, tokenizer: CLIPTokenizer) -> None:
+        config = CLIPTextModel.from_pretrained(str(exported / "text_encoder")).config
+        assert config.eos_token_id == tokenizer.eos_token_id
+        assert config.vocab_size == len(tokenizer)
+
+    def test_a_second_export_leaves_no_old_shard(
+        self, exported: Path, model: TextToLatents, vae: VAE, tokenizer_dir: Path
+    ) -> None:
+        export(exported, model, vae, tokenizer_dir)
+        assert [path.name for path in (exported / "unet").glob("*.safetensors")] == [
+            "diffusion_pytorch_model.safetensors"
+        ]
+
+    def test_a_sheet_is_drawn_by_the_library(self, exported: Path) -> None:
+        sheet = contact_sheet(Pipeline.from_pretrained(exported), CAPTIONS, tile=64, columns=2, steps=2)
+        assert sheet.width == 2 * 72 + 8
+        assert len(sheet.getcolors(2**24)) > 10
