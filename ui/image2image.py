@@ -6,13 +6,14 @@ from pathlib import Path
 
 import gradio as gr
 from gradio.data_classes import ImageData
+from PIL import Image
 
 from . import live
 from .controls import Controls, more_controls, prompt_controls, sampling_controls
 from .models import ModelHolder
 from .options import FITS
 from .request import Request, photo_path
-from .run import fitted_photo
+from .run import start_pictures
 from .tab import QUIET, Tab, Values, connect, run_buttons, run_column
 
 PHOTOS = Path(__file__).resolve().parent.parent / "assets" / "examples"
@@ -106,7 +107,7 @@ def connect_start(tab: Tab, holder: ModelHolder, start: gr.HTML, steps_note: gr.
 
     def describe(strength: float, steps: int) -> str:
         runs = max(1, int(steps * strength))
-        return f"Runs **{runs} of {steps} steps**, from the noisy photo on."
+        return f"Runs **{runs} of {steps} steps**, starting from the photo with noise."
 
     steps_inputs = [controls["strength"], controls["num_inference_steps"]]
     gr.on([component.change for component in steps_inputs], describe, steps_inputs, steps_note, **QUIET)
@@ -116,8 +117,8 @@ def connect_start(tab: Tab, holder: ModelHolder, start: gr.HTML, steps_note: gr.
         if values[controls["photo"]] is None:
             return ""
         try:
-            request = tab.request(values).for_side(holder.pipeline().default_size)
-            return start_view(fitted_photo(request))
+            pipeline = holder.pipeline()
+            return start_view(*start_pictures(pipeline, tab.request(values).for_side(pipeline.default_size)))
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from None
 
@@ -134,6 +135,11 @@ def connect_start(tab: Tab, holder: ModelHolder, start: gr.HTML, steps_note: gr.
     )
 
 
-def start_view(*pictures) -> str:
-    """The photo as it will be used."""
-    return f'<img src="{live.data_uri(pictures[0])}" alt="The photo as it will be used">'
+def start_view(photo: Image.Image, noisy: Image.Image) -> str:
+    """Both pictures side by side, as HTML."""
+    captions = ("The photo as it is used", "With noise: the run starts here")
+    figures = (
+        f'<figure><img src="{live.data_uri(picture)}" alt=""><figcaption>{caption}</figcaption></figure>'
+        for picture, caption in zip((photo, noisy), captions, strict=True)
+    )
+    return f'<div class="start">{"".join(figures)}</div>'

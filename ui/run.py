@@ -80,6 +80,21 @@ def fitted_photo(request: Request) -> Image.Image:
     return fit_image(read_image(request.photo), request.width, request.height, request.fit)
 
 
+def start_pictures(pipeline: Pipeline, request: Request) -> tuple[Image.Image, Image.Image]:
+    """The fitted photo, and the noisy picture that a run from it starts with (Eq. 4, arXiv:2006.11239)."""
+    import torch
+
+    from stable_diffusion.images import to_images, to_tensor
+
+    photo, vae = fitted_photo(request), pipeline.models.vae
+    plan = pipeline.plan(request.sampler, request.num_inference_steps, request.strength)
+    level, _ = plan.steps[0]
+    with torch.no_grad():
+        x_0 = vae.encode(to_tensor([photo]).to(vae.post_quant_conv.weight))
+        noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(request.seed or 0)).to(x_0)
+        return photo, to_images(vae.decode_finite(plan.start(noise, x_0) / level.scale))[0]
+
+
 def dropped_text(pipeline: Pipeline, request: Request) -> dict[str, str]:
     """The end of prompt and negative prompt that the model can't read, where they are too long."""
     from stable_diffusion.prompt import tokenize

@@ -1,0 +1,141 @@
+"""A server of the real page in a process of its own, a client for its API, and a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from gradio_client import Client, handle_file
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from tests.conftest import ROOT
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+# A quiet browser that draws without a GPU, in a container too.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update"]
+FLAGS += ["--disable-background-networking", "--disable-sync", "--disable-dev-shm-usage"]
+PATIENCE = 120_000
+"""How many milliseconds a slow machine may take; nothing waits this long on purpose."""
+
+
+@dataclass
+class Server:
+    """A running server: where it is, and what it has said so far."""
+
+    url: str
+    log: Path
+
+    def wait_for_log(self, text: str, count: int = 1) -> str:
+        """The last line that holds `text`, once it has been logged `count` times."""
+        for _ in range(PATIENCE // 100):
+            lines = [line for line in self.log.read_text().splitlines() if text in line]
+            if len(lines) >= count:
+                return lines[-1]
+            time.sleep(0.1)
+        raise AssertionError(f"{text!r} was not logged {count} times:\n{self.log.read_text()}")
+
+    def count(self, text: str) -> int:
+        """How many lines of the log hold `text`."""
+        return sum(text in line for line in self.log.read_text().splitlines())
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def server(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`python app.py` with the bundled model, ended when the tests are over."""
+    folder = tmp_path_factory.mktemp("server")
+    port = free_port()
+    server = Server(f"http://127.0.0.1:{port}", folder / "log.txt")
+    command = [sys.executable, "app.py", "--port", str(port), "--model", str(bundled_model), "--device", "cpu"]
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "files"), "PYTHONUNBUFFERED": "1"}
+    with server.log.open("w") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
+    try:
+        _wait_until_up(server, process)
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _wait_until_up(server: Server, process: subprocess.Popen) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            raise AssertionError(f"the server ended:\n{server.log.read_text()}")
+        try:
+            urllib.request.urlopen(server.url, timeout=5).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise AssertionError(f"the server did not answer:\n{server.log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Client:
+    """A program that uses the API."""
+    return Client(server.url, verbose=False)
+
+
+@pytest.fixture(scope="session")
+def photo() -> dict:
+    """An example photo, as a program sends it."""
+    return handle_file(str(ROOT / "assets" / "examples" / "cat.jpg"))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The browser on the PATH, or else Playwright's own; without any, the tests are skipped, but fail in CI."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        except Exception as error:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"no browser: install chromium, or run `playwright install chromium` ({error})")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(server: Server, browser: Browser) -> Iterator[Callable[..., Page]]:
+    """A function that opens the page as one more visitor; its options are those of a browser context."""
+    contexts = []
+
+    def open_page(query: str = "", **options: object) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 1000}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(server.url + "/" + query)
+        page.locator("#t2i-generate").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def page(visit: Callable[..., Page]) -> Page:
+    """The page, as a visitor at a desk sees it."""
+    return visit()
