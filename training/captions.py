@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -295,9 +296,15 @@ def _keywords(rng: np.random.Generator, row: dict) -> list[str]:
     return [str(w) for w in rng.choice(words, min(int(rng.integers(1, 4)), len(words)), replace=False)]
 
 
+@cache
+def _composer(root: Path, heldout: str | None, size: int) -> Composer:
+    """One a worker process: reading the index costs as much as hundreds of pictures."""
+    return Composer(Dataset.load(root), size, None if heldout is None else Heldout.load(heldout))
+
+
 def _compose_range(job: tuple[Path, Path, str | None, int, int, int, int]) -> list[str]:
     root, out, heldout, size, seed, start, stop = job
-    composer = Composer(Dataset.load(root), size, Heldout.load(heldout) if heldout else None)
+    composer = _composer(root, heldout, size)
     pictures = np.load(out, mmap_mode="r+")
     captions = []
     for i in range(start, stop):
@@ -327,7 +334,15 @@ def compose_many(
     np.lib.format.open_memmap(out / "pictures.npy", "w+", np.uint8, (n, size, size, 3)).flush()
     step = 500
     jobs = [
-        (Path(root), out / "pictures.npy", heldout and str(heldout), size, seed, start, min(start + step, n))
+        (
+            Path(root),
+            out / "pictures.npy",
+            None if heldout is None else str(heldout),
+            size,
+            seed,
+            start,
+            min(start + step, n),
+        )
         for start in range(0, n, step)
     ]
     with Pool(workers) as pool:
