@@ -60,7 +60,7 @@ def encode(vae: VAE, pictures: np.ndarray) -> np.ndarray:
     """uint8 (N, H, W, 3) -> the posterior's mean, float16 (N, C, H/8, W/8)."""
     latents: list[Tensor] = []
     for start in range(0, len(pictures), BATCH):
-        batch = torch.from_numpy(pictures[start : start + BATCH]).permute(0, 3, 1, 2) / 127.5 - 1.0
+        batch = torch.tensor(pictures[start : start + BATCH]).permute(0, 3, 1, 2) / 127.5 - 1.0
         with torch.autocast("cpu", torch.bfloat16):
             latents.append(vae.posterior(batch).mean.to(torch.float16, memory_format=torch.contiguous_format))
     return torch.cat(latents).numpy()
