@@ -55,7 +55,6 @@ SCHEDULER = SchedulerConfig(
     prediction_type="v_prediction",
     rescale_betas_zero_snr=True,
     timestep_spacing="trailing",
-    steps_offset=0,
     set_alpha_to_one=True,
     class_name="DDIMScheduler",
 )
