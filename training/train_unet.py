@@ -55,6 +55,7 @@ SCHEDULER = SchedulerConfig(
     prediction_type="v_prediction",
     rescale_betas_zero_snr=True,
     timestep_spacing="trailing",
+    steps_offset=1,
     set_alpha_to_one=True,
     class_name="DDIMScheduler",
 )
