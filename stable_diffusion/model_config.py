@@ -92,7 +92,8 @@ class ModelConfig:
         """Read the content of a directory's JSON files; raises `ConfigError` for a pipeline of another kind."""
         pipeline = _check_pipeline(settings["model_index"])
         channels = settings["unet"].get("in_channels")
-        if channels in RELATIVES_BY_CHANNELS:
+        # Extra channels carry a mask or another picture; a model that also gives as many back has wider latents.
+        if channels in RELATIVES_BY_CHANNELS and channels != settings["unet"].get("out_channels"):
             raise ConfigError(f"unet: in_channels={channels}: {RELATIVES_BY_CHANNELS[channels]}; {ONLY_THESE}")
         scheduler = settings["scheduler"]
         if pipeline.startswith("StableDiffusion"):
