@@ -1,7 +1,7 @@
 """Train the bundled model's autoencoder: `python -m training.train_vae`.
 
 Three of four examples are 64 px crops at full size, one is a whole picture at half size, each on a random background.
-The loss is L1 on a three-level pyramid, L1 on the gradients, which keeps outlines crisp, and a small KL term
+The loss is L1 on a four-level pyramid, L1 on the gradients, which keeps outlines crisp, and a small KL term
 (arXiv:2112.10752, section 3.1: KL regularisation, without the discriminator). A resumed run may freeze the encoder, so
 that latents already trained on stay valid while the decoder goes on.
 """
@@ -22,8 +22,14 @@ from stable_diffusion.vae import VAE
 
 from .run import EMA, Run, warmup_cosine
 
+# Eight latent channels instead of Stable Diffusion's four: with four, this small decoder gave up a colour axis, and
+# purple came back grey.
 CONFIG = VAEConfig(
-    block_out_channels=(32, 64, 96, 128), norm_num_groups=16, sample_size=128, mid_block_add_attention=False
+    block_out_channels=(32, 64, 96, 128),
+    latent_channels=8,
+    norm_num_groups=16,
+    sample_size=128,
+    mid_block_add_attention=False,
 )
 KL_WEIGHT = 3e-4
 CROP = 64
@@ -80,9 +86,12 @@ class Examples:
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """L1 over a three-level pyramid plus half the L1 of horizontal and vertical differences."""
+    """L1 over a four-level pyramid plus half the L1 of horizontal and vertical differences.
+
+    At the coarsest level a pixel is one latent: its mean colour has to be right.
+    """
     loss = output.new_zeros(())
-    for level in range(3):
+    for level in range(4):
         if level:
             output, target = F.avg_pool2d(output, 2), F.avg_pool2d(target, 2)
         loss = loss + F.l1_loss(output, target)
