@@ -41,12 +41,19 @@ class Denoiser:
 
     def predict(self, x: Tensor, level: Level, maps: list[Tensor] | None = None) -> Tensor:
         """The network's guided prediction, epsilon or v, at x; float32."""
+        unconditional, conditional = self.predict_both(x, level, maps)
+        if unconditional is None:
+            return conditional
+        return unconditional + self.guidance_scale * (conditional - unconditional)
+
+    def predict_both(self, x: Tensor, level: Level, maps: list[Tensor] | None = None) -> tuple[Tensor | None, Tensor]:
+        """What the network predicts for the negative prompt (None where not guided) and for the prompt; float32."""
         model_input = (x / level.scale).to(self.context.dtype)
         if not self.guided:
-            return self._network(model_input, level, self.context, maps).float()
+            return None, self._network(model_input, level, self.context, maps).float()
         both = self._network(torch.cat([model_input] * 2), level, torch.cat([self.negative, self.context]), maps)
         unconditional, conditional = both.float().chunk(2)
-        return unconditional + self.guidance_scale * (conditional - unconditional)
+        return unconditional, conditional
 
     def _network(self, x: Tensor, level: Level, context: Tensor, maps: list[Tensor] | None) -> Tensor:
         timesteps = torch.full((len(x),), level.timestep, device=x.device)

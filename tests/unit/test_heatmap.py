@@ -1,0 +1,167 @@
+"""Heat maps of words, on attention that is known, on tiny models of several shapes, and on the bundled model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from stable_diffusion import attention
+from stable_diffusion.heatmap import Word, prompt_words, token_heat, word_heat
+from stable_diffusion.inside import add_noise, look_inside
+from stable_diffusion.pipeline import Pipeline
+from tests.tiny import save_model
+
+SIZES = [(8, 12), (5, 7)]
+
+
+@pytest.fixture(scope="module", params=["sd1", "sd2"])
+def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """A tiny random model; its cross-attention maps are not what is tested, their shapes and places are."""
+    return Pipeline.from_pretrained(save_model(tmp_path_factory.mktemp(request.param), request.param), device="cpu")
+
+
+def planted(height: int, width: int, tokens: int, heads: int) -> Tensor:
+    """Attention (1, heads, pixels, tokens): the left half looks at token 1, the right half at token 2, for sure."""
+    weights = torch.zeros(1, heads, height, width, tokens)
+    weights[:, :, :, : width // 2, 1] = 1
+    weights[:, :, :, width // 2 :, 2] = 1
+    return weights.flatten(2, 3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 24), (24, 16)])
+def test_planted_attention_comes_back_at_its_place(height: int, width: int):
+    maps = [planted(height // scale, width // scale, 5, heads=scale + 1) for scale in (1, 2, 4)]
+    heat = token_heat(maps, height, width)
+    assert heat.shape == (1, 5, height, width)
+    left, right = heat[..., : width // 2], heat[..., width // 2 :]
+    assert left[:, 1].sum() > 20 * right[:, 1].sum()
+    assert right[:, 2].sum() > 20 * left[:, 2].sum()
+    assert not heat[:, [0, 3, 4]].any()
+
+
+def test_heads_and_layers_count_alike_and_sum_to_one():
+    generator = torch.Generator().manual_seed(0)
+    maps = [torch.randn(2, heads, 8 * 6, 7, generator=generator).softmax(dim=-1) for heads in (2, 5)]
+    heat = token_heat(maps, 8, 6)
+    by_hand = (maps[0].mean(dim=1) + maps[1].mean(dim=1)).mT.reshape(2, 7, 8, 6) / 2
+    torch.testing.assert_close(heat, by_hand)
+    torch.testing.assert_close(heat.sum(dim=1), torch.ones(2, 8, 6))
+
+
+def test_odd_sizes_are_told_from_their_halves_rounded_up():
+    heat = token_heat([planted(5, 7, 3, 1), planted(3, 4, 3, 1), planted(2, 2, 3, 1), planted(1, 1, 3, 1)], 5, 7)
+    assert heat.shape == (1, 3, 5, 7)
+    with pytest.raises(ValueError, match="height and width must be those of the latents, got 4 and 4 for 15 pixels"):
+        token_heat([planted(5, 3, 3, 1)], 4, 4)
+
+
+def test_no_maps_are_refused():
+    with pytest.raises(ValueError, match="maps must hold the attention of at least one layer, got none"):
+        token_heat([], 8, 8)
+
+
+def test_words_know_the_places_of_their_pieces(tiny: Pipeline):
+    words = prompt_words(tiny.models.tokenizer, "A red  foxy, cat")
+    assert [word.text for word in words] == ["A", "red", "foxy", ",", "cat"]
+    ids = tiny.models.tokenizer("A red  foxy, cat").input_ids
+    pieces = [tiny.models.tokenizer.decode([ids[at] for at in word.positions]).strip() for word in words]
+    assert pieces == ["a", "red", "foxy", ",", "cat"]
+    assert [len(word.positions) for word in words[:2]] == [1, 1]
+    assert len(words[2].positions) > 1
+
+
+def test_words_beyond_the_limit_are_left_out(tiny: Pipeline):
+    limit = tiny.models.tokenizer.model_max_length
+    words = prompt_words(tiny.models.tokenizer, "cat " * 100)
+    assert len(words) == limit - 2
+    assert words[-1].positions == (limit - 2,)
+
+
+def test_the_empty_prompt_has_no_words(tiny: Pipeline):
+    words = prompt_words(tiny.models.tokenizer, "")
+    assert words == []
+    assert word_heat(torch.ones(2, 7, 4, 5), words).shape == (2, 0, 4, 5)
+
+
+def test_the_heat_of_a_word_is_the_mean_of_its_pieces():
+    heat = torch.arange(4.0)[None, :, None, None].expand(1, 4, 2, 2)
+    merged = word_heat(heat, [Word("foxy", (1, 2)), Word("cat", (3,))])
+    assert merged[0, :, 0, 0].tolist() == [1.5, 3.0]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+def test_looking_inside_changes_no_pixel(tiny: Pipeline, height: int, width: int, guidance_scale: float):
+    options = {"num_inference_steps": 2, "guidance_scale": guidance_scale, "seed": 3, "num_images": 2}
+    options |= {"height": 8 * height, "width": 8 * width, "sampler": "ddim"}
+    result = tiny("a red fox", **options)
+    steps = list(look_inside(tiny, "a red fox", preview="none", **options))
+    assert torch.equal(steps[-1].step.result.latents, result.latents)
+    for inside in steps:
+        assert inside.heat.shape == (2, tiny.models.tokenizer.model_max_length, height, width)
+        if guidance_scale == 1.0:
+            assert inside.unconditional is None
+            assert torch.equal(inside.conditional, inside.step.denoised)
+        else:
+            guided = inside.unconditional + guidance_scale * (inside.conditional - inside.unconditional)
+            torch.testing.assert_close(guided, inside.step.denoised, rtol=1e-3, atol=1e-3)
+
+
+def test_the_heat_is_that_of_the_prompt_not_of_the_negative_prompt(tiny: Pipeline):
+    options = {"num_inference_steps": 1, "seed": 3, "preview": "none"}
+    guided, other, alone = (
+        next(look_inside(tiny, "a red fox", negative_prompt=negative, guidance_scale=scale, **options))
+        for negative, scale in (("", 4.0), ("the blue moon", 4.0), ("", 1.0))
+    )
+    torch.testing.assert_close(guided.heat, alone.heat, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(guided.heat, other.heat, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(guided.unconditional, other.unconditional)
+
+
+def test_an_ordinary_run_computes_no_map(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch):
+    def forbidden(*_: object) -> Tensor:
+        raise AssertionError("a map was computed")
+
+    monkeypatch.setattr(attention, "attention_map", forbidden)
+    tiny("a red fox", num_inference_steps=1, seed=0)
+    with pytest.raises(AssertionError, match="a map was computed"):
+        next(look_inside(tiny, "a red fox", num_inference_steps=1, seed=0))
+
+
+def test_a_noised_photo_keeps_its_share_of_signal(tiny: Pipeline):
+    from PIL import Image
+
+    photo = Image.new("RGB", (72, 56), "teal")
+    schedule, last = tiny.schedule, tiny.schedule.num_train_timesteps - 1
+    early, late = add_noise(tiny, photo, 0), add_noise(tiny, photo, last, prompt="a cat")
+    assert early.x_t.shape == early.x_0.shape == early.predicted.shape == (1, 4, 7, 9)
+    assert early.pixels.shape == (1, 3, 56, 72)
+    torch.testing.assert_close(early.x_0, late.x_0)
+    noise = (late.x_t - late.level.alpha * late.x_0) / late.level.sigma
+    expected = schedule.alphas_cumprod[0].sqrt() * early.x_0 + (1 - schedule.alphas_cumprod[0]).sqrt() * noise
+    torch.testing.assert_close(early.x_t, expected.float(), rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match=f"t must be in \\[0, {last}\\], got {last + 1}"):
+        add_noise(tiny, photo, last + 1)
+
+
+def test_the_bundled_model_looks_for_cat_and_pizza_in_different_halves(bundled_model: Path):
+    if not (bundled_model / "model_index.json").is_file():
+        pytest.skip(f"no model at {bundled_model}")
+    pipeline, prompt = Pipeline.from_pretrained(bundled_model), "a cat next to a pizza"
+    words = prompt_words(pipeline.models.tokenizer, prompt)
+    cat, pizza = ([word.text for word in words].index(text) for text in ("cat", "pizza"))
+    steps = list(
+        look_inside(pipeline, prompt, num_inference_steps=20, guidance_scale=4.0, seed=1, num_images=4, preview="none")
+    )
+    heat = word_heat(torch.stack([inside.heat for inside in steps]).mean(dim=0), words)
+    apart = 0
+    for maps in heat[:, [cat, pizza]]:
+        # What a word has at a place beyond the other word, each as a share of its own whole.
+        share = maps / maps.sum(dim=(1, 2), keepdim=True)
+        more = (share[0] - share[1]).clamp(min=0), (share[1] - share[0]).clamp(min=0)
+        cat_left, pizza_left = (one[:, : one.shape[1] // 2].sum() / one.sum() for one in more)
+        apart += bool(cat_left > 0.6 and pizza_left < 0.4) or bool(cat_left < 0.4 and pizza_left > 0.6)
+    assert apart >= 3, f"{apart} of 4 pictures have cat and pizza on different halves"
