@@ -1,13 +1,29 @@
-"""The CLIP text tower (arXiv:2103.00020): a prompt becomes the context that the U-Net attends to."""
+"""CLIP (arXiv:2103.00020): its text tower makes of a prompt the context that the U-Net attends to; with its image
+tower it measures how well pictures and texts fit."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import CLIPTokenizer
 
 from .attention import attend
-from .config import CLIPTextConfig
+from .checkpoints import build, read_weights
+from .config import CLIPConfig, CLIPImageConfig, CLIPTextConfig, CLIPVisionConfig, ModelError, read_json, require
+from .tokenizer import load_tokenizer
+
+# Where a directory in transformers' layout may keep its weights, best first.
+WEIGHT_FILES = (
+    *("model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -49,7 +65,7 @@ class CLIPMLP(nn.Module):
 class CLIPLayer(nn.Module):
     """A pre-norm transformer layer."""
 
-    def __init__(self, config: CLIPTextConfig, *, causal: bool):
+    def __init__(self, config: CLIPTextConfig | CLIPVisionConfig, *, causal: bool):
         super().__init__()
         self.self_attn = CLIPAttention(config.hidden_size, config.num_attention_heads, causal=causal)
         self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -64,7 +80,7 @@ class CLIPLayer(nn.Module):
 class CLIPLayers(nn.Module):
     """The stack of layers, under the key name `layers`."""
 
-    def __init__(self, config: CLIPTextConfig, *, causal: bool):
+    def __init__(self, config: CLIPTextConfig | CLIPVisionConfig, *, causal: bool):
         super().__init__()
         self.layers = nn.ModuleList(CLIPLayer(config, causal=causal) for _ in range(config.num_hidden_layers))
 
@@ -109,3 +125,135 @@ class CLIPTextEncoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.text_model(tokens)
+
+
+class CLIPVisionEmbeddings(nn.Module):
+    """Patches as tokens behind a class token, plus learned positions (Eq. 1, arXiv:2010.11929)."""
+
+    def __init__(self, config: CLIPVisionConfig):
+        super().__init__()
+        self.class_embedding = nn.Parameter(torch.zeros(config.hidden_size))
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
+        )
+        self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (B, 3, H, W) -> (B, patches, hidden_size)
+        first = self.class_embedding.expand(len(patches), 1, -1)
+        return torch.cat([first, patches], dim=1) + self.position_embedding.weight
+
+
+class CLIPVisionTransformer(nn.Module):
+    """The image tower: pixels (B, 3, H, W) -> the class token's features (B, hidden_size)."""
+
+    def __init__(self, config: CLIPVisionConfig):
+        super().__init__()
+        self.embeddings = CLIPVisionEmbeddings(config)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)  # spelt so in the checkpoints
+        self.encoder = CLIPLayers(config, causal=False)
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.post_layernorm(self.encoder(self.pre_layrnorm(self.embeddings(pixels)))[:, 0])
+
+
+class CLIPModel(nn.Module):
+    """Both towers, each projected into the space where a picture lies near its caption."""
+
+    def __init__(self, config: CLIPConfig):
+        super().__init__()
+        self.config = config
+        self.text_model = CLIPTextTransformer(config.text)
+        self.vision_model = CLIPVisionTransformer(config.vision)
+        self.visual_projection = nn.Linear(config.vision.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(config.text.hidden_size, config.projection_dim, bias=False)
+        # The log of the softmax's inverse temperature: needed to train, and so in every checkpoint.
+        self.logit_scale = nn.Parameter(torch.zeros(()))
+
+    def embed_texts(self, tokens: Tensor) -> Tensor:
+        """Token ids (N, S) -> vectors (N, projection_dim) of length 1, from the features at the end of each text."""
+        features = self.text_model(tokens)
+        eos = self.config.text.eos_token_id
+        # Older configurations say 2, which never was the id; there the end is the largest one, as OpenAI's code has it.
+        ends = tokens.argmax(dim=1) if eos == 2 else (tokens == eos).int().argmax(dim=1)
+        pooled = features[torch.arange(len(tokens), device=tokens.device), ends]
+        return F.normalize(self.text_projection(pooled), dim=-1)
+
+    def embed_images(self, pixels: Tensor) -> Tensor:
+        """Preprocessed pictures (N, 3, H, W) -> vectors (N, projection_dim) of length 1."""
+        return F.normalize(self.visual_projection(self.vision_model(pixels)), dim=-1)
+
+
+def preprocess(config: CLIPImageConfig, images: Sequence[Image.Image]) -> Tensor:
+    """Pictures of any size -> (N, 3, crop height, crop width): resized, cut at the centre and normalised.
+
+    As transformers' `CLIPImageProcessor` does on Pillow; a picture smaller than the crop gets a black frame.
+    """
+    height, width = config.crop_size
+    cropped = []
+    for image in images:
+        image = image.convert("RGB").resize(_resized(config, image), config.resample)
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        cropped.append(np.asarray(image.crop((left, top, left + width, top + height))))
+    pixels = torch.from_numpy(np.stack(cropped)).permute(0, 3, 1, 2) * config.rescale_factor
+    mean, std = (torch.tensor(values)[:, None, None] for values in (config.image_mean, config.image_std))
+    return (pixels - mean) / std
+
+
+def _resized(config: CLIPImageConfig, image: Image.Image) -> tuple[int, int]:
+    """The width and height that a picture is brought to."""
+    if config.shortest_edge is None:
+        assert config.size is not None
+        return config.size[1], config.size[0]
+    short = min(image.size)
+    # The longer side is rounded down.
+    return tuple(config.shortest_edge * side // short for side in image.size)
+
+
+@dataclass(frozen=True)
+class CLIP:
+    """A CLIP model with its tokenizer and preprocessing: the distance between pictures and texts."""
+
+    model: CLIPModel
+    tokenizer: CLIPTokenizer
+    images: CLIPImageConfig
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> CLIP:
+        """Load a directory as transformers' `CLIPModel` and `CLIPProcessor` write it, OpenAI's or OpenCLIP's.
+
+        Raises `ModelError` naming the file at fault.
+        """
+        folder = Path(folder).expanduser()
+        config = CLIPConfig.from_dict(read_json(folder / "config.json"))
+        images = CLIPImageConfig.from_dict(read_json(folder / "preprocessor_config.json"))
+        require(
+            images.crop_size == (config.vision.image_size,) * 2,
+            f"clip preprocessor: crop_size={images.crop_size} does not fit the image encoder's "
+            f"image_size={config.vision.image_size}",
+        )
+        tokenizer = load_tokenizer(folder, config.text)
+        weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+        if weights is None:
+            raise ModelError(f"{folder} holds no weights: expected {' or '.join(WEIGHT_FILES)}")
+        # Files from older versions also hold a counter, which is no weight.
+        state = {name: t for name, t in read_weights(weights).items() if not name.endswith("position_ids")}
+        return cls(build(CLIPModel, config, state, weights, device=device, dtype=dtype), tokenizer, images)
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pictures -> vectors (N, projection_dim) of length 1."""
+        return self.model.embed_images(preprocess(self.images, images).to(self.model.visual_projection.weight))
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> vectors (N, projection_dim) of length 1; what exceeds the model's limit is cut."""
+        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").input_ids
+        return self.model.embed_texts(tokens.to(self.model.text_projection.weight.device))
+
+    def similarity(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
+        """Cosine of the angle between every picture and every text, (number of pictures, number of texts)."""
+        return self.embed_images(images) @ self.embed_texts(texts).T

@@ -71,6 +71,25 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _relevant(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Those of `values` that `cls` has fields for."""
+    fields = {field.name for field in dataclasses.fields(cls)}
+    return {name: value for name, value in values.items() if name in fields}
+
+
+def _check_tower(config: CLIPTextConfig | CLIPVisionConfig, part: str) -> None:
+    """What holds for both towers of CLIP."""
+    require(
+        config.hidden_act in ("quick_gelu", "gelu"),
+        f"{part}: hidden_act={config.hidden_act!r} is not supported, only 'quick_gelu' and 'gelu'",
+    )
+    require(
+        config.hidden_size % config.num_attention_heads == 0,
+        f"{part}: hidden_size={config.hidden_size} must be a multiple of "
+        f"num_attention_heads={config.num_attention_heads}",
+    )
+
+
 @dataclass(frozen=True)
 class CLIPTextConfig:
     """`text_encoder/config.json`: the CLIP text tower (arXiv:2103.00020, section 2.4)."""
@@ -87,22 +106,91 @@ class CLIPTextConfig:
     projection_dim: int = 512
 
     def __post_init__(self) -> None:
-        require(
-            self.hidden_act in ("quick_gelu", "gelu"),
-            f"text encoder: hidden_act={self.hidden_act!r} is not supported, only 'quick_gelu' and 'gelu'",
-        )
-        require(
-            self.hidden_size % self.num_attention_heads == 0,
-            f"text encoder: hidden_size={self.hidden_size} must be a multiple of "
-            f"num_attention_heads={self.num_attention_heads}",
-        )
+        _check_tower(self, "text encoder")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CLIPTextConfig:
         """Read `text_encoder/config.json`; generation settings that transformers adds do not matter here."""
-        fields = {field.name for field in dataclasses.fields(cls)}
-        relevant = {name: value for name, value in values.items() if name in fields}
-        return _read(cls, relevant, {}, set(), "text encoder")
+        return _read(cls, _relevant(cls, values), {}, set(), "text encoder")
+
+
+@dataclass(frozen=True)
+class CLIPVisionConfig:
+    """`vision_config` of a CLIP model: the image tower, a vision transformer (arXiv:2010.11929)."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    image_size: int
+    patch_size: int
+    num_channels: int = 3
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _check_tower(self, "image encoder")
+
+    @property
+    def num_positions(self) -> int:
+        """One for each patch, and one for the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """`config.json` of a whole CLIP model: both towers and the space that they share (arXiv:2103.00020, Figure 3)."""
+
+    text: CLIPTextConfig
+    vision: CLIPVisionConfig
+    projection_dim: int = 512
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> CLIPConfig:
+        """Read transformers' `CLIPModel` layout; generation settings that it adds do not matter here."""
+        towers = {}
+        for part, kind in (("text", CLIPTextConfig), ("vision", CLIPVisionConfig)):
+            # OpenAI's first uploads repeat some settings under `..._config_dict`, and those count.
+            settings = {**(values.get(f"{part}_config") or {}), **(values.get(f"{part}_config_dict") or {})}
+            require(bool(settings), f"clip: config.json has no {part}_config: give the directory of a whole CLIP model")
+            towers[part] = _read(kind, _relevant(kind, settings), {}, set(), f"clip {part}_config")
+        return cls(**towers, projection_dim=values.get("projection_dim", cls.projection_dim))
+
+
+@dataclass(frozen=True)
+class CLIPImageConfig:
+    """`preprocessor_config.json`: how a picture becomes what the image tower sees; sizes are (height, width).
+
+    shortest_edge is the length that the shorter side is brought to; None where the file names both sides, in `size`.
+    """
+
+    crop_size: tuple[int, int]
+    shortest_edge: int | None
+    size: tuple[int, int] | None
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    rescale_factor: float
+    resample: int
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> CLIPImageConfig:
+        """Read the settings of a `CLIPImageProcessor`; every step must be on, as CLIP was trained with them all."""
+        for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"):
+            require(values.get(name) in (True, None), f"clip preprocessor: {name}=false is not supported")
+        try:
+            size, crop = values["size"], values["crop_size"]
+            whole = isinstance(size, dict) and "shortest_edge" not in size
+            return cls(
+                crop_size=(crop["height"], crop["width"]) if isinstance(crop, dict) else (crop, crop),
+                shortest_edge=None if whole else size["shortest_edge"] if isinstance(size, dict) else size,
+                size=(size["height"], size["width"]) if whole else None,
+                image_mean=tuple(values["image_mean"]),
+                image_std=tuple(values["image_std"]),
+                rescale_factor=values.get("rescale_factor", 1 / 255),
+                resample=values.get("resample", 3),
+            )
+        except KeyError as error:
+            raise ConfigError(f"clip preprocessor: the setting {error} is missing") from None
 
 
 @dataclass(frozen=True)
@@ -230,24 +318,17 @@ class UNetConfig:
         return _read(cls, values, only, {"addition_embed_type_num_heads"}, "unet")
 
 
-# What diffusers' scheduler classes take for a setting that their JSON leaves out, where it is not our default.
-LINSPACE_BY_DEFAULT = {
-    f"{name}Scheduler"
-    for name in (
-        *("EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete"),
-        *("DPMSolverMultistep", "UniPCMultistep", "DEISMultistep"),
-    )
-}
-ALPHA_ONE_BY_DEFAULT = {"DDIMScheduler", "LCMScheduler", "TCDScheduler"}
-
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-TIMESTEP_SPACINGS = ("leading", "linspace", "trailing")
+TIMESTEP_SPACINGS = ("leading", "linspace", "trailing", None)
 
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """`scheduler/scheduler_config.json`: the noise schedule and how its timesteps are spaced."""
+    """`scheduler/scheduler_config.json`: the noise schedule and how its timesteps are spaced.
+
+    timestep_spacing is None where the file names none: each sampler then has its own, as each class of diffusers does.
+    """
 
     num_train_timesteps: int = 1000
     beta_start: float = 0.00085
@@ -255,10 +336,10 @@ class SchedulerConfig:
     beta_schedule: str = "scaled_linear"
     trained_betas: tuple[float, ...] | None = None
     prediction_type: str = "epsilon"
-    timestep_spacing: str = "leading"
-    steps_offset: int = 1
+    timestep_spacing: str | None = None
+    steps_offset: int = 0
     rescale_betas_zero_snr: bool = False
-    set_alpha_to_one: bool = False
+    set_alpha_to_one: bool = True
     use_karras_sigmas: bool = False
     class_name: str = "DDPMScheduler"
 
@@ -269,22 +350,20 @@ class SchedulerConfig:
             ("timestep_spacing", TIMESTEP_SPACINGS),
         ):
             value = getattr(self, name)
-            require(value in choices, f"scheduler: {name}={value!r} is not supported, only {', '.join(choices)}")
+            require(value in choices, f"scheduler: {name}={value!r} is not supported, only {choices}")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SchedulerConfig:
         """Read `scheduler_config.json` of any of diffusers' schedulers; only what shapes the schedule is kept."""
-        class_name = values.get("_class_name", cls.class_name)
-        defaults: dict[str, Any] = {"class_name": class_name}
-        if class_name in LINSPACE_BY_DEFAULT:
-            defaults["timestep_spacing"] = "linspace"
-        if class_name in ALPHA_ONE_BY_DEFAULT:
-            defaults["set_alpha_to_one"] = True
-        values = {**defaults, **values}
+        values = {**values, "class_name": values.get("_class_name", cls.class_name)}
+        for name in ("beta_start", "beta_end", "beta_schedule"):
+            require(
+                name in values or values.get("trained_betas") is not None,
+                f"scheduler: the setting {name} is missing, and diffusers' classes disagree on its default",
+            )
         for name in ("clip_sample", "thresholding"):
             require(
                 not values.get(name, False),
                 f"scheduler: {name}=true is not supported: latents of Stable Diffusion are never clipped",
             )
-        fields = {field.name for field in dataclasses.fields(cls)}
-        return _read(cls, {k: v for k, v in values.items() if k in fields}, {}, set(), "scheduler")
+        return _read(cls, _relevant(cls, values), {}, set(), "scheduler")

@@ -122,15 +122,19 @@ def networks(kind: str, seed: int = 0) -> dict[str, nn.Module]:
     }
     generator = torch.Generator().manual_seed(seed)
     for network in made.values():
-        for name, tensor in network.state_dict().items():
-            # Scales keep activations near one; norms stay near their usual values.
-            if "norm" in name and name.endswith("weight"):
-                tensor.copy_(1 + 0.1 * torch.randn(tensor.shape, generator=generator))
-            else:
-                fan_in = max(1, tensor[0].numel()) if tensor.ndim > 1 else 100
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) / fan_in**0.5)
-        network.eval().requires_grad_(False)
+        randomise(network, generator)
     return made
+
+
+def randomise(network: nn.Module, generator: torch.Generator) -> None:
+    """Give a network random weights and evaluation mode; scales keep activations near one, norms near their usual."""
+    for name, tensor in network.state_dict().items():
+        if "norm" in name and name.endswith("weight"):
+            tensor.copy_(1 + 0.1 * torch.randn(tensor.shape, generator=generator))
+        else:
+            fan_in = max(1, tensor[0].numel()) if tensor.ndim > 1 else 100
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) / fan_in**0.5)
+    network.eval().requires_grad_(False)
 
 
 def save_tokenizer(folder: Path, kind: str) -> None:

@@ -1,0 +1,134 @@
+"""Every network twice, ours and that of diffusers or transformers, with the same random weights and the same input.
+
+Each function gives the two answers. The tests hold them equal, and `python -m benchmarks.parity` prints how equal.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from torch import Tensor, nn
+
+from stable_diffusion.clip import CLIPModel, CLIPTextEncoder
+from stable_diffusion.config import CLIPConfig, CLIPTextConfig, UNetConfig, VAEConfig
+from stable_diffusion.diffusion import UNet
+from stable_diffusion.vae import VAE
+from tests.tiny import configs, randomise
+
+Pair = tuple[Tensor, Tensor]
+BOUND = 1e-4
+
+
+def difference(pair: Pair) -> float:
+    """The largest difference, in units of the largest number where that is above one."""
+    ours, theirs = (tensor.detach().double() for tensor in pair)
+    assert ours.shape == theirs.shape
+    assert ours.isfinite().all()
+    assert theirs.isfinite().all()
+    return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1.0)).item()
+
+
+def gaussian(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def share_weights(ours: nn.Module, theirs: nn.Module, prefix: str = "") -> None:
+    """Random weights for both; `prefix` starts our names but not theirs."""
+    randomise(ours, torch.Generator().manual_seed(7))
+    theirs.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in ours.state_dict().items()})
+    theirs.eval().requires_grad_(False)
+
+
+def prompt_tokens(settings: dict[str, Any], *ends: int) -> Tensor:
+    """Random words that end at `ends`, and padding behind."""
+    words = torch.Generator().manual_seed(1)
+    tokens = torch.randint(0, settings["vocab_size"] - 2, (len(ends), 77), generator=words)
+    for row, end in zip(tokens, ends, strict=True):
+        row[0], row[end], row[end + 1 :] = settings["bos_token_id"], settings["eos_token_id"], settings["pad_token_id"]
+    return tokens
+
+
+def text_tower(kind: str) -> Pair:
+    """`kind` is sd1, with quick_gelu, or sd2, with gelu."""
+    settings = configs(kind)["text_encoder"]
+    ours = CLIPTextEncoder(CLIPTextConfig.from_dict(settings))
+    theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**settings))
+    share_weights(ours, theirs, "text_model.")
+    tokens = prompt_tokens(settings, 5, 76)
+    return ours(tokens), theirs(tokens).last_hidden_state
+
+
+def clip_settings(hidden_act: str, eos_token_id: int | None = None) -> dict[str, Any]:
+    """`config.json` of a tiny CLIP model; eos_token_id where it differs from the tokenizer's."""
+    text = dict(configs("sd1")["text_encoder"], hidden_act=hidden_act)
+    if eos_token_id is not None:
+        text["eos_token_id"] = eos_token_id
+    vision = {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_act": hidden_act,
+    }
+    return {"model_type": "clip", "projection_dim": 24, "text_config": text, "vision_config": vision}
+
+
+def clip_models(settings: dict[str, Any]) -> tuple[CLIPModel, transformers.CLIPModel]:
+    ours = CLIPModel(CLIPConfig.from_dict(settings))
+    theirs = transformers.CLIPModel(transformers.CLIPConfig(**settings))
+    share_weights(ours, theirs)
+    return ours, theirs
+
+
+def image_tower(hidden_act: str) -> Pair:
+    """The picture's place in the shared space, of length 1."""
+    ours, theirs = clip_models(clip_settings(hidden_act))
+    pixels = gaussian(2, 3, 32, 32)
+    embedded = theirs.get_image_features(pixels).pooler_output
+    return ours.embed_images(pixels), embedded / embedded.norm(dim=-1, keepdim=True)
+
+
+def vaes(**options: Any) -> tuple[VAE, diffusers.AutoencoderKL]:
+    settings = {**configs("sd1")["vae"], **options}
+    ours, theirs = VAE(VAEConfig.from_dict(settings)), diffusers.AutoencoderKL.from_config(settings)
+    share_weights(ours, theirs)
+    return ours, theirs
+
+
+def vae_encoder(size: tuple[int, int] = (48, 64), **options: Any) -> Pair:
+    """Mean and logarithm of the variance of the posterior."""
+    ours, theirs = vaes(**options)
+    pictures = gaussian(2, 3, *size).clamp(-1, 1)
+    posterior, expected = ours.posterior(pictures), theirs.encode(pictures).latent_dist
+    return torch.cat([posterior.mean, posterior.logvar]), torch.cat([expected.mean, expected.logvar])
+
+
+def vae_decoder(size: tuple[int, int] = (6, 8), **options: Any) -> Pair:
+    ours, theirs = vaes(**options)
+    latents = gaussian(2, 4, *size)
+    return ours.decode(latents * ours.config.scaling_factor), theirs.decode(latents).sample
+
+
+def unets(kind: str, **options: Any) -> tuple[UNet, diffusers.UNet2DConditionModel]:
+    settings = {**configs(kind)["unet"], **options}
+    ours, theirs = UNet(UNetConfig.from_dict(settings)), diffusers.UNet2DConditionModel.from_config(settings)
+    share_weights(ours, theirs)
+    return ours, theirs
+
+
+def unet(kind: str, size: tuple[int, int] = (8, 8), **options: Any) -> Pair:
+    """`options` are settings of the U-Net's config.json; a distilled model is told a guidance embedding."""
+    ours, theirs = unets(kind, **options)
+    latents, context = gaussian(2, 4, *size), gaussian(2, 77, ours.config.cross_attention_dim, seed=1)
+    timesteps = torch.tensor([3.0, 981.0])
+    channels = ours.config.time_cond_proj_dim
+    guidance = None if channels is None else gaussian(2, channels, seed=2)
+    return (
+        ours(latents, timesteps, context, guidance=guidance),
+        theirs(latents, timesteps, context, timestep_cond=guidance).sample,
+    )

@@ -1,0 +1,116 @@
+"""Every network gives the answer that diffusers or transformers gives from the same weights, in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from stable_diffusion.diffusion import timestep_embedding
+from tests.parity.pairs import BOUND, difference, gaussian, text_tower, unet, unets, vae_decoder, vae_encoder
+from tests.tiny import KINDS
+
+THREE_LEVELS = {
+    "block_out_channels": [8, 16, 24],
+    "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_text_tower(kind: str) -> None:
+    assert difference(text_tower(kind)) <= BOUND
+
+
+@pytest.mark.parametrize("attention", [True, False])
+def test_vae(attention: bool) -> None:
+    assert difference(vae_encoder(mid_block_add_attention=attention)) <= BOUND
+    assert difference(vae_decoder(mid_block_add_attention=attention)) <= BOUND
+
+
+def test_vae_of_other_sizes() -> None:
+    """A picture that is no multiple of 8, two residual blocks a level, three levels."""
+    assert difference(vae_encoder(size=(43, 61))) <= BOUND
+    assert difference(vae_encoder(layers_per_block=2)) <= BOUND
+    levels = {
+        "block_out_channels": [8, 12, 20],
+        "down_block_types": ["DownEncoderBlock2D"] * 3,
+        "up_block_types": ["UpDecoderBlock2D"] * 3,
+        "norm_num_groups": 2,
+    }
+    assert difference(vae_decoder(layers_per_block=2, **levels)) <= BOUND
+
+
+@pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 11)])
+def test_unet(kind: str, size: tuple[int, int]) -> None:
+    """Odd sizes are rounded up on the way down and cut on the way up."""
+    assert difference(unet(kind, size)) <= BOUND
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"upcast_attention": True},
+        {"time_cond_proj_dim": 16},
+        {"layers_per_block": 1},
+        {"use_linear_projection": True, "attention_head_dim": 1},
+        {"use_linear_projection": False},
+        {**THREE_LEVELS, "attention_head_dim": [1, 2, 3]},
+        {"norm_eps": 1e-3},
+    ],
+    ids=lambda options: next(reversed(options)),
+)
+def test_unet_with_other_settings(kind: str, options: dict[str, Any]) -> None:
+    assert difference(unet(kind, (6, 10), **options)) <= BOUND
+
+
+@pytest.mark.parametrize("timesteps", [[0.0, 1.0, 999.0], [0.5, 487.25, 998.9]])
+def test_timestep_embedding(timesteps: list[float]) -> None:
+    from diffusers.models.embeddings import get_timestep_embedding
+
+    expected = get_timestep_embedding(torch.tensor(timesteps), 32, flip_sin_to_cos=True, downscale_freq_shift=0)
+    torch.testing.assert_close(timestep_embedding(torch.tensor(timesteps), 32), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_recorded_attention_is_the_softmax_that_diffusers_computes(kind: str) -> None:
+    expected: list[Tensor] = []
+
+    class Record:
+        """Attention written out, as diffusers does without scaled_dot_product_attention."""
+
+        def __call__(
+            self,
+            attn: Any,
+            hidden_states: Tensor,
+            encoder_hidden_states: Tensor | None = None,
+            attention_mask: Tensor | None = None,
+        ) -> Tensor:
+            assert attention_mask is None
+            context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+            query, key, value = (
+                attn.head_to_batch_dim(project(states))
+                for project, states in ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
+            )
+            weights = attn.get_attention_scores(query, key)
+            if encoder_hidden_states is not None:
+                expected.append(weights.unflatten(0, (-1, attn.heads)))  # (B * heads, L, S) -> (B, heads, L, S)
+            return attn.to_out[0](attn.batch_to_head_dim(weights @ value))
+
+    ours, theirs = unets(kind)
+    theirs.set_attn_processor(Record())
+    latents, context = gaussian(2, 4, 8, 8), gaussian(2, 77, ours.config.cross_attention_dim, seed=1)
+    timesteps = torch.tensor([3.0, 981.0])
+    maps: list[Tensor] = []
+    recorded = ours(latents, timesteps, context, maps=maps)
+    assert difference((recorded, theirs(latents, timesteps, context).sample)) <= BOUND
+    assert recorded.equal(ours(latents, timesteps, context))
+    assert len(maps) == len(expected) == 6
+    for actual, wanted in zip(maps, expected, strict=True):
+        assert difference((actual, wanted)) <= 1e-6
+        torch.testing.assert_close(actual.sum(-1), torch.ones(actual.shape[:-1]))
