@@ -102,6 +102,7 @@ class Pipeline:
         num_images: int = 1,
         preview: str = "auto",
         preview_every: int = 1,
+        prompt_syntax: str = "plain",
     ) -> Iterator[Step]:
         """Yield every step of a request as it happens; close the generator to stop.
 
@@ -110,6 +111,7 @@ class Pipeline:
         a multiple of 8. Picture i of `num_images` uses seed + i and is the one that a request of that seed alone gives.
         preview: auto, vae, linear or none, at every `preview_every`th step. Raises ValueError, naming the argument,
         before the first step. Text beyond the model's limit is dropped, with a warning that says which.
+        prompt_syntax: plain, or weighted, which reads `(word:1.3)` and `[word]` in both prompts and drops nothing.
         """
         seed = resolve_seed(seed, num_images)
         photo = None if image is None else read_image(image)
@@ -118,7 +120,7 @@ class Pipeline:
         _check("preview_every", preview_every, preview_every >= 1, "at least 1")
         run = self.plan(sampler, num_inference_steps, None if photo is None else strength)
         previews = Preview(self.models.vae, preview)
-        denoise = self._denoiser(prompt, negative_prompt, guidance_scale, num_images)
+        denoise = self._denoiser(prompt, negative_prompt, guidance_scale, num_images, prompt_syntax)
 
         noise = self._noise_source(seed, num_images, height, width)
         x_0 = None if photo is None else self._encode(fit_image(photo, width, height), noise)
@@ -149,14 +151,16 @@ class Pipeline:
             _check(name, side, side >= unit and side % unit == 0, f"a positive multiple of {unit}")
         return size
 
-    def _denoiser(self, prompt: str, negative: str, guidance_scale: float, count: int) -> Denoiser:
+    def _denoiser(
+        self, prompt: str, negative: str, guidance_scale: float, count: int, syntax: str = "plain"
+    ) -> Denoiser:
         models = self.models
         for name, text in (("prompt", prompt), ("negative_prompt", negative)):
             dropped = tokenize(models.tokenizer, text).dropped
-            if dropped:
+            if dropped and syntax == "plain":
                 limit = models.tokenizer.model_max_length - 2
                 warnings.warn(f"{name} is longer than {limit} tokens, dropped: {dropped!r}", stacklevel=3)
-        context = encode_prompts(models.tokenizer, models.text_encoder, [prompt, negative])
+        context = encode_prompts(models.tokenizer, models.text_encoder, [prompt, negative], syntax)
         context, uncond = (half.expand(count, -1, -1) for half in context.chunk(2))
         return Denoiser(models.unet, context, uncond, guidance_scale, models.scheduler.prediction_type)
 

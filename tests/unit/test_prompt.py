@@ -1,0 +1,176 @@
+"""Prompts with weights and of any length, by the written rules of AUTOMATIC1111's syntax; plain ones as before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import CLIPTokenizer
+
+from stable_diffusion.model_loader import Models, load
+from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.prompt import cut_into_chunks, encode_prompts, parse_weights, tokenize
+from tests.tiny import KINDS, save_model
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return load(save_model(tmp_path_factory.mktemp("model") / request.param, request.param))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        # The examples of the web UI's documentation and of its parser.
+        ("normal text", [("normal text", 1.0)]),
+        ("an (important) word", [("an ", 1.0), ("important", 1.1), (" word", 1.0)]),
+        ("(unbalanced", [("unbalanced", 1.1)]),
+        (r"\(literal\]", [("(literal]", 1.0)]),
+        ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
+        (
+            "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
+            [
+                *[("a ", 1.0), ("house", 1.573), (" ", 1.1), ("on", 1.0), (" a ", 1.1)],
+                *[("hill", 0.55), (", sun, ", 1.1), ("sky", 1.4641), (".", 1.1)],
+            ],
+        ),
+        ("a (word)", [("a ", 1.0), ("word", 1.1)]),
+        ("a ((word))", [("a ", 1.0), ("word", 1.21)]),
+        ("a [word]", [("a ", 1.0), ("word", 1 / 1.1)]),
+        ("a (word:1.5)", [("a ", 1.0), ("word", 1.5)]),
+        ("a (word:0.25)", [("a ", 1.0), ("word", 0.25)]),
+        (r"anime_\(character\)", [("anime_(character)", 1.0)]),
+        # What follows from the rules.
+        ("", []),
+        ("()", []),
+        ("[[word]]", [("word", 1 / 1.21)]),
+        ("([word])", [("word", 1.0)]),
+        ("(a [b) c]", [("a ", 1.1), ("b", 1.0), (" c", 1 / 1.1)]),
+        ("(word : -.5 )", [("word ", -0.5)]),
+        ("a) b]", [("a) b]", 1.0)]),
+        ("12:30 a:1.3)", [("12:30 a:1.3)", 1.0)]),
+        ("(word:1.2.3)", [("word:1.2.3", 1.1)]),
+        ("(word:much)", [("word:much", 1.1)]),
+        ("[a:b:0.5]", [("a:b:0.5", 1 / 1.1)]),
+        ("[word:1.3]", [("word:1.3", 1 / 1.1)]),
+        (r"C:\dir \\(a\\)", [("C:\\dir \\", 1.0), ("a\\", 1.1)]),
+        ("(a (b", [("a ", 1.1), ("b", 1.21)]),
+        ("BREAKFAST break", [("BREAKFAST break", 1.0)]),
+    ],
+)
+def test_weights(prompt: str, expected: list[tuple[str, float]]) -> None:
+    (part,) = parse_weights(prompt)
+    assert [text for text, _ in part] == [text for text, _ in expected]
+    assert [weight for _, weight in part] == pytest.approx([weight for _, weight in expected])
+
+
+def test_break_parts_a_prompt_inside_brackets_too() -> None:
+    assert parse_weights("a fox BREAK the moon") == [[("a fox", 1.0)], [("the moon", 1.0)]]
+    assert parse_weights("(a\nBREAK\n b:2) c") == [[("a", 2.0)], [("b", 2.0), (" c", 1.0)]]
+
+
+def words(tokenizer: CLIPTokenizer, prompt: str) -> list[str]:
+    """The text of each chunk."""
+    return [tokenizer.decode([token for token, _ in chunk]).strip() for chunk in cut_into_chunks(tokenizer, prompt)]
+
+
+@pytest.fixture
+def tokenizer(models: Models) -> CLIPTokenizer:
+    return models.tokenizer
+
+
+def test_chunks(tokenizer: CLIPTokenizer) -> None:
+    assert words(tokenizer, "") == [""]
+    assert words(tokenizer, "red " * 75) == [("red " * 75).strip()]
+    assert words(tokenizer, "red " * 76) == [("red " * 75).strip(), "red"]
+    assert [len(chunk) for chunk in cut_into_chunks(tokenizer, "red " * 160)] == [75, 75, 10]
+    assert words(tokenizer, "a fox BREAK the moon") == ["a fox", "the moon"]
+    assert words(tokenizer, "a fox BREAK BREAK the moon BREAK") == ["a fox", "", "the moon"]
+    assert words(tokenizer, "BREAK fox") == ["", "fox"]
+
+
+@pytest.mark.parametrize(
+    ("commas", "first"),
+    [
+        ([54], 75),  # 21 tokens from the end: too far
+        ([55], 56),
+        ([30, 60], 61),
+        ([74], 75),
+        ([60, 75], 75),  # the first token that does not fit is a comma itself
+        ([60, 76], 61),
+    ],
+)
+def test_chunks_end_at_a_comma_near_their_end(tokenizer: CLIPTokenizer, commas: list[int], first: int) -> None:
+    prompt = " ".join("," if place in commas else "red" for place in range(80))
+    chunks = cut_into_chunks(tokenizer, prompt)
+    assert [len(chunk) for chunk in chunks] == [first, 80 - first]
+
+
+def test_unweighted_short_prompts_are_encoded_as_plain_ones(models: Models) -> None:
+    prompts = ["a red fox", "", "the moon, a photo of the sun"]
+    plain = encode_prompts(models.tokenizer, models.text_encoder, prompts)
+    weighted = encode_prompts(models.tokenizer, models.text_encoder, prompts, "weighted")
+    assert weighted.equal(plain)
+
+
+def test_brackets_of_plain_prompts_are_text(models: Models) -> None:
+    marked, bare = (
+        encode_prompts(models.tokenizer, models.text_encoder, [prompt]) for prompt in ("a (fox:1.3)", "a fox")
+    )
+    assert not marked.equal(bare)
+
+
+def test_weights_multiply_features_and_restore_the_mean(models: Models) -> None:
+    plain = encode_prompts(models.tokenizer, models.text_encoder, ["a red fox"])
+    weighted = encode_prompts(models.tokenizer, models.text_encoder, ["a (red:1.5) fox"], "weighted")
+    weights = torch.ones(77, 1)
+    weights[2] = 1.5  # behind the start and "a"
+    expected = plain * weights
+    torch.testing.assert_close(weighted, expected * (plain.mean() / expected.mean()))
+    torch.testing.assert_close(weighted.mean(), plain.mean())
+
+
+def test_chunks_are_joined_and_shorter_prompts_get_empty_ones(models: Models) -> None:
+    tokenizer, text_encoder = models.tokenizer, models.text_encoder
+    context = encode_prompts(tokenizer, text_encoder, ["a red fox BREAK (the moon:0.7)", "blue"], "weighted")
+    assert context.shape[:2] == (2, 154)
+    alone = [
+        encode_prompts(tokenizer, text_encoder, [prompt], "weighted")[0]
+        for prompt in ("a red fox", "(the moon:0.7)", "blue", "")
+    ]
+    torch.testing.assert_close(context.flatten(0, 1), torch.cat(alone))
+
+
+def test_a_tower_with_less_room_gets_more_chunks(tmp_path: Path) -> None:
+    models = load(save_model(tmp_path / "sd1", "sd1"))
+    models.tokenizer.model_max_length = 32
+    assert [len(chunk) for chunk in cut_into_chunks(models.tokenizer, "red " * 70)] == [30, 30, 10]
+    assert [len(chunk) for chunk in cut_into_chunks(models.tokenizer, "red " * 22 + ", " + "red " * 20)] == [23, 20]
+    context = encode_prompts(models.tokenizer, models.text_encoder, ["red " * 70], "weighted")
+    assert context.shape == (1, 96, 32)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_request_with_weights(models: Models) -> None:
+    """Other pictures than a plain request, nothing dropped, and the plain request is unchanged."""
+    pipe = Pipeline(models)
+    options = {"num_inference_steps": 2, "seed": 1, "negative_prompt": "blue"}
+    plain = pipe("a red fox", **options)
+    assert pipe("a red fox", **options, prompt_syntax="weighted").latents.equal(plain.latents)
+    assert not pipe("a (red:1.5) fox", **options, prompt_syntax="weighted").latents.equal(plain.latents)
+    long = pipe("a red fox " * 40, **options, prompt_syntax="weighted").latents
+    assert not pipe("a red fox " * 41, **options, prompt_syntax="weighted").latents.equal(long)
+
+
+def test_an_unknown_syntax_is_refused(models: Models) -> None:
+    with pytest.raises(ValueError, match="prompt_syntax must be one of plain, weighted, got 'compel'"):
+        Pipeline(models)("a red fox", prompt_syntax="compel")
+
+
+def test_a_plain_prompt_tells_what_was_dropped(models: Models) -> None:
+    tokens = tokenize(models.tokenizer, "red " * 75 + "blue moon")
+    assert (tokens.ids.shape, tokens.count, tokens.dropped) == ((1, 77), 77, "blue moon")
+    assert tokens.ids[0, -1] == models.tokenizer.eos_token_id
+    with pytest.warns(UserWarning, match="negative_prompt is longer than 75 tokens, dropped: 'blue moon'"):
+        Pipeline(models)("fox", negative_prompt="red " * 75 + "blue moon", num_inference_steps=1)
