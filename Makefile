@@ -27,9 +27,12 @@ data: $(VENV)/.installed-dev
 train: $(VENV)/.installed-dev
 	$(BIN)/python -m training.train_vae
 	$(BIN)/python -m training.train_tokenizer
-	$(BIN)/python -m training.cache_latents
-	$(BIN)/python -m training.train_unet
+	$(BIN)/python -m training.cache_latents --resolution 64
+	$(BIN)/python -m training.cache_latents --resolution 128
+	$(BIN)/python -m training.train_unet --resolution 64 --minutes 240
+	$(BIN)/python -m training.train_unet --resolution 128 --minutes 240 --decay
 	$(BIN)/python -m training.export
+	$(BIN)/python -m training.contact_sheet
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache
