@@ -12,9 +12,9 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
-from PIL import Image
 
 from . import live
+from .history import keep_run
 from .image2image import photo_input
 from .models import ModelHolder
 from .options import FITS, PREVIEWS, SAMPLERS, Defaults
@@ -22,7 +22,7 @@ from .request import Request, photo_path
 from .run import Event, dropped_text, run
 from .tab import QUEUE
 
-Answer = tuple[list[Image.Image], dict[str, Any]]
+Answer = tuple[list[str], dict[str, Any]]
 
 
 def add_endpoints(holder: ModelHolder) -> None:
@@ -96,9 +96,14 @@ def answers(holder: ModelHolder, image: str | None = "", **named: Any) -> Iterat
         request = request.for_side(pipeline.default_size)
         dropped = dropped_text(pipeline, request)
         for event in run(pipeline, request):
-            yield event.images or [], describe(event, dropped)
+            yield files(request, event), describe(event, dropped)
     except ValueError as error:
         raise gr.Error(str(error), print_exception=False) from None
+
+
+def files(request: Request, event: Event) -> list[str]:
+    """The paths of a run's pictures; none before its last step."""
+    return [] if event.images is None else list(keep_run("api", request, event, []).files)
 
 
 def describe(event: Event, dropped: dict[str, str]) -> dict[str, Any]:

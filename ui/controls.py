@@ -7,32 +7,46 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from .models import ModelHolder
 from .options import MAX_GUIDANCE, MAX_IMAGES, PREVIEWS, SAMPLERS, Defaults
+from .run import read_prompt
 
 Controls = dict[str, Component]
 """Argument name -> the component that holds its value."""
 
 MAX_PAGE_STEPS = 150
 
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+"""For the small events between components."""
 
-def prompt_controls(placeholder: str, kind: str) -> Controls:
+
+def prompt_controls(placeholder: str, holder: ModelHolder, kind: str) -> Controls:
     """Prompt and negative prompt. `kind` tells the tabs' element ids apart."""
-    return {
-        "prompt": gr.Textbox(
-            label="Prompt",
-            placeholder=placeholder,
-            lines=2,
-            max_lines=6,
-            elem_id=f"{kind}-prompt",
-        ),
-        "negative_prompt": gr.Textbox(
-            label="Negative prompt",
-            placeholder="What to keep out of the picture (optional)",
-            lines=1,
-            max_lines=4,
-            elem_id=f"{kind}-negative",
-        ),
-    }
+    prompt = gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_lines=6, elem_id=f"{kind}-prompt")
+    count_tokens(prompt, holder, kind)
+    negative = gr.Textbox(
+        label="Negative prompt",
+        placeholder="What to keep out of the picture (optional)",
+        lines=1,
+        max_lines=4,
+        elem_id=f"{kind}-negative",
+    )
+    return {"prompt": prompt, "negative_prompt": negative}
+
+
+def count_tokens(prompt: gr.Textbox, holder: ModelHolder, kind: str) -> None:
+    """Under a prompt: how much of it the model can read, and what it can't."""
+    note = gr.Markdown(elem_id=f"{kind}-tokens", elem_classes="note")
+
+    def count(text: str) -> str:
+        if not holder.ready or not text:
+            return ""
+        used, limit, dropped = read_prompt(holder.pipeline(), text)
+        # The text goes into a code span, where Markdown and HTML mean nothing.
+        rest = f": too long, the model will not read `{dropped[:200].replace('`', '')}`" if dropped else ""
+        return f"{used} of {limit} tokens{rest}"
+
+    prompt.change(count, prompt, note, trigger_mode="always_last", **QUIET)
 
 
 def sampling_controls(defaults: Defaults, kind: str) -> Controls:
@@ -66,7 +80,7 @@ def sampling_controls(defaults: Defaults, kind: str) -> Controls:
         )
         dice = gr.Button("Random", size="sm", elem_id=f"{kind}-dice", scale=1, min_width=90)
         reuse = gr.Button("Reuse last", size="sm", elem_id=f"{kind}-reuse", scale=1, min_width=90)
-    dice.click(lambda: "", outputs=seed, queue=False, show_progress="hidden", api_visibility="private")
+    dice.click(lambda: "", outputs=seed, **QUIET)
     return {"num_inference_steps": steps, "guidance_scale": guidance, "seed": seed, "_reuse": reuse}
 
 

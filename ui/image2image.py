@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 from gradio.data_classes import ImageData
 from PIL import Image
 
 from . import live
-from .controls import Controls, more_controls, prompt_controls, sampling_controls
+from .controls import QUIET, Controls, more_controls, prompt_controls, sampling_controls
+from .files import keep
+from .history import History, Run
 from .models import ModelHolder
 from .options import FITS
 from .request import Request, photo_path
-from .run import start_pictures
-from .tab import QUIET, Tab, Values, connect, run_buttons, run_column
+from .run import fitted_photo, start_pictures
+from .tab import Tab, Values, connect, run_buttons, run_view
 
 PHOTOS = Path(__file__).resolve().parent.parent / "assets" / "examples"
 EXAMPLES = (
@@ -23,6 +29,9 @@ EXAMPLES = (
     ("rocket.jpg", "a rocket, twemoji style, on a blue background"),
     ("flower.jpg", "a red flower, fluent flat style"),
 )
+
+
+START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
 
 
 def photo_input(**options: object) -> gr.Image:
@@ -38,23 +47,38 @@ def photo_input(**options: object) -> gr.Image:
     return image
 
 
+@dataclass
 class PhotoTab(Tab):
-    """A tab whose request needs a photo."""
+    """A tab whose requests need a photo, and which shows it beside what became of it."""
+
+    slider: gr.ImageSlider | None = None
 
     def request(self, values: Values) -> Request:
         """The request that the controls ask for; ValueError where they can't be meant, or the photo is missing."""
         photo_path(values[self.controls["photo"]])
         return super().request(values)
 
+    @property
+    def shown(self) -> list[Component]:
+        """The components that `show` updates."""
+        return [*super().shown, self.slider]
 
-def image2image(holder: ModelHolder) -> Tab:
+    def show(self, run: Run) -> dict[Component, Any]:
+        """The updates that show a run that is over, its photo too."""
+        buffer = io.BytesIO()
+        fitted_photo(run.request).save(buffer, "PNG")
+        photo = keep("photo.png", buffer.getvalue())
+        return {**super().show(run), self.slider: gr.ImageSlider((photo, run.files[0]), visible=True)}
+
+
+def image2image(holder: ModelHolder, history: History) -> Tab:
     """Build the tab and make it work."""
     kind = "i2i"
     with gr.Row(equal_height=False, elem_classes="workbench"):
         with gr.Column(scale=4, min_width=320, elem_classes="controls"):
             controls = photo_controls(holder, kind)
-            controls |= prompt_controls("What the photo should become: a cat face, fluent 3d style", kind)
-            generate, stop = run_buttons(kind)
+            controls |= prompt_controls("What the photo should become: a cat face, fluent 3d style", holder, kind)
+            buttons = run_buttons(kind)
             controls |= sampling_controls(holder.defaults, kind)
             controls |= more_controls(holder.defaults, kind)
             examples = [[str(PHOTOS / name), text] for name, text in EXAMPLES]
@@ -62,9 +86,18 @@ def image2image(holder: ModelHolder) -> Tab:
                 examples, [controls["photo"], controls["prompt"]], label="Try one of these", api_visibility="private"
             )
         with gr.Column(scale=5, min_width=320):
-            view, results = run_column(kind)
+            view = run_view(kind, buttons)
+            slider = gr.ImageSlider(
+                label="Before and after",
+                format="png",
+                type="filepath",
+                buttons=["fullscreen"],
+                interactive=False,
+                visible=False,
+                elem_id=f"{kind}-slider",
+            )
     reuse, start, steps_note = (controls.pop(name) for name in ("_reuse", "_start", "_steps"))
-    tab = PhotoTab(kind, controls, generate, stop, view, results, gr.State(None))
+    tab = PhotoTab(kind, controls, view, history, slider=slider)
     connect(tab, holder, reuse)
     connect_start(tab, holder, start, steps_note)
     return tab
@@ -72,32 +105,24 @@ def image2image(holder: ModelHolder) -> Tab:
 
 def photo_controls(holder: ModelHolder, kind: str) -> Controls:
     """The photo, how it is fitted, and how much of it is replaced."""
-    photo = photo_input(
-        label="Photo",
-        sources=["upload", "clipboard", "webcam"],
-        height=220,
-        elem_id=f"{kind}-photo",
+    with gr.Row(elem_classes="photo-row"):
+        photo = photo_input(
+            label="Photo", sources=["upload", "clipboard", "webcam"], height=200, elem_id=f"{kind}-photo", min_width=180
+        )
+        start = gr.HTML(START_HINT, elem_id=f"{kind}-start", min_width=180)
+    strength = gr.Slider(
+        0.05,
+        1,
+        value=holder.defaults.strength,
+        step=0.05,
+        label="Strength",
+        info="Low: stay close to the photo. High: follow the prompt",
+        elem_id=f"{kind}-strength",
     )
-    with gr.Row():
-        fit = gr.Radio(
-            [(label, name) for name, label in FITS.items()],
-            value="crop",
-            label="Fit",
-            info="Where the photo's shape differs",
-            elem_id=f"{kind}-fit",
-        )
-        strength = gr.Slider(
-            0.05,
-            1,
-            value=holder.defaults.strength,
-            step=0.05,
-            label="Strength",
-            info="Low: stay close to the photo. High: follow the prompt",
-            elem_id=f"{kind}-strength",
-        )
     steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note")
-    start = gr.HTML(elem_id=f"{kind}-start")
-    return {"photo": photo, "fit": fit, "strength": strength, "_steps": steps, "_start": start}
+    fits = [(label, name) for name, label in FITS.items()]
+    fit = gr.Radio(fits, value="crop", label="Fit the photo", elem_id=f"{kind}-fit")
+    return {"photo": photo, "strength": strength, "fit": fit, "_steps": steps, "_start": start}
 
 
 def connect_start(tab: Tab, holder: ModelHolder, start: gr.HTML, steps_note: gr.Markdown) -> None:
@@ -115,7 +140,7 @@ def connect_start(tab: Tab, holder: ModelHolder, start: gr.HTML, steps_note: gr.
 
     def draw(values: Values) -> str:
         if values[controls["photo"]] is None:
-            return ""
+            return START_HINT
         try:
             pipeline = holder.pipeline()
             return start_view(*start_pictures(pipeline, tab.request(values).for_side(pipeline.default_size)))

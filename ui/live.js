@@ -114,6 +114,7 @@ function update() {
   const value = props.value || {};
   if (value.run !== run) reset(value.run);
   root.dataset.state = value.state;
+  root.dataset.link = value.link || "";
   if (["idle", "waiting", "failed"].includes(value.state)) {
     find(".status").textContent = "";
     hint.textContent = value.state === "idle" ? IDLE : value.text;

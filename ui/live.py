@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import io
 import math
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from .run import Event
 
 HERE = Path(__file__).parent
 MAX_PREVIEW = 1024
+
+Message = dict[str, Any]
+"""What the live view is sent: `state`, which `run`, and what ui/live.js draws of it."""
 
 
 def live_view(elem_id: str) -> gr.HTML:
@@ -34,17 +39,27 @@ def live_view(elem_id: str) -> gr.HTML:
     )
 
 
-def waiting(run_id: str, text: str) -> dict[str, Any]:
+def waiting(run_id: str, text: str) -> Message:
     """The message that a run is about to begin, and what it waits for."""
     return {"run": run_id, "state": "waiting", "text": text}
 
 
-def failed(run_id: str, text: str) -> dict[str, Any]:
+def failed(run_id: str, text: str) -> Message:
     """The message that a run could not be made."""
     return {"run": run_id, "state": "failed", "text": text}
 
 
-def message(run_id: str, event: Event) -> dict[str, Any]:
+def new_run() -> str:
+    """A name for a run; the live view begins a new film when it changes."""
+    return uuid.uuid4().hex
+
+
+def replay(film: Sequence[Message]) -> Message:
+    """The message that shows a run again that is over."""
+    return {**film[-1], "run": new_run(), "frames": list(film)}
+
+
+def message(run_id: str, event: Event) -> Message:
     """The message of one step."""
     return {
         "run": run_id,

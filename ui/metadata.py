@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .options import SAMPLERS
 from .request import Request
@@ -34,6 +36,14 @@ def write_infotext(request: Request, seed: int, model: str, stopped_at: tuple[in
         lines.append(f"Negative prompt: {request.negative_prompt}")
     lines.append(", ".join(f"{key}: {value}" for key, value in pairs.items()))
     return "\n".join(lines)
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """A picture as a PNG file, with the text in its `info` inside."""
+    text, buffer = PngInfo(), io.BytesIO()
+    text.add_text(KEY, image.info[KEY])
+    image.save(buffer, "PNG", pnginfo=text)
+    return buffer.getvalue()
 
 
 def parse_infotext(text: str) -> dict[str, Any]:

@@ -7,9 +7,11 @@ from pathlib import Path
 import gradio as gr
 
 from .api import add_endpoints
+from .history import History
 from .image2image import image2image
 from .models import ModelHolder
 from .options import QUEUE_SIZE
+from .restore import connect_file, connect_history, connect_link, connect_use
 from .text2image import text2image
 
 HERE = Path(__file__).parent
@@ -26,12 +28,28 @@ def build_page(holder: ModelHolder) -> gr.Blocks:
     """Build the whole page around a model that may still be loading."""
     # Results stay for a day, for their visitors to download; previews never become files.
     with gr.Blocks(title=TITLE, delete_cache=(3600, 86400), analytics_enabled=False, fill_width=True) as page:
+        history = History()
         gr.Markdown(HEADING, elem_id="heading")
-        with gr.Tabs(elem_id="tabs"):
-            with gr.Tab("Text2Image", id="text2image"):
-                text2image(holder)
-            with gr.Tab("Image2Image", id="image2image"):
-                image2image(holder)
+        with gr.Tabs(elem_id="tabs") as pages:
+            with gr.Tab("Text2Image", id="t2i"):
+                words = text2image(holder, history)
+            with gr.Tab("Image2Image", id="i2i"):
+                photos = image2image(holder, history)
+        with gr.Row(elem_id="visit"):
+            with gr.Column(scale=4, min_width=320):
+                history.gallery.render()
+            with gr.Column(scale=1, min_width=240):
+                file = gr.File(
+                    label="Drop a picture made here to get its settings back",
+                    file_types=["image"],
+                    height=120,
+                    elem_id="restore",
+                )
+        tabs = {tab.kind: tab for tab in (words, photos)}
+        connect_history(tabs, pages, history)
+        connect_file(tabs, pages, file)
+        connect_link(tabs, pages, page)
+        connect_use(tabs, pages)
         add_endpoints(holder)
     return page.queue(max_size=QUEUE_SIZE)
 

@@ -95,12 +95,19 @@ def start_pictures(pipeline: Pipeline, request: Request) -> tuple[Image.Image, I
         return photo, to_images(vae.decode_finite(plan.start(noise, x_0) / level.scale))[0]
 
 
-def dropped_text(pipeline: Pipeline, request: Request) -> dict[str, str]:
-    """The end of prompt and negative prompt that the model can't read, where they are too long."""
+def read_prompt(pipeline: Pipeline, text: str) -> tuple[int, int, str]:
+    """How many tokens a prompt takes, how many the model can read, and the text beyond them."""
     from stable_diffusion.prompt import tokenize
 
+    tokenizer = pipeline.models.tokenizer
+    tokens = tokenize(tokenizer, text)
+    return tokens.count, tokenizer.model_max_length - 2, tokens.dropped
+
+
+def dropped_text(pipeline: Pipeline, request: Request) -> dict[str, str]:
+    """The end of prompt and negative prompt that the model can't read, where they are too long."""
     texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-    dropped = {name: tokenize(pipeline.models.tokenizer, text).dropped for name, text in texts.items()}
+    dropped = {name: read_prompt(pipeline, text)[2] for name, text in texts.items()}
     return {name: text for name, text in dropped.items() if text}
 
 

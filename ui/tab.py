@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import threading
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,11 @@ import gradio as gr
 from gradio.components import Component
 
 from . import live
-from .controls import Controls
+from .controls import QUIET, Controls
+from .files import keep, stem
+from .film import animation, pictures, strip
+from .history import History, Run, keep_run
+from .link import to_query
 from .models import ModelHolder
 from .request import Request
 from .run import dropped_text, run
@@ -21,10 +24,30 @@ from .run import dropped_text, run
 QUEUE = "run"
 """The one line in which all runs wait, of both tabs and of programs."""
 
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-"""For the small events between components."""
-
 Values = dict[Component, Any]
+
+COPY_LINK = """() => {
+  const query = document.querySelector("#%s .live").dataset.link;
+  if (!query) return;
+  history.replaceState(null, "", "?" + query);
+  navigator.clipboard?.writeText(location.href);
+}"""
+
+
+@dataclass(frozen=True)
+class View:
+    """The right side of a tab: buttons, live view, the pictures to keep, and what can be done with them."""
+
+    generate: gr.Button
+    stop: gr.Button
+    live: gr.HTML
+    results: gr.Gallery
+    last: gr.State
+    """The `Run` that the tab shows, or None."""
+    link: gr.Button
+    save: gr.Button
+    use: gr.Button
+    files: gr.File
 
 
 @dataclass
@@ -33,11 +56,8 @@ class Tab:
 
     kind: str
     controls: Controls
-    generate: gr.Button
-    stop: gr.Button
-    live: gr.HTML
-    results: gr.Gallery
-    last_seed: gr.State
+    view: View
+    history: History
     stops: dict[str, threading.Event] = field(default_factory=dict)
     """For each visitor's session that runs or waits, what its Stop button sets."""
 
@@ -46,24 +66,19 @@ class Tab:
         named = {name: values[component] for name, component in self.controls.items()}
         return Request(**{**named, "seed": read_seed(named["seed"])})
 
+    @property
+    def shown(self) -> list[Component]:
+        """The components that `show` updates."""
+        return [self.view.results, self.view.last, self.view.files]
 
-def run_column(kind: str) -> tuple[gr.HTML, gr.Gallery]:
-    """Live view and results."""
-    view = live.live_view(f"{kind}-live")
-    results = gr.Gallery(
-        label="Your pictures",
-        format="png",
-        columns=4,
-        fit_columns=False,
-        height="auto",
-        object_fit="contain",
-        buttons=["download", "download_all", "fullscreen"],
-        interactive=False,
-        elem_id=f"{kind}-results",
-        elem_classes="results",
-        visible="hidden",
-    )
-    return view, results
+    def show(self, run: Run) -> dict[Component, Any]:
+        """The updates that show a run that is over, apart from its film."""
+        view = self.view
+        return {
+            view.results: gr.Gallery(list(run.files), visible=True),
+            view.last: run,
+            view.files: gr.File(visible=False),
+        }
 
 
 def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
@@ -72,12 +87,47 @@ def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
         generate = gr.Button(
             "Generate", variant="primary", elem_id=f"{kind}-generate", elem_classes="generate", scale=3
         )
-        stop = gr.Button("Stop", variant="secondary", interactive=False, elem_id=f"{kind}-stop", elem_classes="stop")
+        stop = gr.Button("Stop", interactive=False, elem_id=f"{kind}-stop", elem_classes="stop", scale=1, min_width=90)
     return generate, stop
 
 
-def connect(tab: Tab, holder: ModelHolder, reuse: gr.Button) -> gr.events.Dependency:
-    """Make the buttons work; returns the event of the run, for what happens afterwards."""
+def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
+    """The live view, and under it the pictures to keep."""
+    view = live.live_view(f"{kind}-live")
+    results = gr.Gallery(
+        label="Your pictures",
+        format="png",
+        columns=4,
+        fit_columns=False,
+        height="auto",
+        object_fit="contain",
+        buttons=["download", "fullscreen"],
+        interactive=False,
+        elem_id=f"{kind}-results",
+        elem_classes="results",
+        visible="hidden",
+    )
+    with gr.Row(elem_classes="after"):
+        use = gr.Button("Use as photo", size="sm", elem_id=f"{kind}-use", min_width=110)
+        save = gr.Button("Save the film", size="sm", elem_id=f"{kind}-save", min_width=110)
+        link = gr.Button("Copy link", size="sm", elem_id=f"{kind}-link", min_width=110)
+    files = gr.File(label="Animation and contact strip", file_count="multiple", visible=False, elem_id=f"{kind}-files")
+    return View(*buttons, view, results, gr.State(None), link, save, use, files)
+
+
+def connect(tab: Tab, holder: ModelHolder, reuse: gr.Button) -> None:
+    """Make the tab's buttons work."""
+    connect_run(tab, holder)
+    view = tab.view
+    reuse.click(lambda run: str(shown(run).request.seed), view.last, tab.controls["seed"], **QUIET)
+    view.save.click(save_film, view.last, view.files, show_progress="hidden", api_visibility="private")
+    # The live view knows the link; the browser alone knows the page's own address.
+    view.link.click(None, js=COPY_LINK % f"{tab.kind}-live", api_visibility="private")
+
+
+def connect_run(tab: Tab, holder: ModelHolder) -> None:
+    """Make Generate work: check at once, wait in line, run."""
+    view, history = tab.view, tab.history
 
     def begin(values: Values, request: gr.Request) -> dict[Component, Any]:
         try:
@@ -87,51 +137,74 @@ def connect(tab: Tab, holder: ModelHolder, reuse: gr.Button) -> gr.events.Depend
         tab.stops[request.session_hash] = threading.Event()
         text = "Waiting for your turn…" if holder.ready else "Loading the model…"
         return {
-            tab.live: live.waiting("next", text),
-            tab.generate: gr.Button(interactive=False),
-            tab.stop: gr.Button(interactive=True),
+            view.live: live.waiting("next", text),
+            view.generate: gr.Button(interactive=False),
+            view.stop: gr.Button(interactive=True),
         }
 
     def generate(values: Values, request: gr.Request) -> Iterator[dict[Component, Any]]:
         stopped = tab.stops.setdefault(request.session_hash, threading.Event())
-        run_id = uuid.uuid4().hex
+        run_id, film = live.new_run(), []
         try:
             pipeline = holder.pipeline()
             wanted = tab.request(values).for_side(pipeline.default_size)
-            for name, text in dropped_text(pipeline, wanted).items():
-                gr.Warning(f"{name} is too long for this model. Left out: “{html.escape(text[:300])}”")
+            warn(dropped_text(pipeline, wanted))
             for event in run(pipeline, wanted, stopped.is_set):
-                updates = {tab.live: live.message(run_id, event)}
-                if event.images is not None:
-                    updates |= {tab.results: gr.Gallery(event.images, visible=True), tab.last_seed: event.seed}
-                yield updates
+                film.append(live.message(run_id, event))
+                if event.images is None:
+                    yield {view.live: film[-1]}
+            film[-1]["link"] = to_query(wanted, event.seed)
+            done = keep_run(tab.kind, wanted, event, film)
+            yield {view.live: film[-1], **tab.show(done), **history.add(values[history.runs], done)}
         except ValueError as error:
-            yield {tab.live: live.failed(run_id, str(error))}
+            yield {view.live: live.failed(run_id, str(error))}
             raise clear_error(error) from None
         finally:
             tab.stops.pop(request.session_hash, None)
 
-    def halt(request: gr.Request) -> None:
-        if event := tab.stops.get(request.session_hash):
-            event.set()
-
-    inputs = set(tab.controls.values())
-    started = tab.generate.click(begin, inputs, [tab.live, tab.generate, tab.stop], **QUIET)
+    inputs = {*tab.controls.values(), history.runs}
+    started = view.generate.click(begin, inputs, [view.live, view.generate, view.stop], **QUIET)
     finished = started.success(
         generate,
         inputs,
-        [tab.live, tab.results, tab.last_seed],
+        [view.live, *tab.shown, history.runs, history.gallery],
         concurrency_id=QUEUE,
         concurrency_limit=1,
         show_progress="hidden",
         api_visibility="private",
     )
-    finished.then(
-        lambda: (gr.Button(interactive=True), gr.Button(interactive=False)), None, [tab.generate, tab.stop], **QUIET
-    )
-    tab.stop.click(halt, None, None, **QUIET)
-    reuse.click(lambda seed: "" if seed is None else str(seed), tab.last_seed, tab.controls["seed"], **QUIET)
-    return finished
+    buttons = [view.generate, view.stop]
+    finished.then(lambda: (gr.Button(interactive=True), gr.Button(interactive=False)), None, buttons, **QUIET)
+
+    def halt(request: gr.Request) -> None:
+        if event := tab.stops.get(request.session_hash):
+            event.set()
+
+    view.stop.click(halt, None, None, **QUIET)
+
+
+def warn(dropped: dict[str, str]) -> None:
+    """Say which words the model will not see."""
+    for name, text in dropped.items():
+        gr.Warning(f"{name} is too long for this model. Left out: “{html.escape(text[:300])}”", title="Shortened")
+
+
+def shown(run: Run | None) -> Run:
+    """The run that the tab shows; gr.Error where there is none yet."""
+    if run is None:
+        raise gr.Error(
+            "There is no picture yet: press Generate first.", title="Nothing here yet", print_exception=False
+        )
+    return run
+
+
+def save_film(run: Run | None) -> gr.File:
+    """The run's animation and contact strip, as files."""
+    frames = pictures(shown(run).film)
+    if not frames:
+        raise gr.Error("This run had no previews: choose a live preview.", print_exception=False)
+    name = stem(run.request.prompt, run.request.seed)
+    return gr.File([keep(f"{name}.webp", animation(frames)), keep(f"{name}-strip.png", strip(frames))], visible=True)
 
 
 def read_seed(text: str | None) -> int | None:

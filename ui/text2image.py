@@ -5,8 +5,9 @@ from __future__ import annotations
 import gradio as gr
 
 from .controls import more_controls, prompt_controls, sampling_controls
+from .history import History
 from .models import ModelHolder
-from .tab import Tab, connect, run_buttons, run_column
+from .tab import Tab, connect, run_buttons, run_view
 
 EXAMPLES = (
     "a rocket, noto style, on a blue background",
@@ -17,21 +18,21 @@ EXAMPLES = (
 )
 
 
-def text2image(holder: ModelHolder) -> Tab:
+def text2image(holder: ModelHolder, history: History) -> Tab:
     """Build the tab and make it work."""
     kind = "t2i"
     with gr.Row(equal_height=False, elem_classes="workbench"):
         with gr.Column(scale=4, min_width=320, elem_classes="controls"):
-            controls = prompt_controls("Describe a picture: a rocket, noto style, on a blue background", kind)
-            generate, stop = run_buttons(kind)
+            controls = prompt_controls("Describe a picture: a rocket, noto style, on a blue background", holder, kind)
+            buttons = run_buttons(kind)
             controls |= sampling_controls(holder.defaults, kind)
             controls |= more_controls(holder.defaults, kind)
             gr.Examples(
                 [[text] for text in EXAMPLES], controls["prompt"], label="Try one of these", api_visibility="private"
             )
         with gr.Column(scale=5, min_width=320):
-            view, results = run_column(kind)
+            view = run_view(kind, buttons)
     reuse = controls.pop("_reuse")
-    tab = Tab(kind, controls, generate, stop, view, results, gr.State(None))
+    tab = Tab(kind, controls, view, history)
     connect(tab, holder, reuse)
     return tab

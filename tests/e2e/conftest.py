@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from gradio_client import Client, handle_file
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import ROOT
 
@@ -25,6 +25,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 FLAGS += ["--disable-background-networking", "--disable-sync", "--disable-dev-shm-usage"]
 PATIENCE = 120_000
 """How many milliseconds a slow machine may take; nothing waits this long on purpose."""
+expect.set_options(timeout=PATIENCE)
 
 
 @dataclass

@@ -1,0 +1,188 @@
+"""A person's path through both tabs, in a real browser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.conftest import ROOT
+
+from .conftest import Server
+from .visitor import Visitor
+
+CAT = ROOT / "assets" / "examples" / "cat.jpg"
+
+
+def test_a_prompt_becomes_a_picture_step_by_step(page: Page):
+    visitor = Visitor(page)
+    visitor.record()
+    visitor.ask("a rocket, noto style, on a blue background", steps=8, seed="4")
+    visitor.generate()
+    visitor.wait_until("finished")
+    assert len(set(visitor.seen("step"))) >= 2
+    assert visitor.status() == "Finished in 8 steps."
+    expect(page.locator("#t2i-live [data-fact=step]")).to_have_text("8 of 8")
+    expect(page.locator("#t2i-live [data-fact=seed]")).to_have_text("4")
+    visitor.expect_result()
+
+
+def test_stop_keeps_the_partial_picture(page: Page):
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=150)
+    visitor.generate()
+    visitor.wait_until("step")
+    visitor.stop()
+    visitor.wait_until("stopped")
+    step = int(re.fullmatch(r"Stopped at step (\d+) of 150.", visitor.status())[1])
+    assert step < 150
+    visitor.expect_result()
+
+
+def test_a_photo_becomes_another_picture(page: Page):
+    visitor = Visitor(page, "i2i")
+    visitor.choose_photo(CAT)
+    expect(page.locator("#i2i-start img")).to_have_count(2)
+    visitor.record()
+    visitor.ask("a dog face", steps=10)
+    visitor.set_number("strength", 0.5)
+    expect(page.locator("#i2i-runs")).to_contain_text("Runs 5 of 10 steps")
+    visitor.generate()
+    visitor.wait_until("finished")
+    assert len(set(visitor.seen("step"))) >= 2
+    assert visitor.status() == "Finished in 5 steps."
+    visitor.expect_result()
+
+
+def test_the_start_follows_fit_and_strength(page: Page):
+    visitor = Visitor(page, "i2i")
+    visitor.choose_photo(CAT)
+    pictures = page.locator("#i2i-start img")
+    expect(pictures).to_have_count(2)
+    fitted, noisy = (pictures.nth(i).get_attribute("src") for i in range(2))
+    visitor.set_number("strength", 0.9)
+    expect(pictures.nth(1)).not_to_have_attribute("src", noisy)
+    expect(pictures.nth(0)).to_have_attribute("src", fitted)
+    page.locator("#i2i-fit").get_by_label("Pad").check()
+    expect(pictures.nth(0)).not_to_have_attribute("src", fitted)
+
+
+def test_closing_the_page_ends_the_work(visit: Callable[..., Page], server: Server):
+    page, before = visit(), server.count("stopped at step")
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=150)
+    visitor.generate()
+    visitor.wait_until("step")
+    page.close()
+    line = server.wait_for_log("stopped at step", before + 1)
+    assert int(re.search(r"stopped at step (\d+) of 150", line)[1]) < 150
+
+
+def test_a_reload_in_mid_run_ends_the_work_and_the_page_goes_on(page: Page, server: Server):
+    before = server.count("stopped at step")
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=150)
+    visitor.generate()
+    visitor.wait_until("step")
+    page.reload()
+    server.wait_for_log("stopped at step", before + 1)
+    visitor.ask("a dog", steps=2)
+    visitor.generate()
+    visitor.wait_until("finished")
+
+
+def test_the_noisy_picture_appears_at_the_flick_of_a_switch(page: Page):
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=3)
+    visitor.generate()
+    visitor.wait_until("finished")
+    expect(page.locator("#t2i-live .xt img")).to_be_hidden()
+    page.locator("#t2i-live").get_by_label("Show the noisy picture").check()
+    expect(page.locator("#t2i-live .xt img")).to_be_visible()
+
+
+def test_the_last_seed_can_be_used_again(page: Page):
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=2)
+    visitor.generate()
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    seed, picture = page.inner_text("#t2i-live [data-fact=seed]"), page.get_attribute("#t2i-live .x0 img", "src")
+    page.get_by_role("button", name="Reuse last").first.click()
+    expect(page.locator("#t2i-seed").get_by_role("textbox")).to_have_value(seed)
+    visitor.generate()
+    visitor.wait_until("step")
+    visitor.wait_until("finished")
+    assert page.get_attribute("#t2i-live .x0 img", "src") == picture
+
+
+@pytest.mark.parametrize(
+    ("seed", "message"),
+    [
+        ("-1", "seed must be between 0 and 4294967295, got -1"),
+        ("99999999999", "seed must be between 0 and 4294967295, got 99999999999"),
+        ("<b>x</b>", "seed must be a whole number, got '<b>x</b>': leave it empty for a random one"),
+    ],
+)
+def test_a_bad_seed_is_named_and_the_page_goes_on(page: Page, seed: str, message: str):
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=1, seed=seed)
+    visitor.generate()
+    visitor.expect_error(message)
+    visitor.ask("a cat", steps=1, seed="1")
+    visitor.generate()
+    visitor.wait_until("finished")
+
+
+def test_a_file_that_is_no_picture_is_named_and_the_page_goes_on(page: Page, tmp_path: Path):
+    (tmp_path / "text.png").write_text("This is no picture.")
+    visitor = Visitor(page, "i2i")
+    visitor.generate()
+    visitor.expect_error("image is missing: upload a photo")
+    visitor.choose_photo(tmp_path / "text.png")
+    visitor.generate()
+    visitor.expect_error("image 'text.png' is not a picture that can be read: use PNG, JPEG or WebP")
+    visitor.wait_until("failed")
+    page.locator("#i2i-photo").get_by_label("Remove Image").click()
+    visitor.choose_photo(CAT)
+    visitor.ask("a dog", steps=2)
+    visitor.generate()
+    visitor.wait_until("finished")
+
+
+def test_a_prompt_that_is_too_long_says_what_was_left_out(page: Page):
+    visitor = Visitor(page)
+    visitor.ask("a red fox " * 1000, steps=1)
+    visitor.generate()
+    visitor.expect_error("prompt is too long for this model. Left out:")
+    visitor.wait_until("finished")
+
+
+def test_hostile_text_stays_text(page: Page):
+    visitor = Visitor(page)
+    visitor.ask("<img src=x onerror='window.hacked=1'>" * 40, steps=1)
+    visitor.generate()
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    assert page.evaluate("window.hacked") is None
+
+
+def test_nothing_is_fetched_from_elsewhere(visit: Callable[..., Page], server: Server):
+    page = visit()
+    addresses: list[str] = []
+    page.on("request", lambda request: addresses.append(request.url))
+    page.reload()
+    Visitor(page, "i2i").choose_photo(CAT)
+    expect(page.locator("#i2i-start img")).to_have_count(2)
+    local = (server.url, "data:", "blob:")
+    assert [address for address in addresses if not address.startswith(local)] == []
+
+
+def test_the_page_fits_a_phone(visit: Callable[..., Page]):
+    page = visit(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    for kind in ("t2i", "i2i"):
+        Visitor(page, kind)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -1,0 +1,79 @@
+"""What a visitor does on the page, in the words of a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+RECORD = """(selector) => {
+  const root = document.querySelector(selector);
+  window.seen = [];
+  new MutationObserver(() => {
+    const [state, picture] = [root.querySelector('.live').dataset.state, root.querySelector('.x0 img').src];
+    if (picture && picture !== window.seen.at(-1)?.picture) window.seen.push({state, picture});
+  }).observe(root, {subtree: true, attributes: true, childList: true});
+}"""
+
+
+class Visitor:
+    """A person at one tab of a page; `kind` is t2i or i2i."""
+
+    def __init__(self, page: Page, kind: str = "t2i"):
+        self.page, self.kind = page, kind
+        self.view = page.locator(f"#{kind}-live .live")
+        if kind == "i2i":
+            page.get_by_role("tab", name="Image2Image").click()
+
+    def at(self, name: str) -> str:
+        """The selector of the tab's part of that name."""
+        return f"#{self.kind}-{name}"
+
+    def ask(self, prompt: str, *, steps: int, seed: str = "") -> None:
+        """Fill in the form."""
+        self.page.fill(self.at("prompt") + " textarea", prompt)
+        self.set_number("steps", steps)
+        self.page.fill(self.at("seed") + " input, " + self.at("seed") + " textarea", seed)
+
+    def set_number(self, name: str, value: float) -> None:
+        """Type into the number box of a slider."""
+        box = self.page.locator(self.at(name) + " input[type=number]")
+        box.fill(str(value))
+        box.press("Tab")
+
+    def choose_photo(self, path: Path | str) -> None:
+        """Upload a photo."""
+        self.page.set_input_files(self.at("photo") + " input[type=file]", str(path))
+
+    def record(self) -> None:
+        """Begin to note every picture that the live view shows."""
+        self.page.evaluate(RECORD, self.at("live"))
+
+    def seen(self, state: str) -> list[str]:
+        """The pictures that were shown in that state since `record`."""
+        return [entry["picture"] for entry in self.page.evaluate("window.seen") if entry["state"] == state]
+
+    def generate(self) -> None:
+        """Press Generate."""
+        self.page.click(self.at("generate"))
+
+    def stop(self) -> None:
+        """Press Stop."""
+        self.page.click(self.at("stop"))
+
+    def wait_until(self, state: str) -> None:
+        """Wait for a state of the live view: step, finished, stopped or failed."""
+        self.page.locator(f"{self.at('live')} .live[data-state={state}]").wait_for()
+
+    def status(self) -> str:
+        """The sentence under the live view."""
+        return self.view.locator(".status").inner_text()
+
+    def expect_result(self) -> None:
+        """A picture to keep is there, and the next run can begin."""
+        expect(self.page.locator(self.at("results") + " img").first).to_be_visible()
+        expect(self.page.locator(self.at("generate"))).to_be_enabled()
+
+    def expect_error(self, text: str) -> None:
+        """A message says so, in one sentence."""
+        expect(self.page.locator(".toast-body").filter(has_text=text).first).to_be_visible()

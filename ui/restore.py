@@ -1,0 +1,95 @@
+"""Settings back into the controls: from the visit's history, from a picture's file, and from a link."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from . import live
+from .controls import QUIET
+from .history import History, Run, at
+from .link import from_query
+from .metadata import read_settings
+from .tab import Tab, clear_error, shown
+
+Updates = dict[Component, Any]
+
+
+def fill(tab: Tab, settings: dict[str, Any]) -> Updates:
+    """The updates that put settings into a tab's controls; what its controls can't hold is left as it is."""
+    return {
+        component: "" if name == "seed" and settings[name] is None else fitting(component, settings[name])
+        for name, component in tab.controls.items()
+        if name in settings
+    }
+
+
+def fitting(component: Component, value: Any) -> Any:
+    """The value for a control, or no change where the control does not offer it."""
+    if isinstance(component, gr.Slider):
+        inside = component.minimum <= value <= component.maximum
+        return value if inside else gr.skip()
+    if isinstance(component, (gr.Dropdown, gr.Radio)):
+        return value if value in {choice for _, choice in component.choices} else gr.skip()
+    if isinstance(component, gr.Image):
+        return value if value and Path(value).exists() else None
+    return str(value)
+
+
+def connect_history(tabs: dict[str, Tab], pages: gr.Tabs, history: History) -> None:
+    """A click on a thumbnail brings back picture, film and settings."""
+
+    def restore(runs: list[Run], event: gr.SelectData) -> Updates:
+        run = at(runs, event.index)
+        tab = tabs[run.kind]
+        updates = {pages: gr.Tabs(selected=run.kind), tab.view.live: live.replay(run.film)}
+        return updates | fill(tab, run.settings) | tab.show(run)
+
+    outputs = [pages]
+    for tab in tabs.values():
+        outputs += [*tab.controls.values(), tab.view.live, *tab.shown]
+    history.gallery.select(restore, history.runs, outputs, show_progress="hidden", api_visibility="private")
+
+
+def connect_file(tabs: dict[str, Tab], pages: gr.Tabs, file: gr.File) -> None:
+    """A PNG that is dropped on the page gives its settings to the tab that it came from."""
+
+    def restore(path: str) -> Updates:
+        try:
+            settings = read_settings(path)
+        except ValueError as error:
+            raise clear_error(error) from None
+        kind = "i2i" if "strength" in settings else "t2i"
+        gr.Info("The settings of this picture are in the form now.", title="Restored")
+        return {pages: gr.Tabs(selected=kind), file: None} | fill(tabs[kind], settings)
+
+    outputs = [pages, file, *(component for tab in tabs.values() for component in tab.controls.values())]
+    file.upload(restore, file, outputs, show_progress="hidden", api_visibility="private")
+
+
+def connect_link(tabs: dict[str, Tab], pages: gr.Tabs, page: gr.Blocks) -> None:
+    """Settings in the page's address are in the form when it opens."""
+
+    def restore(request: gr.Request) -> Updates:
+        settings = from_query(dict(request.query_params))
+        if not settings:
+            return {pages: gr.skip()}
+        kind = "i2i" if "strength" in settings else "t2i"
+        return {pages: gr.Tabs(selected=kind)} | fill(tabs[kind], settings)
+
+    outputs = [pages, *(component for tab in tabs.values() for component in tab.controls.values())]
+    page.load(restore, None, outputs, **QUIET)
+
+
+def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:
+    """A finished picture becomes the photo of Image2Image, with its prompt."""
+    photo, prompt = (tabs["i2i"].controls[name] for name in ("photo", "prompt"))
+
+    def use(run: Run | None) -> Updates:
+        return {photo: shown(run).files[0], prompt: run.request.prompt, pages: gr.Tabs(selected="i2i")}
+
+    for tab in tabs.values():
+        tab.view.use.click(use, tab.view.last, [photo, prompt, pages], **QUIET)
