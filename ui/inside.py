@@ -1,0 +1,21 @@
+"""The tab that opens the model up: the noise, the run, the samplers. What it draws is drawn by inside.js."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from .inside_noise import noise_lab
+from .inside_run import inside_a_run
+from .inside_samplers import samplers_side_by_side
+from .models import ModelHolder
+
+
+def build_inside(holder: ModelHolder) -> None:
+    """Build the tab and make it work."""
+    with gr.Tabs(elem_id="inside-tabs"):
+        with gr.Tab("Noise lab", id="noise"):
+            noise_lab(holder)
+        with gr.Tab("Inside a run", id="run"):
+            inside_a_run(holder)
+        with gr.Tab("Samplers side by side", id="samplers"):
+            samplers_side_by_side(holder)

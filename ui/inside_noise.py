@@ -1,0 +1,152 @@
+"""Noise lab: a photo on its way to noise, and what the network makes of it from there."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from .image2image import PHOTOS, photo_input
+from .inside_view import curve, figure, inside_view
+from .models import ModelHolder
+from .request import photo_path
+from .tab import clear_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stable_diffusion.inside import NoisedPhoto
+    from stable_diffusion.pipeline import Pipeline
+    from stable_diffusion.schedule import NoiseSchedule
+
+LAST_TIMESTEP = 999
+MAX_CHANNELS = 16
+TEXT = """
+Training destroys pictures little by little and teaches the network to see through it. At timestep t a picture is
+x<sub>t</sub> = √ᾱ<sub>t</sub> x<sub>0</sub> + √(1 − ᾱ<sub>t</sub>) ε: a share of the picture and a share of noise
+(Eq. 4, [arXiv:2006.11239](https://arxiv.org/abs/2006.11239)). Move the slider, and see what the network still believes
+the picture to be: its x̂<sub>0</sub> (Eq. 15).
+"""
+
+
+def noise_lab(holder: ModelHolder) -> None:
+    """Build the section and make it work."""
+    gr.Markdown(TEXT, elem_classes="note")
+    with gr.Row(equal_height=False, elem_classes="workbench"):
+        with gr.Column(scale=2, min_width=260):
+            photo = photo_input(
+                value=str(PHOTOS / "cat.jpg"),
+                label="Photo",
+                sources=["upload", "clipboard"],
+                height=220,
+                elem_id="inside-photo",
+            )
+            timestep = gr.Slider(
+                0, LAST_TIMESTEP, value=400, step=1, label="Timestep t", info="0: the photo", elem_id="inside-t"
+            )
+            prompt = gr.Textbox(
+                label="Prompt",
+                placeholder="What the network is told, for example: a cat",
+                info="Late in the noise, words are all it has",
+                elem_id="inside-told",
+            )
+            photos = [[str(path)] for path in sorted(PHOTOS.glob("*.jpg"))]
+            gr.Examples(photos, photo, label="Other photos", api_visibility="private")
+        with gr.Column(scale=5, min_width=320):
+            view = inside_view("noise")
+
+    def draw(path: str | None, t: int, told: str) -> dict[str, Any]:
+        try:
+            return noised(holder.pipeline(), photo_path(path), int(t), told)
+        except ValueError as error:
+            raise clear_error(error) from None
+
+    # The view itself asks for its first picture, when it is first seen.
+    gr.on(
+        [view.load, photo.change, timestep.change, prompt.change],
+        draw,
+        [photo, timestep, prompt],
+        view,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        concurrency_id="inside",
+        concurrency_limit=1,
+        api_visibility="private",
+    )
+
+
+def noised(pipeline: Pipeline, path: str, t: int, prompt: str) -> dict[str, Any]:
+    """What the lab shows for a photo at timestep t."""
+    from stable_diffusion.images import fit_image, read_image, to_images
+    from stable_diffusion.inside import add_noise
+
+    side, schedule, vae = pipeline.default_size, pipeline.schedule, pipeline.models.vae
+    t = min(t, schedule.num_train_timesteps - 1)
+    photo = fit_image(read_image(path), side, side)
+    noisy = add_noise(pipeline, photo, t, prompt=prompt)
+    shown = [to_images(noisy.pixels)[0]]
+    shown += [to_images(vae.decode_finite(latents))[0] for latents in (noisy.x_t, noisy.predicted)]
+    in_pixels, decoded, belief = shown
+    return {
+        "pictures": [
+            figure(in_pixels, "x_t in pixels", "noise added to the photo itself"),
+            figure(channel_sheet(noisy.x_t), "x_t in latents", f"its {noisy.x_t.shape[1]} channels: this is noised"),
+            figure(decoded, "x_t decoded", "the noisy latents as the VAE sees them"),
+            figure(belief, "x̂_0, the belief", "the picture that the network sees in x_t"),
+        ],
+        "facts": facts(noisy),
+        "charts": charts(schedule, t),
+    }
+
+
+def facts(noisy: NoisedPhoto) -> list[tuple[str, str]]:
+    """The numbers of a noise level, and how far the network's belief is from the truth."""
+    level = noisy.level
+    snr = (level.alpha / level.sigma) ** 2
+    error = (noisy.predicted - noisy.x_0).square().mean().sqrt().item()
+    return [
+        ("Timestep t", f"{level.timestep:.0f}"),
+        ("ᾱ", f"{level.alpha**2:.4f}"),
+        ("Picture √ᾱ", f"{level.alpha:.3f}"),
+        ("Noise √(1 − ᾱ)", f"{level.sigma:.3f}"),
+        ("SNR", f"{snr:.3g}" if snr else "0: nothing is left"),
+        ("Error of x̂_0 (RMS)", f"{error:.3f}"),
+    ]
+
+
+def charts(schedule: NoiseSchedule, t: int) -> dict[str, Any]:
+    """The schedule's curves with a marker at t."""
+    steps = [*range(0, schedule.num_train_timesteps, 10), schedule.num_train_timesteps - 1]
+    kept = [(step, schedule.alphas_cumprod[step].item()) for step in steps]
+    shares = [
+        curve("ᾱ", kept),
+        curve("√ᾱ, of the picture", ((step, math.sqrt(a)) for step, a in kept)),
+        curve("√(1 − ᾱ), of the noise", ((step, math.sqrt(1 - a)) for step, a in kept)),
+    ]
+    snr = curve("SNR", ((step, a / (1 - a)) for step, a in kept if a > 1e-6))
+    return {
+        "alphas": {"series": shares, "x": "timestep t", "marker": t, "low": 0, "high": 1},
+        "snr": {"series": [snr], "x": "timestep t", "marker": t, "log": True},
+    }
+
+
+def channel_sheet(latents: Tensor) -> Any:
+    """The channels of latents (1, C, h, w) as grey pictures on one sheet, a line apart: -3 is black, 3 is white."""
+    import torch
+    from PIL import Image
+
+    channels = latents[0, :MAX_CHANNELS].cpu()
+    columns = math.ceil(math.sqrt(len(channels)))
+    rows = math.ceil(len(channels) / columns)
+    padded = torch.full((rows * columns, channels.shape[1] + 1, channels.shape[2] + 1), 3.0)
+    padded[: len(channels), :-1, :-1] = channels
+    sheet = (
+        padded.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2).flatten(0, 1)
+    )  # (rows (h + 1), columns (w + 1))
+    grey = ((sheet / 6 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    scale = max(1, 256 // grey.shape[1])
+    image = Image.fromarray(grey.numpy())
+    return image.crop((0, 0, image.width - 1, image.height - 1)).resize(
+        ((image.width - 1) * scale, (image.height - 1) * scale), Image.Resampling.NEAREST
+    )

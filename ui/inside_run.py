@@ -1,0 +1,141 @@
+"""Inside a run: where the words go, guidance, and the match of picture and prompt, step by step."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+from PIL import Image
+
+from .controls import MAX_PAGE_STEPS
+from .inside_view import curve, inside_view
+from .live import data_uri
+from .models import ModelHolder
+from .options import MAX_GUIDANCE
+from .request import Request
+from .tab import QUEUE, clear_error, read_seed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stable_diffusion.inside import InsideStep
+    from stable_diffusion.pipeline import Pipeline
+
+Film = dict[str, Any]
+MAX_MAP = 32
+"""Heat maps are sent with at most this many rows and columns; the page enlarges them smoothly."""
+
+
+def inside_a_run(holder: ModelHolder) -> None:
+    """Build the section and make it work."""
+    defaults = holder.defaults
+    with gr.Row(equal_height=True, elem_classes="inside-controls"):
+        prompt = gr.Textbox("a cat next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
+        seed = gr.Textbox("1", label="Seed", placeholder="random", scale=1, min_width=90, elem_id="inside-seed")
+        steps = gr.Slider(
+            1, MAX_PAGE_STEPS, defaults.num_inference_steps, step=1, label="Steps", scale=2, min_width=150
+        )
+        guidance = gr.Slider(
+            0, MAX_GUIDANCE, defaults.guidance_scale, step=0.5, label="Guidance", scale=2, min_width=150
+        )
+    with gr.Row(elem_classes="run-row"):
+        look = gr.Button("Look inside", variant="primary", elem_id="inside-look", scale=3)
+        stop = gr.Button("Stop", elem_id="inside-stop", scale=1, min_width=90)
+    view = inside_view("run")
+
+    def record(text: str, seed_text: str, n: int, w: float) -> Iterator[Film]:
+        try:
+            request = Request(prompt=text, seed=read_seed(seed_text), num_inference_steps=n, guidance_scale=w)
+            pipeline = holder.pipeline()
+            yield from films(pipeline, request.for_side(pipeline.default_size), defaults.preview)
+        except ValueError as error:
+            raise clear_error(error) from None
+
+    run = look.click(
+        record,
+        [prompt, seed, steps, guidance],
+        view,
+        show_progress="minimal",
+        concurrency_id=QUEUE,
+        concurrency_limit=1,
+        api_visibility="private",
+    )
+    stop.click(None, cancels=[run], queue=False, api_visibility="private")
+
+
+def films(pipeline: Pipeline, request: Request, preview: str) -> Iterator[Film]:
+    """The record of a run as it grows, a frame a step."""
+    from stable_diffusion.heatmap import prompt_words, word_heat
+    from stable_diffusion.inside import look_inside
+    from stable_diffusion.preview import Preview
+
+    words = prompt_words(pipeline.models.tokenizer, request.prompt)
+    draw, match = Preview(pipeline.models.vae, preview), matcher(pipeline, request.prompt)
+    film: Film = {"words": [word.text for word in words], "scale": request.guidance_scale, "frames": [], "charts": {}}
+    pulls, matches, total = [], [], None
+    for inside in look_inside(pipeline, request.prompt, **{**request.arguments(), "preview": "none"}):
+        step = inside.step
+        heat = word_heat(inside.heat, words)[0]
+        total = heat if total is None else total + heat
+        unconditional, conditional, guided = guesses(inside, draw)
+        frame = {
+            "index": step.index,
+            "total": step.total,
+            "timestep": round(step.timestep),
+            "seed": step.seed,
+            "x0": data_uri(guided),
+            "conditional": data_uri(conditional),
+            "unconditional": data_uri(unconditional),
+            "heat": encode_maps(heat),
+            "mean": encode_maps(total / step.index),
+        }
+        film = {**film, "frames": [*film["frames"], frame]}
+        if inside.unconditional is not None:
+            pull = (inside.conditional - inside.unconditional).square().mean().sqrt().item()
+            pulls.append((step.index, pull))
+        if match is not None:
+            matches.append((step.index, match(guided)))
+        charts = {"pull": curve("RMS distance", pulls), "match": curve("cosine", matches)}
+        yield {**film, "charts": {name: {"series": [line], "x": "step"} for name, line in charts.items()}}
+
+
+def guesses(inside: InsideStep, draw: Callable) -> tuple[Image.Image | None, Image.Image, Image.Image]:
+    """Pictures of the guesses without words, with words, and guided; where a run is not guided, the last two alone."""
+    import torch
+
+    latents = [inside.unconditional, inside.conditional, inside.step.denoised]
+    pictures = draw(torch.cat([one for one in latents if one is not None]))
+    unconditional = pictures[0] if len(pictures) == 3 else None
+    # The last step of a run already carries the picture that it ends with.
+    guided = pictures[-1] if inside.step.images is None else inside.step.images[0]
+    return unconditional, pictures[-2], guided
+
+
+def matcher(pipeline: Pipeline, prompt: str) -> Callable[[Image.Image], float] | None:
+    """A function that measures how well a picture fits the prompt; None for a model without the folder `clip`."""
+    from stable_diffusion.clip import CLIP
+
+    folder = Path(pipeline.models.source) / "clip"
+    if not folder.is_dir() or not prompt.strip():
+        return None
+    clip = CLIP.from_pretrained(folder, device=pipeline.models.unet.conv_in.weight.device)
+    return lambda image: clip.similarity([image], [prompt]).item()
+
+
+def encode_maps(maps: Tensor) -> dict[str, Any]:
+    """Heat maps (W, h, w) as bytes, each stretched from its least heat to its most, with those two in per cent."""
+    import torch
+    from torch.nn import functional as F
+
+    height, width = (min(side, MAX_MAP) for side in maps.shape[1:])
+    small = F.adaptive_avg_pool2d(maps, (height, width)).flatten(1)
+    low, high = small.amin(dim=1, keepdim=True), small.amax(dim=1, keepdim=True)
+    scaled = ((small - low) / (high - low).clamp(min=1e-8) * 255).round().to(torch.uint8)
+    return {
+        "size": [height, width],
+        "bytes": base64.b64encode(scaled.cpu().numpy().tobytes()).decode("ascii"),
+        "ranges": (100 * torch.cat([low, high], dim=1)).tolist(),
+    }
