@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .guidance import Denoiser
 from .images import fit_image, read_image, to_images, to_tensor
+from .lora import LoRAs
 from .model_loader import Models, load
 from .preview import Preview
 from .prompt import encode_prompts, tokenize
@@ -55,11 +56,12 @@ class Step:
 
 
 class Pipeline:
-    """Text-to-image and image-to-image over one set of models."""
+    """Text-to-image and image-to-image over one set of models; `loras` merges LoRA files into them."""
 
     def __init__(self, models: Models):
         self.models = models
         self.schedule = NoiseSchedule(models.scheduler)
+        self.loras = LoRAs(models)
 
     @classmethod
     def from_pretrained(

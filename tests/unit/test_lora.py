@@ -1,0 +1,324 @@
+"""LoRA files of every naming merge as diffusers merges them, and come out again without a trace."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stable_diffusion.config import ModelError
+from stable_diffusion.lora import PARTS, LoRAs
+from stable_diffusion.model_loader import Models, load
+from stable_diffusion.pipeline import Pipeline
+from tests.parity.pairs import BOUND, difference, gaussian
+from tests.tiny import KINDS, save_model
+
+BLOCK = "down_blocks.0.attentions.0"
+ATTENTION = [
+    *(f"{BLOCK}.transformer_blocks.0.attn{n}.{name}" for n in (1, 2) for name in ("to_q", "to_k", "to_v", "to_out.0")),
+    "mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
+]
+LINEAR = [*ATTENTION, f"{BLOCK}.transformer_blocks.0.ff.net.0.proj", f"{BLOCK}.transformer_blocks.0.ff.net.2"]
+CONVOLUTIONS = ["down_blocks.0.resnets.0.conv1", "up_blocks.1.resnets.0.conv_shortcut", "conv_in"]
+TEXT_ATTENTION = [
+    f"text_model.encoder.layers.{n}.self_attn.{name}_proj" for n in (0, 1) for name in ("q", "k", "v", "out")
+]
+TEXT = [*TEXT_ATTENTION, "text_model.encoder.layers.1.mlp.fc1", "text_model.encoder.layers.1.mlp.fc2"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / request.param, request.param)
+
+
+@pytest.fixture
+def models(folder: Path) -> Models:
+    return load(folder)
+
+
+def weight(models: Models, part: str, name: str) -> Tensor:
+    return getattr(models, part).get_submodule(name).weight
+
+
+def factors(models: Models, part: str, names: list[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Random down and up for each layer, of ranks 2 and 3."""
+    for seed, name in enumerate(names):
+        rank, original = 2 + seed % 2, weight(models, part, name)
+        up = gaussian(len(original), rank, *[1] * (original.ndim - 2), seed=seed)
+        yield name, gaussian(rank, *original.shape[1:], seed=100 + seed) * 0.3, up * 0.3
+
+
+def kohya(models: Models, alpha: float = 1.5) -> dict[str, Tensor]:
+    state = {}
+    names = {"unet": [*LINEAR, f"{BLOCK}.proj_in", *CONVOLUTIONS], "text_encoder": TEXT}
+    for part, prefix in (("unet", "lora_unet_"), ("text_encoder", "lora_te_")):
+        for name, down, up in factors(models, part, names[part]):
+            stem = prefix + name.replace(".", "_")
+            state |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up}
+            state[f"{stem}.alpha"] = torch.tensor(alpha)
+    return state
+
+
+def peft(models: Models) -> dict[str, Tensor]:
+    state = {}
+    for part, names in (("unet", [*LINEAR, f"{BLOCK}.proj_out", *CONVOLUTIONS]), ("text_encoder", TEXT)):
+        for name, down, up in factors(models, part, names):
+            state |= {f"{part}.{name}.lora_A.weight": down, f"{part}.{name}.lora_B.weight": up}
+    return state
+
+
+def second_generation(models: Models) -> dict[str, Tensor]:
+    state = {}
+    for part, kind, names in (("unet", "lora", LINEAR), ("text_encoder", "lora_linear_layer", TEXT_ATTENTION)):
+        for name, down, up in factors(models, part, names):
+            state |= {f"{part}.{name}.{kind}.down.weight": down, f"{part}.{name}.{kind}.up.weight": up}
+    return state
+
+
+def first_generation(models: Models, prefix: str = "unet.") -> dict[str, Tensor]:
+    state = {}
+    for name, down, up in factors(models, "unet", ATTENTION):
+        block, _, layer = name.removesuffix(".0").rpartition(".")
+        stem = f"{prefix}{block}.processor.{layer}_lora"
+        state |= {f"{stem}.down.weight": down, f"{stem}.up.weight": up}
+    return state
+
+
+def first_generation_with_text(models: Models) -> dict[str, Tensor]:
+    state = first_generation(models)
+    for name, down, up in factors(models, "text_encoder", TEXT_ATTENTION):
+        block, _, layer = name.rpartition(".")
+        stem = f"text_encoder.{block}.to_{layer.removesuffix('_proj')}_lora"
+        state |= {f"{stem}.down.weight": down, f"{stem}.up.weight": up}
+    return state
+
+
+@torch.no_grad()
+def outputs(text_encoder: Callable, unet: Callable) -> Tensor:
+    """Features of some words and what the U-Net predicts with them, in one vector."""
+    features = text_encoder(torch.arange(77)[None])
+    context = features if isinstance(features, Tensor) else features.last_hidden_state
+    prediction = unet(gaussian(1, 4, 8, 8), torch.tensor([501]), context)
+    prediction = prediction if isinstance(prediction, Tensor) else prediction.sample
+    return torch.cat([context.flatten(), prediction.flatten()])
+
+
+@pytest.mark.parametrize("make", [kohya, peft, second_generation, first_generation, first_generation_with_text])
+@pytest.mark.parametrize("scale", [1.0, -0.6])
+def test_merged_as_diffusers_merges(
+    folder: Path, models: Models, make: Callable[[Models], dict[str, Tensor]], scale: float, tmp_path: Path
+) -> None:
+    file = tmp_path / "lora.safetensors"
+    save_file(make(models), file)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    before = outputs(models.text_encoder, models.unet)
+    assert difference((before, outputs(pipe.text_encoder, pipe.unet))) <= BOUND
+    pipe.load_lora_weights(str(file))
+    pipe.fuse_lora(lora_scale=scale)
+    LoRAs(models).merge(file, scale)
+    after = outputs(models.text_encoder, models.unet)
+    assert difference((after, before)) > 100 * BOUND
+    assert difference((after, outputs(pipe.text_encoder, pipe.unet))) <= BOUND
+
+
+def test_every_layer_has_its_own_alpha(models: Models, tmp_path: Path) -> None:
+    """As kohya's scripts wrote them; diffusers would apply the commonest to all."""
+    file = kohya(models)
+    before = state(models)
+    for number, key in enumerate(sorted(key for key in file if key.endswith(".alpha"))):
+        file[key] = torch.tensor(1.0 + number)
+    save_file(file, tmp_path / "lora.safetensors")
+    LoRAs(models).merge(tmp_path / "lora.safetensors", 0.5)
+    for name in (LINEAR[0], LINEAR[3], *CONVOLUTIONS):
+        stem = "lora_unet_" + name.replace(".", "_")
+        down, up, alpha = (file[f"{stem}.{key}"] for key in ("lora_down.weight", "lora_up.weight", "alpha"))
+        delta = torch.einsum("or,ri...->oi...", up.flatten(1), down)
+        expected = before[f"unet.{name}.weight"] + 0.5 * alpha / len(down) * delta
+        torch.testing.assert_close(weight(models, "unet", name), expected)
+
+
+def test_settings_in_the_metadata_count(folder: Path, models: Models, tmp_path: Path) -> None:
+    """diffusers saves a LoRA whose alpha is no tensor, and loads it again."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    settings = LoraConfig(
+        r=2,
+        lora_alpha=5,
+        alpha_pattern={"mid_block.attentions.0.transformer_blocks.0.attn2.to_q": 9},
+        target_modules=["to_q", "to_v"],
+        init_lora_weights=False,
+    )
+    pipe.unet.add_adapter(settings)
+    pipe.save_lora_weights(
+        tmp_path,
+        unet_lora_layers=get_peft_model_state_dict(pipe.unet),
+        unet_lora_adapter_metadata=pipe.unet.peft_config["default"].to_dict(),
+    )
+    LoRAs(models).merge(tmp_path / "pytorch_lora_weights.safetensors")
+    assert difference((outputs(models.text_encoder, models.unet), outputs(pipe.text_encoder, pipe.unet))) <= BOUND
+
+
+def test_names_without_the_part(models: Models, tmp_path: Path) -> None:
+    """The very first files, which diffusers reads no more, say the same as those of the same generation."""
+    results = []
+    for prefix in ("", "unet."):
+        save_file(first_generation(models, prefix), tmp_path / "lora.safetensors")
+        loras = LoRAs(models)
+        loras.merge(tmp_path / "lora.safetensors")
+        results.append(outputs(models.text_encoder, models.unet))
+        loras.unmerge()
+    assert results[0].equal(results[1])
+
+
+def state(models: Models) -> dict[str, Tensor]:
+    return {f"{part}.{name}": tensor for part in PARTS for name, tensor in getattr(models, part).state_dict().items()}
+
+
+def assert_state(models: Models, expected: dict[str, Tensor]) -> None:
+    assert state(models).keys() == expected.keys()
+    for name, tensor in state(models).items():
+        assert tensor.equal(expected[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_unmerging_gives_the_identical_weights(folder: Path, dtype: torch.dtype, tmp_path: Path) -> None:
+    models = load(folder, dtype=dtype)
+    pipe = Pipeline(models)
+    before = {name: tensor.clone() for name, tensor in state(models).items()}
+    for name, make in (("a", kohya), ("b", peft)):
+        save_file(make(models), tmp_path / f"{name}.safetensors")
+    pipe.loras.merge(tmp_path / "a.safetensors", 0.7)
+    once = state(models)
+    pipe.loras.merge(tmp_path / "b.safetensors", 1e-3)
+    assert all(tensor.dtype == dtype for tensor in state(models).values())
+    changed = [name for name, tensor in state(models).items() if not tensor.equal(once[name])]
+    assert changed
+    pipe.loras.unmerge()
+    assert_state(models, before)
+    assert_state(load(folder, dtype=dtype), before)  # nor has the mapped file changed
+    pipe.loras.unmerge()
+    assert_state(models, before)
+    pipe.loras.merge(tmp_path / "a.safetensors", 0.7)
+    assert_state(models, once)
+
+
+def test_several_add_up(models: Models, tmp_path: Path) -> None:
+    save_file(kohya(models), tmp_path / "lora.safetensors")
+    loras, name = LoRAs(models), LINEAR[0]
+    original = weight(models, "unet", name)
+    loras.merge(tmp_path / "lora.safetensors", 0.5)
+    loras.merge(tmp_path / "lora.safetensors", 0.25)
+    twice = weight(models, "unet", name)
+    loras.unmerge()
+    assert weight(models, "unet", name) is original
+    loras.merge(tmp_path / "lora.safetensors", 0.75)
+    torch.testing.assert_close(weight(models, "unet", name), twice)
+
+
+def test_scale_zero_changes_nothing(models: Models, tmp_path: Path) -> None:
+    save_file(kohya(models), tmp_path / "lora.safetensors")
+    before = state(models)
+    LoRAs(models).merge(tmp_path / "lora.safetensors", 0.0)
+    assert_state(models, before)
+
+
+def wrong(models: Models, case: str) -> dict[str, Tensor]:
+    state = kohya(models)
+    stem = "lora_unet_" + LINEAR[0].replace(".", "_")
+    down, up = f"{stem}.lora_down.weight", f"{stem}.lora_up.weight"
+    match case:
+        case "unknown":
+            state |= {f"lora_te2_text_model_encoder_layers_{n}.alpha": torch.ones(()) for n in range(7)}
+        case "loha":
+            state = {f"{stem}.hada_w1_a": torch.ones(2, 2)}
+        case "twice":
+            state[f"unet.{LINEAR[0]}.lora_A.weight"] = state[down].clone()
+        case "half":
+            del state[up]
+        case "shape":
+            state[down] = torch.ones(2, 7)
+        case "rank":
+            state[down] = torch.ones(5, state[down].shape[1])
+        case "alphas":
+            state[f"{stem}.alpha"] = torch.ones(2)
+        case "vector":
+            state[up] = torch.ones(8)
+        case "nan":
+            state[up] = torch.full_like(state[up], math.nan)
+        case "integers":
+            state[up] = state[up].to(torch.int8)
+        case "empty":
+            state = {}
+        case "huge":
+            state[f"{stem}.alpha"] = torch.tensor(math.inf)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        (
+            "unknown",
+            r"is no LoRA of this model \(unknown: (lora_te2_text_model_encoder_layers_\d.alpha, ){4}"
+            r"lora_te2_text_model_encoder_layers_4.alpha and 2 more\)",
+        ),
+        ("loha", r"unknown: lora_unet_\S+.hada_w1_a\).* LoHa"),
+        ("twice", r"unknown: unet\.\S+to_q.lora_A.weight"),
+        ("half", r"only one of two factors for unet/\S+to_q"),
+        ("shape", r"does not have the shapes of this model \(unet/\S+to_q: up .* down \(2, 7\), weight \(8, 8\)\)"),
+        ("rank", "does not have the shapes"),
+        ("alphas", "does not have the shapes"),
+        ("vector", "does not have the shapes"),
+        ("nan", "not finite"),
+        ("integers", "not finite"),
+        ("huge", "not finite"),
+        ("empty", "it is empty"),
+    ],
+)
+def test_a_wrong_file_merges_nothing(models: Models, case: str, message: str, tmp_path: Path) -> None:
+    before = state(models)
+    save_file(wrong(models, case), tmp_path / "lora.safetensors")
+    with pytest.raises(ModelError, match=message):
+        LoRAs(models).merge(tmp_path / "lora.safetensors")
+    assert_state(models, before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("{", "damaged settings"),
+        ("[]", "damaged settings"),
+        ('{"unet.lora_alpha": "eight"}', "damaged settings"),
+        ('{"unet.alpha_pattern": [1]}', "damaged settings"),
+        (json.dumps({"unet.use_dora": True}), "is a DoRA"),
+    ],
+)
+def test_wrong_settings_merge_nothing(models: Models, settings: str, message: str, tmp_path: Path) -> None:
+    before = state(models)
+    save_file(peft(models), tmp_path / "lora.safetensors", metadata={"lora_adapter_metadata": settings})
+    with pytest.raises(ModelError, match=message):
+        LoRAs(models).merge(tmp_path / "lora.safetensors")
+    assert_state(models, before)
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, 1e300])
+def test_a_wild_scale_merges_nothing(models: Models, scale: float, tmp_path: Path) -> None:
+    before = state(models)
+    save_file(kohya(models), tmp_path / "lora.safetensors")
+    with pytest.raises(ValueError, match="finite"):
+        LoRAs(models).merge(tmp_path / "lora.safetensors", scale)
+    assert_state(models, before)
+
+
+def test_a_missing_file_is_named(models: Models, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"lora.safetensors does not exist"):
+        LoRAs(models).merge(tmp_path / "lora.safetensors")
