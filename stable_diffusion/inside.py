@@ -36,7 +36,7 @@ class InsideStep:
 
 def look_inside(pipeline: Pipeline, prompt: str, **options: object) -> Iterator[InsideStep]:
     """`pipeline.stream`, with its options and its pictures, and with each step's inside."""
-    open_pipeline = _OpenPipeline(pipeline.models)
+    open_pipeline = _OpenPipeline(pipeline)
     for step in open_pipeline.stream(prompt, **options):  # type: ignore[arg-type]
         yield InsideStep(step, *open_pipeline.seen.pop())
 
@@ -100,9 +100,12 @@ class _OpenDenoiser(Denoiser):
 
 
 class _OpenPipeline(Pipeline):
-    """A pipeline for one run whose denoiser can be looked into."""
+    """The same pipeline, for one run, with a denoiser that can be looked into."""
 
     seen: list[_Seen]
+
+    def __init__(self, pipeline: Pipeline):
+        vars(self).update(vars(pipeline))
 
     def _denoiser(self, *arguments: object) -> Denoiser:
         closed = super()._denoiser(*arguments)  # type: ignore[arg-type]

@@ -98,7 +98,7 @@ function chart(host, spec) {
   const picture = draw("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": name });
   picture.append(...axes(filled, scale), rule, ...lines, ...dots);
   const longest = filled.series.reduce((a, b) => (a.points.length >= b.points.length ? a : b)).points;
-  const rest = filled.marker ?? longest[longest.length - 1][0];
+  const rest = filled.marker ?? longest[Math.floor(longest.length / 2)][0];
 
   function read(at) {
     const x = nearestPoint(longest, at)[0];

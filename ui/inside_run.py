@@ -36,10 +36,24 @@ def inside_a_run(holder: ModelHolder) -> None:
         prompt = gr.Textbox("a cat next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
         seed = gr.Textbox("1", label="Seed", placeholder="random", scale=1, min_width=90, elem_id="inside-seed")
         steps = gr.Slider(
-            1, MAX_PAGE_STEPS, defaults.num_inference_steps, step=1, label="Steps", scale=2, min_width=150
+            1,
+            MAX_PAGE_STEPS,
+            defaults.num_inference_steps,
+            step=1,
+            label="Steps",
+            scale=2,
+            min_width=150,
+            elem_id="inside-steps",
         )
         guidance = gr.Slider(
-            0, MAX_GUIDANCE, defaults.guidance_scale, step=0.5, label="Guidance", scale=2, min_width=150
+            0,
+            MAX_GUIDANCE,
+            defaults.guidance_scale,
+            step=0.5,
+            label="Guidance",
+            scale=2,
+            min_width=150,
+            elem_id="inside-guidance",
         )
     with gr.Row(elem_classes="run-row"):
         look = gr.Button("Look inside", variant="primary", elem_id="inside-look", scale=3)

@@ -1,0 +1,41 @@
+"""Two-dimensional data and a small network: diffusion that trains in seconds and can be plotted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from stable_diffusion.diffusion import timestep_embedding
+
+
+def spiral(n: int, generator: torch.Generator) -> Tensor:
+    """n points on a spiral, (n, 2), of about unit variance."""
+    turn = 1 + 3 * torch.pi * torch.rand(n, 1, generator=generator).sqrt()
+    points = torch.cat([turn.cos(), turn.sin()], dim=1) * turn / 5
+    return points + 0.04 * torch.randn(n, 2, generator=generator)
+
+
+def blobs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """n points in three overlapping clouds, (n, 2), and which cloud each belongs to, (n,)."""
+    labels = torch.randint(3, (n,), generator=generator)
+    angles = labels * (2 * torch.pi / 3) + torch.pi / 2
+    centres = torch.stack([angles.cos(), angles.sin()], dim=1)
+    return centres + 0.55 * torch.randn(n, 2, generator=generator), labels
+
+
+class TinyDenoiser(nn.Module):
+    """x_t (B, 2), timesteps (B,) and, with `classes`, a class (B,) -> a prediction (B, 2). Class -1 means: not told."""
+
+    def __init__(self, classes: int = 0, width: int = 96):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(2 + 32, width), nn.Linear(width, width), nn.Linear(width, width)])
+        self.out = nn.Linear(width, 2)
+        self.labels = nn.Embedding(classes + 1, width)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        hidden = torch.cat([x, timestep_embedding(t, 32)], dim=1)
+        told = self.labels(torch.zeros(len(x), dtype=torch.long) if label is None else label + 1)
+        for layer in self.layers:
+            hidden = F.silu(layer(hidden)) * (1 + told)
+        return self.out(hidden)
