@@ -77,13 +77,17 @@ class TextToLatents(nn.Module):
         self.register_buffer("latent_std", torch.ones(unet.in_channels, 1, 1))
 
     def initialise(self) -> None:
-        """Start from residual branches that add nothing, and from CLIP's small embeddings."""
+        """Start from residual branches that add nothing, and from words that are far apart.
+
+        CLIP's small embeddings (0.02) are lost among the branches of so shallow a tower: after 30,000 examples, all
+        objects still had the same features.
+        """
         for name, parameter in self.unet.named_parameters():
             if name.startswith("conv_out.") or ".conv2." in name or ".proj_out." in name:
                 nn.init.zeros_(parameter)
         embeddings = self.text_encoder.text_model.embeddings
-        nn.init.normal_(embeddings.token_embedding.weight, std=0.02)
-        nn.init.normal_(embeddings.position_embedding.weight, std=0.01)
+        nn.init.normal_(embeddings.token_embedding.weight, std=1.0)
+        nn.init.normal_(embeddings.position_embedding.weight, std=0.3)
 
     def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         """x_t (B, C, h, w), t (B,), tokens (B, S) -> velocity (B, C, h, w)."""
