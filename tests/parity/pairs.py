@@ -1,20 +1,26 @@
-"""Every network twice, ours and that of diffusers or transformers, with the same random weights and the same input.
+"""Everything twice, ours and that of diffusers or transformers, with the same random weights and the same input.
 
 Each function gives the two answers. The tests hold them equal, and `python -m benchmarks.parity` prints how equal.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 import transformers
+from PIL import Image
 from torch import Tensor, nn
 
 from stable_diffusion.clip import CLIPModel, CLIPTextEncoder
 from stable_diffusion.config import CLIPConfig, CLIPTextConfig, UNetConfig, VAEConfig
 from stable_diffusion.diffusion import UNet
+from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.samplers import SAMPLERS
 from stable_diffusion.vae import VAE
 from tests.tiny import configs, randomise
 
@@ -132,3 +138,47 @@ def unet(kind: str, size: tuple[int, int] = (8, 8), **options: Any) -> Pair:
         ours(latents, timesteps, context, guidance=guidance),
         theirs(latents, timesteps, context, timestep_cond=guidance).sample,
     )
+
+
+class Pipelines:
+    """One model directory in our pipeline and in those of diffusers, asked the same."""
+
+    PROMPT, NEGATIVE, GUIDANCE, SEED, COUNT = "a red fox on the moon", "blue", 4.0, 5, 2
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.ours = Pipeline.from_pretrained(folder)
+        self.text2image = diffusers.StableDiffusionPipeline.from_pretrained(
+            folder, safety_checker=None, local_files_only=True
+        )
+        self.image2image = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(self.text2image)
+        for pipe in (self.text2image, self.image2image):
+            pipe.set_progress_bar_config(disable=True)
+
+    def use_scheduler(self, name: str) -> None:
+        """The scheduler class of a sampler, made from the model's own file, not from what was used before."""
+        index = json.loads((self.folder / "model_index.json").read_text())
+        own = getattr(diffusers, index["scheduler"][1]).from_pretrained(self.folder, subfolder="scheduler")
+        options = {"algorithm_type": "sde-dpmsolver++"} if name == "dpmpp_2m_sde" else {}
+        scheduler = getattr(diffusers, SAMPLERS[name].scheduler).from_config(own.config, **options)
+        self.text2image.scheduler = self.image2image.scheduler = scheduler
+
+    def latents(self, name: str, steps: int, strength: float | None = None) -> Pair:
+        """The final latents of a guided request for two pictures; with a strength, image-to-image."""
+        self.use_scheduler(name)
+        pipe = self.text2image if strength is None else self.image2image
+        options: dict[str, Any] = {} if strength is None else {"image": photo(), "strength": strength}
+        options |= {"num_inference_steps": steps, "guidance_scale": self.GUIDANCE, "negative_prompt": self.NEGATIVE}
+        theirs = pipe(
+            self.PROMPT, num_images_per_prompt=self.COUNT, generator=self.generators(), output_type="latent", **options
+        )
+        ours = self.ours(self.PROMPT, num_images=self.COUNT, seed=self.SEED, sampler=name, **options)
+        return ours.latents, theirs.images
+
+    def generators(self) -> list[torch.Generator]:
+        return [torch.Generator("cpu").manual_seed(self.SEED + i) for i in range(self.COUNT)]
+
+
+def photo() -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
