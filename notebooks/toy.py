@@ -25,12 +25,12 @@ def blobs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 class TinyDenoiser(nn.Module):
-    """x_t (B, 2), timesteps (B,) and, with `classes`, a class (B,) -> a prediction (B, 2). Class -1 means: not told."""
+    """x_t (B, dims), timesteps (B,) and maybe a class (B,) -> a prediction (B, dims). Class -1 means: not told."""
 
-    def __init__(self, classes: int = 0, width: int = 96):
+    def __init__(self, dims: int = 2, classes: int = 0, width: int = 96):
         super().__init__()
-        self.layers = nn.ModuleList([nn.Linear(2 + 32, width), nn.Linear(width, width), nn.Linear(width, width)])
-        self.out = nn.Linear(width, 2)
+        self.layers = nn.ModuleList([nn.Linear(dims + 32, width), nn.Linear(width, width), nn.Linear(width, width)])
+        self.out = nn.Linear(width, dims)
         self.labels = nn.Embedding(classes + 1, width)
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
