@@ -10,12 +10,12 @@ from .inside_samplers import samplers_side_by_side
 from .models import ModelHolder
 
 
-def build_inside(holder: ModelHolder) -> None:
-    """Build the tab and make it work."""
+def build_inside(holder: ModelHolder, menu: gr.Dropdown) -> None:
+    """Build the tab and make it work, on the model that `menu` names."""
     with gr.Tabs(elem_id="inside-tabs"):
         with gr.Tab("Noise lab", id="noise"):
-            noise_lab(holder)
+            noise_lab(holder, menu)
         with gr.Tab("Inside a run", id="run"):
-            inside_a_run(holder)
+            inside_a_run(holder, menu)
         with gr.Tab("Samplers side by side", id="samplers"):
-            samplers_side_by_side(holder)
+            samplers_side_by_side(holder, menu)

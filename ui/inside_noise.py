@@ -30,9 +30,9 @@ the picture to be: its x̂<sub>0</sub> (Eq. 15).
 """
 
 
-def noise_lab(holder: ModelHolder) -> None:
+def noise_lab(holder: ModelHolder, menu: gr.Dropdown) -> None:
     """Build the section and make it work."""
-    gr.Markdown(TEXT, elem_classes="note")
+    gr.Markdown(TEXT)
     with gr.Row(equal_height=False, elem_classes="workbench"):
         with gr.Column(scale=2, min_width=260):
             photo = photo_input(
@@ -56,17 +56,17 @@ def noise_lab(holder: ModelHolder) -> None:
         with gr.Column(scale=5, min_width=320):
             view = inside_view("noise")
 
-    def draw(path: str | None, t: int, told: str) -> dict[str, Any]:
+    def draw(model: str, path: str | None, t: int, told: str) -> dict[str, Any]:
         try:
-            return noised(holder.pipeline(), photo_path(path), int(t), told)
+            return noised(holder.pipeline(model), photo_path(path), int(t), told)
         except ValueError as error:
             raise clear_error(error) from None
 
     # The view itself asks for its first picture, when it is first seen.
     gr.on(
-        [view.load, photo.change, timestep.change, prompt.change],
+        [view.load, menu.change, photo.change, timestep.change, prompt.change],
         draw,
-        [photo, timestep, prompt],
+        [menu, photo, timestep, prompt],
         view,
         show_progress="hidden",
         trigger_mode="always_last",

@@ -29,7 +29,7 @@ MAX_MAP = 32
 """Heat maps are sent with at most this many rows and columns; the page enlarges them smoothly."""
 
 
-def inside_a_run(holder: ModelHolder) -> None:
+def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> None:
     """Build the section and make it work."""
     defaults = holder.defaults
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
@@ -60,17 +60,17 @@ def inside_a_run(holder: ModelHolder) -> None:
         stop = gr.Button("Stop", elem_id="inside-stop", scale=1, min_width=90)
     view = inside_view("run")
 
-    def record(text: str, seed_text: str, n: int, w: float) -> Iterator[Film]:
+    def record(model: str, text: str, seed_text: str, n: int, w: float) -> Iterator[Film]:
         try:
             request = Request(prompt=text, seed=read_seed(seed_text), num_inference_steps=n, guidance_scale=w)
-            pipeline = holder.pipeline()
-            yield from films(pipeline, request.for_side(pipeline.default_size), defaults.preview)
+            pipeline = holder.pipeline(model)
+            yield from films(pipeline, request.for_side(pipeline.default_size), holder.defaults_of(model).preview)
         except ValueError as error:
             raise clear_error(error) from None
 
     run = look.click(
         record,
-        [prompt, seed, steps, guidance],
+        [menu, prompt, seed, steps, guidance],
         view,
         show_progress="minimal",
         concurrency_id=QUEUE,

@@ -32,10 +32,9 @@ end elsewhere; DDIM, Euler and their kin follow one smooth path
 """
 
 
-def samplers_side_by_side(holder: ModelHolder) -> None:
+def samplers_side_by_side(holder: ModelHolder, menu: gr.Dropdown) -> None:
     """Build the section and make it work."""
-    defaults = holder.defaults
-    gr.Markdown(TEXT, elem_classes="note")
+    gr.Markdown(TEXT)
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
         prompt = gr.Textbox("a red apple, fluent 3d style", label="Prompt", scale=4, elem_id="inside-compare-prompt")
         seed = gr.Textbox("1", label="Seed", placeholder="random", scale=1, min_width=90)
@@ -53,10 +52,11 @@ def samplers_side_by_side(holder: ModelHolder) -> None:
         stop = gr.Button("Stop", elem_id="inside-compare-stop", scale=1, min_width=90)
     view = inside_view("samplers")
 
-    def run(text: str, seed_text: str, n: int, names: list[str]) -> Iterator[dict[str, Any]]:
+    def run(model: str, text: str, seed_text: str, n: int, names: list[str]) -> Iterator[dict[str, Any]]:
         try:
             if not names:
                 raise ValueError("samplers must name at least one, got none: choose some")
+            defaults = holder.defaults_of(model)
             request = Request(
                 prompt=text,
                 seed=read_seed(seed_text),
@@ -64,14 +64,14 @@ def samplers_side_by_side(holder: ModelHolder) -> None:
                 guidance_scale=defaults.guidance_scale,
                 preview=defaults.preview,
             )
-            pipeline = holder.pipeline()
+            pipeline = holder.pipeline(model)
             yield from comparisons(pipeline, request.for_side(pipeline.default_size), names)
         except ValueError as error:
             raise clear_error(error) from None
 
     running = compare.click(
         run,
-        [prompt, seed, steps, chosen],
+        [menu, prompt, seed, steps, chosen],
         view,
         show_progress="minimal",
         concurrency_id=QUEUE,
