@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from stable_diffusion.config import ModelError
 
@@ -78,7 +79,7 @@ def _read_pickle(path: Path) -> State:
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__} instead of named tensors: it is no model")
-    return {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+    return {name: tensor for name, tensor in content.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
 
 
 def _stored(path: Path) -> bool:
@@ -110,21 +111,27 @@ def find_weights(folder: Path, part: str, *, prefer_half: bool = False) -> Path:
     raise ModelError(f"{folder} holds no weights of the {part}: expected {' or '.join(names)}")
 
 
+def shards(index: Path) -> dict[str, Path]:
+    """Which file holds each weight, of those that an index lists; raises `ModelError` where it is damaged."""
+    try:
+        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        outside = sorted(file for file in set(placed.values()) if Path(file).name != file)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{index} is no index of shards: download it again") from None
+    if outside:
+        raise ModelError(f"{index} names the shard {outside[0]!r}, which lies outside its folder")
+    return {name: index.parent / file for name, file in placed.items()}
+
+
 def read_weights(path: Path) -> State:
-    """Every tensor of a weight file, or of the shards that an index file lists."""
+    """Every tensor of a weight file, or of the shards that an index lists."""
     if path.suffix != ".json":
         return read_tensors(path)
-    try:
-        placed = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        shards = sorted(set(placed.values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{path} is no index of shards: download it again") from None
+    placed = shards(path)
     state: State = {}
-    for shard in shards:
-        if Path(shard).name != shard:
-            raise ModelError(f"{path} names the shard {shard!r}, which lies outside its folder")
-        state.update(read_tensors(path.parent / shard))
-    lost = sorted(placed.keys() - state.keys())
+    for shard in sorted(set(placed.values())):
+        state.update(read_tensors(shard))
+    lost = placed.keys() - state.keys()
     if lost:
         raise ModelError(f"{path} lists weights that its shards lack ({listed(lost)}): download them again")
     return state
@@ -132,7 +139,10 @@ def read_weights(path: Path) -> State:
 
 def write_tensors(path: Path, state: State, metadata: Mapping[str, str] | None = None) -> None:
     """Write one safetensors file; `metadata` is text that travels with it."""
+    path.touch()
+    mode = path.stat().st_mode
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, {"format": "pt", **(metadata or {})})
+    path.chmod(mode)  # safetensors lets nobody but the owner read what it wrote
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -141,6 +151,21 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {}
     with safe_open(path, framework="pt") as file:
         return file.metadata() or {}
+
+
+def outline(network: type[Network], config: object) -> Network:
+    """`network(config)` with the names and shapes of its weights, but no storage."""
+    with torch.device("meta"), _Unfilled():
+        return network(config)  # type: ignore[call-arg]
+
+
+class _Unfilled(TorchFunctionMode):
+    """New layers leave their weights as they are; to draw numbers for them PyTorch would import its compiler, 2 s."""
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return None
+        return func(*args, **(kwargs or {}))
 
 
 def build(
@@ -156,8 +181,7 @@ def build(
 
     `state` is emptied as its tensors move over, so that a conversion never holds all weights twice.
     """
-    with torch.device("meta"):
-        built = network(config)  # type: ignore[call-arg]
+    built = outline(network, config)
     check(built, state, origin)
     placed: State = {}
     broken = []
@@ -197,9 +221,14 @@ def check(network: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None
             f"{origin} does not have the shapes of the {kind} that its configuration describes ({listed(wrong)}): "
             "the file belongs to another model, or its config.json does"
         )
-    whole = [name for name in sorted(wanted) if not state[name].is_floating_point()]
-    if whole:
-        raise ModelError(f"{origin} holds quantised weights ({listed(whole)}): use a float16 or float32 file")
+    odd = [name for name in wanted if not _plain(state[name])]
+    if odd:
+        raise ModelError(f"{origin} holds quantised or sparse weights ({listed(odd)}): use a float16 or float32 file")
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether a tensor is floating-point numbers in memory; a pickle can hold other kinds."""
+    return tensor.is_floating_point() and tensor.layout is torch.strided and not tensor.is_meta
 
 
 def finite(tensor: Tensor) -> bool:

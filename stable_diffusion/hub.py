@@ -14,7 +14,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
-from stable_diffusion.checkpoints import SUFFIXES, WEIGHT_STEMS, find_weights, weight_names
+from stable_diffusion.checkpoints import SUFFIXES, WEIGHT_STEMS, find_weights, shards, weight_names
 from stable_diffusion.config import ModelError
 from stable_diffusion.model_config import SETTINGS_FILES, TOKENIZER_FILES, ModelConfig, read_settings
 
@@ -42,8 +42,9 @@ def locate(source: str | Path, *, prefer_half: bool = False, on_progress: OnProg
 def fetch_model(repository: str, *, prefer_half: bool = False, on_progress: OnProgress | None = None) -> Path:
     """The directory in the hub's cache that holds the model `repository`, fetched as far as it is missing.
 
-    The small files come first, so that a model that we can't run is refused before gigabytes are fetched. Whole files
-    survive an interrupted download. Raises `ModelError`, saying what to do.
+    The small files come first, so that a model that we can't run is refused before gigabytes are fetched. Weights that
+    the cache has of the model's latest version are used, in either precision. Whole files survive an interrupted
+    download. Raises `ModelError`, saying what to do.
     """
     tokenizer_files = [f"tokenizer/{name}" for name in TOKENIZER_FILES]
     folder = fetch_files(repository, [*SETTINGS_FILES.values(), *tokenizer_files])
@@ -51,20 +52,26 @@ def fetch_model(repository: str, *, prefer_half: bool = False, on_progress: OnPr
         ModelConfig.from_settings(read_settings(folder))
     except ModelError as error:
         raise ModelError(f"{repository} on the hub can't be used: {error}") from None
-    try:
+    if all(_has_weights(folder, part) for part in WEIGHT_STEMS):
+        return folder
+    with _explained(repository):
         listing = HfApi().list_repo_tree(repository, recursive=True, revision=folder.name)
         files = {file.path: file for file in listing if isinstance(file, RepoFile)}
-    except Exception:  # no network: what is in the cache may do; the hub's HTTP library has changed its exceptions
-        return _complete(repository, folder, prefer_half)
-    chosen = [name for part in WEIGHT_STEMS for name in _choose(repository, part, files, prefer_half)]
-    missing = [files[name] for name in chosen if not (folder / name).exists()]
-    if missing:
+        chosen = [name for part in WEIGHT_STEMS for name in _choose(repository, part, files, prefer_half)]
+        missing = [files[name] for name in chosen if not (folder / name).exists()]
         bar = None if on_progress is None else _reporting_bar(repository, sum(f.size for f in missing), on_progress)
-        with _explained(repository):
-            snapshot_download(repository, revision=folder.name, allow_patterns=chosen, tqdm_class=bar)
-    for file in missing:
-        _verify(repository, folder / file.path, file)
+        snapshot_download(repository, revision=folder.name, allow_patterns=chosen, tqdm_class=bar)
+        for file in missing:
+            _verify(repository, folder / file.path, file)
     return folder
+
+
+def _has_weights(folder: Path, part: str) -> bool:
+    try:
+        path = find_weights(folder, part)
+        return path.suffix != ".json" or all(shard.is_file() for shard in shards(path).values())
+    except ModelError:
+        return False
 
 
 def fetch_files(repository: str, patterns: list[str]) -> Path:
@@ -83,15 +90,6 @@ def _choose(repository: str, part: str, names: Collection[str], prefer_half: boo
     kind = "safetensors" if "safetensors" in best else "bin"
     shards = (name for name in names if name.startswith(f"{part}/") and "-of-" in name and name.endswith(kind))
     return [best, *(name for name in shards if ("fp16" in name) == ("fp16" in best))]
-
-
-def _complete(repository: str, folder: Path, prefer_half: bool) -> Path:
-    try:
-        for part in WEIGHT_STEMS:
-            find_weights(folder, part, prefer_half=prefer_half)
-    except ModelError:
-        raise ModelError(_unreachable(repository)) from None
-    return folder
 
 
 def _verify(repository: str, path: Path, file: RepoFile) -> None:
@@ -129,18 +127,13 @@ def _reporting_bar(repository: str, total: int, on_progress: OnProgress) -> type
     return Bar
 
 
-def _unreachable(repository: str) -> str:
-    return (
-        f"the hub can't be reached, and {repository} is not, or not completely, in its cache: "
-        "connect to the network and try again, or use the bundled model, which needs none"
-    )
-
-
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
     """Turn what the hub's library raises into a `ModelError` that says what to do."""
     try:
         yield
+    except ModelError:
+        raise
     except GatedRepoError:
         raise ModelError(
             f"{repository} is gated: accept its terms on its page on the hub, then log in with `hf auth login`"
@@ -150,8 +143,11 @@ def _explained(repository: str) -> Iterator[None]:
             f"there is no directory {repository} here, and no such model on the hub, or it is private: "
             "check the spelling of owner/name, or log in with `hf auth login`"
         ) from None
-    except LocalEntryNotFoundError:
-        raise ModelError(_unreachable(repository)) from None
+    except (LocalEntryNotFoundError, ConnectionError):
+        raise ModelError(
+            f"the hub can't be reached, and {repository} is not, or not completely, in its cache: "
+            "connect to the network and try again, or use the bundled model, which needs none"
+        ) from None
     except Exception as error:  # the exceptions of several libraries, and of a full disk
         raise ModelError(
             f"the download of {repository} stopped ({error}): try again, finished files are kept"

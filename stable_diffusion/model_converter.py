@@ -27,6 +27,7 @@ from stable_diffusion.checkpoints import (
     find_weights,
     finite,
     listed,
+    outline,
     read_tensors,
     read_weights,
     write_tensors,
@@ -94,8 +95,7 @@ def table(part: str, config: ModelConfig) -> list[Entry]:
     """Every tensor of one part: "text_encoder", "unet" or "vae"."""
     settings = getattr(config, part)
     renames = {"text_encoder": _text_names, "unet": _unet_names, "vae": _vae_names}[part](settings)
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in NETWORKS[part](settings).state_dict().items()}
+    shapes = {name: tuple(t.shape) for name, t in outline(NETWORKS[part], settings).state_dict().items()}
     stacked: dict[str, list[str]] = {}
     for name in shapes:
         stacked.setdefault(PREFIXES[part] + _rename(name, renames), []).append(name)
@@ -310,8 +310,7 @@ def _directory_to_file(source: Path, target: Path, half: bool) -> None:
     config = ModelConfig.from_settings(settings)
     tensors: State = {}
     for part, (state, origin) in read_directory(source, prefer_half=half).items():
-        with torch.device("meta"):
-            check(NETWORKS[part](getattr(config, part)), state, origin)
+        check(outline(NETWORKS[part], getattr(config, part)), state, origin)
         tensors |= to_file(part, config, _halved(state, origin) if half else state)
     with _appearing(target) as path:
         write_tensors(path, tensors, {METADATA_KEY: json.dumps(settings)})

@@ -272,6 +272,13 @@ def test_damaged_single_file(name: str, tensor: Tensor | None, message: str, tmp
 # The command.
 
 
+def test_files_are_as_readable_as_any_new_file(tmp_path: Path) -> None:
+    """A server under another account reads what an administrator converted."""
+    convert(save_model(tmp_path / "tiny"), tmp_path / "one.safetensors")
+    (tmp_path / "any").touch()
+    assert (tmp_path / "one.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_targets_that_are_refused(tmp_path: Path) -> None:
     folder, file = save_model(tmp_path / "tiny"), tmp_path / "one.safetensors"
     convert(folder, file)

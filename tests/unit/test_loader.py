@@ -221,7 +221,7 @@ def test_weights_too_large_for_float16(model: Path) -> None:
 
 def test_quantised_weights(model: Path) -> None:
     change(model / UNET, lambda state: state.update({"conv_in.bias": state["conv_in.bias"].to(torch.int8)}))
-    with pytest.raises(ModelError, match=r"quantised weights \(conv_in.bias\)"):
+    with pytest.raises(ModelError, match=r"quantised or sparse weights \(conv_in.bias\)"):
         load(model)
 
 
@@ -280,7 +280,7 @@ def test_code_in_a_pickle_is_not_run(model: Path, tmp_path: Path, form: str, nam
     path = model / UNET.with_suffix(".bin") if name == "directory" else tmp_path / name
     content = {"state_dict": {"model.diffusion_model.out.0.weight": Hostile(marker)}}
     if form == "bare pickle":
-        path.write_bytes(pickle.dumps(content))
+        path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     if name == "directory":
@@ -309,6 +309,19 @@ def test_tensor_that_claims_to_be_huge(model: Path) -> None:
     torch.save(state, model / UNET.with_suffix(".bin"))
     (model / UNET).unlink()
     with pytest.raises(ModelError, match=r"conv_in.weight is"):
+        load(model)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [torch.ones(8).to_sparse(), torch.ones(8, device="meta"), torch.ones(8).bool()],
+    ids=["sparse", "meta", "bool"],
+)
+def test_tensors_of_odd_kinds(model: Path, odd: Tensor) -> None:
+    state: dict[Any, Any] = {**load_file(model / UNET), "conv_in.bias": odd, 3: torch.ones(1), "epoch": 7}
+    torch.save(state, model / UNET.with_suffix(".bin"))
+    (model / UNET).unlink()
+    with pytest.raises(ModelError, match=r"quantised or sparse weights \(conv_in.bias\)"):
         load(model)
 
 
