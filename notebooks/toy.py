@@ -13,7 +13,7 @@ def spiral(n: int, generator: torch.Generator) -> Tensor:
     """n points on a spiral, (n, 2), of about unit variance."""
     turn = 1 + 3 * torch.pi * torch.rand(n, 1, generator=generator).sqrt()
     points = torch.cat([turn.cos(), turn.sin()], dim=1) * turn / 5
-    return points + 0.04 * torch.randn(n, 2, generator=generator)
+    return points + 0.08 * torch.randn(n, 2, generator=generator)
 
 
 def blobs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -107,8 +107,8 @@ class _OpenPipeline(Pipeline):
     def __init__(self, pipeline: Pipeline):
         vars(self).update(vars(pipeline))
 
-    def _denoiser(self, *arguments: object) -> Denoiser:
-        closed = super()._denoiser(*arguments)  # type: ignore[arg-type]
+    def _denoiser(self, *arguments: object, **named: object) -> Denoiser:
+        closed = super()._denoiser(*arguments, **named)  # type: ignore[arg-type]
         denoiser = _OpenDenoiser(**{one.name: getattr(closed, one.name) for one in fields(closed)})
         self.seen = denoiser.seen
         return denoiser

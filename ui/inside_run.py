@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from .tab import QUEUE, clear_error, read_seed
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from stable_diffusion.clip import CLIP
     from stable_diffusion.inside import InsideStep
     from stable_diffusion.pipeline import Pipeline
 
@@ -130,13 +132,19 @@ def guesses(inside: InsideStep, draw: Callable) -> tuple[Image.Image | None, Ima
 
 def matcher(pipeline: Pipeline, prompt: str) -> Callable[[Image.Image], float] | None:
     """A function that measures how well a picture fits the prompt; None for a model without the folder `clip`."""
-    from stable_diffusion.clip import CLIP
-
     folder = Path(pipeline.models.source) / "clip"
     if not folder.is_dir() or not prompt.strip():
         return None
-    clip = CLIP.from_pretrained(folder, device=pipeline.models.unet.conv_in.weight.device)
+    clip = load_clip(folder, str(pipeline.models.unet.conv_in.weight.device))
     return lambda image: clip.similarity([image], [prompt]).item()
+
+
+@lru_cache(maxsize=1)
+def load_clip(folder: Path, device: str) -> CLIP:
+    """The CLIP that goes with a model, kept for the next run."""
+    from stable_diffusion.clip import CLIP
+
+    return CLIP.from_pretrained(folder, device=device)
 
 
 def encode_maps(maps: Tensor) -> dict[str, Any]:
