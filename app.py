@@ -11,7 +11,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 import argparse
 import logging
 
-from ui.models import ModelHolder, Source
+from ui.models import ModelHolder
 from ui.page import build_page, look
 
 
@@ -43,7 +43,7 @@ def main() -> None:
     options = parse_arguments()
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("ui").setLevel(logging.INFO)
-    holder = ModelHolder(Source(options.model, options.device, options.dtype))
+    holder = ModelHolder(options.model, options.device, options.dtype)
     page = build_page(holder)
     page.launch(
         server_name=options.host,

@@ -6,8 +6,9 @@ answer holds the pictures as PNG files, with their settings inside.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -28,11 +29,17 @@ Answer = tuple[list[str], dict[str, Any]]
 def add_endpoints(holder: ModelHolder) -> None:
     """Add both endpoints to the Blocks that are being built. Their components are never drawn."""
 
+    # Only arguments whose default is None are spelled out: Gradio reads the others' from the components.
     def text2image(
-        prompt: str, height: int | None = None, width: int | None = None, seed: int | None = None, **others: Any
+        prompt: str,
+        height: int | None = None,
+        width: int | None = None,
+        seed: int | None = None,
+        model: str | None = None,
+        **others: Any,
     ) -> Iterator[Answer]:
         """Draw a picture from words. Streams every step; the last answer holds the pictures as PNG files."""
-        yield from answers(holder, prompt=prompt, height=height, width=width, seed=seed, **others)
+        yield from answers(holder, Request(prompt, height=height, width=width, seed=seed, model=model, **others))
 
     def image2image(
         image: str,
@@ -40,20 +47,35 @@ def add_endpoints(holder: ModelHolder) -> None:
         height: int | None = None,
         width: int | None = None,
         seed: int | None = None,
+        model: str | None = None,
         **others: Any,
     ) -> Iterator[Answer]:
         """Draw a new picture over a photo. Streams every step; the last answer holds the pictures as PNG files."""
-        yield from answers(holder, image, prompt=prompt, height=height, width=width, seed=seed, **others)
+        sizes = {"height": height, "width": width}
+        yield from answers(holder, Request(prompt, photo=photo_path(image), seed=seed, model=model, **sizes, **others))
 
     for function in (text2image, image2image):
         gr.Button(visible=False).click(
-            function,
+            plain_errors(function),
             inputs_kwargs=arguments(holder.defaults, photo=function is image2image),
             outputs=[gr.Gallery(label="images", format="png", visible=False), gr.JSON(label="step", visible=False)],
             api_name=function.__name__,
             concurrency_id=QUEUE,
             concurrency_limit=1,
         )
+
+
+def plain_errors(function: Callable[..., Iterator[Answer]]) -> Callable[..., Iterator[Answer]]:
+    """The function, whose ValueErrors reach the program as they are: Gradio hides all errors but its own."""
+
+    @functools.wraps(function)
+    def wrapper(*values: Any, **named: Any) -> Iterator[Answer]:
+        try:
+            yield from function(*values, **named)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    return wrapper
 
 
 def arguments(defaults: Defaults, *, photo: bool) -> dict[str, Component]:
@@ -84,21 +106,17 @@ def arguments(defaults: Defaults, *, photo: bool) -> dict[str, Component]:
         "num_images": number("num_images", 1),
         "preview": choice("preview", PREVIEWS, defaults.preview),
         "preview_every": number("preview_every", 1),
+        "model": gr.Textbox(None, label="model", visible=False),
     }
 
 
-def answers(holder: ModelHolder, image: str | None = "", **named: Any) -> Iterator[Answer]:
-    """Run a request and answer with every step; gr.Error, naming the argument, where it can't be run."""
-    try:
-        photo = None if image == "" else photo_path(image)
-        request = Request(**named, photo=photo)
-        pipeline = holder.pipeline()
-        request = request.for_side(pipeline.default_size)
-        dropped = dropped_text(pipeline, request)
-        for event in run(pipeline, request):
-            yield files(request, event), describe(event, dropped)
-    except ValueError as error:
-        raise gr.Error(str(error), print_exception=False) from None
+def answers(holder: ModelHolder, request: Request) -> Iterator[Answer]:
+    """Run a request and answer with every step; ValueError, naming the argument, where it can't be run."""
+    pipeline = holder.pipeline(request.model)
+    request = request.for_side(pipeline.default_size)
+    dropped = dropped_text(pipeline, request)
+    for event in run(pipeline, request):
+        yield files(request, event), describe(event, dropped)
 
 
 def files(request: Request, event: Event) -> list[str]:

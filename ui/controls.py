@@ -19,11 +19,14 @@ MAX_PAGE_STEPS = 150
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """For the small events between components."""
 
+CHECKED: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
+"""For small events that may fail: Gradio shows the message of a gr.Error only where the event was in the queue."""
 
-def prompt_controls(placeholder: str, holder: ModelHolder, kind: str) -> Controls:
-    """Prompt and negative prompt. `kind` tells the tabs' element ids apart."""
+
+def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, kind: str) -> Controls:
+    """Prompt and negative prompt, for the model that is chosen. `kind` tells the tabs' element ids apart."""
     prompt = gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_lines=6, elem_id=f"{kind}-prompt")
-    count_tokens(prompt, holder, kind)
+    count_tokens(prompt, model, holder, kind)
     negative = gr.Textbox(
         label="Negative prompt",
         placeholder="What to keep out of the picture (optional)",
@@ -34,19 +37,19 @@ def prompt_controls(placeholder: str, holder: ModelHolder, kind: str) -> Control
     return {"prompt": prompt, "negative_prompt": negative}
 
 
-def count_tokens(prompt: gr.Textbox, holder: ModelHolder, kind: str) -> None:
+def count_tokens(prompt: gr.Textbox, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
     """Under a prompt: how much of it the model can read, and what it can't."""
     note = gr.Markdown(elem_id=f"{kind}-tokens", elem_classes="note")
 
-    def count(text: str) -> str:
-        if not holder.ready or not text:
+    def count(text: str, name: str) -> str:
+        if not text or not holder.ready(name):
             return ""
-        used, limit, dropped = read_prompt(holder.pipeline(), text)
+        used, limit, dropped = read_prompt(holder.pipeline(name), text)
         # The text goes into a code span, where Markdown and HTML mean nothing.
         rest = f": too long, the model will not read `{dropped[:200].replace('`', '')}`" if dropped else ""
         return f"{used} of {limit} tokens{rest}"
 
-    prompt.change(count, prompt, note, trigger_mode="always_last", **QUIET)
+    gr.on([prompt.change, model.change], count, [prompt, model], note, trigger_mode="always_last", **QUIET)
 
 
 def sampling_controls(defaults: Defaults, kind: str) -> Controls:

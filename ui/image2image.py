@@ -71,13 +71,13 @@ class PhotoTab(Tab):
         return {**super().show(run), self.slider: gr.ImageSlider((photo, run.files[0]), visible=True)}
 
 
-def image2image(holder: ModelHolder, history: History) -> Tab:
+def image2image(holder: ModelHolder, history: History, model: gr.Dropdown) -> Tab:
     """Build the tab and make it work."""
     kind = "i2i"
     with gr.Row(equal_height=False, elem_classes="workbench"):
         with gr.Column(scale=4, min_width=320, elem_classes="controls"):
             controls = photo_controls(holder, kind)
-            controls |= prompt_controls("What the photo should become: a cat face, fluent 3d style", holder, kind)
+            controls |= prompt_controls("What it should become: a cat face, fluent 3d style", model, holder, kind)
             buttons = run_buttons(kind)
             controls |= sampling_controls(holder.defaults, kind)
             controls |= more_controls(holder.defaults, kind)
@@ -97,7 +97,7 @@ def image2image(holder: ModelHolder, history: History) -> Tab:
                 elem_id=f"{kind}-slider",
             )
     reuse, start, steps_note = (controls.pop(name) for name in ("_reuse", "_start", "_steps"))
-    tab = PhotoTab(kind, controls, view, history, slider=slider)
+    tab = PhotoTab(kind, controls | {"model": model}, view, history, slider=slider)
     connect(tab, holder, reuse)
     connect_start(tab, holder, start, steps_note)
     return tab
@@ -107,9 +107,14 @@ def photo_controls(holder: ModelHolder, kind: str) -> Controls:
     """The photo, how it is fitted, and how much of it is replaced."""
     with gr.Row(elem_classes="photo-row"):
         photo = photo_input(
-            label="Photo", sources=["upload", "clipboard", "webcam"], height=200, elem_id=f"{kind}-photo", min_width=180
+            label="Photo",
+            sources=["upload", "clipboard", "webcam"],
+            height=200,
+            elem_id=f"{kind}-photo",
+            scale=1,
+            min_width=150,
         )
-        start = gr.HTML(START_HINT, elem_id=f"{kind}-start", min_width=180)
+        start = gr.HTML(START_HINT, elem_id=f"{kind}-start", scale=1, min_width=150)
     strength = gr.Slider(
         0.05,
         1,
@@ -142,8 +147,9 @@ def connect_start(tab: Tab, holder: ModelHolder, start: gr.HTML, steps_note: gr.
         if values[controls["photo"]] is None:
             return START_HINT
         try:
-            pipeline = holder.pipeline()
-            return start_view(*start_pictures(pipeline, tab.request(values).for_side(pipeline.default_size)))
+            request = tab.request(values)
+            pipeline = holder.pipeline(request.model)
+            return start_view(*start_pictures(pipeline, request.for_side(pipeline.default_size)))
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from None
 

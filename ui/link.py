@@ -20,6 +20,7 @@ KINDS = {
     "num_images": int,
     "strength": float,
     "fit": str,
+    "model": str,
 }
 """What a link carries, and how it is read. A photo stays with its visitor."""
 
@@ -28,8 +29,9 @@ FOR_PHOTOS = ("strength", "fit")
 
 def to_query(request: Request, seed: int) -> str:
     """The query of a link to a run that got this seed."""
-    settings = {name: getattr(request, name) for name in KINDS if request.photo is not None or name not in FOR_PHOTOS}
-    return urlencode({**settings, "seed": seed})
+    names = [name for name in KINDS if request.photo is not None or name not in FOR_PHOTOS]
+    settings = {name: getattr(request, name) for name in names}
+    return urlencode({name: value for name, value in {**settings, "seed": seed}.items() if value is not None})
 
 
 def from_query(query: Mapping[str, str]) -> dict[str, Any]:

@@ -115,6 +115,8 @@ function update() {
   if (value.run !== run) reset(value.run);
   root.dataset.state = value.state;
   root.dataset.link = value.link || "";
+  // On a phone the view is below the form.
+  if (value.state === "waiting") root.scrollIntoView({block: "nearest", behavior: "smooth"});
   if (["idle", "waiting", "failed"].includes(value.state)) {
     find(".status").textContent = "";
     hint.textContent = value.state === "idle" ? IDLE : value.text;

@@ -1,10 +1,12 @@
-"""The model behind the page: loaded in the background, so that the page is there first."""
+"""The models behind the page: a list to choose from, loaded in the background or when somebody first asks for one."""
 
 from __future__ import annotations
 
 import json
+import os
 import threading
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,81 +15,108 @@ from .options import Defaults, defaults_for
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
 
-BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "models" / "emoji"
+ROOT = Path(__file__).resolve().parent.parent
+BUNDLED = ROOT / "assets" / "models" / "emoji"
+BUNDLED_NAME = "emoji (bundled)"
+HUB = {"Stable Diffusion 1.5 (from the hub)": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 USUAL_SIDE = 512
+KEPT = 2
+"""How many models stay in memory."""
 
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model comes from and how it runs; None leaves the choice to the library."""
-
-    name: str | None = None
-    device: str | None = None
-    dtype: str | None = None
-
-    @property
-    def label(self) -> str:
-        """The name as a visitor reads it."""
-        return Path(self.name).name if self.name else BUNDLED.name
+OnProgress = Callable[[str, float], None]
 
 
 class ModelHolder:
-    """One pipeline for all visitors."""
+    """All visitors' models. `model` is the one that the page starts with; None is the bundled one."""
 
-    def __init__(self, source: Source):
-        self.source = source
-        self._pipeline: Pipeline | None = None
-        self._error: str | None = None
-        self._done = threading.Event()
+    def __init__(self, model: str | None = None, device: str | None = None, dtype: str | None = None):
+        self.sources = find_models(model)
+        self.first = next(iter(self.sources))
+        self._device, self._dtype = device, dtype
+        self._loaded: OrderedDict[str, Pipeline] = OrderedDict()
+        self._lock = threading.Lock()
 
     @property
-    def ready(self) -> bool:
-        """Whether `pipeline` would answer at once."""
-        return self._done.is_set()
+    def names(self) -> list[str]:
+        """What a visitor may choose from."""
+        return list(self.sources)
 
     @property
     def defaults(self) -> Defaults:
-        """What the controls show at first, read from the model's JSON without loading it."""
-        return defaults_for(trained_side(self.source.name))
+        """What the controls show at first."""
+        return self.defaults_of(self.first)
+
+    def defaults_of(self, name: str) -> Defaults:
+        """What the controls show for a model, read from its JSON without loading it."""
+        return defaults_for(trained_side(self.sources[name]))
+
+    def ready(self, name: str | None = None) -> bool:
+        """Whether `pipeline` would answer at once."""
+        return (name or self.first) in self._loaded
 
     def start(self) -> None:
-        """Begin to load, in a thread of its own."""
-        threading.Thread(target=self._load, name="model", daemon=True).start()
+        """Begin to load the first model, in a thread of its own."""
 
-    def pipeline(self) -> Pipeline:
-        """The loaded pipeline, waited for; ValueError says why there is none."""
-        self._done.wait()
-        if self._pipeline is None:
-            raise ValueError(f"The model could not be loaded: {self._error}")
-        return self._pipeline
+        def load_first() -> None:
+            try:
+                self.pipeline()
+            except ValueError as error:
+                print(error, flush=True)
 
-    def _load(self) -> None:
-        try:
-            self._pipeline = load_pipeline(self.source)
-        except Exception as error:
-            self._error = str(error)
-            print(f"The model could not be loaded: {error}", flush=True)
-        finally:
-            self._done.set()
+        threading.Thread(target=load_first, name="model", daemon=True).start()
+
+    def pipeline(self, name: str | None = None, on_progress: OnProgress | None = None) -> Pipeline:
+        """A model of the list, loaded if need be; ValueError says why it can't be, and leaves the others alone."""
+        name = name or self.first
+        if name not in self.sources:
+            raise ValueError(f"model must be one of {', '.join(map(repr, self.sources))}, got {name[:100]!r}")
+        with self._lock:
+            if name not in self._loaded:
+                try:
+                    self._loaded[name] = load_pipeline(self.sources[name], self._device, self._dtype, on_progress)
+                except Exception as error:
+                    raise ValueError(f"The model {name!r} could not be loaded: {error}") from error
+            self._loaded.move_to_end(name)
+            while len(self._loaded) > KEPT:
+                self._loaded.popitem(last=False)
+            return self._loaded[name]
 
 
-def load_pipeline(source: Source) -> Pipeline:
-    """Load a model and take one step with it where that is quick, so that the first visitor does not wait for it."""
+def find_models(first: str | None) -> dict[str, str | None]:
+    """Names and sources: the first one, the bundled one, what lies in models/ and $SD_MODELS, and one from the hub."""
+    sources: dict[str, str | None] = {}
+    if first is not None:
+        sources[Path(first).name] = first
+    if (BUNDLED / "model_index.json").exists() or first is None:
+        sources[BUNDLED_NAME] = None
+    folders = [str(ROOT / "models"), *os.environ.get("SD_MODELS", "").split(os.pathsep)]
+    for folder in filter(None, folders):
+        for path in sorted(Path(folder).expanduser().glob("*")):
+            if path.suffix in (".safetensors", ".ckpt") or (path / "model_index.json").exists():
+                sources.setdefault(path.name, str(path))
+    return {**sources, **HUB}
+
+
+def load_pipeline(
+    source: str | None, device: str | None = None, dtype: str | None = None, on_progress: OnProgress | None = None
+) -> Pipeline:
+    """Load a model and take two steps with it where that is quick, so that the first visitor does not wait for it."""
     import torch
 
+    from stable_diffusion.model_loader import load
     from stable_diffusion.pipeline import Pipeline
 
-    dtype = getattr(torch, source.dtype) if source.dtype else None
-    pipeline = Pipeline.from_pretrained(source.name, device=source.device, dtype=dtype)
+    kind = getattr(torch, dtype) if dtype else None
+    pipeline = Pipeline(load(source, device=device, dtype=kind, on_progress=on_progress))
     if pipeline.default_size <= 256:
         for _ in pipeline.stream("", num_inference_steps=2, preview="vae"):
             pass
     return pipeline
 
 
-def trained_side(name: str | None) -> int:
+def trained_side(source: str | None) -> int:
     """The side of a model directory's pictures, from its JSON; the usual 512 where it is not a directory."""
-    folder = Path(name).expanduser() if name else BUNDLED
+    folder = Path(source).expanduser() if source else BUNDLED
     try:
         latents = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))["sample_size"]
         levels = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["block_out_channels"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 
 from .api import add_endpoints
+from .chooser import connect_menu, model_menu
 from .history import History
 from .image2image import image2image
 from .models import ModelHolder
@@ -29,12 +30,15 @@ def build_page(holder: ModelHolder) -> gr.Blocks:
     # Results stay for a day, for their visitors to download; previews never become files.
     with gr.Blocks(title=TITLE, delete_cache=(3600, 86400), analytics_enabled=False, fill_width=True) as page:
         history = History()
-        gr.Markdown(HEADING, elem_id="heading")
+        with gr.Row(elem_id="top"):
+            gr.Markdown(HEADING, elem_id="heading")
+            menu = model_menu(holder)
+        note = gr.Markdown(elem_id="model-note", elem_classes="note")
         with gr.Tabs(elem_id="tabs") as pages:
             with gr.Tab("Text2Image", id="t2i"):
-                words = text2image(holder, history)
+                words = text2image(holder, history, menu)
             with gr.Tab("Image2Image", id="i2i"):
-                photos = image2image(holder, history)
+                photos = image2image(holder, history, menu)
         with gr.Row(elem_id="visit"):
             with gr.Column(scale=4, min_width=320):
                 history.gallery.render()
@@ -46,6 +50,7 @@ def build_page(holder: ModelHolder) -> gr.Blocks:
                     elem_id="restore",
                 )
         tabs = {tab.kind: tab for tab in (words, photos)}
+        connect_menu(menu, note, holder, [words, photos])
         connect_history(tabs, pages, history)
         connect_file(tabs, pages, file)
         connect_link(tabs, pages, page)

@@ -33,6 +33,8 @@ class Request:
     photo: str | None = None
     strength: float = 0.6
     fit: str = "crop"
+    model: str | None = None
+    """The name of a model of the page's list; None is the first one."""
 
     def __post_init__(self) -> None:
         set_ = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731, frozen, and this is its birth

@@ -9,7 +9,7 @@ import gradio as gr
 from gradio.components import Component
 
 from . import live
-from .controls import QUIET
+from .controls import CHECKED, QUIET
 from .history import History, Run, at
 from .link import from_query
 from .metadata import read_settings
@@ -25,6 +25,11 @@ def fill(tab: Tab, settings: dict[str, Any]) -> Updates:
         for name, component in tab.controls.items()
         if name in settings
     }
+
+
+def all_controls(tabs: dict[str, Tab]) -> list[Component]:
+    """The controls of both tabs, each once: they share the choice of the model."""
+    return list(dict.fromkeys(component for tab in tabs.values() for component in tab.controls.values()))
 
 
 def fitting(component: Component, value: Any) -> Any:
@@ -48,9 +53,8 @@ def connect_history(tabs: dict[str, Tab], pages: gr.Tabs, history: History) -> N
         updates = {pages: gr.Tabs(selected=run.kind), tab.view.live: live.replay(run.film)}
         return updates | fill(tab, run.settings) | tab.show(run)
 
-    outputs = [pages]
-    for tab in tabs.values():
-        outputs += [*tab.controls.values(), tab.view.live, *tab.shown]
+    shown = [part for tab in tabs.values() for part in (tab.view.live, *tab.shown)]
+    outputs = [pages, *all_controls(tabs), *shown]
     history.gallery.select(restore, history.runs, outputs, show_progress="hidden", api_visibility="private")
 
 
@@ -66,7 +70,7 @@ def connect_file(tabs: dict[str, Tab], pages: gr.Tabs, file: gr.File) -> None:
         gr.Info("The settings of this picture are in the form now.", title="Restored")
         return {pages: gr.Tabs(selected=kind), file: None} | fill(tabs[kind], settings)
 
-    outputs = [pages, file, *(component for tab in tabs.values() for component in tab.controls.values())]
+    outputs = [pages, file, *all_controls(tabs)]
     file.upload(restore, file, outputs, show_progress="hidden", api_visibility="private")
 
 
@@ -80,7 +84,7 @@ def connect_link(tabs: dict[str, Tab], pages: gr.Tabs, page: gr.Blocks) -> None:
         kind = "i2i" if "strength" in settings else "t2i"
         return {pages: gr.Tabs(selected=kind)} | fill(tabs[kind], settings)
 
-    outputs = [pages, *(component for tab in tabs.values() for component in tab.controls.values())]
+    outputs = [pages, *all_controls(tabs)]
     page.load(restore, None, outputs, **QUIET)
 
 
@@ -92,4 +96,4 @@ def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:
         return {photo: shown(run).files[0], prompt: run.request.prompt, pages: gr.Tabs(selected="i2i")}
 
     for tab in tabs.values():
-        tab.view.use.click(use, tab.view.last, [photo, prompt, pages], **QUIET)
+        tab.view.use.click(use, tab.view.last, [photo, prompt, pages], **CHECKED)

@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.components import Component
 
 from . import live
-from .controls import QUIET, Controls
+from .controls import CHECKED, QUIET, Controls
 from .files import keep, stem
 from .film import animation, pictures, strip
 from .history import History, Run, keep_run
@@ -40,10 +40,14 @@ class View:
 
     generate: gr.Button
     stop: gr.Button
+    line: gr.Markdown
+    """Where Gradio says how many runs are ahead."""
     live: gr.HTML
     results: gr.Gallery
     last: gr.State
     """The `Run` that the tab shows, or None."""
+    after: gr.Row
+    """What can be done with it."""
     link: gr.Button
     save: gr.Button
     use: gr.Button
@@ -69,7 +73,7 @@ class Tab:
     @property
     def shown(self) -> list[Component]:
         """The components that `show` updates."""
-        return [self.view.results, self.view.last, self.view.files]
+        return [self.view.results, self.view.last, self.view.after, self.view.files]
 
     def show(self, run: Run) -> dict[Component, Any]:
         """The updates that show a run that is over, apart from its film."""
@@ -77,6 +81,7 @@ class Tab:
         return {
             view.results: gr.Gallery(list(run.files), visible=True),
             view.last: run,
+            view.after: gr.Row(visible=True),
             view.files: gr.File(visible=False),
         }
 
@@ -93,6 +98,7 @@ def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
 
 def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
     """The live view, and under it the pictures to keep."""
+    line = gr.Markdown(elem_id=f"{kind}-line", elem_classes="line")
     view = live.live_view(f"{kind}-live")
     results = gr.Gallery(
         label="Your pictures",
@@ -105,21 +111,21 @@ def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
         interactive=False,
         elem_id=f"{kind}-results",
         elem_classes="results",
-        visible="hidden",
+        visible=False,
     )
-    with gr.Row(elem_classes="after"):
+    with gr.Row(visible=False) as after:
         use = gr.Button("Use as photo", size="sm", elem_id=f"{kind}-use", min_width=110)
         save = gr.Button("Save the film", size="sm", elem_id=f"{kind}-save", min_width=110)
         link = gr.Button("Copy link", size="sm", elem_id=f"{kind}-link", min_width=110)
     files = gr.File(label="Animation and contact strip", file_count="multiple", visible=False, elem_id=f"{kind}-files")
-    return View(*buttons, view, results, gr.State(None), link, save, use, files)
+    return View(*buttons, line, view, results, gr.State(None), after, link, save, use, files)
 
 
 def connect(tab: Tab, holder: ModelHolder, reuse: gr.Button) -> None:
     """Make the tab's buttons work."""
     connect_run(tab, holder)
     view = tab.view
-    reuse.click(lambda run: str(shown(run).request.seed), view.last, tab.controls["seed"], **QUIET)
+    reuse.click(lambda run: str(shown(run).request.seed), view.last, tab.controls["seed"], **CHECKED)
     view.save.click(save_film, view.last, view.files, show_progress="hidden", api_visibility="private")
     # The live view knows the link; the browser alone knows the page's own address.
     view.link.click(None, js=COPY_LINK % f"{tab.kind}-live", api_visibility="private")
@@ -131,11 +137,11 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
 
     def begin(values: Values, request: gr.Request) -> dict[Component, Any]:
         try:
-            tab.request(values)
+            wanted = tab.request(values)
         except ValueError as error:
             raise clear_error(error) from None
         tab.stops[request.session_hash] = threading.Event()
-        text = "Waiting for your turn…" if holder.ready else "Loading the model…"
+        text = "Waiting for your turn…" if holder.ready(wanted.model) else "Loading the model…"
         return {
             view.live: live.waiting("next", text),
             view.generate: gr.Button(interactive=False),
@@ -146,8 +152,9 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
         stopped = tab.stops.setdefault(request.session_hash, threading.Event())
         run_id, film = live.new_run(), []
         try:
-            pipeline = holder.pipeline()
-            wanted = tab.request(values).for_side(pipeline.default_size)
+            wanted = tab.request(values)
+            pipeline = holder.pipeline(wanted.model)
+            wanted = wanted.for_side(pipeline.default_size)
             warn(dropped_text(pipeline, wanted))
             for event in run(pipeline, wanted, stopped.is_set):
                 film.append(live.message(run_id, event))
@@ -163,14 +170,15 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
             tab.stops.pop(request.session_hash, None)
 
     inputs = {*tab.controls.values(), history.runs}
-    started = view.generate.click(begin, inputs, [view.live, view.generate, view.stop], **QUIET)
+    started = view.generate.click(begin, inputs, [view.live, view.generate, view.stop], **CHECKED)
     finished = started.success(
         generate,
         inputs,
         [view.live, *tab.shown, history.runs, history.gallery],
         concurrency_id=QUEUE,
         concurrency_limit=1,
-        show_progress="hidden",
+        show_progress="minimal",
+        show_progress_on=view.line,
         api_visibility="private",
     )
     buttons = [view.generate, view.stop]

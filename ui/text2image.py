@@ -18,12 +18,14 @@ EXAMPLES = (
 )
 
 
-def text2image(holder: ModelHolder, history: History) -> Tab:
+def text2image(holder: ModelHolder, history: History, model: gr.Dropdown) -> Tab:
     """Build the tab and make it work."""
     kind = "t2i"
     with gr.Row(equal_height=False, elem_classes="workbench"):
         with gr.Column(scale=4, min_width=320, elem_classes="controls"):
-            controls = prompt_controls("Describe a picture: a rocket, noto style, on a blue background", holder, kind)
+            controls = prompt_controls(
+                "Describe a picture: a rocket, noto style, on a blue background", model, holder, kind
+            )
             buttons = run_buttons(kind)
             controls |= sampling_controls(holder.defaults, kind)
             controls |= more_controls(holder.defaults, kind)
@@ -33,6 +35,6 @@ def text2image(holder: ModelHolder, history: History) -> Tab:
         with gr.Column(scale=5, min_width=320):
             view = run_view(kind, buttons)
     reuse = controls.pop("_reuse")
-    tab = Tab(kind, controls, view, history)
+    tab = Tab(kind, controls | {"model": model}, view, history)
     connect(tab, holder, reuse)
     return tab

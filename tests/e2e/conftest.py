@@ -63,7 +63,10 @@ def server(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     port = free_port()
     server = Server(f"http://127.0.0.1:{port}", folder / "log.txt")
     command = [sys.executable, "app.py", "--port", str(port), "--model", str(bundled_model), "--device", "cpu"]
+    (folder / "models" / "broken").mkdir(parents=True)
+    (folder / "models" / "broken" / "model_index.json").write_text("{}")
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "files"), "PYTHONUNBUFFERED": "1"}
+    environment["SD_MODELS"] = str(folder / "models")
     with server.log.open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
     try:

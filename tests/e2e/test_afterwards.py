@@ -1,0 +1,139 @@
+"""What a visitor can do with a run that is over, and what others can't."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+from ui.metadata import read_settings
+
+from .visitor import Visitor
+
+
+@pytest.fixture
+def finished(page: Page) -> Visitor:
+    """A visitor who has just seen a run of four steps."""
+    visitor = Visitor(page)
+    visitor.ask("a red fox", steps=4, seed="42")
+    page.press("#t2i-prompt textarea", "Control+Enter")
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    return visitor
+
+
+def form(page: Page) -> tuple[str, str, str]:
+    """Prompt, seed and steps in the form."""
+    boxes = (page.locator("#t2i-prompt textarea"), page.locator("#t2i-seed").get_by_role("textbox"))
+    return (*(box.input_value() for box in boxes), page.input_value("#t2i-steps input[type=number]"))
+
+
+def expect_form(page: Page, prompt: str, seed: str, steps: str) -> None:
+    """The form holds these settings."""
+    expect(page.locator("#t2i-prompt textarea")).to_have_value(prompt)
+    expect(page.locator("#t2i-seed").get_by_role("textbox")).to_have_value(seed)
+    expect(page.locator("#t2i-steps input[type=number]")).to_have_value(steps)
+
+
+def test_the_film_can_be_watched_again(finished: Visitor):
+    page, view = finished.page, finished.view
+    expect(view.locator(".film button")).to_have_count(4)
+    last = view.locator(".x0 img").get_attribute("src")
+    view.get_by_label("Show step 1").click()
+    expect(view.locator("[data-fact=step]")).to_have_text("1 of 4")
+    expect(view.locator(".x0 img")).not_to_have_attribute("src", last)
+    view.get_by_label("Step to show").focus()
+    page.keyboard.press("ArrowRight")
+    expect(view.locator("[data-fact=step]")).to_have_text("2 of 4")
+    view.get_by_label("Play the steps").click()
+    expect(view.locator("[data-fact=step]")).to_have_text("4 of 4")
+    expect(view.locator(".x0 img")).to_have_attribute("src", last)
+
+
+def test_the_film_can_be_saved(finished: Visitor):
+    page = finished.page
+    page.get_by_role("button", name="Save the film").click()
+    links = page.locator("#t2i-files a[download]")
+    expect(links).to_have_count(2)
+    files = [Image.open(io.BytesIO(page.request.get(link.get_attribute("href")).body())) for link in links.all()]
+    assert sorted((file.format, getattr(file, "n_frames", 1)) for file in files) == [("PNG", 1), ("WEBP", 4)]
+
+
+def test_settings_come_back_from_history_from_a_picture_and_from_a_link(finished: Visitor, tmp_path: Path):
+    page = finished.page
+    finished.ask("something else", steps=9, seed="1")
+    page.locator("#history button.thumbnail-item").first.click()
+    expect_form(page, "a red fox", "42", "4")
+    expect(finished.view.locator(".film button")).to_have_count(4)
+
+    picture = tmp_path / "fox.png"
+    address = page.locator("#t2i-results img").first.get_attribute("src")
+    picture.write_bytes(page.request.get(address).body())
+    assert read_settings(picture)["seed"] == 42
+    finished.ask("something else", steps=9, seed="1")
+    page.set_input_files("#restore input[type=file]", str(picture))
+    expect_form(page, "a red fox", "42", "4")
+
+    page.get_by_role("button", name="Copy link").first.click()
+    page.wait_for_url("**/?*seed=42*")
+    page.goto(page.url)
+    expect_form(page, "a red fox", "42", "4")
+
+
+def test_a_picture_goes_on_to_image2image(finished: Visitor):
+    page = finished.page
+    page.get_by_role("button", name="Use as photo").first.click()
+    expect(page.locator("#i2i-prompt textarea")).to_have_value("a red fox")
+    expect(page.locator("#i2i-start img")).to_have_count(2)
+    photos = Visitor(page, "i2i")
+    photos.ask("a blue fox", steps=4)
+    photos.generate()
+    photos.wait_until("finished")
+    expect(page.locator("#i2i-slider img").first).to_be_visible()
+    expect(page.locator("#history button.thumbnail-item")).to_have_count(2)
+
+
+def test_escape_stops(page: Page):
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=150)
+    visitor.generate()
+    visitor.wait_until("step")
+    page.keyboard.press("Escape")
+    visitor.wait_until("stopped")
+
+
+def test_two_visitors_at_once_never_see_each_others_pictures(visit: Callable[..., Page]):
+    first, second = (Visitor(visit()) for _ in range(2))
+    for visitor, seed in ((first, "1"), (second, "2")):
+        visitor.ask(f"prompt {seed}", steps=6, seed=seed)
+        visitor.generate()
+    for visitor, seed in ((first, "1"), (second, "2")):
+        visitor.wait_until("finished")
+        visitor.expect_result()
+        expect(visitor.view.locator("[data-fact=seed]")).to_have_text(seed)
+        expect(visitor.view.locator(".film button")).to_have_count(6)
+        expect(visitor.page.locator("#history button.thumbnail-item")).to_have_count(1)
+    pictures = [visitor.view.locator(".film img").first.get_attribute("src") for visitor in (first, second)]
+    assert pictures[0] != pictures[1]
+
+
+def test_tokens_are_counted(page: Page):
+    page.fill("#t2i-prompt textarea", "a red fox")
+    expect(page.locator("#t2i-tokens")).to_contain_text("tokens")
+
+
+def test_a_model_that_cannot_be_loaded_leaves_the_one_before(page: Page):
+    menu = page.locator("#model input")
+    before = menu.input_value()
+    menu.click()
+    page.get_by_role("option", name="broken").click()
+    expect(page.locator("#model-note")).to_contain_text("could not be loaded")
+    expect(menu).to_have_value(before)
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=1)
+    visitor.generate()
+    visitor.wait_until("finished")

@@ -1,0 +1,57 @@
+"""The choice of a model: what was chosen before stays until the new one is loaded."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from .models import ModelHolder
+from .tab import Tab
+
+SIZED = ("width", "height")
+
+
+def model_menu(holder: ModelHolder) -> gr.Dropdown:
+    """The list of models."""
+    return gr.Dropdown(holder.names, value=holder.first, label="Model", elem_id="model", min_width=260, scale=1)
+
+
+def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs: list[Tab]) -> None:
+    """Load a model when it is chosen, and give the controls its sizes and defaults."""
+    before = gr.State(holder.first)
+
+    def choose(name: str, previous: str, progress: gr.Progress = gr.Progress()) -> dict[Component, Any]:  # noqa: B008
+        try:
+            holder.pipeline(name, lambda text, share: progress(share, desc=text))
+        except ValueError as error:
+            return {menu: previous, note: f"**{html.escape(str(error), quote=False)}** The model stays as it was."}
+        updates = {before: name, note: ""}
+        return updates if name == previous else updates | resize(holder, name, tabs)
+
+    sized = [tab.controls[control] for tab in tabs for control in (*SIZED, "num_inference_steps", "guidance_scale")]
+    menu.input(
+        choose,
+        [menu, before],
+        [menu, note, before, *sized],
+        show_progress="full",
+        show_progress_on=note,
+        concurrency_id="model",
+        concurrency_limit=1,
+        api_visibility="private",
+    )
+
+
+def resize(holder: ModelHolder, name: str, tabs: list[Tab]) -> dict[Component, Any]:
+    """The updates that give the controls a model's sizes and defaults."""
+    defaults = holder.defaults_of(name)
+    sides = {"minimum": defaults.min_side, "maximum": defaults.max_side, "step": defaults.side_step}
+    updates: dict[Component, Any] = {}
+    for tab in tabs:
+        for control in SIZED:
+            updates[tab.controls[control]] = gr.Slider(**sides, value=defaults.side)
+        for control in ("num_inference_steps", "guidance_scale"):
+            updates[tab.controls[control]] = getattr(defaults, control)
+    return updates
