@@ -58,7 +58,7 @@ def noise_lab(holder: ModelHolder, menu: gr.Dropdown) -> None:
 
     def draw(model: str, path: str | None, t: int, told: str) -> dict[str, Any]:
         try:
-            return noised(holder.pipeline(model), photo_path(path), int(t), told)
+            return noised(holder.pipeline(model), photo_path(path), int(t), told or "")
         except ValueError as error:
             raise clear_error(error) from None
 
