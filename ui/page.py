@@ -1,4 +1,4 @@
-"""The page: a heading, the two tabs, and the endpoints for programs."""
+"""The page: a heading, the tabs, and the endpoints for programs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from .api import add_endpoints
 from .chooser import connect_menu, model_menu
 from .history import History
 from .image2image import image2image
+from .inside import build_inside
 from .models import ModelHolder
 from .options import QUEUE_SIZE
 from .restore import connect_file, connect_history, connect_link, connect_use
@@ -39,6 +40,8 @@ def build_page(holder: ModelHolder) -> gr.Blocks:
                 words = text2image(holder, history, menu)
             with gr.Tab("Image2Image", id="i2i"):
                 photos = image2image(holder, history, menu)
+            with gr.Tab("Inside", id="inside"):
+                build_inside(holder, menu)
         with gr.Row(elem_id="visit"):
             with gr.Column(scale=4, min_width=320):
                 history.gallery.render()
