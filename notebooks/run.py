@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import nbformat
@@ -23,7 +24,10 @@ def execute(name: str, model: Path | None = None) -> NotebookNode:
     if model is not None:
         # After the first cell, which makes the library importable.
         notebook.cells.insert(2, nbformat.v4.new_code_cell(OTHER_MODEL.format(str(Path(model).resolve()))))
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}, record_timing=False).execute()
+    # Without ipywidgets tqdm warns of it, naming its own path.
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"}
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}, record_timing=False)
+    client.execute(env=environment)
     if model is not None:
         del notebook.cells[2]
     notebook.metadata = {
