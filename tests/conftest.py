@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
+
+from stable_diffusion.model_loader import BUNDLED
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -13,4 +14,4 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="session")
 def bundled_model() -> Path:
     """The directory of the bundled model."""
-    return Path(os.environ.get("SD_TEST_MODEL", ROOT / "assets" / "models" / "emoji"))
+    return BUNDLED

@@ -44,6 +44,7 @@ class Visitor:
     def choose_photo(self, path: Path | str) -> None:
         """Upload a photo."""
         self.page.set_input_files(self.at("photo") + " input[type=file]", str(path))
+        self.page.locator(self.at("photo")).get_by_label("Remove Image").wait_for()
 
     def record(self) -> None:
         """Begin to note every picture that the live view shows."""
