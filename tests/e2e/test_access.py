@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
 from .visitor import Visitor
 
-axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-
 
 def serious(page: Page) -> list[str]:
     """What axe-core calls serious or critical, with the elements."""
-    found = axe.Axe().run(page).response["violations"]
+    found = Axe().run(page).response["violations"]
     return [
         f"{violation['id']}: {[(node['html'][:160], node['failureSummary']) for node in violation['nodes']]}"
         for violation in found
