@@ -122,8 +122,10 @@ function update() {
     hint.textContent = value.state === "idle" ? IDLE : value.text;
     return;
   }
-  if (value.frames) value.frames.forEach(add);
-  else if (!frames.length || frames[frames.length - 1].index < value.index) add(value);
+  if (value.frames && value.frames.length > frames.length + 1) {
+    reset(value.run);
+    value.frames.forEach(add);
+  } else if (!frames.length || frames[frames.length - 1].index < value.index) add(value);
   else frames[frames.length - 1] = value;
   const over = value.state !== "step";
   player.hidden = !over || frames.filter((frame) => frame.x0).length < 2;

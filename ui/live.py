@@ -21,6 +21,7 @@ from .run import Event
 
 HERE = Path(__file__).parent
 MAX_PREVIEW = 1024
+MAX_LIGHT_FILM = 2_000_000
 
 Message = dict[str, Any]
 """What the live view is sent: `state`, which `run`, and what ui/live.js draws of it."""
@@ -57,6 +58,15 @@ def new_run() -> str:
 def replay(film: Sequence[Message]) -> Message:
     """The message that shows a run again that is over."""
     return {**film[-1], "run": new_run(), "frames": list(film)}
+
+
+def last(film: Sequence[Message], link: str) -> Message:
+    """The last message of a run, with its link, and with the whole film where that is light.
+
+    A page that is slower than the run may have skipped steps; this fills the gaps.
+    """
+    light = sum(len(frame["x0"] or "") + len(frame["xt"] or "") for frame in film) <= MAX_LIGHT_FILM
+    return {**film[-1], "link": link, **({"frames": list(film)} if light else {})}
 
 
 def message(run_id: str, event: Event) -> Message:

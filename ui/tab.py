@@ -160,9 +160,12 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
                 film.append(live.message(run_id, event))
                 if event.images is None:
                     yield {view.live: film[-1]}
-            film[-1]["link"] = to_query(wanted, event.seed)
             done = keep_run(tab.kind, wanted, event, film)
-            yield {view.live: film[-1], **tab.show(done), **history.add(values[history.runs], done)}
+            yield {
+                view.live: live.last(film, to_query(wanted, event.seed)),
+                **tab.show(done),
+                **history.add(values[history.runs], done),
+            }
         except ValueError as error:
             yield {view.live: live.failed(run_id, str(error))}
             raise clear_error(error) from None
@@ -170,7 +173,9 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
             tab.stops.pop(request.session_hash, None)
 
     inputs = {*tab.controls.values(), history.runs}
-    started = view.generate.click(begin, inputs, [view.live, view.generate, view.stop], **CHECKED)
+    started = view.generate.click(
+        begin, inputs, [view.live, view.generate, view.stop], show_progress_on=view.line, **CHECKED
+    )
     finished = started.success(
         generate,
         inputs,
