@@ -16,9 +16,9 @@ from gradio.components import Component
 
 from . import live
 from .history import keep_run
-from .image2image import photo_input
 from .models import ModelHolder
 from .options import FITS, PREVIEWS, SAMPLERS, Defaults
+from .photo import photo_input
 from .request import Request, photo_path
 from .run import Event, dropped_text, run
 from .tab import QUEUE

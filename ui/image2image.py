@@ -9,7 +9,6 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
-from gradio.data_classes import ImageData
 from PIL import Image
 
 from . import live
@@ -18,6 +17,7 @@ from .files import keep
 from .history import History, Run
 from .models import ModelHolder
 from .options import FITS
+from .photo import photo_input
 from .request import Request, photo_path
 from .run import fitted_photo, start_pictures
 from .tab import Tab, Values, connect, run_buttons, run_view
@@ -32,19 +32,6 @@ EXAMPLES = (
 
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
-
-
-def photo_input(**options: object) -> gr.Image:
-    """An image input that hands over the upload as it is: the library reads it, and says what is wrong with it."""
-    image = gr.Image(type="filepath", image_mode=None, **options)
-    read = image.preprocess
-
-    def path_of(payload: ImageData | None) -> str | None:
-        # A webcam's picture comes as text and becomes a file first.
-        return payload.path if payload is not None and payload.path else read(payload)
-
-    image.preprocess = path_of  # not a subclass: for one, Gradio writes a stub file beside the module
-    return image
 
 
 @dataclass

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from .image2image import PHOTOS, photo_input
+from .image2image import PHOTOS
 from .inside_view import curve, figure, inside_view
 from .models import ModelHolder
+from .photo import photo_input
 from .request import photo_path
 from .tab import clear_error
 
