@@ -26,7 +26,7 @@ def execute(name: str, model: Path | None = None) -> NotebookNode:
         notebook.cells.insert(2, nbformat.v4.new_code_cell(OTHER_MODEL.format(str(Path(model).resolve()))))
     # Without ipywidgets tqdm warns of it, naming its own path.
     environment = {**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"}
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}, record_timing=False)
+    client = NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(FOLDER)}}, record_timing=False)
     client.execute(env=environment)
     if model is not None:
         del notebook.cells[2]
