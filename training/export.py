@@ -81,7 +81,7 @@ def text_json(config: CLIPTextConfig, tokenizer: CLIPTokenizer) -> dict[str, Any
     return {
         "architectures": ["CLIPTextModel"],
         "model_type": "clip_text_model",
-        "dtype": "float16",
+        "dtype": "float32",
         **dataclasses.asdict(config),
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
