@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.components import Component
 
 from .files import keep, stem
+from .link import to_query
 from .live import Message
 from .metadata import png_bytes
 from .request import Request
@@ -32,6 +33,11 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The settings that make this run again, by their names in `Request`."""
         return dataclasses.asdict(self.request)
+
+    @property
+    def link(self) -> str:
+        """The query of a link to it."""
+        return to_query(self.request)
 
 
 def keep_run(kind: str, request: Request, event: Event, film: list[Message]) -> Run:

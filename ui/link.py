@@ -27,11 +27,11 @@ KINDS = {
 FOR_PHOTOS = ("strength", "fit")
 
 
-def to_query(request: Request, seed: int) -> str:
-    """The query of a link to a run that got this seed."""
+def to_query(request: Request) -> str:
+    """The query of a link to a run; its request holds the seed that it got."""
     names = [name for name in KINDS if request.photo is not None or name not in FOR_PHOTOS]
     settings = {name: getattr(request, name) for name in names}
-    return urlencode({name: value for name, value in {**settings, "seed": seed}.items() if value is not None})
+    return urlencode({name: value for name, value in settings.items() if value is not None})
 
 
 def from_query(query: Mapping[str, str]) -> dict[str, Any]:

@@ -55,9 +55,9 @@ def new_run() -> str:
     return uuid.uuid4().hex
 
 
-def replay(film: Sequence[Message]) -> Message:
+def replay(film: Sequence[Message], link: str) -> Message:
     """The message that shows a run again that is over."""
-    return {**film[-1], "run": new_run(), "frames": list(film)}
+    return {**film[-1], "run": new_run(), "link": link, "frames": list(film)}
 
 
 def last(film: Sequence[Message], link: str) -> Message:

@@ -50,7 +50,7 @@ def connect_history(tabs: dict[str, Tab], pages: gr.Tabs, history: History) -> N
     def restore(runs: list[Run], event: gr.SelectData) -> Updates:
         run = at(runs, event.index)
         tab = tabs[run.kind]
-        updates = {pages: gr.Tabs(selected=run.kind), tab.view.live: live.replay(run.film)}
+        updates = {pages: gr.Tabs(selected=run.kind), tab.view.live: live.replay(run.film, run.link)}
         return updates | fill(tab, run.settings) | tab.show(run)
 
     shown = [part for tab in tabs.values() for part in (tab.view.live, *tab.shown)]

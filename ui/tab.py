@@ -16,7 +16,6 @@ from .controls import CHECKED, QUIET, Controls
 from .files import keep, stem
 from .film import animation, pictures, strip
 from .history import History, Run, keep_run
-from .link import to_query
 from .models import ModelHolder
 from .request import Request
 from .run import dropped_text, run
@@ -162,7 +161,7 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
                     yield {view.live: film[-1]}
             done = keep_run(tab.kind, wanted, event, film)
             yield {
-                view.live: live.last(film, to_query(wanted, event.seed)),
+                view.live: live.last(film, done.link),
                 **tab.show(done),
                 **history.add(values[history.runs], done),
             }
@@ -187,7 +186,13 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
         api_visibility="private",
     )
     buttons = [view.generate, view.stop]
-    finished.then(lambda: (gr.Button(interactive=True), gr.Button(interactive=False)), None, buttons, **QUIET)
+
+    def idle() -> tuple[gr.Button, gr.Button]:
+        return gr.Button(interactive=True), gr.Button(interactive=False)
+
+    # Not `then`: after a failure, Gradio 6.31 does not do that.
+    finished.success(idle, None, buttons, **QUIET)
+    finished.failure(idle, None, buttons, **QUIET)
 
     def halt(request: gr.Request) -> None:
         if event := tab.stops.get(request.session_hash):

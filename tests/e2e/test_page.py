@@ -137,7 +137,7 @@ def test_a_bad_seed_is_named_and_the_page_goes_on(page: Page, seed: str, message
     visitor.wait_until("finished")
 
 
-def test_a_file_that_is_no_picture_is_named(page: Page, tmp_path: Path):
+def test_a_file_that_is_no_picture_is_named_and_the_page_goes_on(page: Page, tmp_path: Path):
     (tmp_path / "text.png").write_text("This is no picture.")
     visitor = Visitor(page, "i2i")
     visitor.generate()
@@ -146,6 +146,11 @@ def test_a_file_that_is_no_picture_is_named(page: Page, tmp_path: Path):
     visitor.generate()
     visitor.expect_error("image 'text.png' is not a picture that can be read: use PNG, JPEG or WebP")
     visitor.wait_until("failed")
+    page.locator(visitor.at("photo")).get_by_label("Remove Image").click()
+    visitor.choose_photo(CAT)
+    visitor.ask("a dog", steps=2)
+    visitor.generate()
+    visitor.wait_until("finished")
 
 
 def test_a_prompt_that_is_too_long_says_what_was_left_out(page: Page):

@@ -107,7 +107,7 @@ def test_a_picture_without_settings_is_named(tmp_path: Path):
 def test_a_link_carries_every_setting():
     from urllib.parse import parse_qsl
 
-    settings = from_query(dict(parse_qsl(to_query(replace(REQUEST, prompt="a & b = ü?"), 42))))
+    settings = from_query(dict(parse_qsl(to_query(replace(REQUEST, prompt="a & b = ü?", seed=42)))))
     assert settings["prompt"] == "a & b = ü?"
     again = Request(**settings)
     assert again == replace(REQUEST, prompt="a & b = ü?", seed=42)
