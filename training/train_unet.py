@@ -37,6 +37,7 @@ from stable_diffusion.vae import VAE
 
 from .cache_latents import channel_statistics, load_latents, load_vae, standardise
 from .contact_sheet import contact_sheet
+from .optimizer import MuonAdamW
 from .run import EMA, Run
 from .train_vae import CONFIG
 
@@ -150,8 +151,7 @@ class Examples:
         """Standardised latents (size, C, h, w) in float32, and tokens (size, S), some of them of the empty caption."""
         rows = torch.randint(len(self.latents), (size,))
         tokens = torch.where(torch.rand(size, 1) < EMPTY_SHARE, self.empty, self.tokens[rows])
-        latents = (self.latents[rows].float() - mean) / std
-        return latents.contiguous(memory_format=torch.channels_last), tokens.long()
+        return (self.latents[rows].float() - mean) / std, tokens.long()
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
@@ -183,7 +183,7 @@ def as_pipeline(model: TextToLatents, tokenizer: CLIPTokenizer, vae: VAE) -> Pip
 
 
 def train_step(
-    model: TextToLatents, optimizer: torch.optim.Optimizer, schedule: NoiseSchedule, x_0: Tensor, tokens: Tensor
+    model: TextToLatents, optimizer: MuonAdamW, schedule: NoiseSchedule, x_0: Tensor, tokens: Tensor
 ) -> float:
     """One step of Algorithm 1, arXiv:2006.11239, on latents (B, C, h, w) and tokens (B, S); returns the loss."""
 
@@ -192,7 +192,7 @@ def train_step(
             return model(x_t, t, tokens)
 
     loss = training_loss(predict, x_0, schedule)
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -202,7 +202,7 @@ def train_step(
 def train(model: TextToLatents, examples: Examples, tokenizer: CLIPTokenizer, args: argparse.Namespace) -> None:
     """Train until the stage's minutes, or `args.steps`, are used up."""
     ema = EMA(model, EMA_DECAY**EMA_EVERY)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    optimizer = MuonAdamW(model, args.rate)
     clock = Clock(args.resolution, args.minutes * 60)
     run = Run(args.out, {"model": model, "ema": ema.model, "optimizer": optimizer, "clock": clock}, args.steps)
     run.resume()
@@ -213,8 +213,7 @@ def train(model: TextToLatents, examples: Examples, tokenizer: CLIPTokenizer, ar
     spent = 0.0
     for step in run.steps():
         rate = args.rate * min(1.0, (step + 1) / WARMUP)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * spent)) if args.decay else rate
+        optimizer.set_rate(rate * 0.5 * (1 + math.cos(math.pi * spent)) if args.decay else rate)
         x_0, tokens = examples.batch(args.batch, model.latent_mean, model.latent_std)
         run.record(args.batch, train_step(model, optimizer, schedule, x_0, tokens))
         if step % EMA_EVERY == 0:
@@ -231,7 +230,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True, help="to spend at this resolution, over all restarts")
     parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero: for the last stage")
     parser.add_argument("--steps", type=int, default=10**9, help="stop at this step in all, if that comes first")
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--sheet-minutes", type=float, default=10.0)
     parser.add_argument("--latents", type=Path, help="default: runs/latents-RESOLUTION")
@@ -243,7 +242,7 @@ def main() -> None:
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
     examples = Examples(args.latents or Path(f"runs/latents-{args.resolution}"), tokenizer)
-    model = TextToLatents(UNET, text_config(tokenizer)).to(memory_format=torch.channels_last)
+    model = TextToLatents(UNET, text_config(tokenizer))
     model.initialise()
     model.latent_mean, model.latent_std = channel_statistics(examples.latents)
     # The fused attention's backward pass is slow on CPUs: at these sizes it took a third of the step.

@@ -1,0 +1,62 @@
+"""The optimizer of the U-Net: Muon for matrices, AdamW for everything else.
+
+Muon (Jordan et al., 2024) makes the singular values of each update equal, so that rare directions, such as the shape of
+one thing among a thousand, learn as fast as common ones. At 64 px it came in 11,000 examples to the loss that AdamW
+had after 33,000, for half a second more a step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+MOMENTUM = 0.95
+WEIGHT_DECAY = 0.01
+
+
+class MuonAdamW:
+    """Steps every parameter of `model`, with the interface of a torch optimizer as far as training needs it.
+
+    Muon takes the inner matrices, a convolution's kernel (O, I, k, k) as the matrix (O, I k k). Embeddings, biases,
+    norms and the first and last convolution go to AdamW, as Muon's authors advise. The parameters must be contiguous.
+    """
+
+    def __init__(self, model: nn.Module, rate: float):
+        outer = ("embedding", "conv_in", "conv_out")
+        named = list(model.named_parameters())
+        self.matrices = [p for name, p in named if p.ndim >= 2 and not any(word in name for word in outer)]
+        # Views share the memory: what Muon changes, the model sees.
+        self._views = [nn.Parameter(p.data.view(len(p), -1)) for p in self.matrices]
+        taken = {id(p) for p in self.matrices}
+        rest = [p for _, p in named if id(p) not in taken]
+        self._muon = torch.optim.Muon(
+            self._views, weight_decay=WEIGHT_DECAY, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"
+        )
+        self._adamw = torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True)
+        self.set_rate(rate)
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate of the next step: Muon's, and half of it for AdamW."""
+        for optimizer, share in ((self._muon, 1.0), (self._adamw, 0.5)):
+            for group in optimizer.param_groups:
+                group["lr"] = share * rate
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for matrix in self.matrices:
+            matrix.grad = None
+        self._adamw.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """Take one step along the gradients."""
+        for matrix, view in zip(self.matrices, self._views, strict=True):
+            view.grad = None if matrix.grad is None else matrix.grad.view_as(view)
+        self._muon.step()
+        self._adamw.step()
+
+    def state_dict(self) -> dict[str, dict]:
+        return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, dict]) -> None:
+        self._muon.load_state_dict(state["muon"])
+        self._adamw.load_state_dict(state["adamw"])
