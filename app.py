@@ -9,6 +9,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import argparse
+import importlib.util
 import logging
 
 from ui.models import ModelHolder
@@ -35,7 +36,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=("float32", "float16", "bfloat16"),
         help="precision of the weights; default: float16 on CUDA, float32 elsewhere",
     )
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--mcp", action="store_true", help="also serve tools for language models; needs `pip install 'gradio[mcp]'`"
+    )
+    options = parser.parse_args(arguments)
+    if options.mcp and importlib.util.find_spec("mcp") is None:
+        parser.error("--mcp needs a package that is not here: pip install 'gradio[mcp]'")
+    return options
 
 
 def main() -> None:
@@ -54,6 +61,7 @@ def main() -> None:
         pwa=False,
         run_history=False,
         max_file_size="64mb",
+        mcp_server=options.mcp,
         **look(),
     )
     holder.start()

@@ -1,9 +1,9 @@
 """Train the bundled model's U-Net and text encoder on cached latents: `python -m training.train_unet --resolution 64`.
 
-Small pictures first, where a step costs a third, then `--resolution 128 --decay`, which goes on from the same
-checkpoint while the learning rate falls to nothing. The loss is the simple one on the velocity (Eq. 14,
-arXiv:2006.11239; Appendix D, arXiv:2202.00512) under a schedule whose last step is pure noise (arXiv:2305.08891), with
-the caption left out now and then for classifier-free guidance (arXiv:2207.12598).
+Small pictures first, where a step costs half, then `--resolution 128 --decay 30`, which goes on from the same
+checkpoint and lets the learning rate fall to nothing over the last 30 minutes. The loss is the simple one on the
+velocity (Eq. 14, arXiv:2006.11239; Appendix D, arXiv:2202.00512) under a schedule whose last step is pure noise
+(arXiv:2305.08891), with the caption left out now and then for classifier-free guidance (arXiv:2207.12598).
 """
 
 from __future__ import annotations
@@ -118,18 +118,22 @@ class Clock:
         self.steps = 0
         self.started = self._last = time.monotonic()
 
-    def tick(self) -> float:
-        """Count a step that has been taken; returns the share of the budget that is spent."""
+    def tick(self) -> None:
+        """Count a step that has been taken."""
         now = time.monotonic()
         self.seconds[self.stage] += now - self._last
         self.steps, self._last = self.steps + 1, now
-        return min(1.0, self.seconds[self.stage] / self.budget)
+
+    @property
+    def seconds_left(self) -> float:
+        """What is left of the budget."""
+        return max(0.0, self.budget - self.seconds[self.stage])
 
     @property
     def steps_left(self) -> int:
         """How many steps fit into the rest of the budget at the speed so far."""
         each = (self._last - self.started) / self.steps
-        return math.ceil(max(0.0, self.budget - self.seconds[self.stage]) / each)
+        return math.ceil(self.seconds_left / each)
 
     def state_dict(self) -> dict[str, float]:
         return dict(self.seconds)
@@ -210,16 +214,15 @@ def train(model: TextToLatents, examples: Examples, tokenizer: CLIPTokenizer, ar
     schedule = NoiseSchedule(SCHEDULER)
     vae = standardise(load_vae(args.vae), model.latent_mean, model.latent_std)
     sheets = Sheets(as_pipeline(ema.model, tokenizer, vae), args.out, args.resolution, args.sheet_minutes)
-    spent = 0.0
     for step in run.steps():
         rate = args.rate * min(1.0, (step + 1) / WARMUP)
-        optimizer.set_rate(rate * 0.5 * (1 + math.cos(math.pi * spent)) if args.decay else rate)
+        optimizer.set_rate(rate * min(1.0, clock.seconds_left / (60 * args.decay)) if args.decay else rate)
         x_0, tokens = examples.batch(args.batch, model.latent_mean, model.latent_std)
         run.record(args.batch, train_step(model, optimizer, schedule, x_0, tokens))
         if step % EMA_EVERY == 0:
             ema.update(model, step)
         sheets(step)
-        spent = clock.tick()
+        clock.tick()
         run.total = min(args.steps, step + 1 + clock.steps_left)
     sheets(run.step, due=True)
 
@@ -228,7 +231,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resolution", type=int, required=True, help="side of the pictures: 64 first, then 128")
     parser.add_argument("--minutes", type=float, required=True, help="to spend at this resolution, over all restarts")
-    parser.add_argument("--decay", action="store_true", help="let the learning rate fall to zero: for the last stage")
+    parser.add_argument(
+        "--decay", type=float, default=0.0, help="of these, the last minutes let the learning rate fall to zero"
+    )
     parser.add_argument("--steps", type=int, default=10**9, help="stop at this step in all, if that comes first")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64)

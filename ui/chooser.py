@@ -12,6 +12,7 @@ from .models import ModelHolder
 from .tab import Tab
 
 SIZED = ("width", "height")
+SAMPLED = ("num_inference_steps", "guidance_scale", "sampler")
 
 
 def model_menu(holder: ModelHolder) -> gr.Dropdown:
@@ -31,7 +32,7 @@ def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs
         updates = {before: name, note: ""}
         return updates if name == previous else updates | resize(holder, name, tabs)
 
-    sized = [tab.controls[control] for tab in tabs for control in (*SIZED, "num_inference_steps", "guidance_scale")]
+    sized = [tab.controls[control] for tab in tabs for control in (*SIZED, *SAMPLED)]
     menu.input(
         choose,
         [menu, before],
@@ -52,6 +53,6 @@ def resize(holder: ModelHolder, name: str, tabs: list[Tab]) -> dict[Component, A
     for tab in tabs:
         for control in SIZED:
             updates[tab.controls[control]] = gr.Slider(**sides, value=defaults.side)
-        for control in ("num_inference_steps", "guidance_scale"):
+        for control in SAMPLED:
             updates[tab.controls[control]] = getattr(defaults, control)
     return updates

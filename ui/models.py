@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .options import Defaults, defaults_for
 
@@ -48,7 +48,7 @@ class ModelHolder:
 
     def defaults_of(self, name: str) -> Defaults:
         """What the controls show for a model, read from its JSON without loading it."""
-        return defaults_for(trained_side(self.sources[name]))
+        return read_defaults(self.sources[name])
 
     def ready(self, name: str | None = None) -> bool:
         """Whether `pipeline` would answer at once."""
@@ -114,12 +114,23 @@ def load_pipeline(
     return pipeline
 
 
-def trained_side(source: str | None) -> int:
-    """The side of a model directory's pictures, from its JSON; the usual 512 where it is not a directory."""
+def read_defaults(source: str | None) -> Defaults:
+    """What the controls show for a model directory, from its JSON; the usual where the source is something else."""
     folder = Path(source).expanduser() if source else BUNDLED
+    parts = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
     try:
-        latents = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))["sample_size"]
-        levels = json.loads((folder / "vae" / "config.json").read_text(encoding="utf-8"))["block_out_channels"]
+        unet, vae, scheduler = (json.loads((folder / part).read_text(encoding="utf-8")) for part in parts)
+        side = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
     except (OSError, ValueError, KeyError):
-        return USUAL_SIDE
-    return latents * 2 ** (len(levels) - 1)
+        return defaults_for(USUAL_SIDE)
+    return defaults_for(side, distillation(unet, scheduler))
+
+
+def distillation(unet: dict[str, Any], scheduler: dict[str, Any]) -> str | None:
+    """How a model was distilled to few steps, as far as its JSON tells; None for all others."""
+    if unet.get("time_cond_proj_dim") or scheduler.get("_class_name") == "LCMScheduler":
+        return "lcm"
+    # SD-Turbo has no mark of its own, but no other Stable Diffusion comes with Euler on a trailing grid.
+    euler = str(scheduler.get("_class_name")).startswith("Euler")
+    zero_snr = scheduler.get("rescale_betas_zero_snr")
+    return "turbo" if euler and scheduler.get("timestep_spacing") == "trailing" and not zero_snr else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 SAMPLERS: dict[str, str] = {
     "ddpm": "DDPM",
@@ -62,8 +63,21 @@ class Defaults:
         return max(SIZE_UNIT, self.side // 8 // SIZE_UNIT * SIZE_UNIT)
 
 
-def defaults_for(side: int) -> Defaults:
-    """Defaults by the trained side: a small model is fast enough for a sharp preview of every step."""
+DISTILLED: dict[str, dict[str, Any]] = {
+    "lcm": {"num_inference_steps": 4, "guidance_scale": 8.0, "sampler": "lcm"},
+    "turbo": {"num_inference_steps": 2, "guidance_scale": 0.0, "sampler": "euler"},
+}
+"""What models that were distilled to few steps want: latent consistency (arXiv:2310.04378), and adversarial diffusion
+distillation (arXiv:2311.17042), which has its guidance inside."""
+
+
+def defaults_for(side: int, distilled: str | None = None) -> Defaults:
+    """Defaults by the trained side, and for a distilled model, `distilled` one of `DISTILLED`, its few steps.
+
+    A small model is fast enough for a sharp preview of every step.
+    """
+    if distilled:
+        return Defaults(side, **DISTILLED[distilled])
     if side <= 256:
         return Defaults(side, num_inference_steps=20, guidance_scale=4.0, preview="vae")
     return Defaults(side)

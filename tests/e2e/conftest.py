@@ -62,7 +62,7 @@ def server(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
     server = Server(f"http://127.0.0.1:{port}", folder / "log.txt")
-    command = [sys.executable, "app.py", "--port", str(port), "--model", str(bundled_model), "--device", "cpu"]
+    command = [sys.executable, "app.py", "--port", str(port), "--model", str(bundled_model), "--device", "cpu", "--mcp"]
     (folder / "models" / "broken").mkdir(parents=True)
     (folder / "models" / "broken" / "model_index.json").write_text("{}")
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "files"), "PYTHONUNBUFFERED": "1"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ui.history import MAX_FILM_BYTES, MAX_RUNS, Run, at, trim
 from ui.link import from_query, to_query
 from ui.live import data_uri
 from ui.metadata import KEY, parse_infotext, png_bytes, read_settings, write_infotext
+from ui.models import read_defaults
 from ui.options import FITS, PREVIEWS, SAMPLERS, defaults_for
 from ui.request import Request
 
@@ -60,6 +62,26 @@ def test_every_size_on_offer_is_allowed(side: int):
     defaults = defaults_for(side)
     for size in range(defaults.min_side, defaults.max_side + 1, defaults.side_step):
         assert Request(width=size).for_side(side).width == size
+
+
+@pytest.mark.parametrize(
+    ("unet", "scheduler", "expected"),
+    [
+        ({}, {"_class_name": "PNDMScheduler"}, (25, 7.5, "dpmpp_2m")),
+        ({"time_cond_proj_dim": 256}, {"_class_name": "LCMScheduler"}, (4, 8.0, "lcm")),
+        ({}, {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, (2, 0.0, "euler")),
+        ({}, {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}, (25, 7.5, "dpmpp_2m")),
+    ],
+)
+def test_each_kind_of_model_has_its_defaults(tmp_path: Path, unet: dict, scheduler: dict, expected: tuple):
+    vae = {"block_out_channels": [128, 256, 512, 512]}
+    for name, values in (("unet", {"sample_size": 64, **unet}), ("vae", vae), ("scheduler", scheduler)):
+        (tmp_path / name).mkdir()
+        file = "scheduler_config.json" if name == "scheduler" else "config.json"
+        (tmp_path / name / file).write_text(json.dumps(values))
+    defaults = read_defaults(str(tmp_path))
+    assert defaults.side == 512
+    assert (defaults.num_inference_steps, defaults.guidance_scale, defaults.sampler) == expected
 
 
 def test_settings_survive_the_infotext():
