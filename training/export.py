@@ -19,10 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from stable_diffusion.clip import CLIP
 from stable_diffusion.config import CLIPTextConfig, SchedulerConfig, UNetConfig, VAEConfig
 from stable_diffusion.vae import VAE
 
 from .cache_latents import load_vae, standardise
+from .train_clip import load_clip
 from .train_tokenizer import FILES as TOKENIZER_FILES
 from .train_unet import SCHEDULER, UNET, TextToLatents, text_config
 
@@ -137,10 +139,34 @@ def export(out: Path, model: TextToLatents, vae: VAE, tokenizer_dir: Path, shard
         shutil.copyfile(tokenizer_dir / name, out / "tokenizer" / name)
 
 
+def export_clip(out: Path, clip: CLIP, tokenizer_dir: Path) -> None:
+    """Write the CLIP beside the model, as transformers' `CLIPModel` and `CLIPProcessor` read it."""
+    shutil.rmtree(out, ignore_errors=True)
+    config, images = clip.model.config, clip.images
+    towers = {
+        "text_config": text_json(config.text, clip.tokenizer),
+        "vision_config": {"model_type": "clip_vision_model", **dataclasses.asdict(config.vision)},
+    }
+    shared = {"architectures": ["CLIPModel"], "model_type": "clip", "projection_dim": config.projection_dim}
+    write_json(out / "config.json", {**shared, **towers})
+    settings = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": images.shortest_edge},
+        "crop_size": dict(zip(("height", "width"), images.crop_size, strict=True)),
+        **{name: getattr(images, name) for name in ("image_mean", "image_std", "rescale_factor", "resample")},
+        **{f"do_{step}": True for step in ("resize", "center_crop", "rescale", "normalize", "convert_rgb")},
+    }
+    write_json(out / "preprocessor_config.json", settings)
+    write_weights(out, "model", clip.model.state_dict())
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer_dir / name, out / name)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--unet", type=Path, default=Path("runs/unet/checkpoint.pt"))
     parser.add_argument("--vae", type=Path, default=Path("runs/vae/checkpoint.pt"))
+    parser.add_argument("--clip", type=Path, default=Path("runs/clip/checkpoint.pt"))
     parser.add_argument("--tokenizer", type=Path, default=Path("runs/tokenizer"))
     parser.add_argument("--out", type=Path, default=Path("assets/models/emoji"))
     args = parser.parse_args()
@@ -149,6 +175,7 @@ def main() -> None:
     model.load_state_dict(torch.load(args.unet, weights_only=True, mmap=True)["ema"])
     vae = standardise(load_vae(args.vae), model.latent_mean, model.latent_std)
     export(args.out, model, vae, args.tokenizer)
+    export_clip(args.out / "clip", load_clip(args.clip, tokenizer), args.tokenizer)
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{args.out}: {size / 1e6:.1f} MB")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer
+from transformers import AutoTokenizer, CLIPModel, CLIPProcessor, CLIPTextModel, CLIPTokenizer
 
+from stable_diffusion.clip import CLIP
 from stable_diffusion.config import ATTENTION_DOWN, ATTENTION_UP, PLAIN_DOWN, PLAIN_UP, UNetConfig, VAEConfig
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.schedule import NoiseSchedule
@@ -19,7 +21,9 @@ from stable_diffusion.vae import VAE
 from training import train_unet
 from training.cache_latents import channel_statistics, encode, load_latents, load_vae, standardise
 from training.contact_sheet import contact_sheet
-from training.export import export
+from training.export import export, export_clip
+from training.optimizer import MuonAdamW
+from training.train_clip import IMAGES, contrastive_loss, new_clip
 from training.train_tokenizer import END, MAX_LENGTH, START, learn_merges, vocabulary, write_tokenizer
 from training.train_unet import SCHEDULER, Clock, Examples, TextToLatents, text_config, train, train_step
 
@@ -160,16 +164,16 @@ class TestClock:
         small.seconds["64"] = 50.0
         again = Clock(64, budget=100.0)
         again.load_state_dict(small.state_dict())
-        assert again.tick() == pytest.approx(0.5, abs=0.01)
+        assert again.seconds_left == 50.0
         large = Clock(128, budget=100.0)
         large.load_state_dict(small.state_dict())
-        assert large.tick() == pytest.approx(0.0, abs=0.01)
+        assert large.seconds_left == 100.0
 
     def test_nothing_is_left_of_a_spent_budget(self) -> None:
         clock = Clock(64, budget=1.0)
         clock.load_state_dict({"64": 2.0})
-        assert clock.tick() == 1.0
-        assert clock.steps_left == 0
+        clock.tick()
+        assert clock.seconds_left == clock.steps_left == 0
 
 
 class TestTraining:
@@ -191,7 +195,7 @@ class TestTraining:
         torch.manual_seed(0)
         x_0, tokens = torch.randn(1, 8, 4, 4).expand(32, -1, -1, -1), torch.ones(32, MAX_LENGTH, dtype=torch.long)
         assert model(x_0, torch.zeros(32), tokens).abs().max() == 0
-        optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+        optimizer = MuonAdamW(model, 1e-3)
         losses = [train_step(model, optimizer, NoiseSchedule(SCHEDULER), x_0, tokens) for _ in range(40)]
         assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
@@ -203,7 +207,7 @@ class TestTraining:
         torch.save({"ema": VAE(train_unet.CONFIG).state_dict()}, vae_path)
         out = tmp_path / "run"
         args = argparse.Namespace(
-            rate=1e-3, batch=2, resolution=64, minutes=10.0, decay=True, sheet_minutes=10.0, vae=vae_path, out=out
+            rate=1e-3, batch=2, resolution=64, minutes=10.0, decay=5.0, sheet_minutes=10.0, vae=vae_path, out=out
         )
         examples = Examples(latents_dir, tokenizer)
         for steps in (3, 6):
@@ -270,3 +274,60 @@ class TestExport:
         sheet = contact_sheet(Pipeline.from_pretrained(exported), CAPTIONS, tile=64, columns=2, steps=2)
         assert sheet.width == 2 * 72 + 8
         assert len(sheet.getcolors(2**24)) > 10
+
+
+class TestCLIP:
+    def test_the_loss_is_least_where_each_picture_is_nearest_to_its_own_text(self) -> None:
+        apart = torch.eye(4)
+        right, shuffled = (contrastive_loss(apart, texts, torch.tensor(3.0)) for texts in (apart, apart.roll(1, 0)))
+        torch.testing.assert_close(right, torch.log1p(3 * torch.exp(-torch.tensor(3.0).exp())))
+        assert shuffled > right + 10
+
+    def test_it_learns_which_picture_belongs_to_which_text(self, tokenizer: CLIPTokenizer) -> None:
+        torch.manual_seed(0)
+        model, tokens = new_clip(tokenizer), train_unet.tokenize(tokenizer, CAPTIONS).long()
+        optimizer, pixels = MuonAdamW(model, 2e-3), torch.randn(4, 3, 64, 64)
+        for _ in range(15):
+            optimizer.zero_grad()
+            loss = contrastive_loss(model.embed_images(pixels), model.embed_texts(tokens), model.logit_scale)
+            loss.backward()
+            optimizer.step()
+        scores = model.embed_images(pixels) @ model.embed_texts(tokens).T
+        assert scores.argmax(1).tolist() == [0, 1, 2, 3]
+
+    def test_transformers_reads_what_is_exported(
+        self, tokenizer: CLIPTokenizer, tokenizer_dir: Path, tmp_path: Path
+    ) -> None:
+        torch.manual_seed(0)
+        model = new_clip(tokenizer).half().float()  # as exported
+        pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (90, 128, 3), np.uint8)) for i in (1, 2)]
+        export_clip(tmp_path / "clip", CLIP(model.eval(), tokenizer, IMAGES), tokenizer_dir)
+        ours = CLIP.from_pretrained(tmp_path / "clip").similarity(pictures, CAPTIONS)
+        reference = CLIPModel.from_pretrained(tmp_path / "clip", dtype=torch.float32).eval()
+        inputs = CLIPProcessor.from_pretrained(tmp_path / "clip")(
+            text=CAPTIONS, images=pictures, return_tensors="pt", padding=True
+        )
+        with torch.no_grad():
+            theirs = reference(**inputs).logits_per_image / reference.logit_scale.exp()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+class TestOptimizer:
+    def test_every_parameter_moves_and_a_restart_goes_on_the_same_way(self, model: TextToLatents) -> None:
+        def step(model: TextToLatents, optimizer: MuonAdamW) -> None:
+            generator = torch.Generator().manual_seed(1)
+            for parameter in model.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+
+        start = copy.deepcopy(model)
+        optimizer = MuonAdamW(model, 1e-2)
+        step(model, optimizer)
+        assert all(not torch.equal(a, b) for a, b in zip(start.parameters(), model.parameters(), strict=True))
+        twin = copy.deepcopy(model)
+        resumed = MuonAdamW(twin, 1e-2)
+        resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        step(model, optimizer)
+        step(twin, resumed)
+        for a, b in zip(model.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(a, b)

@@ -1,0 +1,59 @@
+"""What evaluation measures in pixels and features, on pictures that show a known thing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from training.evaluate import background, boxes, frechet, halves, main_colour, nearest, place
+from training.paint import BACKGROUNDS
+
+
+def picture(colour: str, box: tuple[int, int, int, int], ground: str = "white") -> np.ndarray:
+    """A disc with a black outline on a plain ground, (128, 128, 3)."""
+    image = Image.new("RGB", (128, 128), BACKGROUNDS[ground])
+    ImageDraw.Draw(image).ellipse(box, fill=BACKGROUNDS[colour], outline="black", width=3)
+    return np.asarray(image)
+
+
+@pytest.mark.parametrize("ground", BACKGROUNDS)
+def test_the_background_is_read_at_the_border(ground: str):
+    assert nearest(background(picture("red", (10, 10, 118, 118), ground)), BACKGROUNDS) == ground
+
+
+@pytest.mark.parametrize("colour", ["red", "orange", "yellow", "green", "blue", "purple", "pink"])
+def test_the_objects_colour_is_read_through_its_outline(colour: str):
+    assert main_colour(picture(colour, (30, 30, 98, 98))) == colour
+    assert main_colour(picture(colour, (30, 30, 98, 98), "light blue")) == colour
+
+
+@pytest.mark.parametrize(("x", "y"), [(x, y) for x in (0, 0.5, 1) for y in (0, 0.5, 1)])
+def test_the_place_is_the_third_in_which_the_object_lies(x: float, y: float):
+    left, top = 2 + x * 84, 2 + y * 84
+    assert place(picture("blue", (left, top, left + 40, top + 40))) == (x, y)
+
+
+def test_an_empty_picture_has_neither_object_nor_place():
+    empty = np.full((128, 128, 3), 200, np.uint8)
+    assert main_colour(empty) is None
+    assert place(empty) is None
+
+
+@pytest.mark.parametrize("relation", ["next to", "above", "below", "to the left of", "to the right of"])
+def test_each_half_shows_the_object_that_the_prompt_puts_there(relation: str):
+    image = Image.new("RGB", (128, 128), "white")
+    for colour, box in zip(("red", "blue"), boxes(relation), strict=True):
+        left, top = round((box.x - 0.2) * 128), round((box.y - 0.2) * 128)
+        image.paste(BACKGROUNDS[colour], (left, top, left + 51, top + 51))
+    first, second = halves(np.asarray(image), relation)
+    assert (main_colour(first), main_colour(second)) == ("red", "blue")
+
+
+def test_the_frechet_distance_of_gaussians_is_the_one_in_closed_form():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(40_000, 3, generator=generator)
+    b = 2 * torch.randn(40_000, 3, generator=generator) + torch.tensor([1.0, 0.0, 2.0])
+    assert frechet(a, b) == pytest.approx(5 + 3 * (1 - 2) ** 2, rel=0.02)
+    assert frechet(a, a) == pytest.approx(0, abs=1e-9)

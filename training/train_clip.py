@@ -1,0 +1,152 @@
+"""Train a small CLIP on the composed pictures: `python -m training.train_clip`.
+
+Picture and caption are drawn together, and all other pairs of a batch apart (Figure 3, arXiv:2103.00020). It conditions
+nothing: the U-Net has its own text encoder, so this model judges what that one draws. `training.evaluate` asks it, and
+exported with the model it gives the page its match of picture and prompt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import CLIPTokenizer
+
+from stable_diffusion.clip import CLIP, CLIPModel
+from stable_diffusion.config import CLIPConfig, CLIPImageConfig, CLIPTextConfig, CLIPVisionConfig
+
+from .optimizer import MuonAdamW
+from .run import EMA, Run, warmup_cosine
+from .train_unet import tokenize
+
+WIDTH = 128
+SIDE = 64
+VISION = CLIPVisionConfig(
+    hidden_size=WIDTH,
+    intermediate_size=4 * WIDTH,
+    num_hidden_layers=6,
+    num_attention_heads=4,
+    image_size=SIDE,
+    patch_size=8,
+    hidden_act="gelu",
+)
+IMAGES = CLIPImageConfig(
+    crop_size=(SIDE, SIDE),
+    shortest_edge=SIDE,
+    size=None,
+    image_mean=(0.5, 0.5, 0.5),
+    image_std=(0.5, 0.5, 0.5),
+    rescale_factor=1 / 255,
+    resample=3,
+)
+MAX_SCALE = math.log(100.0)  # of the inverse temperature, as in section 2.5 of the paper
+SHIFT = 4  # pixels that a picture is moved by at most, so that no place is learned by heart
+
+
+def clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
+    """Two towers of the same width, for the vocabulary and length of `tokenizer`."""
+    text = CLIPTextConfig(
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=tokenizer.model_max_length,
+        hidden_act="gelu",
+        eos_token_id=tokenizer.eos_token_id,
+        projection_dim=WIDTH,
+    )
+    return CLIPConfig(text, VISION, projection_dim=WIDTH)
+
+
+def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """An untrained model, with the paper's temperature and embeddings large enough for shallow towers."""
+    model = CLIPModel(clip_config(tokenizer))
+    for name, parameter in model.named_parameters():
+        if name.endswith("embedding.weight") and parameter.ndim == 2:
+            nn.init.normal_(parameter, std=0.3)
+    nn.init.constant_(model.logit_scale, math.log(1 / 0.07))
+    return model
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
+    """Symmetric cross-entropy over the similarities of all pairs of a batch (Figure 3, arXiv:2103.00020).
+
+    images and texts are (B, D), of length 1, row i of the one belonging to row i of the other.
+    """
+    logits = logit_scale.clamp(max=MAX_SCALE).exp() * images @ texts.T
+    own = torch.arange(len(logits))
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+class Examples:
+    """Composed pictures of 64 pixels with their captions; larger ones are averaged down."""
+
+    def __init__(self, folders: list[Path], tokenizer: CLIPTokenizer):
+        self.pictures = [np.load(folder / "pictures.npy", mmap_mode="r") for folder in folders]
+        captions = [json.loads((folder / "captions.json").read_text(encoding="utf-8")) for folder in folders]
+        self.tokens = [tokenize(tokenizer, part) for part in captions]
+        self.sizes = torch.tensor([len(part) for part in captions], dtype=torch.float)
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """Normalised pictures (size, 3, 64, 64), each shifted a little, and tokens (size, S)."""
+        folder = int(torch.multinomial(self.sizes, 1))
+        rows = torch.randint(len(self.pictures[folder]), (size,)).sort().values
+        pixels = torch.from_numpy(self.pictures[folder][rows.numpy()]).permute(0, 3, 1, 2) / 127.5 - 1.0
+        pixels = F.avg_pool2d(pixels, pixels.shape[-1] // SIDE)
+        framed = F.pad(pixels, (SHIFT,) * 4, mode="replicate")
+        top, left = torch.randint(2 * SHIFT + 1, (2,)).tolist()
+        tokens = self.tokens[folder][rows].long()
+        longest = int((tokens != tokens[:, -1:]).sum(dim=1).max()) + 1  # what follows the end is never looked at
+        return framed[..., top : top + SIDE, left : left + SIDE], tokens[:, :longest]
+
+
+def load_clip(checkpoint: Path, tokenizer: CLIPTokenizer) -> CLIP:
+    """The averaged model of a checkpoint. Raises FileNotFoundError where there is none."""
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.train_clip`")
+    model = CLIPModel(clip_config(tokenizer))
+    model.load_state_dict(torch.load(checkpoint, weights_only=True, mmap=True)["ema"])
+    return CLIP(model.eval().requires_grad_(False), tokenizer, IMAGES)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--pictures", type=Path, nargs="+", default=[Path("runs/latents-64"), Path("runs/latents-128")])
+    parser.add_argument("--tokenizer", type=Path, default=Path("runs/tokenizer"))
+    parser.add_argument("--out", type=Path, default=Path("runs/clip"))
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
+    examples = Examples(args.pictures, tokenizer)
+    model = new_clip(tokenizer)
+    ema = EMA(model, 0.995)
+    optimizer = MuonAdamW(model, args.rate)
+    run = Run(args.out, {"model": model, "ema": ema.model, "optimizer": optimizer}, args.steps)
+    run.resume()
+    torch.manual_seed(run.step)
+    for step in run.steps():
+        optimizer.set_rate(args.rate * warmup_cosine(step, args.steps, 100))
+        pixels, tokens = examples.batch(args.batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            images, texts = model.embed_images(pixels), model.embed_texts(tokens)
+        loss = contrastive_loss(images.float(), texts.float(), model.logit_scale)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ema.update(model, step)
+        run.record(args.batch, loss.item())
+
+
+if __name__ == "__main__":
+    main()
