@@ -1,8 +1,7 @@
 """The optimizer of the U-Net: Muon for matrices, AdamW for everything else.
 
 Muon (Jordan et al., 2024) makes the singular values of each update equal, so that rare directions, such as the shape of
-one thing among a thousand, learn as fast as common ones. At 64 px it came in 11,000 examples to the loss that AdamW
-had after 33,000, for half a second more a step.
+one thing among a thousand, learn as fast as common ones; see `training/README.md` for what that was worth.
 """
 
 from __future__ import annotations
