@@ -166,7 +166,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--unet", type=Path, default=Path("runs/unet/checkpoint.pt"))
     parser.add_argument("--vae", type=Path, default=Path("runs/vae/checkpoint.pt"))
-    parser.add_argument("--clip", type=Path, default=Path("runs/clip/checkpoint.pt"))
+    parser.add_argument("--clip", type=Path, default=Path("runs/clip/checkpoint.pt"), help="left out if not there")
     parser.add_argument("--tokenizer", type=Path, default=Path("runs/tokenizer"))
     parser.add_argument("--out", type=Path, default=Path("assets/models/emoji"))
     args = parser.parse_args()
@@ -175,7 +175,8 @@ def main() -> None:
     model.load_state_dict(torch.load(args.unet, weights_only=True, mmap=True)["ema"])
     vae = standardise(load_vae(args.vae), model.latent_mean, model.latent_std)
     export(args.out, model, vae, args.tokenizer)
-    export_clip(args.out / "clip", load_clip(args.clip, tokenizer), args.tokenizer)
+    if args.clip.exists():
+        export_clip(args.out / "clip", load_clip(args.clip, tokenizer), args.tokenizer)
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{args.out}: {size / 1e6:.1f} MB")
 

@@ -64,7 +64,7 @@ TEXT_LAYERS, TEXT_HEADS = 3, 4
 EMPTY_SHARE = 0.1  # of the captions
 WARMUP = 200  # steps
 SHEET_STEPS = 12  # of sampling: enough to judge by, and quick
-EMA_DECAY, EMA_EVERY = 0.9975, 4  # decay a step; averaging every few steps costs less and is as smooth
+EMA_DECAY, EMA_EVERY = 0.99, 4  # decay a step; averaging every few steps costs less and is as smooth
 
 
 class TextToLatents(nn.Module):

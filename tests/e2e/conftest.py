@@ -30,10 +30,11 @@ expect.set_options(timeout=PATIENCE)
 
 @dataclass
 class Server:
-    """A running server: where it is, and what it has said so far."""
+    """A running server: where it is, what it has said so far, and where it keeps files."""
 
     url: str
     log: Path
+    files: Path
 
     def wait_for_log(self, text: str, count: int = 1) -> str:
         """The last line that holds `text`, once it has been logged `count` times."""
@@ -61,11 +62,11 @@ def server(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """`python app.py` with the bundled model, ended when the tests are over."""
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
-    server = Server(f"http://127.0.0.1:{port}", folder / "log.txt")
+    server = Server(f"http://127.0.0.1:{port}", folder / "log.txt", folder / "files")
     command = [sys.executable, "app.py", "--port", str(port), "--model", str(bundled_model), "--device", "cpu", "--mcp"]
     (folder / "models" / "broken").mkdir(parents=True)
     (folder / "models" / "broken" / "model_index.json").write_text("{}")
-    environment = {**os.environ, "GRADIO_TEMP_DIR": str(folder / "files"), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(server.files), "PYTHONUNBUFFERED": "1"}
     environment["SD_MODELS"] = str(folder / "models")
     with server.log.open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)

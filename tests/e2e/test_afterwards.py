@@ -97,10 +97,10 @@ def test_a_picture_goes_on_to_image2image(finished: Visitor):
     expect(page.locator("#history button.thumbnail-item")).to_have_count(2)
 
 
-def test_escape_stops(page: Page):
+def test_control_enter_generates_and_escape_stops(page: Page):
     visitor = Visitor(page)
     visitor.ask("a cat", steps=150)
-    visitor.generate()
+    page.locator("#t2i-prompt textarea").press("Control+Enter")
     visitor.wait_until("step")
     page.keyboard.press("Escape")
     visitor.wait_until("stopped")
@@ -119,6 +119,18 @@ def test_two_visitors_at_once_never_see_each_others_pictures(visit: Callable[...
         expect(visitor.page.locator("#history button.thumbnail-item")).to_have_count(1)
     pictures = [visitor.view.locator(".film img").first.get_attribute("src") for visitor in (first, second)]
     assert pictures[0] != pictures[1]
+
+
+def test_who_waits_sees_the_place_in_line(visit: Callable[..., Page]):
+    first, second = (Visitor(visit()) for _ in range(2))
+    first.ask("a long run", steps=150)
+    first.generate()
+    first.wait_until("step")
+    second.ask("a short run", steps=2)
+    second.generate()
+    expect(second.page.locator("#t2i-line")).to_contain_text("queue: 1/1")
+    first.stop()
+    second.wait_until("finished")
 
 
 def test_tokens_are_counted(page: Page):

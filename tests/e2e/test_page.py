@@ -30,6 +30,19 @@ def test_a_prompt_becomes_a_picture_step_by_step(page: Page):
     visitor.expect_result()
 
 
+def test_only_the_finished_picture_becomes_a_file(page: Page, server: Server):
+    def files() -> set[Path]:
+        return {path for path in server.files.rglob("*") if path.is_file()}
+
+    before = files()
+    visitor = Visitor(page)
+    visitor.ask("a file of its own", steps=8, seed="77")
+    visitor.generate()
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    assert [path.name for path in files() - before] == ["a-file-of-its-own-77.png"]
+
+
 def test_stop_keeps_the_partial_picture(page: Page):
     visitor = Visitor(page)
     visitor.ask("a cat", steps=150)
