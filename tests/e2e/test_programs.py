@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def test_a_language_model_finds_and_calls_the_tools(server: Server):
             assert not answer.isError
             return [tool.name for tool in tools], answer.content[0].text
 
-    names, answer = asyncio.run(use())
+    # In a thread of its own: the browser's driver has a loop running in this one.
+    with ThreadPoolExecutor() as pool:
+        names, answer = pool.submit(asyncio.run, use()).result()
     assert names == ["text2image", "image2image"]
     assert re.search(re.escape(server.url) + r"/gradio_api/file=\S+a-red-apple-\d+\.png", answer)
