@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     cut: dict[str, int] = field(default_factory=dict)  # path -> in how many answers the connection ends half way
     corrupt: set[str] = field(default_factory=set)  # paths whose content arrives with a bit flipped
+    pace: float = 0.0  # seconds a megabyte, as a slow network has them
     requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Range header
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -108,6 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             if cut:
                 self.hub.cut[name] -= 1
         content = content[start:]
+        time.sleep(self.hub.pace * len(content) / 1e6 if body else 0)
         self._send(status, content, headers, body, stop=len(content) // 2 if cut else None)
 
     def _send(self, status: int, content: bytes, headers: dict[str, str], body: bool, stop: int | None = None) -> None:

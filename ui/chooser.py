@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextvars
 import html
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
+from .controls import SIZED, SizeSlider, bounds
 from .models import ModelHolder
 from .tab import Tab
 
-SIZED = ("width", "height")
 SAMPLED = ("num_inference_steps", "guidance_scale", "sampler")
 
 
@@ -25,8 +26,14 @@ def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs
     before = gr.State(holder.first)
 
     def choose(name: str, previous: str, progress: gr.Progress = gr.Progress()) -> dict[Component, Any]:  # noqa: B008
+        context = contextvars.copy_context()
+
+        def tell(text: str, share: float) -> None:
+            # Downloads report from threads of their own, in which Gradio would not know whose event this is.
+            context.copy().run(progress, share, desc=text)
+
         try:
-            holder.pipeline(name, lambda text, share: progress(share, desc=text))
+            holder.pipeline(name, tell)
         except ValueError as error:
             return {menu: previous, note: f"**{html.escape(str(error), quote=False)}** The model stays as it was."}
         updates = {before: name, note: ""}
@@ -48,11 +55,10 @@ def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs
 def resize(holder: ModelHolder, name: str, tabs: list[Tab]) -> dict[Component, Any]:
     """The updates that give the controls a model's sizes and defaults."""
     defaults = holder.defaults_of(name)
-    sides = {"minimum": defaults.min_side, "maximum": defaults.max_side, "step": defaults.side_step}
     updates: dict[Component, Any] = {}
     for tab in tabs:
         for control in SIZED:
-            updates[tab.controls[control]] = gr.Slider(**sides, value=defaults.side)
+            updates[tab.controls[control]] = SizeSlider(**bounds(defaults), value=defaults.side)
         for control in SAMPLED:
             updates[tab.controls[control]] = getattr(defaults, control)
     return updates

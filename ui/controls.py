@@ -15,12 +15,32 @@ Controls = dict[str, Component]
 """Argument name -> the component that holds its value."""
 
 MAX_PAGE_STEPS = 150
+SIZED = ("width", "height")
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """For the small events between components."""
 
 CHECKED: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 """For small events that may fail: Gradio shows the message of a gr.Error only where the event was in the queue."""
+
+
+class SizeSlider(gr.Slider):
+    """A slider of width or height, which `Request` checks.
+
+    Its bounds change with the model, and a value from before that change may still be on its way: Gradio's own check
+    would answer it with an error.
+    """
+
+    is_template = True  # drawn as its base class is
+
+    def preprocess(self, payload: float) -> float:
+        """The value as it came."""
+        return payload
+
+
+def bounds(defaults: Defaults) -> dict[str, int]:
+    """The bounds and the step of a `SizeSlider` for a model."""
+    return {"minimum": defaults.min_side, "maximum": defaults.max_side, "step": defaults.side_step}
 
 
 def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, kind: str) -> Controls:
@@ -89,12 +109,7 @@ def sampling_controls(defaults: Defaults, kind: str) -> Controls:
 
 def more_controls(defaults: Defaults, kind: str) -> Controls:
     """Sampler, size, number of pictures and preview, folded away."""
-    sides: dict[str, Any] = {
-        "minimum": defaults.min_side,
-        "maximum": defaults.max_side,
-        "value": defaults.side,
-        "step": defaults.side_step,
-    }
+    sides = {**bounds(defaults), "value": defaults.side}
     with gr.Accordion("More settings", open=False):
         with gr.Row():
             sampler = gr.Dropdown(
@@ -112,7 +127,7 @@ def more_controls(defaults: Defaults, kind: str) -> Controls:
                 elem_id=f"{kind}-preview",
             )
         with gr.Row():
-            width = gr.Slider(**sides, label="Width", elem_id=f"{kind}-width")
-            height = gr.Slider(**sides, label="Height", elem_id=f"{kind}-height")
+            width = SizeSlider(**sides, label="Width", elem_id=f"{kind}-width")
+            height = SizeSlider(**sides, label="Height", elem_id=f"{kind}-height")
         count = gr.Slider(1, MAX_IMAGES, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
     return {"sampler": sampler, "preview": preview, "width": width, "height": height, "num_images": count}

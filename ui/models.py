@@ -7,6 +7,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +48,12 @@ class ModelHolder:
         return self.defaults_of(self.first)
 
     def defaults_of(self, name: str) -> Defaults:
-        """What the controls show for a model, read from its JSON without loading it."""
-        return read_defaults(self.sources[name])
+        """What the controls show for a model, from its JSON where it is not loaded yet."""
+        if (pipeline := self._loaded.get(name)) is None:
+            return read_defaults(self.sources[name])
+        scheduler = pipeline.models.scheduler
+        named = {**asdict(scheduler), "_class_name": scheduler.class_name}
+        return defaults_for(pipeline.default_size, distillation(asdict(pipeline.models.unet.config), named))
 
     def ready(self, name: str | None = None) -> bool:
         """Whether `pipeline` would answer at once."""

@@ -54,9 +54,9 @@ def build_page(holder: ModelHolder) -> gr.Blocks:
                 )
         tabs = {tab.kind: tab for tab in (words, photos)}
         connect_menu(menu, note, holder, [words, photos])
-        connect_history(tabs, pages, history)
-        connect_file(tabs, pages, file)
-        connect_link(tabs, pages, page)
+        connect_history(tabs, holder, pages, history)
+        connect_file(tabs, holder, pages, file)
+        connect_link(tabs, holder, pages, page)
         connect_use(tabs, pages)
         add_endpoints(holder)
     return page.queue(max_size=QUEUE_SIZE)

@@ -9,22 +9,28 @@ import gradio as gr
 from gradio.components import Component
 
 from . import live
-from .controls import CHECKED, QUIET
+from .controls import CHECKED, QUIET, SIZED, SizeSlider, bounds
 from .history import History, Run, at
 from .link import from_query
 from .metadata import read_settings
+from .models import ModelHolder
 from .tab import Tab, clear_error, shown
 
 Updates = dict[Component, Any]
 
 
-def fill(tab: Tab, settings: dict[str, Any]) -> Updates:
+def fill(tab: Tab, settings: dict[str, Any], holder: ModelHolder) -> Updates:
     """The updates that put settings into a tab's controls; what its controls can't hold is left as it is."""
-    return {
+    updates = {
         component: "" if name == "seed" and settings[name] is None else fitting(component, settings[name])
         for name, component in tab.controls.items()
         if name in settings
     }
+    if settings.get("model") in holder.names:
+        defaults = holder.defaults_of(settings["model"])
+        for name in SIZED:
+            updates[tab.controls[name]] = SizeSlider(**bounds(defaults), value=settings.get(name, defaults.side))
+    return updates
 
 
 def all_controls(tabs: dict[str, Tab]) -> list[Component]:
@@ -44,21 +50,21 @@ def fitting(component: Component, value: Any) -> Any:
     return str(value)
 
 
-def connect_history(tabs: dict[str, Tab], pages: gr.Tabs, history: History) -> None:
+def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, history: History) -> None:
     """A click on a thumbnail brings back picture, film and settings."""
 
     def restore(runs: list[Run], event: gr.SelectData) -> Updates:
         run = at(runs, event.index)
         tab = tabs[run.kind]
         updates = {pages: gr.Tabs(selected=run.kind), tab.view.live: live.replay(run.film, run.link)}
-        return updates | fill(tab, run.settings) | tab.show(run)
+        return updates | fill(tab, run.settings, holder) | tab.show(run)
 
     shown = [part for tab in tabs.values() for part in (tab.view.live, *tab.shown)]
     outputs = [pages, *all_controls(tabs), *shown]
     history.gallery.select(restore, history.runs, outputs, show_progress="hidden", api_visibility="private")
 
 
-def connect_file(tabs: dict[str, Tab], pages: gr.Tabs, file: gr.File) -> None:
+def connect_file(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, file: gr.File) -> None:
     """A PNG that is dropped on the page gives its settings to the tab that it came from."""
 
     def restore(path: str) -> Updates:
@@ -68,13 +74,13 @@ def connect_file(tabs: dict[str, Tab], pages: gr.Tabs, file: gr.File) -> None:
             raise clear_error(error) from None
         kind = "i2i" if "strength" in settings else "t2i"
         gr.Info("The settings of this picture are in the form now.", title="Restored")
-        return {pages: gr.Tabs(selected=kind), file: None} | fill(tabs[kind], settings)
+        return {pages: gr.Tabs(selected=kind), file: None} | fill(tabs[kind], settings, holder)
 
     outputs = [pages, file, *all_controls(tabs)]
     file.upload(restore, file, outputs, show_progress="hidden", api_visibility="private")
 
 
-def connect_link(tabs: dict[str, Tab], pages: gr.Tabs, page: gr.Blocks) -> None:
+def connect_link(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, page: gr.Blocks) -> None:
     """Settings in the page's address are in the form when it opens."""
 
     def restore(request: gr.Request) -> Updates:
@@ -82,7 +88,7 @@ def connect_link(tabs: dict[str, Tab], pages: gr.Tabs, page: gr.Blocks) -> None:
         if not settings:
             return {pages: gr.skip()}
         kind = "i2i" if "strength" in settings else "t2i"
-        return {pages: gr.Tabs(selected=kind)} | fill(tabs[kind], settings)
+        return {pages: gr.Tabs(selected=kind)} | fill(tabs[kind], settings, holder)
 
     outputs = [pages, *all_controls(tabs)]
     page.load(restore, None, outputs, **QUIET)

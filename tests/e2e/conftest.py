@@ -18,6 +18,7 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import ROOT
+from tests.hub_server import Hub, serve
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # A quiet browser that draws without a GPU, in a container too.
@@ -58,7 +59,15 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def server(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def hub(bundled_model: Path) -> Iterator[Hub]:
+    """A hub on loopback, slow enough to watch, that has one model under the name of a large one."""
+    with serve({"stable-diffusion-v1-5/stable-diffusion-v1-5": bundled_model}) as hub:
+        hub.pace = 0.4
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def server(bundled_model: Path, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`python app.py` with the bundled model, ended when the tests are over."""
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
@@ -67,7 +76,7 @@ def server(bundled_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     (folder / "models" / "broken").mkdir(parents=True)
     (folder / "models" / "broken" / "model_index.json").write_text("{}")
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(server.files), "PYTHONUNBUFFERED": "1"}
-    environment["SD_MODELS"] = str(folder / "models")
+    environment |= {"SD_MODELS": str(folder / "models"), "HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hub")}
     with server.log.open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
     try:

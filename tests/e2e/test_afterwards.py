@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,3 +150,19 @@ def test_a_model_that_cannot_be_loaded_leaves_the_one_before(page: Page):
     visitor.ask("a cat", steps=1)
     visitor.generate()
     visitor.wait_until("finished")
+
+
+def test_a_model_from_the_hub_comes_with_progress_and_draws(page: Page):
+    page.locator("#model input").click()
+    page.get_by_role("option", name="Stable Diffusion 1.5").click()
+    expect(page.get_by_text(re.compile(r"Downloading .*, [1-9]\d* of \d\d MB")).first).to_be_visible()
+    expect(page.get_by_text(re.compile("Downloading|Loading"))).to_have_count(0)
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=2)
+    visitor.generate()
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    expect(page.locator(".toast-body")).to_have_count(0)
+    address = page.locator("#t2i-results img").first.get_attribute("src")
+    picture = Image.open(io.BytesIO(page.request.get(address).body()))
+    assert "Model: stable-diffusion-v1-5" in picture.info["parameters"]
