@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -21,8 +22,8 @@ SHARE = 0.05
 class Preview:
     """Latents -> pictures for one run, by the decoder of that name: auto, vae, linear or none.
 
-    "auto" starts with the VAE and measures. It spends at most 5 % of the time that the steps take: each step earns
-    that share, and the VAE decodes whenever enough has been earned; in between the matrix does.
+    "auto" spends at most 5 % of the time that the steps take: each step earns that share, and the VAE decodes whenever
+    enough has been earned; in between the matrix does. What the VAE costs is first judged by a corner of the picture.
     """
 
     def __init__(self, vae: VAE, name: str = "auto", clock: Callable[[], float] = time.perf_counter):
@@ -39,12 +40,28 @@ class Preview:
             return None
         started = self.clock()
         self._earned += SHARE * (started - self._resumed)
-        by_vae = self.name == "vae" or (self.name == "auto" and (self._cost is None or self._cost <= self._earned))
-        pictures = to_images(self.vae.decode_finite(latents) if by_vae else linear_preview(self.vae, latents))
+        if self.name == "vae" or (self.name == "auto" and self._affordable(latents)):
+            pictures = self._decode(latents)
+        else:
+            pictures = to_images(linear_preview(self.vae, latents))
         self._resumed = self.clock()
-        if by_vae:
-            self._cost = self._resumed - started
-            self._earned -= self._cost
+        self._earned -= self._resumed - started
+        return pictures
+
+    def _affordable(self, latents: Tensor) -> bool:
+        """Whether the steps so far have earned a picture by the VAE."""
+        if self._cost is None:
+            corner = latents[:1, :, : math.ceil(latents.shape[2] / 4), : math.ceil(latents.shape[3] / 4)]
+            for _ in range(2):  # the first decoding of a size also pays for its preparation
+                self._decode(corner)
+            self._cost *= latents.numel() / corner.numel()
+        return self._cost <= self._earned
+
+    def _decode(self, latents: Tensor) -> list[Image.Image]:
+        """Pictures by the VAE, timed."""
+        started = self.clock()
+        pictures = to_images(self.vae.decode_finite(latents))
+        self._cost = self.clock() - started
         return pictures
 
 
