@@ -24,6 +24,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # A quiet browser that draws without a GPU, in a container too.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update"]
 FLAGS += ["--disable-background-networking", "--disable-sync", "--disable-dev-shm-usage"]
+FLAGS += ["--use-fake-device-for-media-stream"]  # a camera for the machines that have none
 PATIENCE = 120_000
 """How many milliseconds a slow machine may take; nothing waits this long on purpose."""
 expect.set_options(timeout=PATIENCE)

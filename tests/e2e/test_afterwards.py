@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,18 @@ def test_settings_come_back_from_history_from_a_picture_and_from_a_link(finished
     page.wait_for_url("**/?*seed=42*")
     page.goto(page.url)
     expect_form(page, "a red fox", "42", "4")
+
+
+def test_the_whole_visit_can_be_downloaded(finished: Visitor, tmp_path: Path):
+    page = finished.page
+    finished.ask("a blue fish", steps=2, seed="7")
+    finished.generate()
+    expect(page.locator("#history button.thumbnail-item")).to_have_count(2)
+    with page.expect_download() as download:
+        page.locator("#history").get_by_label("Download All").click()
+    with zipfile.ZipFile(download.value.path()) as pictures:
+        settings = [read_settings(pictures.extract(name, tmp_path)) for name in pictures.namelist()]
+    assert [(facts["prompt"], facts["seed"]) for facts in settings] == [("a blue fish", 7), ("a red fox", 42)]
 
 
 def test_a_picture_goes_on_to_image2image(finished: Visitor):

@@ -15,6 +15,11 @@ from .conftest import Server
 from .visitor import Visitor
 
 CAT = ROOT / "assets" / "examples" / "cat.jpg"
+COPY_A_PICTURE = """async () => {
+  const canvas = document.createElement('canvas');
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, 'image/png'));
+  await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]);
+}"""
 
 
 def test_a_prompt_becomes_a_picture_step_by_step(page: Page):
@@ -81,6 +86,28 @@ def test_the_start_follows_fit_and_strength(page: Page):
     expect(pictures.nth(0)).to_have_attribute("src", fitted)
     page.locator("#i2i-fit").get_by_label("Pad").check()
     expect(pictures.nth(0)).not_to_have_attribute("src", fitted)
+
+
+def test_a_photo_can_come_from_the_clipboard(visit: Callable[..., Page]):
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    visitor = Visitor(page, "i2i")
+    page.evaluate(COPY_A_PICTURE)
+    page.locator(visitor.at("photo")).get_by_label("Paste from clipboard").click()
+    expect(page.locator("#i2i-start img")).to_have_count(2)
+
+
+def test_a_photo_can_come_from_the_camera(visit: Callable[..., Page]):
+    page = visit(permissions=["camera"])
+    visitor = Visitor(page, "i2i")
+    photo = page.locator(visitor.at("photo"))
+    photo.get_by_label("Capture from camera").click()
+    photo.get_by_role("button", name="Click to Access Webcam").click()
+    photo.get_by_label("capture photo").click()
+    expect(page.locator("#i2i-start img")).to_have_count(2)
+    visitor.ask("a dog face", steps=4)
+    visitor.generate()
+    visitor.wait_until("finished")
+    visitor.expect_result()
 
 
 def test_closing_the_page_ends_the_work(visit: Callable[..., Page], server: Server):
