@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIP, CLIPModel
@@ -86,25 +87,31 @@ def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tens
 
 
 class Examples:
-    """Composed pictures of 64 pixels with their captions; larger ones are averaged down."""
+    """Composed pictures of 64 pixels with their captions, in memory; larger ones are averaged down."""
 
     def __init__(self, folders: list[Path], tokenizer: CLIPTokenizer):
-        self.pictures = [np.load(folder / "pictures.npy", mmap_mode="r") for folder in folders]
+        stored = [np.load(folder / "pictures.npy", mmap_mode="r") for folder in folders]
         captions = [json.loads((folder / "captions.json").read_text(encoding="utf-8")) for folder in folders]
-        self.tokens = [tokenize(tokenizer, part) for part in captions]
-        self.sizes = torch.tensor([len(part) for part in captions], dtype=torch.float)
+        self.pictures = torch.cat([shrink(pictures) for pictures in stored])
+        self.tokens = tokenize(tokenizer, [caption for part in captions for caption in part])
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Normalised pictures (size, 3, 64, 64), each shifted a little, and tokens (size, S)."""
-        folder = int(torch.multinomial(self.sizes, 1))
-        rows = torch.randint(len(self.pictures[folder]), (size,)).sort().values
-        pixels = torch.from_numpy(self.pictures[folder][rows.numpy()]).permute(0, 3, 1, 2) / 127.5 - 1.0
-        pixels = F.avg_pool2d(pixels, pixels.shape[-1] // SIDE)
-        framed = F.pad(pixels, (SHIFT,) * 4, mode="replicate")
+        """Normalised pictures (size, 3, 64, 64), shifted a little, and tokens (size, S)."""
+        rows = torch.randint(len(self.pictures), (size,))
+        framed = F.pad(self.pictures[rows] / 127.5 - 1.0, (SHIFT,) * 4, mode="replicate")
         top, left = torch.randint(2 * SHIFT + 1, (2,)).tolist()
-        tokens = self.tokens[folder][rows].long()
+        tokens = self.tokens[rows].long()
         longest = int((tokens != tokens[:, -1:]).sum(dim=1).max()) + 1  # what follows the end is never looked at
         return framed[..., top : top + SIDE, left : left + SIDE], tokens[:, :longest]
+
+
+def shrink(pictures: np.ndarray) -> Tensor:
+    """Pictures uint8 (N, H, W, 3) -> (N, 3, 64, 64), each pixel the mean of those it covers."""
+    small = [
+        F.adaptive_avg_pool2d(torch.from_numpy(part).permute(0, 3, 1, 2).float(), SIDE).round().byte()
+        for part in np.array_split(pictures, -(-len(pictures) // 1024))
+    ]
+    return torch.cat(small)
 
 
 def load_clip(checkpoint: Path, tokenizer: CLIPTokenizer) -> CLIP:
@@ -138,7 +145,8 @@ def main() -> None:
     for step in run.steps():
         optimizer.set_rate(args.rate * warmup_cosine(step, args.steps, 100))
         pixels, tokens = examples.batch(args.batch)
-        with torch.autocast("cpu", torch.bfloat16):
+        # Plain attention: the backward pass of the fused one is slow on CPUs at these sizes.
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             images, texts = model.embed_images(pixels), model.embed_texts(tokens)
         loss = contrastive_loss(images.float(), texts.float(), model.logit_scale)
         optimizer.zero_grad()
