@@ -75,6 +75,28 @@ def test_a_photo_becomes_another_picture(page: Page):
     visitor.expect_result()
 
 
+def test_an_example_fills_the_form(page: Page):
+    page.get_by_text("a rocket, noto style, on a blue background", exact=True).last.click()
+    expect(page.locator("#t2i-prompt textarea")).to_have_value("a rocket, noto style, on a blue background")
+    visitor = Visitor(page, "i2i")
+    page.get_by_text("a cup of coffee, noto style", exact=True).last.click()
+    expect(page.locator("#i2i-prompt textarea")).to_have_value("a cup of coffee, noto style")
+    expect(page.locator("#i2i-start img")).to_have_count(2)
+    visitor.set_number("steps", 4)
+    visitor.generate()
+    visitor.wait_until("finished")
+
+
+def test_the_dice_leave_the_seed_to_chance(page: Page):
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=1, seed="5")
+    page.get_by_role("button", name="Random").first.click()
+    expect(page.locator("#t2i-seed").get_by_role("textbox")).to_have_value("")
+    visitor.generate()
+    visitor.wait_until("finished")
+    assert int(page.inner_text("#t2i-live [data-fact=seed]")) != 5
+
+
 def test_the_start_follows_fit_and_strength(page: Page):
     visitor = Visitor(page, "i2i")
     visitor.choose_photo(CAT)
