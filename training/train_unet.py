@@ -190,8 +190,8 @@ def as_pipeline(model: TextToLatents, tokenizer: CLIPTokenizer, vae: VAE) -> Pip
 def draw_timesteps(count: int, steps: int) -> Tensor:
     """Timesteps int64 (count,) below `steps`, more often late ones: their density grows like t^TIMESTEP_POWER.
 
-    Little noise drowns small latents. After 130,000 examples the caption lowered the loss by half at t = 950, by a tenth
-    at 650 and by a hundredth at 150: what a picture shows is decided at the late ones.
+    Little noise drowns small latents. After 130,000 examples the caption lowered the loss by half at t = 950, by a
+    tenth at 650 and by a hundredth at 150: what a picture shows is decided at the late ones.
     """
     return (torch.rand(count) ** (1 / (1 + TIMESTEP_POWER)) * steps).long().clamp(max=steps - 1)
 
