@@ -11,10 +11,10 @@ from stable_diffusion.images import to_images
 
 HERE = Path(__file__).parent
 PROMPTS = (
-    "a rocket, noto style, on a blue background",
+    "a panda, fluent flat style, on a pink background",
     "a red apple, fluent 3d style",
-    "an octopus, twemoji style, on a yellow background",
-    "a pizza, fluent flat style, on a green background",
+    "a blue car, fluent color style",
+    "a purple umbrella, fluent color style, on a yellow background",
 )
 STRENGTHS = (0.3, 0.5, 0.6, 0.7, 0.8, 1.0)
 PHOTOS = (("cat", "a cat face, fluent 3d style"), ("coffee", "a cup of coffee, noto style"))
