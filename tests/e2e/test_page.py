@@ -166,6 +166,20 @@ def test_the_noisy_picture_appears_at_the_flick_of_a_switch(page: Page):
     expect(page.locator("#t2i-live .xt img")).to_be_visible()
 
 
+@pytest.mark.parametrize("height", [500, 1000])
+def test_the_whole_picture_is_seen_in_a_low_window(visit: Callable[..., Page], height: int):
+    page = visit(viewport={"width": 1440, "height": height})
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=1)
+    visitor.generate()
+    visitor.wait_until("finished")
+    frame, picture = (page.locator(f"#t2i-live .x0 {part}").bounding_box() for part in (".frame", "img"))
+    assert frame is not None
+    assert picture is not None
+    assert picture["height"] <= frame["height"]
+    assert page.locator("#t2i-live .x0 img").evaluate("image => getComputedStyle(image).objectFit") == "contain"
+
+
 def test_the_last_seed_can_be_used_again(page: Page):
     visitor = Visitor(page)
     visitor.ask("a cat", steps=12)
