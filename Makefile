@@ -34,6 +34,7 @@ train: $(VENV)/.installed-dev
 	$(BIN)/python -m training.train_unet --resolution 128 --minutes 420 --decay 60
 	$(BIN)/python -m training.export
 	$(BIN)/python -m training.contact_sheet
+	$(BIN)/python -m training.curves
 	$(BIN)/python -m training.evaluate
 
 clean:

@@ -17,7 +17,12 @@ PROMPTS = (
     "a purple umbrella, fluent color style, on a yellow background",
 )
 STRENGTHS = (0.3, 0.5, 0.6, 0.7, 0.8, 1.0)
-PHOTOS = (("cat", "a cat face, fluent 3d style"), ("coffee", "a cup of coffee, noto style"))
+PHOTOS = (
+    ("cat", "a cat face, fluent 3d style"),
+    ("coffee", "a cup of coffee, noto style"),
+    ("flower", "a sunflower, noto style"),
+    ("rocket", "a rocket, noto style"),
+)
 SIDE, GAP, LABEL = 192, 8, 26
 INK, PAPER = "#1c1917", "#fafaf9"
 

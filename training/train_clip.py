@@ -108,7 +108,7 @@ class Examples:
 def shrink(pictures: np.ndarray) -> Tensor:
     """Pictures uint8 (N, H, W, 3) -> (N, 3, 64, 64), each pixel the mean of those it covers."""
     small = [
-        F.adaptive_avg_pool2d(torch.from_numpy(part).permute(0, 3, 1, 2).float(), SIDE).round().byte()
+        F.adaptive_avg_pool2d(torch.from_numpy(part.astype(np.float32)).permute(0, 3, 1, 2), SIDE).round().byte()
         for part in np.array_split(pictures, -(-len(pictures) // 1024))
     ]
     return torch.cat(small)

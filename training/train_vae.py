@@ -2,8 +2,8 @@
 
 Three of four examples are 64 px crops at full size, one is a whole picture at half size, each on a random background.
 The loss is L1 on a four-level pyramid, L1 on the gradients, which keeps outlines crisp, and a small KL term
-(arXiv:2112.10752, section 3.1: KL regularisation, without the discriminator). A resumed run may freeze the encoder, so
-that latents already trained on stay valid while the decoder goes on.
+(arXiv:2112.10752, section 3.1: KL regularisation, without the discriminator). `--decoder-of CHECKPOINT` goes on with
+the decoder alone, so that latents already trained on stay valid.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from stable_diffusion.config import VAEConfig
 from stable_diffusion.vae import VAE
 
+from .optimizer import MuonAdamW
 from .run import EMA, Run, warmup_cosine
 
 # Eight latent channels instead of Stable Diffusion's four: with four, this small decoder gave up a colour axis, and
@@ -116,31 +117,31 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12_000)
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--freeze-encoder", action="store_true")
+    parser.add_argument("--decoder-of", type=Path, help="go on with this checkpoint's decoder; its encoder stays")
     args = parser.parse_args()
 
     torch.manual_seed(0)
     vae = VAE(CONFIG)
-    ema = EMA(vae, 0.998)
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=args.rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    run = Run(args.out, {"model": vae, "ema": ema.model, "optimizer": optimizer}, args.steps)
-    run.resume()
-    if args.freeze_encoder:
+    if args.decoder_of:
+        vae.load_state_dict(torch.load(args.decoder_of, weights_only=True)["ema"])
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
+    ema = EMA(vae, 0.998)
+    optimizer = MuonAdamW(vae, args.rate)
+    run = Run(args.out, {"model": vae, "ema": ema.model, "optimizer": optimizer}, args.steps)
+    run.resume()
     examples = Examples(args.data, args.photos, seed=run.step)
     heldout = examples.heldout(64)
 
     for step in run.steps():
-        for group in optimizer.param_groups:
-            group["lr"] = args.rate * warmup_cosine(step, args.steps, 200)
+        optimizer.set_rate(args.rate * warmup_cosine(step, args.steps, 200))
         pictures = examples.batch(args.batch).contiguous()
         with torch.autocast("cpu", torch.bfloat16):
             posterior = vae.posterior(pictures)
             latents = posterior.sample(torch.randn_like(posterior.mean))
             output = vae.decode(latents * CONFIG.scaling_factor)
         loss = reconstruction_loss(output.float(), pictures) + KL_WEIGHT * posterior.kl().float().mean()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()

@@ -91,6 +91,15 @@ def test_without_guidance_there_is_no_guess_without_words(inside: Page):
     expect(view.locator('[data-chart="pull"]')).to_be_hidden()
 
 
+def test_the_match_of_picture_and_prompt_can_be_read_at_every_step(inside: Page):
+    look_inside(inside, "a red apple", steps=3)
+    match = inside.locator('#inside-run [data-chart="match"]')
+    expect(match).to_be_visible()
+    expect(match.locator(".readout")).to_contain_text(re.compile(r"step 3.*cosine -?0\.\d"))
+    inside.locator("#inside-run .scrubber input").fill("1")
+    expect(match.locator(".readout")).to_contain_text("step 1")
+
+
 def test_words_are_never_read_as_html(inside: Page):
     look_inside(inside, "<img src=x onerror=document.title='bad'> & <b>cat</b>", steps=1)
     expect(inside.locator("#inside-run .chips")).to_contain_text("onerror")

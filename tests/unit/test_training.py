@@ -21,6 +21,7 @@ from stable_diffusion.vae import VAE
 from training import train_unet
 from training.cache_latents import channel_statistics, encode, load_latents, load_vae, standardise
 from training.contact_sheet import contact_sheet
+from training.curves import read_log
 from training.export import export, export_clip
 from training.optimizer import MuonAdamW
 from training.train_clip import IMAGES, contrastive_loss, new_clip
@@ -227,6 +228,13 @@ def exported(model: TextToLatents, vae: VAE, tokenizer_dir: Path, tmp_path: Path
             tensor.copy_(tensor.half())
     export(tmp_path / "model", model, vae, tokenizer_dir, shard_bytes=200_000)
     return tmp_path / "model"
+
+
+def test_a_learning_curve_forgets_what_a_restart_took_back(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    points = [(1000, 3.0), (2000, 2.0), (3000, 1.0), (2500, 1.5), (3500, 0.5)]
+    log.write_text("\n".join(json.dumps({"samples": seen, "loss": loss}) for seen, loss in points) + "\n")
+    assert read_log(log) == ([1, 2, 2.5, 3.5], [3.0, 2.0, 1.5, 0.5])
 
 
 class TestExport:
