@@ -25,7 +25,7 @@ from stable_diffusion.pipeline import Pipeline
 from .captions import PLACES, RELATIONS, STYLES
 from .dataset import Dataset, simple
 from .grammar import base_noun, nouns, with_article
-from .heldout import HELDOUT, Heldout, prompts
+from .heldout import HELDOUT, Heldout, described, prompts
 from .paint import BACKGROUNDS, COLOURS, Box, paste, recolour
 from .train_clip import load_clip
 from .train_vae import Examples, psnr
@@ -118,17 +118,29 @@ class Judge:
         self.clip = clip
         self.labels = {row["concept"]: row["label"] for row in dataset.rows if simple(row)}
         self.concepts = list(self.labels)
-        self.names = clip.embed_texts([with_article(nouns(label)[0]) for label in self.labels.values()])
+        self._names: dict[tuple[str | None, str | None], Tensor] = {}
 
-    def ranks(self, pictures: Sequence[np.ndarray], concepts: Sequence[str]) -> Tensor:
-        """For each picture the place, from 0, of its concept among all concepts."""
-        scores = self.embed(pictures) @ self.names.T
-        own = torch.tensor([self.concepts.index(concept) for concept in concepts])
+    def names(self, style: str | None, background: str | None) -> Tensor:
+        """Vectors (N, D) of all concepts' names, in this style and on this background."""
+        key = style, background
+        if key not in self._names:
+            texts = [described(label, style=style, background=background) for label in self.labels.values()]
+            self._names[key] = self.clip.embed_texts(texts)
+        return self._names[key]
+
+    def ranks(self, pictures: Sequence[np.ndarray], asked: Sequence[dict]) -> Tensor:
+        """For each picture the place, from 0, of its concept among all concepts.
+
+        The names are in the prompt's style and on its background: to this CLIP "a giraffe" means one on white.
+        """
+        names = torch.stack([self.names(facts.get("style"), facts.get("background")) for facts in asked])
+        scores = torch.einsum("nd,nkd->nk", self.embed(pictures), names)
+        own = torch.tensor([self.concepts.index(facts["concept"]) for facts in asked])
         return (scores > scores.gather(1, own[:, None])).sum(dim=1)
 
     def styles(self, pictures: Sequence[np.ndarray], concepts: Sequence[str]) -> list[str]:
         """The style that each picture, of a known concept, looks most like."""
-        texts = [f"{with_article(nouns(self.labels[c])[0])}, {style} style" for c in concepts for style in STYLES]
+        texts = [described(self.labels[c], style=style) for c in concepts for style in STYLES]
         words = self.clip.embed_texts(texts).unflatten(0, (len(concepts), len(STYLES)))
         best = torch.einsum("nd,nsd->ns", self.embed(pictures), words).argmax(dim=1)
         return [STYLES[i] for i in best]
@@ -191,9 +203,9 @@ def halves(picture: np.ndarray, relation: str) -> list[np.ndarray]:
 
 def both_present(judge: Judge, picture: np.ndarray, facts: dict) -> bool:
     """Whether each half shows its object among the judge's first five guesses; `next to` may stand either way."""
-    parts, concepts = halves(picture, facts["relation"]), facts["concepts"]
+    parts, asked = halves(picture, facts["relation"]), [{"concept": concept} for concept in facts["concepts"]]
     ways = [parts, parts[::-1]] if RELATIONS[facts["relation"]] is None else [parts]
-    return any(bool((judge.ranks(way, concepts) < 5).all()) for way in ways)
+    return any(bool((judge.ranks(way, asked) < 5).all()) for way in ways)
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
@@ -216,7 +228,7 @@ def measure(judge: Judge, listed: Sequence[Case], pictures: Sequence[np.ndarray]
     result = {}
     for kind, name in (("seen", "everyday thing"), ("cell", "thing in a style that training held out")):
         shown, facts = zip(*of(kind), strict=True)
-        ranks = judge.ranks(shown, [f["concept"] for f in facts])
+        ranks = judge.ranks(shown, facts)
         result[f"{name}, top 1"] = share((ranks < 1).tolist())
         result[f"{name}, top 5"] = share((ranks < 5).tolist())
     shown, facts = zip(*of("cell"), strict=True)
@@ -279,14 +291,14 @@ def main() -> None:
 
     if args.table:
         chosen = [case for case in listed if case.kind == "seen"][:: max(1, 194 // args.table_prompts)]
-        wanted = [case.facts["concept"] for case in chosen]
+        asked = [case.facts for case in chosen]
         print(f"\ntop 5 of {len(chosen)} everyday things\n")
         print("| steps | " + " | ".join(f"guidance {scale:g}" for scale in GUIDANCE) + " |")
         print("| --- |" + " --- |" * len(GUIDANCE))
         for steps in STEPS:
             row = []
             for scale in GUIDANCE:
-                ranks = judge.ranks([generate(pipeline, case, steps, scale) for case in chosen], wanted)
+                ranks = judge.ranks([generate(pipeline, case, steps, scale) for case in chosen], asked)
                 row.append(f"{100 * (ranks < 5).float().mean():.0f} %")
             print(f"| {steps} | " + " | ".join(row) + " |", flush=True)
 

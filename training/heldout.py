@@ -95,8 +95,7 @@ def prompts(data: dict, rows: list[dict]) -> list[dict]:
     relations = ("next to", "above", "to the left of", "below", "to the right of")
     out = []
     for cell in data["cells"]:
-        words = with_article(nouns(cell["label"])[0])
-        out.append({"kind": "cell", "prompt": f"{words}, {cell['style']} style", **cell})
+        out.append({"kind": "cell", "prompt": described(cell["label"], style=cell["style"]), **cell})
     for item in data["colour_nouns"]:
         words = with_article(f"{item['colour']} {item['noun']}")
         out.append({"kind": "colour", "prompt": words, **item})
@@ -105,10 +104,18 @@ def prompts(data: dict, rows: list[dict]) -> list[dict]:
         relation = relations[i % len(relations)]
         out.append({"kind": "pair", "prompt": f"{first} {relation} {second}", "relation": relation, **pair})
     for i, concept in enumerate(everyday):
-        colour, words = backgrounds[i % len(backgrounds)], with_article(nouns(labels[concept])[0])
-        prompt = f"{words} on {with_article(colour)} background"
+        colour = backgrounds[i % len(backgrounds)]
+        prompt = described(labels[concept], background=colour)
         out.append({"kind": "seen", "prompt": prompt, "concept": concept, "background": colour})
     return out
+
+
+def described(label: str, *, style: str | None = None, background: str | None = None) -> str:
+    """A thing in words, by the first noun of its label."""
+    words = with_article(nouns(label)[0])
+    if background:
+        words += f" on {with_article(background)} background"
+    return f"{words}, {style} style" if style else words
 
 
 def write(data: dict, path: Path | str = HELDOUT) -> None:

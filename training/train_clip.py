@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,7 @@ IMAGES = CLIPImageConfig(
 )
 MAX_SCALE = math.log(100.0)  # of the inverse temperature, as in section 2.5 of the paper
 SHIFT = 4  # pixels that a picture is moved by at most, so that no place is learned by heart
+BACKGROUND = re.compile(r"on an? ([\w ]+) background")
 
 
 def clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
@@ -87,22 +90,44 @@ def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tens
 
 
 class Examples:
-    """Composed pictures of 64 pixels with their captions, in memory; larger ones are averaged down."""
+    """Composed pictures of 64 pixels with their captions, in memory; larger ones are averaged down.
+
+    Half of the batches are of one background: in the others it tells most pairs apart, and things are hardly learned.
+    """
 
     def __init__(self, folders: list[Path], tokenizer: CLIPTokenizer):
         stored = [np.load(folder / "pictures.npy", mmap_mode="r") for folder in folders]
         captions = [json.loads((folder / "captions.json").read_text(encoding="utf-8")) for folder in folders]
         self.pictures = torch.cat([shrink(pictures) for pictures in stored])
         self.tokens = tokenize(tokenizer, [caption for part in captions for caption in part])
+        self.background = [named_background(caption) for part in captions for caption in part]
+        self.rows = {name: torch.tensor(rows) for name, rows in rows_by(self.background).items()}
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
         """Normalised pictures (size, 3, 64, 64), shifted a little, and tokens (size, S)."""
         rows = torch.randint(len(self.pictures), (size,))
+        if torch.rand(()) < 0.5:
+            alike = self.rows[self.background[rows[0]]]
+            rows = alike[torch.randint(len(alike), (size,))]
         framed = F.pad(self.pictures[rows] / 127.5 - 1.0, (SHIFT,) * 4, mode="replicate")
         top, left = torch.randint(2 * SHIFT + 1, (2,)).tolist()
         tokens = self.tokens[rows].long()
         longest = int((tokens != tokens[:, -1:]).sum(dim=1).max()) + 1  # what follows the end is never looked at
         return framed[..., top : top + SIDE, left : left + SIDE], tokens[:, :longest]
+
+
+def named_background(caption: str) -> str:
+    """The colour that a caption gives the background, empty if it gives none."""
+    found = BACKGROUND.search(caption)
+    return found[1] if found else ""
+
+
+def rows_by(names: Sequence[str]) -> dict[str, list[int]]:
+    """Where each name stands."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    return rows
 
 
 def shrink(pictures: np.ndarray) -> Tensor:

@@ -18,7 +18,7 @@ from stable_diffusion.config import ATTENTION_DOWN, ATTENTION_UP, PLAIN_DOWN, PL
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.vae import VAE
-from training import train_unet
+from training import train_clip, train_unet
 from training.cache_latents import channel_statistics, encode, load_latents, load_vae, standardise
 from training.contact_sheet import contact_sheet
 from training.curves import read_log
@@ -302,6 +302,25 @@ class TestCLIP:
             optimizer.step()
         scores = model.embed_images(pixels) @ model.embed_texts(tokens).T
         assert scores.argmax(1).tolist() == [0, 1, 2, 3]
+
+    def test_half_of_the_batches_are_of_one_background(self, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+        captions = ["a cat, on a light blue background", "a cat on an orange background", "a cat, noto style"] * 30
+        shades = np.array([[0, 100, 200]] * 30, np.uint8).reshape(-1, 1, 1, 1)
+        np.save(tmp_path / "pictures.npy", np.tile(shades, (1, 128, 128, 3)))
+        (tmp_path / "captions.json").write_text(json.dumps(captions), encoding="utf-8")
+        examples = train_clip.Examples([tmp_path], tokenizer)
+        torch.manual_seed(0)
+        alike = 0
+        for _ in range(60):
+            pictures, tokens = examples.batch(16)
+            assert pictures.shape == (16, 3, 64, 64)
+            assert len(tokens) == 16
+            shown = {round(127.5 * (value + 1)) for value in pictures.mean((1, 2, 3)).tolist()}
+            assert shown <= {0, 100, 200}
+            alike += len(shown) == 1
+            if len(shown) == 1:
+                assert len(tokens.unique(dim=0)) == 1
+        assert 15 < alike < 45
 
     def test_transformers_reads_what_is_exported(
         self, tokenizer: CLIPTokenizer, tokenizer_dir: Path, tmp_path: Path
