@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from .controls import SIZED, SizeSlider, bounds
+from .controls import QUIET, SIZED, SizeSlider, bounds
 from .models import ModelHolder
 from .tab import Tab
 
@@ -38,6 +38,8 @@ def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs
             return {menu: previous, note: f"**{html.escape(str(error), quote=False)}** The model stays as it was."}
         updates = {before: name, note: ""}
         return updates if name == previous else updates | resize(holder, name, tabs)
+
+    menu.focus(lambda name: name, menu, before, **QUIET)  # a link or the history may have chosen since
 
     sized = [tab.controls[control] for tab in tabs for control in (*SIZED, *SAMPLED)]
     menu.input(

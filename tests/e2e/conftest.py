@@ -76,6 +76,7 @@ def server(bundled_model: Path, hub: Hub, tmp_path_factory: pytest.TempPathFacto
     command = [sys.executable, "app.py", "--port", str(port), "--model", str(bundled_model), "--device", "cpu", "--mcp"]
     (folder / "models" / "broken").mkdir(parents=True)
     (folder / "models" / "broken" / "model_index.json").write_text("{}")
+    (folder / "models" / "another").symlink_to(bundled_model.absolute())
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(server.files), "PYTHONUNBUFFERED": "1"}
     environment |= {"SD_MODELS": str(folder / "models"), "HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hub")}
     with server.log.open("w") as log:

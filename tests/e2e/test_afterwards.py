@@ -152,8 +152,11 @@ def test_tokens_are_counted(page: Page):
     expect(page.locator("#t2i-tokens")).to_contain_text("tokens")
 
 
-def test_a_model_that_cannot_be_loaded_leaves_the_one_before(page: Page):
+@pytest.mark.parametrize("query", ["", "?prompt=a+cat&model=another"])
+def test_a_model_that_cannot_be_loaded_leaves_the_one_before(visit: Callable[..., Page], query: str):
+    page = visit(query)
     menu = page.locator("#model input")
+    expect(menu).to_have_value("another" if query else "emoji")
     before = menu.input_value()
     menu.click()
     page.get_by_role("option", name="broken").click()
