@@ -33,6 +33,18 @@ def nouns(label: str) -> tuple[str, ...]:
     return (text,)
 
 
+@cache
+def _everyday() -> re.Pattern:
+    words = {noun for label in phrases()["everyday"] for name in nouns(label) for noun in (name, plural(name))}
+    words -= COLOUR_WORDS  # an orange is one, its background is not
+    return re.compile(rf"\b({'|'.join(map(re.escape, sorted(words)))})\b")
+
+
+def everyday(caption: str) -> bool:
+    """Whether a caption names one of the everyday things that `phrases.json` lists."""
+    return _everyday().search(caption) is not None
+
+
 def article(noun: str) -> str:
     """'a', 'an', 'the' or '' by the sound of the first word and by whether the noun takes one at all."""
     lists = phrases()

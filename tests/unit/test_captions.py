@@ -8,7 +8,7 @@ import pytest
 
 from training.captions import PLACES, RECIPES, RELATIONS, STYLES, Composer, compose_many
 from training.dataset import Dataset
-from training.grammar import base_noun, countable, nouns, plural, with_article, without_colours
+from training.grammar import base_noun, countable, everyday, nouns, plural, with_article, without_colours
 from training.heldout import Heldout
 from training.paint import BACKGROUNDS, COLOURS, JITTER, recolour
 
@@ -96,6 +96,13 @@ def test_keywords_say_something_new(dataset):
     captions = [caption for _, caption, _ in draw(Composer(Dataset(dataset.pictures[:2], rows), 16), 400)]
     assert any(", pet" in caption for caption in captions)
     assert not any(", cat" in caption for caption in captions)
+
+
+def test_everyday_things_are_known_by_all_their_names_and_by_nothing_else():
+    for caption in ("a fox, noto style", "two red foxes", "an automobile", "a carp streamer next to a pizza"):
+        assert everyday(caption), caption
+    for caption in ("a carp streamer, noto style", "a shinto shrine on an orange background", ""):
+        assert not everyday(caption), caption
 
 
 def test_names_read_as_a_person_would_say_them():

@@ -191,6 +191,14 @@ class TestTraining:
         empty = (tokens == examples.empty).all(1).float().mean().item()
         assert empty == pytest.approx(train_unet.EMPTY_SHARE, abs=0.03)
 
+    def test_everyday_things_are_drawn_more_often(self, latents_dir: Path, tokenizer: CLIPTokenizer) -> None:
+        captions = ["a cat", "a wedding", "a shinto shrine", "a carp streamer"]
+        (latents_dir / "captions.json").write_text(json.dumps(captions))
+        torch.manual_seed(0)
+        latents, _ = Examples(latents_dir, tokenizer).batch(4000, torch.zeros(8, 1, 1), torch.ones(8, 1, 1))
+        shares = latents[:, 0, 0, 0].long().bincount() / 4000
+        torch.testing.assert_close(shares, torch.tensor([4 / 7, 1 / 7, 1 / 7, 1 / 7]), atol=0.03, rtol=0)
+
     def test_a_fresh_network_predicts_nothing_and_then_learns(self, model: TextToLatents) -> None:
         model.initialise()
         torch.manual_seed(0)
