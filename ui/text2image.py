@@ -12,9 +12,9 @@ from .tab import Tab, connect, run_buttons, run_view
 EXAMPLES = (
     "a rocket, noto style, on a blue background",
     "a fox face, fluent 3d style",
-    "a red apple next to a yellow banana",
-    "three cats on a green background",
-    "a smiling sun, twemoji style",
+    "an owl, fluent color style, on a purple background",
+    "a green apple next to a red heart",
+    "a sunflower, fluent 3d style, on a blue background",
 )
 
 
