@@ -124,6 +124,8 @@ def test_a_photo_can_come_from_the_camera(visit: Callable[..., Page]):
     photo = page.locator(visitor.at("photo"))
     photo.get_by_label("Capture from camera").click()
     photo.get_by_role("button", name="Click to Access Webcam").click()
+    # Before the first frame has come the button does nothing
+    page.wait_for_function("document.querySelector('#i2i-photo video').videoWidth > 0")
     photo.get_by_label("capture photo").click()
     expect(page.locator("#i2i-start img")).to_have_count(2)
     visitor.ask("a dog face", steps=4)
