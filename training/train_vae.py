@@ -1,9 +1,9 @@
 """Train the bundled model's autoencoder: `python -m training.train_vae`.
 
 Three of four examples are 64 px crops at full size, one is a whole picture at half size, each on a random background.
-The loss is L1 on a four-level pyramid, L1 on the gradients, which keeps outlines crisp, and a small KL term
-(arXiv:2112.10752, section 3.1: KL regularisation, without the discriminator). `--decoder-of CHECKPOINT` goes on with
-the decoder alone, so that latents already trained on stay valid.
+The loss is L1 on a four-level pyramid, L1 on the gradients, which keeps outlines crisp, the squared error that PSNR
+tells, and a small KL term (arXiv:2112.10752, section 3.1: KL regularisation, without the discriminator).
+`--decoder-of CHECKPOINT` goes on with the decoder alone, so that latents already trained on stay valid.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ CONFIG = VAEConfig(
     mid_block_add_attention=False,
 )
 KL_WEIGHT = 3e-4
+SQUARED_WEIGHT = 5.0  # at 28 dB it weighs as much as the L1 of the pixels
 CROP = 64
 HELDOUT_EVERY = 97  # every 97th picture is kept out of training, to measure on
 
@@ -87,11 +88,11 @@ class Examples:
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """L1 over a four-level pyramid plus half the L1 of horizontal and vertical differences.
+    """L1 over a four-level pyramid, half the L1 of horizontal and vertical differences, and the squared error.
 
     At the coarsest level a pixel is one latent: its mean colour has to be right.
     """
-    loss = output.new_zeros(())
+    loss = SQUARED_WEIGHT * F.mse_loss(output, target)
     for level in range(4):
         if level:
             output, target = F.avg_pool2d(output, 2), F.avg_pool2d(target, 2)
