@@ -20,7 +20,7 @@ from torch import Tensor
 
 from stable_diffusion.vae import VAE
 
-from .captions import compose_many
+from .captions import RECIPES, compose_many
 from .train_vae import CONFIG
 
 BATCH = 64
@@ -87,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resolution", type=int, default=128, help="side of the pictures in pixels")
     parser.add_argument("--count", type=int, default=60_000, help="how many pictures to compose")
+    parser.add_argument("--recipe", choices=list(RECIPES), help="what all of them show; default: each in its share")
     parser.add_argument("--compose-only", action="store_true", help="stop before the autoencoder is needed")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--vae", type=Path, default=Path("runs/vae/checkpoint.pt"))
@@ -96,7 +97,8 @@ def main() -> None:
     out = args.out or Path(f"runs/latents-{args.resolution}")
     if not (out / "captions.json").exists():
         seed = args.resolution  # so that no stage repeats another's pictures
-        compose_many(args.count, seed, out, args.data, size=args.resolution, workers=args.workers)
+        options = {"size": args.resolution, "workers": args.workers, "recipe": args.recipe}
+        compose_many(args.count, seed, out, args.data, **options)
         print(f"{args.count} pictures in {out}", flush=True)
     if args.compose_only:
         return

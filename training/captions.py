@@ -91,12 +91,17 @@ class Composer:
         dataset: pictures and rows, see `training.dataset`.
         size: side of the composed pictures in pixels.
         heldout: what to leave out; None leaves nothing out.
+        recipe: the one of `RECIPES` to draw by; None draws by all, in their shares.
     """
 
-    def __init__(self, dataset: Dataset, size: int = 128, heldout: Heldout | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset, size: int = 128, heldout: Heldout | None = None, recipe: str | None = None
+    ) -> None:
         if size < 8:
             raise ValueError(f"size must be at least 8 pixels, got {size}")
-        self.dataset, self.size, self.heldout = dataset, size, heldout or Heldout()
+        if recipe is not None and recipe not in RECIPES:
+            raise ValueError(f"recipe must be one of {', '.join(RECIPES)} or None, got {recipe!r}")
+        self.dataset, self.size, self.heldout, self.recipe = dataset, size, heldout or Heldout(), recipe
         rows = dataset.rows
         kept = [i for i, row in enumerate(rows) if (row["concept"], row["style"]) not in self.heldout.cells]
         short = [i for i in kept if simple(rows[i])]
@@ -120,7 +125,7 @@ class Composer:
         Facts: recipe, concepts, labels, rows, style, colours, background (name), background_rgb, size, place, relation,
         count; None where the recipe has no such thing.
         """
-        recipe = str(rng.choice(list(RECIPES), p=list(RECIPES.values())))
+        recipe = self.recipe or str(rng.choice(list(RECIPES), p=list(RECIPES.values())))
         facts = {"recipe": recipe, "size": None, "place": None, "relation": None, "count": 1}
         parts, boxes, words = getattr(self, f"_{recipe}")(rng, facts)
         background, rgb = self._background(rng, parts)
@@ -297,14 +302,14 @@ def _keywords(rng: np.random.Generator, row: dict) -> list[str]:
 
 
 @cache
-def _composer(root: Path, heldout: str | None, size: int) -> Composer:
+def _composer(root: Path, heldout: str | None, size: int, recipe: str | None) -> Composer:
     """One a worker process: reading the index costs as much as hundreds of pictures."""
-    return Composer(Dataset.load(root), size, None if heldout is None else Heldout.load(heldout))
+    return Composer(Dataset.load(root), size, None if heldout is None else Heldout.load(heldout), recipe)
 
 
-def _compose_range(job: tuple[Path, Path, str | None, int, int, int, int]) -> list[str]:
-    root, out, heldout, size, seed, start, stop = job
-    composer = _composer(root, heldout, size)
+def _compose_range(job: tuple[Path, Path, str | None, int, str | None, int, int, int]) -> list[str]:
+    root, out, heldout, size, recipe, seed, start, stop = job
+    composer = _composer(root, heldout, size, recipe)
     pictures = np.load(out, mmap_mode="r+")
     captions = []
     for i in range(start, stop):
@@ -322,10 +327,11 @@ def compose_many(
     heldout: Path | str | None = "training/heldout.json",
     size: int = 128,
     workers: int = 2,
+    recipe: str | None = None,
 ) -> list[str]:
     """Compose `n` examples into `out/pictures.npy` (uint8 (n, size, size, 3)) and `out/captions.json`.
 
-    Example i depends on `seed` and i alone, not on `n` or `workers`. Returns the captions.
+    Example i depends on `seed`, `recipe` and i alone, not on `n` or `workers`. Returns the captions.
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
@@ -339,6 +345,7 @@ def compose_many(
             out / "pictures.npy",
             None if heldout is None else str(heldout),
             size,
+            recipe,
             seed,
             start,
             min(start + step, n),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -149,8 +150,9 @@ class Clock:
 class Examples:
     """Cached latents and the tokens of their captions, in memory; everyday things are drawn more often."""
 
-    def __init__(self, folder: Path, tokenizer: CLIPTokenizer):
-        self.latents, captions = load_latents(folder)
+    def __init__(self, folders: Sequence[Path], tokenizer: CLIPTokenizer):
+        latents, listed = zip(*map(load_latents, folders), strict=True)
+        self.latents, captions = torch.cat(latents), [caption for part in listed for caption in part]
         self.tokens = tokenize(tokenizer, captions)
         self.empty = tokenize(tokenizer, [""])
         self.weights = torch.tensor([EVERYDAY_WEIGHT if everyday(caption) else 1.0 for caption in captions])
@@ -252,7 +254,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--sheet-minutes", type=float, default=10.0)
-    parser.add_argument("--latents", type=Path, help="default: runs/latents-RESOLUTION")
+    parser.add_argument("--latents", type=Path, nargs="+", help="default: runs/latents-RESOLUTION")
     parser.add_argument("--tokenizer", type=Path, default=Path("runs/tokenizer"))
     parser.add_argument("--vae", type=Path, default=Path("runs/vae/checkpoint.pt"))
     parser.add_argument("--out", type=Path, default=Path("runs/unet"))
@@ -260,7 +262,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
-    examples = Examples(args.latents or Path(f"runs/latents-{args.resolution}"), tokenizer)
+    examples = Examples(args.latents or [Path(f"runs/latents-{args.resolution}")], tokenizer)
     model = TextToLatents(UNET, text_config(tokenizer))
     model.initialise()
     model.latent_mean, model.latent_std = channel_statistics(examples.latents)

@@ -235,6 +235,11 @@ def test_every_recipe_is_drawn(dataset):
     assert sum(RECIPES.values()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_one_recipe_can_be_asked_for(dataset, recipe):
+    assert {facts["recipe"] for _, _, facts in draw(Composer(dataset, 16, recipe=recipe), 30)} == {recipe}
+
+
 def test_compose_many_does_not_depend_on_workers_or_length(dataset, tmp_path):
     np.save(tmp_path / "pictures.npy", dataset.pictures)
     (tmp_path / "index.json").write_text(json.dumps(dataset.rows))
@@ -250,6 +255,8 @@ def test_compose_many_does_not_depend_on_workers_or_length(dataset, tmp_path):
 def test_bad_arguments_are_named(dataset, tmp_path):
     with pytest.raises(ValueError, match="size must be at least 8"):
         Composer(dataset, 4)
+    with pytest.raises(ValueError, match=r"recipe must be one of plain, .* got 'pizza'"):
+        Composer(dataset, 16, recipe="pizza")
     with pytest.raises(ValueError, match="n must be at least 1"):
         compose_many(0, seed=0, out=tmp_path)
     everything = Heldout(cells=frozenset((r["concept"], r["style"]) for r in dataset.rows))

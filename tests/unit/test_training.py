@@ -181,7 +181,7 @@ class TestTraining:
     def test_batches_are_standardised_and_now_and_then_without_a_caption(
         self, latents_dir: Path, tokenizer: CLIPTokenizer
     ) -> None:
-        examples = Examples(latents_dir, tokenizer)
+        examples = Examples([latents_dir], tokenizer)
         torch.manual_seed(0)
         x_0, tokens = examples.batch(2000, *channel_statistics(examples.latents))
         assert x_0.shape == (2000, 8, 4, 4)
@@ -195,9 +195,22 @@ class TestTraining:
         captions = ["a cat", "a wedding", "a shinto shrine", "a carp streamer"]
         (latents_dir / "captions.json").write_text(json.dumps(captions))
         torch.manual_seed(0)
-        latents, _ = Examples(latents_dir, tokenizer).batch(4000, torch.zeros(8, 1, 1), torch.ones(8, 1, 1))
+        latents, _ = Examples([latents_dir], tokenizer).batch(4000, torch.zeros(8, 1, 1), torch.ones(8, 1, 1))
         shares = latents[:, 0, 0, 0].long().bincount() / 4000
         torch.testing.assert_close(shares, torch.tensor([4 / 7, 1 / 7, 1 / 7, 1 / 7]), atol=0.03, rtol=0)
+
+    def test_several_folders_are_one_set(self, latents_dir: Path, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
+        more = tmp_path / "more"
+        more.mkdir()
+        np.save(more / "latents.npy", np.full((1, 8, 4, 4), 9, np.float16))
+        (more / "captions.json").write_text('["a wedding"]')
+        examples = Examples([latents_dir, more], tokenizer)
+        torch.manual_seed(0)
+        latents, tokens = examples.batch(200, torch.zeros(8, 1, 1), torch.ones(8, 1, 1))
+        added = latents[:, 0, 0, 0] == 9
+        assert 0 < added.sum() < 200
+        wedding = train_unet.tokenize(tokenizer, ["a wedding", ""]).long()
+        assert all(any(torch.equal(words, known) for known in wedding) for words in tokens[added])
 
     def test_a_fresh_network_predicts_nothing_and_then_learns(self, model: TextToLatents) -> None:
         model.initialise()
@@ -218,7 +231,7 @@ class TestTraining:
         args = argparse.Namespace(
             rate=1e-3, batch=2, resolution=64, minutes=10.0, decay=5.0, sheet_minutes=10.0, vae=vae_path, out=out
         )
-        examples = Examples(latents_dir, tokenizer)
+        examples = Examples([latents_dir], tokenizer)
         for steps in (3, 6):
             model = TextToLatents(UNET, text_config(tokenizer))
             train(model, examples, tokenizer, argparse.Namespace(**vars(args), steps=steps))
