@@ -29,9 +29,12 @@ train: $(VENV)/.installed-dev
 	$(BIN)/python -m training.train_tokenizer
 	$(BIN)/python -m training.cache_latents --resolution 64
 	$(BIN)/python -m training.cache_latents --resolution 128
+	$(BIN)/python -m training.cache_latents --recipe pair --count 10000 --out runs/latents-128-pairs
 	$(BIN)/python -m training.train_clip
+	$(BIN)/python -m training.train_style
 	$(BIN)/python -m training.train_unet --resolution 64 --minutes 60
-	$(BIN)/python -m training.train_unet --resolution 128 --minutes 420 --decay 60
+	$(BIN)/python -m training.train_unet --resolution 128 --minutes 420 --decay 60 \
+		--latents runs/latents-128 runs/latents-128-pairs
 	$(BIN)/python -m training.export
 	$(BIN)/python -m training.contact_sheet
 	$(BIN)/python -m training.curves

@@ -2,7 +2,8 @@
 
 Prompts that training held out, and everyday ones, are drawn with fixed seeds; the same measures are taken of the
 artwork, composed for the same prompts, as the ceiling. What a picture shows is judged by the CLIP of
-`training.train_clip`, which the generator has never met; colours and places are measured in pixels.
+`training.train_clip`, and its style by the classifier of `training.train_style`; neither has ever met the generator.
+Colours and places are measured in pixels.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from transformers import CLIPTokenizer
 from stable_diffusion.clip import CLIP
 from stable_diffusion.pipeline import Pipeline
 
-from .captions import PLACES, RELATIONS, STYLES
+from .captions import PLACES, RELATIONS
 from .dataset import Dataset, simple
 from .grammar import base_noun, nouns, with_article
 from .heldout import HELDOUT, Heldout, described, prompts
 from .paint import BACKGROUNDS, COLOURS, Box, paste, recolour
 from .train_clip import load_clip
+from .train_style import StyleClassifier, load_style, on_white
 from .train_vae import Examples, psnr
 
 SIDE = 128
@@ -112,10 +114,10 @@ def boxes(relation: str) -> tuple[Box, Box]:
 
 
 class Judge:
-    """Says what pictures show, by a CLIP."""
+    """Says what pictures show, by a CLIP, and in what style."""
 
-    def __init__(self, clip: CLIP, dataset: Dataset):
-        self.clip = clip
+    def __init__(self, clip: CLIP, style_classifier: StyleClassifier, dataset: Dataset):
+        self.clip, self.style_classifier = clip, style_classifier
         self.labels = {row["concept"]: row["label"] for row in dataset.rows if simple(row)}
         self.concepts = list(self.labels)
         self._names: dict[tuple[str | None, str | None], Tensor] = {}
@@ -137,13 +139,6 @@ class Judge:
         scores = torch.einsum("nd,nkd->nk", self.embed(pictures), names)
         own = torch.tensor([self.concepts.index(facts["concept"]) for facts in asked])
         return (scores > scores.gather(1, own[:, None])).sum(dim=1)
-
-    def styles(self, pictures: Sequence[np.ndarray], concepts: Sequence[str]) -> list[str]:
-        """The style that each picture, of a known concept, looks most like."""
-        texts = [described(self.labels[c], style=style) for c in concepts for style in STYLES]
-        words = self.clip.embed_texts(texts).unflatten(0, (len(concepts), len(STYLES)))
-        best = torch.einsum("nd,nsd->ns", self.embed(pictures), words).argmax(dim=1)
-        return [STYLES[i] for i in best]
 
     def embed(self, pictures: Sequence[np.ndarray]) -> Tensor:
         """Pictures (H, W, 3) uint8 -> vectors (N, D) of length 1."""
@@ -232,7 +227,7 @@ def measure(judge: Judge, listed: Sequence[Case], pictures: Sequence[np.ndarray]
         result[f"{name}, top 1"] = share((ranks < 1).tolist())
         result[f"{name}, top 5"] = share((ranks < 5).tolist())
     shown, facts = zip(*of("cell"), strict=True)
-    styles = judge.styles(shown, [f["concept"] for f in facts])
+    styles = judge.style_classifier.styles(shown)
     result["style"] = share([style == f["style"] for style, f in zip(styles, facts, strict=True)])
     result["background colour"] = share([nearest(background(p), BACKGROUNDS) == f["background"] for p, f in of("seen")])
     result["object colour that training held out"] = share([main_colour(p) == f["colour"] for p, f in of("colour")])
@@ -245,10 +240,8 @@ def originals(dataset: Dataset, heldout: Heldout) -> tuple[list[np.ndarray], lis
     """The artwork on white: what training saw, and what it did not."""
     seen, unseen = [], []
     for picture, row in zip(dataset.pictures, dataset.rows, strict=True):
-        canvas = Image.new("RGB", (SIDE, SIDE), "white")
-        paste(canvas, picture, Box())
         cell = (row["concept"], row["style"]) in heldout.cells
-        (unseen if cell else seen).append(np.asarray(canvas))
+        (unseen if cell else seen).append(on_white(picture))
     return seen, unseen
 
 
@@ -257,6 +250,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--clip", type=Path, default=Path("runs/clip/checkpoint.pt"))
+    parser.add_argument("--style", type=Path, default=Path("runs/style/checkpoint.pt"))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=4.0)
     parser.add_argument("--table", action="store_true", help="also try all steps by all guidance scales")
@@ -265,7 +259,7 @@ def main() -> None:
 
     dataset, pipeline = Dataset.load(args.data), Pipeline.from_pretrained(args.model)
     tokenizer = CLIPTokenizer.from_pretrained(str(args.model / "tokenizer"), local_files_only=True)
-    judge = Judge(load_clip(args.clip, tokenizer), dataset)
+    judge = Judge(load_clip(args.clip, tokenizer), load_style(args.style), dataset)
     listed = cases(dataset, json.loads(HELDOUT.read_text(encoding="utf-8")))
     artwork = Artwork(dataset)
     real = [artwork.draw(case) for case in listed]

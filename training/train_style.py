@@ -1,0 +1,137 @@
+"""Train the judge of styles: `python -m training.train_style`.
+
+A small convolutional classifier that sees the artwork alone, at full size: in what hand a thing is drawn shows in
+outlines and gradients, which the CLIP of `training.train_clip` loses at 64 pixels. `training.evaluate` asks it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .captions import STYLES
+from .dataset import Dataset
+from .heldout import Heldout
+from .optimizer import MuonAdamW
+from .paint import Box, paste
+from .run import EMA, Run, warmup_cosine
+
+CHANNELS = (32, 64, 96, 128)
+SIDE = 128
+SHIFT = 8  # pixels that a picture is moved by at most
+
+
+class StyleClassifier(nn.Module):
+    """Four convolutions, each halving the picture, and the mean of what they see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for before, after in zip((3, *CHANNELS), CHANNELS, strict=False):
+            layers += [nn.Conv2d(before, after, 5, stride=2, padding=2), nn.GroupNorm(8, after), nn.SiLU()]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(CHANNELS[-1], len(STYLES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] -> logits (B, 8), in the order of `STYLES`."""
+        return self.head(self.features(x).mean((2, 3)))
+
+    @torch.no_grad()
+    def styles(self, pictures: Sequence[np.ndarray]) -> list[str]:
+        """The style that each picture (H, W, 3) uint8 looks most like."""
+        batches = torch.from_numpy(np.stack(pictures)).split(64)
+        best = [self(normalised(batch)).argmax(dim=1).tolist() for batch in batches]
+        return [STYLES[i] for part in best for i in part]
+
+
+def normalised(pictures: Tensor) -> Tensor:
+    """uint8 (B, H, W, 3) -> (B, 3, H, W) in [-1, 1]."""
+    return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+class Examples:
+    """The artwork on white with its styles, all styles alike; what training held out is kept to measure on."""
+
+    def __init__(self, dataset: Dataset, heldout: Heldout):
+        self.pictures = torch.from_numpy(np.stack([on_white(picture) for picture in dataset.pictures]))
+        self.styles = torch.tensor([STYLES.index(row["style"]) for row in dataset.rows])
+        unseen = torch.tensor([(row["concept"], row["style"]) in heldout.cells for row in dataset.rows])
+        self.heldout = unseen.nonzero()[:, 0]
+        counts = self.styles[~unseen].bincount(minlength=len(STYLES))
+        self.weights = torch.where(unseen, 0.0, 1 / counts[self.styles])
+
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """Pictures (size, 3, 128, 128), moved, mirrored and now and then blurred, and their styles (size,)."""
+        rows = self.weights.multinomial(size, replacement=True)
+        pictures = normalised(self.pictures[rows])
+        framed = F.pad(pictures.flip(3) if torch.rand(()) < 0.5 else pictures, (SHIFT,) * 4, value=1.0)
+        top, left = torch.randint(2 * SHIFT + 1, (2,)).tolist()
+        x = framed[..., top : top + SIDE, left : left + SIDE]
+        if torch.rand(()) < 0.5:  # so that a drawing is not judged by how sharp its last pixel is
+            x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
+        return x.contiguous(), self.styles[rows]
+
+    def accuracy(self, model: StyleClassifier) -> float:
+        """The share of the held-out pictures whose style `model` names."""
+        named = model.styles(self.pictures[self.heldout].numpy())
+        right = torch.tensor([STYLES.index(name) for name in named]) == self.styles[self.heldout]
+        return right.float().mean().item()
+
+
+def on_white(picture: np.ndarray) -> np.ndarray:
+    """Artwork (128, 128, 4) as a whole picture, (128, 128, 3) uint8."""
+    canvas = Image.new("RGB", (SIDE, SIDE), "white")
+    paste(canvas, picture, Box())
+    return np.asarray(canvas)
+
+
+def load_style(checkpoint: Path) -> StyleClassifier:
+    """The averaged model of a checkpoint. Raises FileNotFoundError where there is none."""
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.train_style`")
+    model = StyleClassifier()
+    model.load_state_dict(torch.load(checkpoint, weights_only=True, mmap=True)["ema"])
+    return model.eval().requires_grad_(False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser.add_argument("--out", type=Path, default=Path("runs/style"))
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=3e-3)
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    examples = Examples(Dataset.load(args.data), Heldout.load())
+    model = StyleClassifier()
+    ema = EMA(model, 0.99)
+    optimizer = MuonAdamW(model, args.rate)
+    run = Run(args.out, {"model": model, "ema": ema.model, "optimizer": optimizer}, args.steps)
+    run.resume()
+    torch.manual_seed(run.step)
+    for step in run.steps():
+        optimizer.set_rate(args.rate * warmup_cosine(step, args.steps, 50))
+        pictures, styles = examples.batch(args.batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(pictures)
+        loss = F.cross_entropy(logits.float(), styles)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ema.update(model, step)
+        run.record(args.batch, loss.item())
+        if step % 200 == 199:
+            print(f"step {step + 1}: {100 * examples.accuracy(ema.model):.1f} % of held-out pictures", flush=True)
+
+
+if __name__ == "__main__":
+    main()
