@@ -27,6 +27,7 @@ from training.optimizer import MuonAdamW
 from training.train_clip import IMAGES, contrastive_loss, new_clip
 from training.train_tokenizer import END, MAX_LENGTH, START, learn_merges, vocabulary, write_tokenizer
 from training.train_unet import SCHEDULER, Clock, Examples, TextToLatents, text_config, train, train_step
+from training.train_vae import SQUARED_WEIGHT, reconstruction_loss
 
 CAPTIONS = [
     "a red fox, fluent 3d style, on a blue background",
@@ -198,6 +199,12 @@ class TestTraining:
         latents, _ = Examples([latents_dir], tokenizer).batch(4000, torch.zeros(8, 1, 1), torch.ones(8, 1, 1))
         shares = latents[:, 0, 0, 0].long().bincount() / 4000
         torch.testing.assert_close(shares, torch.tensor([4 / 7, 1 / 7, 1 / 7, 1 / 7]), atol=0.03, rtol=0)
+
+    def test_the_reconstruction_loss_of_a_shift_is_the_one_in_closed_form(self) -> None:
+        target = torch.rand(2, 3, 16, 16) - 0.5
+        assert reconstruction_loss(target, target) == 0
+        expected = 4 * 0.1 + SQUARED_WEIGHT * 0.1**2  # four levels of the pyramid, no gradient
+        assert reconstruction_loss(target + 0.1, target).item() == pytest.approx(expected, rel=1e-4)
 
     def test_several_folders_are_one_set(self, latents_dir: Path, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
         more = tmp_path / "more"
