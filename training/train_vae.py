@@ -33,7 +33,7 @@ CONFIG = VAEConfig(
     mid_block_add_attention=False,
 )
 KL_WEIGHT = 3e-4
-SQUARED_WEIGHT = 5.0  # at 28 dB it weighs as much as the L1 of the pixels
+SQUARED_WEIGHT = 5.0
 CROP = 64
 HELDOUT_EVERY = 97  # every 97th picture is kept out of training, to measure on
 
