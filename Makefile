@@ -33,7 +33,8 @@ train: $(VENV)/.installed-dev
 	$(BIN)/python -m training.train_clip
 	$(BIN)/python -m training.train_style
 	$(BIN)/python -m training.train_unet --resolution 64 --minutes 60
-	$(BIN)/python -m training.train_unet --resolution 128 --minutes 420 --decay 60 \
+	$(BIN)/python -m training.train_unet --resolution 128 --minutes 360 --latents runs/latents-128 runs/latents-128-pairs
+	$(BIN)/python -m training.train_unet --resolution 128 --minutes 420 --decay 60 --timestep-power 0 \
 		--latents runs/latents-128 runs/latents-128-pairs
 	$(BIN)/python -m training.export
 	$(BIN)/python -m training.contact_sheet

@@ -57,7 +57,8 @@ PLACES = {
     "on the right": (1, 0.5),
     "in the center": (0.5, 0.5),
 }
-# How the first object lies to the second: unit step from the second to the first
+# How the first object lies to the second: unit step from the second to the first. None leaves the side open to whoever
+# looks; here the first lies on the left, as one would write it: a small model that is taught both blends them.
 RELATIONS = {
     "next to": None,
     "and": None,
@@ -187,7 +188,7 @@ class Composer:
             for i in (first, second)
         ]
         relation = str(rng.choice(list(RELATIONS)))
-        step = RELATIONS[relation] or (int(rng.choice([-1, 1])), 0)
+        step = RELATIONS[relation] or (-1, 0)
         side = rng.uniform(0.44, 0.5)
         boxes = [Box(0.5 + sign * 0.25 * step[0], 0.5 + sign * 0.25 * step[1], side) for sign in (1, -1)]
         facts |= {"relation": relation, "count": 2}

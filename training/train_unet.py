@@ -1,7 +1,7 @@
 """Train the bundled model's U-Net and text encoder on cached latents: `python -m training.train_unet --resolution 64`.
 
-Small pictures first, where a step costs half, then `--resolution 128 --decay 30`, which goes on from the same
-checkpoint and lets the learning rate fall to nothing over the last 30 minutes. The loss is the simple one on the
+Small pictures first, where a step costs half, then `--resolution 128`, which goes on from the same checkpoint; with
+`--decay 30` the learning rate falls to nothing over the last 30 minutes. The loss is the simple one on the
 velocity (Eq. 14, arXiv:2006.11239; Appendix D, arXiv:2202.00512) under a schedule whose last step is pure noise
 (arXiv:2305.08891), with the caption left out now and then for classifier-free guidance (arXiv:2207.12598).
 """
@@ -64,7 +64,6 @@ SCHEDULER = SchedulerConfig(
 )
 TEXT_LAYERS, TEXT_HEADS = 3, 4
 EMPTY_SHARE = 0.1  # of the captions
-TIMESTEP_POWER = 0.75  # see `draw_timesteps`
 EVERYDAY_WEIGHT = 4.0  # of examples that show what people ask for first, against 1 for the rest
 WARMUP = 200  # steps
 SHEET_STEPS = 12  # of sampling: enough to judge by, and quick
@@ -192,25 +191,28 @@ def as_pipeline(model: TextToLatents, tokenizer: CLIPTokenizer, vae: VAE) -> Pip
     return Pipeline(Models(tokenizer, model.text_encoder, model.unet, vae, SCHEDULER, name="emoji", source="training"))
 
 
-def draw_timesteps(count: int, steps: int) -> Tensor:
-    """Timesteps int64 (count,) below `steps`, more often late ones: their density grows like t^TIMESTEP_POWER.
+def draw_timesteps(count: int, steps: int, power: float) -> Tensor:
+    """Timesteps int64 (count,) below `steps`, their density growing like t^power: 0 draws all alike.
 
     Little noise drowns small latents. After 130,000 examples the caption lowered the loss by half at t = 950, by a
-    tenth at 650 and by a hundredth at 150: what a picture shows is decided at the late ones.
+    tenth at 650 and by a hundredth at 150: what a picture shows is decided at the late ones. How it is drawn is decided
+    at the early ones.
     """
-    return (torch.rand(count) ** (1 / (1 + TIMESTEP_POWER)) * steps).long().clamp(max=steps - 1)
+    return (torch.rand(count) ** (1 / (1 + power)) * steps).long().clamp(max=steps - 1)
 
 
 def train_step(
-    model: TextToLatents, optimizer: MuonAdamW, schedule: NoiseSchedule, x_0: Tensor, tokens: Tensor
+    model: TextToLatents, optimizer: MuonAdamW, schedule: NoiseSchedule, x_0: Tensor, tokens: Tensor, t: Tensor
 ) -> float:
-    """One step of Algorithm 1, arXiv:2006.11239, on latents (B, C, h, w) and tokens (B, S); returns the loss."""
+    """One step of Algorithm 1, arXiv:2006.11239, on latents (B, C, h, w) at timesteps t (B,), tokens (B, S).
+
+    Returns the loss.
+    """
 
     def predict(x_t: Tensor, t: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             return model(x_t, t, tokens)
 
-    t = draw_timesteps(len(x_0), schedule.num_train_timesteps)
     loss = training_loss(predict, x_0, schedule, t=t)
     optimizer.zero_grad()
     loss.backward()
@@ -234,7 +236,8 @@ def train(model: TextToLatents, examples: Examples, tokenizer: CLIPTokenizer, ar
         rate = args.rate * min(1.0, (step + 1) / WARMUP)
         optimizer.set_rate(rate * min(1.0, clock.seconds_left / (60 * args.decay)) if args.decay else rate)
         x_0, tokens = examples.batch(args.batch, model.latent_mean, model.latent_std)
-        run.record(args.batch, train_step(model, optimizer, schedule, x_0, tokens))
+        t = draw_timesteps(args.batch, schedule.num_train_timesteps, args.timestep_power)
+        run.record(args.batch, train_step(model, optimizer, schedule, x_0, tokens, t))
         if step % EMA_EVERY == 0:
             ema.update(model, step)
         sheets(step)
@@ -253,6 +256,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10**9, help="stop at this step in all, if that comes first")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument(
+        "--timestep-power", type=float, default=0.75, help="0 draws all timesteps alike, more late ones"
+    )
     parser.add_argument("--sheet-minutes", type=float, default=10.0)
     parser.add_argument("--latents", type=Path, nargs="+", help="default: runs/latents-RESOLUTION")
     parser.add_argument("--tokenizer", type=Path, default=Path("runs/tokenizer"))

@@ -26,7 +26,7 @@ from training.export import export, export_clip
 from training.optimizer import MuonAdamW
 from training.train_clip import IMAGES, contrastive_loss, new_clip
 from training.train_tokenizer import END, MAX_LENGTH, START, learn_merges, vocabulary, write_tokenizer
-from training.train_unet import SCHEDULER, Clock, Examples, TextToLatents, text_config, train, train_step
+from training.train_unet import SCHEDULER, Clock, Examples, TextToLatents, draw_timesteps, text_config, train, train_step
 from training.train_vae import SQUARED_WEIGHT, reconstruction_loss
 
 CAPTIONS = [
@@ -225,8 +225,20 @@ class TestTraining:
         x_0, tokens = torch.randn(1, 8, 4, 4).expand(32, -1, -1, -1), torch.ones(32, MAX_LENGTH, dtype=torch.long)
         assert model(x_0, torch.zeros(32), tokens).abs().max() == 0
         optimizer = MuonAdamW(model, 1e-3)
-        losses = [train_step(model, optimizer, NoiseSchedule(SCHEDULER), x_0, tokens) for _ in range(40)]
+        schedule = NoiseSchedule(SCHEDULER)
+        losses = [
+            train_step(model, optimizer, schedule, x_0, tokens, draw_timesteps(32, 1000, 0.75)) for _ in range(40)
+        ]
         assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+
+    @pytest.mark.parametrize("power", [0.0, 0.75, 3.0])
+    def test_timesteps_grow_denser_like_their_power(self, power: float) -> None:
+        torch.manual_seed(0)
+        t = draw_timesteps(100_000, 1000, power)
+        assert t.dtype == torch.int64
+        assert (t.min() < 60, t.max()) == (True, 999)
+        for share in (0.25, 0.5, 0.75):  # below x lies x^(power + 1) of a density that grows like x^power
+            assert (t < 1000 * share).float().mean().item() == pytest.approx(share ** (power + 1), abs=0.01)
 
     def test_a_run_goes_on_from_its_checkpoint(
         self, latents_dir: Path, tokenizer: CLIPTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -236,7 +248,15 @@ class TestTraining:
         torch.save({"ema": VAE(train_unet.CONFIG).state_dict()}, vae_path)
         out = tmp_path / "run"
         args = argparse.Namespace(
-            rate=1e-3, batch=2, resolution=64, minutes=10.0, decay=5.0, sheet_minutes=10.0, vae=vae_path, out=out
+            rate=1e-3,
+            batch=2,
+            resolution=64,
+            minutes=10.0,
+            decay=5.0,
+            timestep_power=0.0,
+            sheet_minutes=10.0,
+            vae=vae_path,
+            out=out,
         )
         examples = Examples([latents_dir], tokenizer)
         for steps in (3, 6):
