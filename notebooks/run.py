@@ -26,7 +26,9 @@ def execute(name: str, model: Path | None = None) -> NotebookNode:
         notebook.cells.insert(2, nbformat.v4.new_code_cell(OTHER_MODEL.format(str(Path(model).resolve()))))
     # Without ipywidgets tqdm warns of it, naming its own path.
     environment = {**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"}
-    client = NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(FOLDER)}}, record_timing=False)
+    # Where a cell's prints are cut into pieces depends on the machine's mood.
+    settings = {"timeout": 1800, "record_timing": False, "coalesce_streams": True}
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(FOLDER)}}, **settings)
     client.execute(env=environment)
     if model is not None:
         del notebook.cells[2]
