@@ -26,7 +26,16 @@ from training.export import export, export_clip
 from training.optimizer import MuonAdamW
 from training.train_clip import IMAGES, contrastive_loss, new_clip
 from training.train_tokenizer import END, MAX_LENGTH, START, learn_merges, vocabulary, write_tokenizer
-from training.train_unet import SCHEDULER, Clock, Examples, TextToLatents, draw_timesteps, text_config, train, train_step
+from training.train_unet import (
+    SCHEDULER,
+    Clock,
+    Examples,
+    TextToLatents,
+    draw_timesteps,
+    text_config,
+    train,
+    train_step,
+)
 from training.train_vae import SQUARED_WEIGHT, reconstruction_loss
 
 CAPTIONS = [
