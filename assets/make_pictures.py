@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from stable_diffusion import Pipeline, Step
-from stable_diffusion.images import to_images
+from stable_diffusion.images import fit_image, read_image, to_images
+from ui.image2image import EXAMPLES, PHOTOS
 
 HERE = Path(__file__).parent
 PROMPTS = (
@@ -17,26 +19,24 @@ PROMPTS = (
     "a purple umbrella, fluent color style, on a yellow background",
 )
 STRENGTHS = (0.3, 0.5, 0.6, 0.7, 0.8, 1.0)
-PHOTOS = (
-    ("cat", "a cat face, fluent 3d style"),
-    ("coffee", "a cup of coffee, noto style"),
-    ("flower", "a sunflower, noto style"),
-    ("rocket", "a rocket, noto style"),
-)
-SIDE, GAP, LABEL = 192, 8, 26
+SIDE, GAP, LINE = 192, 8, 18
+LETTERS = 30  # of a label's line below a picture
 INK, PAPER = "#1c1917", "#fafaf9"
 
 
-def canvas(columns: int, rows: int) -> Image.Image:
-    """An empty sheet of labelled cells."""
-    return Image.new("RGB", (GAP + columns * (SIDE + GAP), GAP + rows * (SIDE + LABEL + GAP)), PAPER)
+class Sheet:
+    """Pictures in columns and rows, each with a label of at most `lines` lines."""
 
+    def __init__(self, columns: int, rows: int, lines: int = 1):
+        self.height = SIDE + LINE * lines + 2 * GAP
+        self.image = Image.new("RGB", (GAP + columns * (SIDE + GAP), GAP + rows * self.height), PAPER)
 
-def place(sheet: Image.Image, picture: Image.Image, column: int, row: int, label: str) -> None:
-    """Put an enlarged picture and its label into a cell."""
-    left, top = GAP + column * (SIDE + GAP), GAP + row * (SIDE + LABEL + GAP)
-    sheet.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (left, top))
-    ImageDraw.Draw(sheet).text((left, top + SIDE + 4), label, fill=INK, font=ImageFont.load_default(13))
+    def place(self, picture: Image.Image, column: int, row: int, label: str) -> None:
+        """Put an enlarged picture and its label into a cell."""
+        left, top = GAP + column * (SIDE + GAP), GAP + row * self.height
+        self.image.paste(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (left, top))
+        text, font = "\n".join(textwrap.wrap(label, LETTERS)), ImageFont.load_default(13)
+        ImageDraw.Draw(self.image).text((left, top + SIDE + 4), text, fill=INK, font=font)
 
 
 def noisy_picture(pipe: Pipeline, step: Step) -> Image.Image:
@@ -53,11 +53,11 @@ def animate(pipe: Pipeline, steps: int = 30) -> None:
     ]
     frames = []
     for events in zip(*runs, strict=True):
-        sheet = canvas(len(PROMPTS), 2)
+        sheet = Sheet(len(PROMPTS), 2)
         for column, step in enumerate(events):
-            place(sheet, noisy_picture(pipe, step), column, 0, f"x_t, step {step.index} of {step.total}")
-            place(sheet, step.images[0], column, 1, "x_0, the model's guess")
-        frames.append(sheet)
+            sheet.place(noisy_picture(pipe, step), column, 0, f"x_t, step {step.index} of {step.total}")
+            sheet.place(step.images[0], column, 1, "x_0, the model's guess")
+        frames.append(sheet.image)
     durations = [120] * (len(frames) - 1) + [2500]
     frames[0].save(
         HERE / "run.webp", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=75, method=4
@@ -65,19 +65,16 @@ def animate(pipe: Pipeline, steps: int = 30) -> None:
 
 
 def strengths(pipe: Pipeline) -> None:
-    """A photo at rising strength, one row a photo."""
-    sheet = canvas(len(STRENGTHS) + 1, len(PHOTOS))
-    for row, (name, prompt) in enumerate(PHOTOS):
-        with Image.open(HERE / "examples" / f"{name}.jpg") as photo:
-            side = min(photo.size)
-            left, top = (photo.width - side) // 2, (photo.height - side) // 2
-            square = photo.crop((left, top, left + side, top + side)).resize((pipe.default_size,) * 2)
-        place(sheet, square, 0, row, "photo")
+    """The page's examples at rising strength, one row a photo."""
+    sheet = Sheet(len(STRENGTHS) + 1, len(EXAMPLES), lines=2)
+    for row, (name, prompt) in enumerate(EXAMPLES):
+        photo = fit_image(read_image(PHOTOS / name), pipe.default_size, pipe.default_size)
+        sheet.place(photo, 0, row, prompt)
         for column, strength in enumerate(STRENGTHS, start=1):
             options = {"num_inference_steps": 40, "guidance_scale": 5.0, "sampler": "ddim", "seed": 3}
-            picture = pipe(prompt, image=square, strength=strength, **options).images[0]
-            place(sheet, picture, column, row, f"strength {strength}")
-    sheet.save(HERE / "strengths.webp", quality=85)
+            picture = pipe(prompt, image=photo, strength=strength, **options).images[0]
+            sheet.place(picture, column, row, f"strength {strength}")
+    sheet.image.save(HERE / "strengths.webp", quality=85)
 
 
 def main() -> None:

@@ -23,19 +23,20 @@ from .optimizer import MuonAdamW
 from .paint import Box, paste
 from .run import EMA, Run, warmup_cosine
 
-CHANNELS = (32, 64, 96, 128)
+CHANNELS = (32, 64, 128, 192)
 SIDE = 128
 SHIFT = 8  # pixels that a picture is moved by at most
 
 
 class StyleClassifier(nn.Module):
-    """Four convolutions, each halving the picture, and the mean of what they see."""
+    """Four pairs of convolutions, each halving the picture, and the mean of what they see."""
 
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in zip((3, *CHANNELS), CHANNELS, strict=False):
-            layers += [nn.Conv2d(before, after, 5, stride=2, padding=2), nn.GroupNorm(8, after), nn.SiLU()]
+            for channels, stride in ((before, 2), (after, 1)):
+                layers += [nn.Conv2d(channels, after, 3, stride, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(CHANNELS[-1], len(STYLES))
 
@@ -105,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--out", type=Path, default=Path("runs/style"))
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=3e-3)
     args = parser.parse_args()

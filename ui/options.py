@@ -44,7 +44,7 @@ class Defaults:
     num_inference_steps: int = 25
     guidance_scale: float = 7.5
     sampler: str = "dpmpp_2m"
-    strength: float = 0.6
+    strength: float = 0.7
     preview: str = "auto"
 
     @property

@@ -31,7 +31,7 @@ class Request:
     preview: str = "auto"
     preview_every: int = 1
     photo: str | None = None
-    strength: float = 0.6
+    strength: float = 0.7
     fit: str = "crop"
     model: str | None = None
     """The name of a model of the page's list; None is the first one."""

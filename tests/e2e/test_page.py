@@ -79,8 +79,9 @@ def test_an_example_fills_the_form(page: Page):
     page.get_by_text("a rocket, noto style, on a blue background", exact=True).last.click()
     expect(page.locator("#t2i-prompt textarea")).to_have_value("a rocket, noto style, on a blue background")
     visitor = Visitor(page, "i2i")
-    page.get_by_text("a cup of coffee, noto style", exact=True).last.click()
-    expect(page.locator("#i2i-prompt textarea")).to_have_value("a cup of coffee, noto style")
+    prompt = "a cup of coffee, fluent color style, on a brown background"
+    page.get_by_text(prompt, exact=True).last.click()
+    expect(page.locator("#i2i-prompt textarea")).to_have_value(prompt)
     expect(page.locator("#i2i-start img")).to_have_count(2)
     visitor.set_number("steps", 4)
     visitor.generate()
