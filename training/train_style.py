@@ -29,7 +29,7 @@ SHIFT = 8  # pixels that a picture is moved by at most
 
 
 class StyleClassifier(nn.Module):
-    """Four pairs of convolutions, each halving the picture, and the mean of what they see."""
+    """Four pairs of convolutions, each pair halving the picture, and the mean of what they see."""
 
     def __init__(self) -> None:
         super().__init__()
