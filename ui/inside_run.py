@@ -35,8 +35,8 @@ def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> None:
     """Build the section and make it work."""
     defaults = holder.defaults
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
-        prompt = gr.Textbox("a cat next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
-        seed = gr.Textbox("1", label="Seed", placeholder="random", scale=1, min_width=90, elem_id="inside-seed")
+        prompt = gr.Textbox("a cat face next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
+        seed = gr.Textbox("2", label="Seed", placeholder="random", scale=1, min_width=90, elem_id="inside-seed")
         steps = gr.Slider(
             1,
             MAX_PAGE_STEPS,
