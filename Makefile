@@ -22,24 +22,24 @@ format: $(VENV)/.installed-dev
 
 # The bundled model, again from the start: `make data train`. Hours on a laptop; each part resumes where it stopped.
 data: $(VENV)/.installed-dev
-	$(BIN)/python -m training.build_dataset
+	$(BIN)/python -m training.data.build_dataset
 
 train: $(VENV)/.installed-dev
-	$(BIN)/python -m training.train_vae
-	$(BIN)/python -m training.train_tokenizer
-	$(BIN)/python -m training.cache_latents --resolution 64
-	$(BIN)/python -m training.cache_latents --resolution 128
-	$(BIN)/python -m training.cache_latents --recipe pair --count 10000 --out runs/latents-128-pairs
-	$(BIN)/python -m training.train_clip
-	$(BIN)/python -m training.train_style
-	$(BIN)/python -m training.train_unet --resolution 64 --minutes 60
-	$(BIN)/python -m training.train_unet --resolution 128 --minutes 360 --latents runs/latents-128 runs/latents-128-pairs
-	$(BIN)/python -m training.train_unet --resolution 128 --minutes 420 --decay 60 --timestep-power 0 \
+	$(BIN)/python -m training.networks.train_vae
+	$(BIN)/python -m training.networks.train_tokenizer
+	$(BIN)/python -m training.data.cache_latents --resolution 64
+	$(BIN)/python -m training.data.cache_latents --resolution 128
+	$(BIN)/python -m training.data.cache_latents --recipe pair --count 10000 --out runs/latents-128-pairs
+	$(BIN)/python -m training.networks.train_clip
+	$(BIN)/python -m training.networks.train_style
+	$(BIN)/python -m training.networks.train_unet --resolution 64 --minutes 60
+	$(BIN)/python -m training.networks.train_unet --resolution 128 --minutes 360 --latents runs/latents-128 runs/latents-128-pairs
+	$(BIN)/python -m training.networks.train_unet --resolution 128 --minutes 420 --decay 60 --timestep-power 0 \
 		--latents runs/latents-128 runs/latents-128-pairs
-	$(BIN)/python -m training.export
-	$(BIN)/python -m training.contact_sheet
-	$(BIN)/python -m training.curves
-	$(BIN)/python -m training.evaluate
+	$(BIN)/python -m training.networks.export
+	$(BIN)/python -m training.judging.contact_sheet
+	$(BIN)/python -m training.judging.curves
+	$(BIN)/python -m training.judging.evaluate
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -15,9 +15,17 @@ from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from .attention import attend
-from .checkpoints import build, read_weights
-from .config import CLIPConfig, CLIPImageConfig, CLIPTextConfig, CLIPVisionConfig, ModelError, read_json, require
-from .tokenizer import load_tokenizer
+from .loading.checkpoints import build, read_weights
+from .loading.config import (
+    CLIPConfig,
+    CLIPImageConfig,
+    CLIPTextConfig,
+    CLIPVisionConfig,
+    ModelError,
+    read_json,
+    require,
+)
+from .loading.tokenizer import load_tokenizer
 
 # Where a directory in transformers' layout may keep its weights, best first.
 WEIGHT_FILES = (

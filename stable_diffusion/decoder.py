@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .blocks import ResnetBlock, Upsample
-from .config import VAEConfig
 from .encoder import EPS, MidBlock
+from .loading.config import VAEConfig
 
 
 class UpBlock(nn.Module):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .attention import SpatialTransformer
 from .blocks import Downsample, ResnetBlock, Upsample
-from .config import ATTENTION_DOWN, UNetConfig
+from .loading.config import ATTENTION_DOWN, UNetConfig
 
 
 def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:

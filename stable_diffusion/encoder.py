@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from .attention import SpatialSelfAttention
 from .blocks import Downsample, ResnetBlock
-from .config import VAEConfig
+from .loading.config import VAEConfig
 
 EPS = 1e-6
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import finite, listed, read_metadata, read_tensors
-from .config import ModelError
+from .loading.checkpoints import finite, listed, read_metadata, read_tensors
+from .loading.config import ModelError
 from .model_loader import Models
 
 PARTS = ("unet", "text_encoder")

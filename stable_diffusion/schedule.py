@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import SchedulerConfig
+from .loading.config import SchedulerConfig
 
 # What solvers that need a finite sigma take for a terminal alphas_cumprod of zero: the smallest float16, sigma 4096.
 FINITE_TERMINAL_ALPHA_CUMPROD = 2.0**-24

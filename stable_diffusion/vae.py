@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .config import VAEConfig
 from .decoder import Decoder
 from .encoder import Encoder
+from .loading.config import VAEConfig
 
 
 @dataclass(frozen=True)

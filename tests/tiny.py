@@ -12,8 +12,8 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIPTextEncoder
-from stable_diffusion.config import CLIPTextConfig, UNetConfig, VAEConfig
 from stable_diffusion.diffusion import UNet
+from stable_diffusion.loading.config import CLIPTextConfig, UNetConfig, VAEConfig
 from stable_diffusion.vae import VAE
 
 KINDS = ("sd1", "sd2")

@@ -14,7 +14,8 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from . import live
+from ui import live
+
 from .history import keep_run
 from .models import ModelHolder
 from .options import FITS, PREVIEWS, SAMPLERS, Defaults

@@ -11,7 +11,8 @@ import gradio as gr
 from gradio.components import Component
 from PIL import Image
 
-from . import live
+from ui import live
+
 from .controls import QUIET, Controls, more_controls, prompt_controls, sampling_controls
 from .files import keep
 from .history import History, Run

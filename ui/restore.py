@@ -8,7 +8,8 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from . import live
+from ui import live
+
 from .controls import CHECKED, QUIET, SIZED, SizeSlider, bounds
 from .history import History, Run, at
 from .link import from_query

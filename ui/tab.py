@@ -11,7 +11,8 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from . import live
+from ui import live
+
 from .controls import CHECKED, QUIET, Controls
 from .files import keep, stem
 from .film import animation, pictures, strip

@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from stable_diffusion.clip import CLIPModel, CLIPTextEncoder
-from stable_diffusion.config import CLIPConfig, CLIPTextConfig, UNetConfig, VAEConfig
 from stable_diffusion.diffusion import UNet
+from stable_diffusion.loading.config import CLIPConfig, CLIPTextConfig, UNetConfig, VAEConfig
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.samplers import SAMPLERS
 from stable_diffusion.vae import VAE

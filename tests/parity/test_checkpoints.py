@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from stable_diffusion.model_config import ModelConfig, Settings, read_settings
+from stable_diffusion.loading.model_config import ModelConfig, Settings, read_settings
+from stable_diffusion.loading.single_file import stable_diffusion_1, stable_diffusion_2
 from stable_diffusion.model_converter import NETWORKS, convert, table
 from stable_diffusion.model_loader import Models, load
-from stable_diffusion.single_file import stable_diffusion_1, stable_diffusion_2
 from tests.tiny import KINDS, save_model
 
 diffusers.utils.logging.set_verbosity_error()

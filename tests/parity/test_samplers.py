@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_diffusion.config import SchedulerConfig
+from stable_diffusion.loading.config import SchedulerConfig
 from stable_diffusion.samplers import SAMPLERS, plan
 from stable_diffusion.schedule import NoiseSchedule, predict_x_0
 

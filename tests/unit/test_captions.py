@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from training.captions import PLACES, RECIPES, RELATIONS, STYLES, Composer, compose_many
-from training.dataset import Dataset
-from training.grammar import base_noun, countable, everyday, nouns, plural, with_article, without_colours
-from training.heldout import Heldout
-from training.paint import BACKGROUNDS, COLOURS, JITTER, recolour
+from training.data.captions import PLACES, RECIPES, RELATIONS, STYLES, Composer, compose_many
+from training.data.dataset import Dataset
+from training.data.grammar import base_noun, countable, everyday, nouns, plural, with_article, without_colours
+from training.data.heldout import Heldout
+from training.data.paint import BACKGROUNDS, COLOURS, JITTER, recolour
 
 LABELS = {
     "1f34e": ("red apple", "food-drink"),

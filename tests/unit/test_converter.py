@@ -14,12 +14,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stable_diffusion import single_file
-from stable_diffusion.config import ModelError
-from stable_diffusion.model_config import SETTINGS_FILES, ModelConfig, read_settings
+from stable_diffusion.loading import single_file
+from stable_diffusion.loading.config import ModelError
+from stable_diffusion.loading.model_config import SETTINGS_FILES, ModelConfig, read_settings
+from stable_diffusion.loading.single_file import METADATA_KEY, recognise, stable_diffusion_1, stable_diffusion_2
 from stable_diffusion.model_converter import NETWORKS, convert, main, table
 from stable_diffusion.model_loader import load
-from stable_diffusion.single_file import METADATA_KEY, recognise, stable_diffusion_1, stable_diffusion_2
 from tests.tiny import KINDS, networks, save_model
 
 # What Stability AI's files hold beside what a directory keeps, and the first of them beside what ours keep.

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training import artwork, build_dataset, heldout
-from training.artwork import Drawing, Name, code_points, find_code, shrink, slug
-from training.build_dataset import dominant_hue, duplicates, wanted
-from training.dataset import Dataset
+from training.data import artwork, build_dataset, heldout
+from training.data.artwork import Drawing, Name, code_points, find_code, shrink, slug
+from training.data.build_dataset import dominant_hue, duplicates, wanted
+from training.data.dataset import Dataset
 
 NAME = Name("1f98a", "1f98a", "fox", ("animal",), (), "animals-nature", "animal-mammal", 1)
 
@@ -141,7 +141,7 @@ def test_build_joins_draws_filters_and_repeats_itself(packages, tmp_path):
 
 
 def test_missing_data_set_says_how_to_build_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"python -m training\.build_dataset --out"):
+    with pytest.raises(FileNotFoundError, match=r"python -m training\.data\.build_dataset --out"):
         Dataset.load(tmp_path)
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stable_diffusion.config import SchedulerConfig
 from stable_diffusion.ddpm import DDPMSampler, Posterior, q_sample, training_loss, variational_bound
+from stable_diffusion.loading.config import SchedulerConfig
 from stable_diffusion.schedule import NoiseSchedule, predict_x_0
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from training.evaluate import background, boxes, frechet, halves, main_colour, nearest, place
-from training.paint import BACKGROUNDS
+from training.data.paint import BACKGROUNDS
+from training.judging.evaluate import background, boxes, frechet, halves, main_colour, nearest, place
 
 
 def picture(colour: str, box: tuple[int, int, int, int], ground: str = "white") -> np.ndarray:

@@ -13,7 +13,7 @@ import huggingface_hub
 import pytest
 import torch
 
-from stable_diffusion.config import ModelError
+from stable_diffusion.loading.config import ModelError
 from stable_diffusion.model_loader import load
 from tests.hub_server import Hub, serve
 from tests.tiny import save_model
@@ -201,8 +201,8 @@ def test_environment_decides_the_endpoint(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_single_file_fetches_the_vocabulary(hub: Hub, tmp_path: Path) -> None:
+    from stable_diffusion.loading.tokenizer import CLIP_REPOSITORY
     from stable_diffusion.model_converter import convert
-    from stable_diffusion.tokenizer import CLIP_REPOSITORY
 
     convert(served(hub), tmp_path / "alone.safetensors")
     with pytest.raises(ModelError, match=r"alone.safetensors carries no tokenizer.*put the folder `tokenizer`"):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stable_diffusion.config import ModelError
+from stable_diffusion.loading.config import ModelError
 from stable_diffusion.lora import PARTS, LoRAs
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from stable_diffusion import samplers
-from stable_diffusion.config import SchedulerConfig
 from stable_diffusion.ddpm import DDPMSampler
+from stable_diffusion.loading.config import SchedulerConfig
 from stable_diffusion.samplers import SAMPLERS, Plan, Run, plan
 from stable_diffusion.schedule import CLEAN, Level, NoiseSchedule, karras_sigmas
 

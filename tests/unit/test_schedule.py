@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stable_diffusion.config import SchedulerConfig
+from stable_diffusion.loading.config import SchedulerConfig
 from stable_diffusion.schedule import (
     CLEAN,
     Level,

@@ -10,11 +10,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch.nn import functional as F
 
-from training.captions import STYLES
-from training.dataset import Dataset
-from training.heldout import Heldout
-from training.optimizer import MuonAdamW
-from training.train_style import Examples, StyleClassifier, load_style
+from training.data.captions import STYLES
+from training.data.dataset import Dataset
+from training.data.heldout import Heldout
+from training.networks.optimizer import MuonAdamW
+from training.networks.train_style import Examples, StyleClassifier, load_style
 
 HELDOUT = Heldout(cells=frozenset({("3", STYLES[0])}))
 
@@ -66,5 +66,5 @@ def test_it_learns_to_tell_two_hands_apart(dataset: Dataset, tmp_path: Path):
 
 
 def test_a_missing_checkpoint_says_what_to_run(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"training\.train_style"):
+    with pytest.raises(FileNotFoundError, match=r"training\.networks\.train_style"):
         load_style(tmp_path / "none.pt")

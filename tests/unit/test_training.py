@@ -14,19 +14,19 @@ from PIL import Image
 from transformers import AutoTokenizer, CLIPModel, CLIPProcessor, CLIPTextModel, CLIPTokenizer
 
 from stable_diffusion.clip import CLIP
-from stable_diffusion.config import ATTENTION_DOWN, ATTENTION_UP, PLAIN_DOWN, PLAIN_UP, UNetConfig, VAEConfig
+from stable_diffusion.loading.config import ATTENTION_DOWN, ATTENTION_UP, PLAIN_DOWN, PLAIN_UP, UNetConfig, VAEConfig
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.vae import VAE
-from training import train_clip, train_unet
-from training.cache_latents import channel_statistics, encode, load_latents, load_vae, standardise
-from training.contact_sheet import contact_sheet
-from training.curves import read_log
-from training.export import export, export_clip
-from training.optimizer import MuonAdamW
-from training.train_clip import IMAGES, contrastive_loss, new_clip
-from training.train_tokenizer import END, MAX_LENGTH, START, learn_merges, vocabulary, write_tokenizer
-from training.train_unet import (
+from training.data.cache_latents import channel_statistics, encode, load_latents, load_vae, standardise
+from training.judging.contact_sheet import contact_sheet
+from training.judging.curves import read_log
+from training.networks import train_clip, train_unet
+from training.networks.export import export, export_clip
+from training.networks.optimizer import MuonAdamW
+from training.networks.train_clip import IMAGES, contrastive_loss, new_clip
+from training.networks.train_tokenizer import END, MAX_LENGTH, START, learn_merges, vocabulary, write_tokenizer
+from training.networks.train_unet import (
     SCHEDULER,
     Clock,
     Examples,
@@ -36,7 +36,7 @@ from training.train_unet import (
     train,
     train_step,
 )
-from training.train_vae import SQUARED_WEIGHT, reconstruction_loss
+from training.networks.train_vae import SQUARED_WEIGHT, reconstruction_loss
 
 CAPTIONS = [
     "a red fox, fluent 3d style, on a blue background",

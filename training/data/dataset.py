@@ -1,6 +1,6 @@
 """The built emoji data set: memory-mapped pictures and the rows that describe them.
 
-`training.build_dataset` writes `pictures.npy` (uint8 (N, 128, 128, 4), RGBA, straight alpha) and `index.json`.
+`training.data.build_dataset` writes `pictures.npy` (uint8 (N, 128, 128, 4), RGBA, straight alpha) and `index.json`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from training.grammar import nouns
+from training.data.grammar import nouns
 
 DEFAULT_ROOT = Path("data/emoji")
 
@@ -43,7 +43,9 @@ class Dataset:
         """
         root = Path(root)
         if not (root / "index.json").exists():
-            raise FileNotFoundError(f"no data set in root={root}: run `python -m training.build_dataset --out {root}`")
+            raise FileNotFoundError(
+                f"no data set in root={root}: run `python -m training.data.build_dataset --out {root}`"
+            )
         rows = json.loads((root / "index.json").read_text(encoding="utf-8"))
         return cls(np.load(root / "pictures.npy", mmap_mode="r"), rows)
 

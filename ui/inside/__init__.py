@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gradio as gr
 
-from .inside_noise import noise_lab
-from .inside_run import inside_a_run
-from .inside_samplers import samplers_side_by_side
-from .models import ModelHolder
+from ..models import ModelHolder
+from .noise import noise_lab
+from .run import inside_a_run
+from .samplers import samplers_side_by_side
 
 
 def build_inside(holder: ModelHolder, menu: gr.Dropdown) -> None:

@@ -1,4 +1,4 @@
-"""Compose captioned pictures and keep their latents: `python -m training.cache_latents --resolution 64`.
+"""Compose captioned pictures and keep their latents: `python -m training.data.cache_latents --resolution 64`.
 
 Composing and encoding cost as much as a training step, and need not be paid again when an example is seen again. Folder
 `runs/latents-{resolution}` then holds the composed examples, `pictures.npy` and `captions.json`
@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from stable_diffusion.vae import VAE
+from training.networks.train_vae import CONFIG
 
 from .captions import RECIPES, compose_many
-from .train_vae import CONFIG
 
 BATCH = 64
 
@@ -32,7 +32,7 @@ def load_vae(checkpoint: Path) -> VAE:
     Raises FileNotFoundError where there is no checkpoint.
     """
     if not checkpoint.exists():
-        raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.train_vae`")
+        raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.networks.train_vae`")
     vae = VAE(replace(CONFIG, scaling_factor=1.0))
     vae.load_state_dict(torch.load(checkpoint, weights_only=True, mmap=True)["ema"])
     return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
@@ -72,7 +72,7 @@ def load_latents(folder: Path) -> tuple[Tensor, list[str]]:
     Raises FileNotFoundError where there are none.
     """
     if not (folder / "latents.npy").exists():
-        raise FileNotFoundError(f"no latents in folder={folder}: run `python -m training.cache_latents`")
+        raise FileNotFoundError(f"no latents in folder={folder}: run `python -m training.data.cache_latents`")
     latents = torch.from_numpy(np.load(folder / "latents.npy"))
     return latents, json.loads((folder / "captions.json").read_text(encoding="utf-8"))
 

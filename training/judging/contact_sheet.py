@@ -1,4 +1,4 @@
-"""Draw a fixed set of prompts on one labelled sheet: `python -m training.contact_sheet --model assets/models/emoji`."""
+"""Draw a fixed set of prompts on one labelled sheet: `python -m training.judging.contact_sheet [--model FOLDER]`."""
 
 from __future__ import annotations
 

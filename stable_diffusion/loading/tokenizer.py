@@ -6,9 +6,9 @@ from pathlib import Path
 
 from transformers import CLIPTokenizer
 
-from stable_diffusion.config import CLIPTextConfig, ModelError
-from stable_diffusion.hub import fetch_files
-from stable_diffusion.model_config import TOKENIZER_FILES
+from stable_diffusion.loading.config import CLIPTextConfig, ModelError
+from stable_diffusion.loading.hub import fetch_files
+from stable_diffusion.loading.model_config import TOKENIZER_FILES
 
 # The vocabulary of both Stable Diffusion families; single files do not carry it.
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"

@@ -1,4 +1,4 @@
-"""Make the README's pictures with the bundled model: `python -m assets.make_pictures`."""
+"""Make the README's pictures with the bundled model: `python -m training.judging.make_pictures`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stable_diffusion import Pipeline, Step
 from stable_diffusion.images import fit_image, read_image, to_images
 from ui.image2image import EXAMPLES, PHOTOS
 
-HERE = Path(__file__).parent
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PROMPTS = (
     "a panda, fluent flat style, on a pink background",
     "a red apple, fluent 3d style",
@@ -60,7 +60,7 @@ def animate(pipe: Pipeline, steps: int = 30) -> None:
         frames.append(sheet.image)
     durations = [120] * (len(frames) - 1) + [2500]
     frames[0].save(
-        HERE / "run.webp", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=75, method=4
+        ASSETS / "run.webp", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=75, method=4
     )
 
 
@@ -74,7 +74,7 @@ def strengths(pipe: Pipeline) -> None:
             options = {"num_inference_steps": 40, "guidance_scale": 5.0, "sampler": "ddim", "seed": 3}
             picture = pipe(prompt, image=photo, strength=strength, **options).images[0]
             sheet.place(picture, column, row, f"strength {strength}")
-    sheet.image.save(HERE / "strengths.webp", quality=85)
+    sheet.image.save(ASSETS / "strengths.webp", quality=85)
 
 
 def main() -> None:

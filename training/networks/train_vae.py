@@ -1,4 +1,4 @@
-"""Train the bundled model's autoencoder: `python -m training.train_vae`.
+"""Train the bundled model's autoencoder: `python -m training.networks.train_vae`.
 
 Three of four examples are 64 px crops at full size, one is a whole picture at half size, each on a random background.
 The loss is L1 on a four-level pyramid, L1 on the gradients, which keeps outlines crisp, the squared error that PSNR
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from stable_diffusion.config import VAEConfig
+from stable_diffusion.loading.config import VAEConfig
 from stable_diffusion.vae import VAE
 
 from .optimizer import MuonAdamW

@@ -1,7 +1,7 @@
-"""Train a small CLIP on the composed pictures: `python -m training.train_clip`.
+"""Train a small CLIP on the composed pictures: `python -m training.networks.train_clip`.
 
 Picture and caption are drawn together, and all other pairs of a batch apart (Figure 3, arXiv:2103.00020). It conditions
-nothing: the U-Net has its own text encoder, so this model judges what that one draws. `training.evaluate` asks it, and
+nothing: the U-Net has its own text encoder, so this model judges what that one draws. `judging.evaluate` asks it, and
 exported with the model it gives the page its match of picture and prompt.
 """
 
@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIP, CLIPModel
-from stable_diffusion.config import CLIPConfig, CLIPImageConfig, CLIPTextConfig, CLIPVisionConfig
+from stable_diffusion.loading.config import CLIPConfig, CLIPImageConfig, CLIPTextConfig, CLIPVisionConfig
 
 from .optimizer import MuonAdamW
 from .run import EMA, Run, warmup_cosine
@@ -142,7 +142,7 @@ def shrink(pictures: np.ndarray) -> Tensor:
 def load_clip(checkpoint: Path, tokenizer: CLIPTokenizer) -> CLIP:
     """The averaged model of a checkpoint. Raises FileNotFoundError where there is none."""
     if not checkpoint.exists():
-        raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.train_clip`")
+        raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.networks.train_clip`")
     model = CLIPModel(clip_config(tokenizer))
     model.load_state_dict(torch.load(checkpoint, weights_only=True, mmap=True)["ema"])
     return CLIP(model.eval().requires_grad_(False), tokenizer, IMAGES)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from .inside_view import curve, inside_view
-from .live import data_uri
-from .models import ModelHolder
-from .options import SAMPLERS
-from .request import Request
-from .tab import QUEUE, clear_error, read_seed
+from ..live import data_uri
+from ..models import ModelHolder
+from ..options import SAMPLERS
+from ..request import Request
+from ..tab import QUEUE, clear_error, read_seed
+from .view import curve, inside_view
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from PIL import Image
 
-from .controls import MAX_PAGE_STEPS
-from .inside_view import curve, inside_view
-from .live import data_uri
-from .models import ModelHolder
-from .options import MAX_GUIDANCE
-from .request import Request
-from .tab import QUEUE, clear_error, read_seed
+from ..controls import MAX_PAGE_STEPS
+from ..live import data_uri
+from ..models import ModelHolder
+from ..options import MAX_GUIDANCE
+from ..request import Request
+from ..tab import QUEUE, clear_error, read_seed
+from .view import curve, inside_view
 
 if TYPE_CHECKING:
     from torch import Tensor

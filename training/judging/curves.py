@@ -1,4 +1,4 @@
-"""Plot learning curves: `python -m training.curves [LOG ...]`, one line for each stage's log, named by its file."""
+"""Plot learning curves, one line for each log and named by its file: `python -m training.judging.curves [LOG ...]`."""
 
 from __future__ import annotations
 

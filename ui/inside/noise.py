@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from .image2image import PHOTOS
-from .inside_view import curve, figure, inside_view
-from .models import ModelHolder
-from .photo import photo_input
-from .request import photo_path
-from .tab import clear_error
+from ..image2image import PHOTOS
+from ..models import ModelHolder
+from ..photo import photo_input
+from ..request import photo_path
+from ..tab import clear_error
+from .view import curve, figure, inside_view
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from training.dataset import recolourable, simple
-from training.grammar import base_noun, nouns, phrases, with_article
-from training.paint import COLOURS
+from training.data.dataset import recolourable, simple
+from training.data.grammar import base_noun, nouns, phrases, with_article
+from training.data.paint import COLOURS
 
 HUES = ("red", "orange", "yellow", "green", "blue", "purple", "pink")
 HELDOUT = Path(__file__).with_name("heldout.json")

@@ -18,10 +18,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.dataset import Dataset, recolourable, simple
-from training.grammar import COLOUR_WORDS, base_noun, countable, nouns, phrases, plural, with_article, without_colours
-from training.heldout import Heldout
-from training.paint import (
+from training.data.dataset import Dataset, recolourable, simple
+from training.data.grammar import (
+    COLOUR_WORDS,
+    base_noun,
+    countable,
+    nouns,
+    phrases,
+    plural,
+    with_article,
+    without_colours,
+)
+from training.data.heldout import Heldout
+from training.data.paint import (
     BACKGROUNDS,
     COLOURS,
     Box,
@@ -89,7 +98,7 @@ class Composer:
     """Draws captioned pictures from a data set, never one that `heldout` keeps for evaluation.
 
     Args:
-        dataset: pictures and rows, see `training.dataset`.
+        dataset: pictures and rows, see `training.data.dataset`.
         size: side of the composed pictures in pixels.
         heldout: what to leave out; None leaves nothing out.
         recipe: the one of `RECIPES` to draw by; None draws by all, in their shares.
@@ -325,7 +334,7 @@ def compose_many(
     seed: int,
     out: Path | str,
     root: Path | str = "data/emoji",
-    heldout: Path | str | None = "training/heldout.json",
+    heldout: Path | str | None = "training/data/heldout.json",
     size: int = 128,
     workers: int = 2,
     recipe: str | None = None,

@@ -1,8 +1,8 @@
-"""Measure what the model draws: `python -m training.evaluate`.
+"""Measure what the model draws: `python -m training.judging.evaluate`.
 
 Prompts that training held out, and everyday ones, are drawn with fixed seeds; the same measures are taken of the
 artwork, composed for the same prompts, as the ceiling. What a picture shows is judged by the CLIP of
-`training.train_clip`, and its style by the classifier of `training.train_style`; neither has ever met the generator.
+`networks.train_clip`, and its style by the classifier of `networks.train_style`; neither has ever met the generator.
 Colours and places are measured in pixels.
 """
 
@@ -22,15 +22,14 @@ from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIP
 from stable_diffusion.pipeline import Pipeline
-
-from .captions import PLACES, RELATIONS
-from .dataset import Dataset, simple
-from .grammar import base_noun, nouns, with_article
-from .heldout import HELDOUT, Heldout, described, prompts
-from .paint import BACKGROUNDS, COLOURS, Box, paste, recolour
-from .train_clip import load_clip
-from .train_style import StyleClassifier, load_style, on_white
-from .train_vae import Examples, psnr
+from training.data.captions import PLACES, RELATIONS
+from training.data.dataset import Dataset, simple
+from training.data.grammar import base_noun, nouns, with_article
+from training.data.heldout import HELDOUT, Heldout, described, prompts
+from training.data.paint import BACKGROUNDS, COLOURS, Box, paste, recolour
+from training.networks.train_clip import load_clip
+from training.networks.train_style import StyleClassifier, load_style, on_white
+from training.networks.train_vae import Examples, psnr
 
 SIDE = 128
 REPEATS = {"cell": 2, "colour": 2, "pair": 2, "seen": 1, "place": 1}

@@ -1,4 +1,4 @@
-"""Write the trained networks as a model directory in diffusers' layout: `python -m training.export`.
+"""Write the trained networks as a model directory in diffusers' layout: `python -m training.networks.export`.
 
 Weights are float16; the U-Net is cut into shards under 10 MB, since a plain git push to a model hub takes no larger
 file. `diffusers.StableDiffusionPipeline.from_pretrained` and `stable_diffusion.Pipeline.from_pretrained` both read it.
@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIP
-from stable_diffusion.config import CLIPTextConfig, SchedulerConfig, UNetConfig, VAEConfig
+from stable_diffusion.loading.config import CLIPTextConfig, SchedulerConfig, UNetConfig, VAEConfig
 from stable_diffusion.vae import VAE
+from training.data.cache_latents import load_vae, standardise
 
-from .cache_latents import load_vae, standardise
 from .train_clip import load_clip
 from .train_tokenizer import FILES as TOKENIZER_FILES
 from .train_unet import SCHEDULER, UNET, TextToLatents, text_config

@@ -1,7 +1,7 @@
-"""Train the judge of styles: `python -m training.train_style`.
+"""Train the judge of styles: `python -m training.networks.train_style`.
 
 A small convolutional classifier that sees the artwork alone, at full size: in what hand a thing is drawn shows in
-outlines and gradients, which the CLIP of `training.train_clip` loses at 64 pixels. `training.evaluate` asks it.
+outlines and gradients, which the CLIP of `train_clip` loses at 64 pixels. `judging.evaluate` asks it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .captions import STYLES
-from .dataset import Dataset
-from .heldout import Heldout
+from training.data.captions import STYLES
+from training.data.dataset import Dataset
+from training.data.heldout import Heldout
+from training.data.paint import Box, paste
+
 from .optimizer import MuonAdamW
-from .paint import Box, paste
 from .run import EMA, Run, warmup_cosine
 
 CHANNELS = (32, 64, 128, 192)
@@ -96,7 +97,7 @@ def on_white(picture: np.ndarray) -> np.ndarray:
 def load_style(checkpoint: Path) -> StyleClassifier:
     """The averaged model of a checkpoint. Raises FileNotFoundError where there is none."""
     if not checkpoint.exists():
-        raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.train_style`")
+        raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.networks.train_style`")
     model = StyleClassifier()
     model.load_state_dict(torch.load(checkpoint, weights_only=True, mmap=True)["ema"])
     return model.eval().requires_grad_(False)

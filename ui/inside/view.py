@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from .live import data_uri
+from ..live import data_uri
 
 HERE = Path(__file__).parent
 Points = list[tuple[float, float]]
@@ -24,7 +24,7 @@ def inside_view(kind: str) -> gr.HTML:
     """A view, still empty; `kind` names its markup and its drawing function in inside.js."""
     return gr.HTML(
         value={},
-        html_template=(HERE / f"inside_{kind}.html").read_text(encoding="utf-8"),
+        html_template=(HERE / f"{kind}.html").read_text(encoding="utf-8"),
         css_template=(HERE / "inside.css").read_text(encoding="utf-8"),
         js_on_load=(HERE / "inside.js").read_text(encoding="utf-8"),
         apply_default_css=False,

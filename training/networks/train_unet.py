@@ -1,4 +1,4 @@
-"""Train the bundled model's U-Net and text encoder on cached latents: `python -m training.train_unet --resolution 64`.
+"""Train U-Net and text encoder on cached latents: `python -m training.networks.train_unet --resolution 64`.
 
 Small pictures first, where a step costs half, then `--resolution 128`, which goes on from the same checkpoint; with
 `--decay 30` the learning rate falls to nothing over the last 30 minutes. The loss is the simple one on the
@@ -20,7 +20,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIPTextEncoder
-from stable_diffusion.config import (
+from stable_diffusion.ddpm import training_loss
+from stable_diffusion.diffusion import UNet
+from stable_diffusion.loading.config import (
     ATTENTION_DOWN,
     ATTENTION_UP,
     PLAIN_DOWN,
@@ -29,16 +31,14 @@ from stable_diffusion.config import (
     SchedulerConfig,
     UNetConfig,
 )
-from stable_diffusion.ddpm import training_loss
-from stable_diffusion.diffusion import UNet
 from stable_diffusion.model_loader import Models
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.vae import VAE
+from training.data.cache_latents import channel_statistics, load_latents, load_vae, standardise
+from training.data.grammar import everyday
+from training.judging.contact_sheet import contact_sheet
 
-from .cache_latents import channel_statistics, load_latents, load_vae, standardise
-from .contact_sheet import contact_sheet
-from .grammar import everyday
 from .optimizer import MuonAdamW
 from .run import EMA, Run
 from .train_vae import CONFIG

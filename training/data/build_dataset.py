@@ -1,11 +1,11 @@
-"""Build the emoji data set: `python -m training.build_dataset [--out data/emoji]`.
+"""Build the emoji data set: `python -m training.data.build_dataset [--out data/emoji]`.
 
 Writes, under `--out`:
 - `pictures.npy`: uint8 (N, 128, 128, 4), RGBA with straight alpha; memory-map it with `np.load(path, mmap_mode="r")`;
 - `index.json`: N rows, row i describing picture i (fields: see `describe`);
 - `manifest.json`: counts by style and group, packages with their licences, and a hash of the pixels.
 
-Rewrites `training/heldout.json` as well, with the same choice as long as the pictures are the same.
+Rewrites `training/data/heldout.json` as well, with the same choice as long as the pictures are the same.
 
 Needs `npm` and `resvg-py`. The same packages give the same bytes.
 """
@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from training import heldout
-from training.artwork import Drawing, draw, read_drawings, read_names, sources
+from training.data import heldout
+from training.data.artwork import Drawing, draw, read_drawings, read_names, sources
 
 SIZE = 128
 KEPT_TONES = {0: "default", 1: "light", 5: "dark"}

@@ -1,4 +1,4 @@
-"""Train the bundled model's tokenizer: `python -m training.train_tokenizer`.
+"""Train the bundled model's tokenizer: `python -m training.networks.train_tokenizer`.
 
 A byte-pair encoding (arXiv:1508.07909) in CLIP's format, over the words that captions are made of. All 256 bytes are in
 its alphabet, so any text tokenises; the vocabulary is small because the embedding table is shipped with the model.
@@ -15,9 +15,9 @@ import numpy as np
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from .captions import Composer
-from .dataset import Dataset
-from .heldout import Heldout
+from training.data.captions import Composer
+from training.data.dataset import Dataset
+from training.data.heldout import Heldout
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"

@@ -1,0 +1,1 @@
+"""The artwork, named, drawn and composed into captioned examples."""

@@ -1,0 +1,1 @@
+"""What the trained model draws: sheets to look at, and measures."""
