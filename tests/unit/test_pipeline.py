@@ -58,11 +58,13 @@ def test_previews_come_when_due(pipe: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("image", [None, PHOTO])
-def test_a_picture_does_not_depend_on_its_batch(pipe: Pipeline, image: Image.Image | None) -> None:
+def test_a_picture_does_not_depend_on_its_batch(tmp_path: Path, image: Image.Image | None) -> None:
+    """Networks of float64: batches of other sizes take other kernels, whose rounding in float32 steps make larger."""
+    pipe = Pipeline.from_pretrained(save_model(tmp_path), dtype=torch.float64)
     together = pipe("a fox", num_inference_steps=3, seed=10, num_images=3, image=image).latents
     for i in range(3):
         alone = pipe("a fox", num_inference_steps=3, seed=10 + i, image=image).latents
-        assert torch.allclose(together[i], alone[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together[i], alone[0], rtol=1e-9, atol=1e-9)
 
 
 def test_two_streams_at_once_do_not_disturb_each_other(pipe: Pipeline) -> None:
