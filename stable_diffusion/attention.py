@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,8 +18,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, *, causal: boo
 
 
 def attention_map(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """The weights softmax(Q K^T / sqrt(d)) themselves, (B, heads, L, S) in float32, to be looked at."""
-    query, key = _split_heads(query, heads).float(), _split_heads(key, heads).float()
+    """The weights softmax(Q K^T / sqrt(d)) themselves, (B, heads, L, S), to be looked at.
+
+    query is (B, L, C) and key (B, S, C); half precision is raised to float32, float32 and float64 stay what they are.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    query, key = (_split_heads(tensor, heads).to(dtype) for tensor in (query, key))
     return (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1)
 
 
