@@ -155,9 +155,13 @@ class Pipeline:
     """Text-to-image and image-to-image over one set of models; `loras` merges LoRA files into them."""
 
     def __init__(self, models: Models):
-        self.models = models
         self.schedule = NoiseSchedule(models.scheduler)
         self.loras = LoRAs(models)
+
+    @property
+    def models(self) -> Models:
+        """What a run that begins now works with: the model that was loaded, with the LoRA files merged by now."""
+        return self.loras.models
 
     @classmethod
     def from_pretrained(
