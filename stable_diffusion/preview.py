@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .images import to_images
+from .request import PREVIEW_LABELS
 from .vae import VAE
 
-PREVIEWS = ("auto", "vae", "linear", "none")
 SHARE = 0.05
 """How much longer "auto" lets previews make a run."""
 
@@ -41,8 +41,8 @@ class Preview:
         clock: Callable[[], float] = time.perf_counter,
         wait: Callable[[torch.device], None] = wait_for,
     ):
-        if name not in PREVIEWS:
-            raise ValueError(f"preview must be one of {', '.join(PREVIEWS)}, got {name!r}")
+        if name not in PREVIEW_LABELS:
+            raise ValueError(f"preview must be one of {', '.join(PREVIEW_LABELS)}, got {name!r}")
         self.vae, self.name, self.clock, self.wait = vae, name, clock, wait
         self._earned = 0.0
         self._cost: float | None = None

@@ -29,8 +29,8 @@ from transformers import CLIPTokenizer
 
 from .clip import CLIPTextEncoder
 from .loading.tokenizer import encode_text, frame
+from .request import SYNTAXES
 
-SYNTAXES = ("plain", "weighted")
 EMPHASIS = {"(": 1.1, "[": 1 / 1.1}
 OPENING = {")": "(", "]": "["}
 MAX_WEIGHT = 1e3  # far beyond use; nested brackets reach infinity, of which nothing but NaN follows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,19 @@ def test_runs_answered_in_one_batch_draw_what_they_draw_alone(exact: Pipeline) -
                 finals[i] = step.final
     for i, request in enumerate(requests):
         assert torch.allclose(finals[i], exact(request).latents, rtol=0, atol=1e-9)
+
+
+def test_eight_threads_draw_what_each_draws_alone(exact: Pipeline) -> None:
+    """Nothing that threads share may change under them: tokenizer, networks, schedule, previews."""
+    requests = [
+        Request("a fox " * (1 + 9 * i), seed=i, num_inference_steps=3, sampler=sampler, preview="auto")
+        for i, sampler in enumerate(list(SAMPLERS)[:8])
+    ]
+    alone = [exact(request).latents for request in requests]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            for result, expected in zip(pool.map(exact, requests), alone, strict=True):
+                assert torch.allclose(result.latents, expected, rtol=0, atol=1e-9)
 
 
 def test_a_closed_run_has_no_question(pipe: Pipeline) -> None:
