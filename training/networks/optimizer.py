@@ -17,7 +17,9 @@ class MuonAdamW:
     """Steps every parameter of `model`, with the interface of a torch optimizer as far as training needs it.
 
     Muon takes the inner matrices, a convolution's kernel (O, I, k, k) as the matrix (O, I k k). Embeddings, biases,
-    norms and the first and last convolution go to AdamW, as Muon's authors advise. The parameters must be contiguous.
+    norms and the first and last convolution go to AdamW, as Muon's authors advise. The parameters must be contiguous
+    and on the device where they will be trained. `accelerate` need not prepare it: gradients are the same in all
+    processes once `backward` returns, and bfloat16 has no scale to undo.
     """
 
     def __init__(self, model: nn.Module, rate: float):
