@@ -44,7 +44,7 @@ from training.data.paint import (
 STYLES = ("fluent 3d", "fluent color", "fluent flat", "noto", "noto blob", "twemoji", "emojitwo", "streamline")
 # What a prompt without a style means. Were all styles left out alike, it would mean the blur between the eight.
 HOUSE_STYLE = "fluent 3d"
-# Share of the captions that leave the style out; one that most sets of icons resemble may be left out now and then
+# Share of the captions that leave the style out; the four most usual of the others are left out now and then too
 UNNAMED = dict.fromkeys(STYLES, 0.0) | {
     HOUSE_STYLE: 0.65,
     "fluent color": 0.14,
@@ -81,6 +81,7 @@ OTHER_GROUP_SHARE = 0.01
 EVERYDAY_WORTH = 3.0  # of a concept that people ask for first, against 1 for another of its group
 NAMED_BACKGROUND = 0.45  # share of the pictures; the others are on white
 KEYWORDS = 0.15  # share of the single things whose caption says more of them
+WHOLE = 0.7  # share of the single things that reach from edge to edge; the others have a little room
 MIRRORED, VARIED = 0.5, 0.75  # shares of the drawings: else one drawing is all that a thing and a style mean
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 SIZES = {"tiny": (0.22, 0.30), "small": (0.34, 0.46), "large": (0.92, 1.0), "big": (0.92, 1.0)}
@@ -194,7 +195,7 @@ class Composer:
 
     def _plain(self, rng: np.random.Generator, facts: dict) -> tuple[list[Part], list[Box], str]:
         part = self._part(rng, self._pools["plain"].draw(rng))
-        side = 1.0 if rng.random() < 0.7 else rng.uniform(0.85, 1.0)
+        side = 1.0 if rng.random() < WHOLE else rng.uniform(0.85, 1.0)
         return [part], [Box(side=side)], self._phrase(part)
 
     def _recolour(self, rng: np.random.Generator, facts: dict) -> tuple[list[Part], list[Box], str]:
