@@ -442,6 +442,12 @@ class TestCLIP:
 
 
 class TestOptimizer:
+    def test_a_model_that_was_moved_is_not_left_untrained_in_silence(self, model: TextToLatents) -> None:
+        optimizer = MuonAdamW(model, 1e-2)
+        model.double()
+        with pytest.raises(AssertionError, match="moved"):
+            optimizer.step()
+
     def test_every_parameter_moves_and_a_restart_goes_on_the_same_way(self, model: TextToLatents) -> None:
         def step(model: TextToLatents, optimizer: MuonAdamW) -> None:
             generator = torch.Generator().manual_seed(1)

@@ -63,11 +63,10 @@ def fit(
     clock = Clock(stage, steps=steps, minutes=minutes)
     accelerator = Accelerator(mixed_precision=precision())
     device, chief = accelerator.device, accelerator.is_main_process
-    model.to(device)
+    objective = accelerator.prepare(Objective(model, loss))  # moves the weights, which optimizer and average then hold
     ema, optimizer = EMA(model, ema_decay), MuonAdamW(model, rate)
     checkpoint = Checkpoint(out, {"model": model, "ema": ema.model, "optimizer": optimizer, "clock": clock})
     step, samples = checkpoint.load()
-    objective = accelerator.prepare(Objective(model, loss))
     log = Log(out / "log.jsonl", device, samples, clock.progress(step))
     save_due, look_due = Every(SAVE_MINUTES), Every(LOOK_MINUTES)
     generator = torch.Generator()
@@ -98,6 +97,7 @@ def fit(
             checkpoint.save(step, samples)
             if look:
                 look(step, ema.model)
+    accelerator.wait_for_everyone()  # until the checkpoint is there
 
 
 def precision() -> str:
