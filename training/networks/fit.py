@@ -61,7 +61,8 @@ def fit(
     steps, minutes: the budget; whichever ends first. `minutes` are those of `stage`, over all restarts.
     """
     clock = Clock(stage, steps=steps, minutes=minutes)
-    accelerator = Accelerator(mixed_precision=precision())
+    # Told that there are processors alone, it joins processes on them; left to find out, each would train for itself
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision())
     device, chief = accelerator.device, accelerator.is_main_process
     objective = accelerator.prepare(Objective(model, loss))  # moves the weights, which optimizer and average then hold
     ema, optimizer = EMA(model, ema_decay), MuonAdamW(model, rate)
