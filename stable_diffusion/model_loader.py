@@ -19,7 +19,7 @@ from .model_converter import NETWORKS, read_directory, read_single_file
 from .vae import VAE
 
 
-@dataclass
+@dataclass(frozen=True)
 class Models:
     """A model ready to run: networks in evaluation mode on one device, and what is needed to use them."""
 
