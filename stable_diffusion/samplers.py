@@ -25,6 +25,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -115,7 +116,8 @@ def dpmpp_2m_sde(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
 
 def unipc(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """UniPC-2 with B_2(h): each evaluation also corrects the step that led to it (Algorithm 1, arXiv:2302.04867)."""
-    past = older = origin = None
+    past = older = None
+    origin = x
     for here, there in steps:
         x_0 = yield x, here
         if past is not None:
@@ -250,7 +252,7 @@ def _consecutive(levels: list[Level]) -> list[Transition]:
     return list(zip(levels, [*levels[1:], CLEAN], strict=True))
 
 
-def _with(schedule: NoiseSchedule, **changes: bool) -> NoiseSchedule:
+def _with(schedule: NoiseSchedule, **changes: Any) -> NoiseSchedule:
     return NoiseSchedule(dataclasses.replace(schedule.config, **changes))
 
 

@@ -151,7 +151,7 @@ class CLIPConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CLIPConfig:
         """Read transformers' `CLIPModel` layout; generation settings that it adds do not matter here."""
-        towers = {}
+        towers: dict[str, Any] = {}
         for part, kind in (("text", CLIPTextConfig), ("vision", CLIPVisionConfig)):
             # OpenAI's first uploads repeat some settings under `..._config_dict`, and those count.
             settings = {**(values.get(f"{part}_config") or {}), **(values.get(f"{part}_config_dict") or {})}
