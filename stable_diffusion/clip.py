@@ -3,7 +3,7 @@ tower it measures how well pictures and texts fit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
 class CLIPAttention(nn.Module):
@@ -225,7 +225,7 @@ def _resized(config: CLIPImageConfig, image: Image.Image) -> tuple[int, int]:
         return config.size[1], config.size[0]
     short = min(image.size)
     # The longer side is rounded down.
-    return tuple(config.shortest_edge * side // short for side in image.size)
+    return config.shortest_edge * image.width // short, config.shortest_edge * image.height // short
 
 
 @dataclass(frozen=True)

@@ -69,9 +69,9 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, syntax: str = "plain") -> To
         raise ValueError(f"prompt_syntax must be one of {', '.join(SYNTAXES)}, got {syntax!r}")
     length = tokenizer.model_max_length
     if syntax == "plain":
-        ids = encode_text(tokenizer, prompt).ids
-        dropped = tokenizer.decode(ids[length - 2 :]).strip()
-        return Tokens(torch.tensor([frame(tokenizer, ids, length)]), torch.ones(1, length), len(ids), dropped)
+        found = encode_text(tokenizer, prompt).ids
+        dropped = str(tokenizer.decode(found[length - 2 :])).strip()
+        return Tokens(torch.tensor([frame(tokenizer, found, length)]), torch.ones(1, length), len(found), dropped)
     chunks = cut_into_chunks(tokenizer, prompt)
     ids = torch.tensor([frame(tokenizer, [token for token, _ in chunk], length) for chunk in chunks])
     weights = torch.ones(ids.shape)
