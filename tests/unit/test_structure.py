@@ -106,6 +106,15 @@ def test_imports_run_one_way(path: Path) -> None:
     assert own not in seen
 
 
+@pytest.mark.parametrize(
+    ("folder", "page"), [(LIBRARY, "README.md"), ("ui", "README.md"), ("training", "training/README.md")]
+)
+def test_every_file_has_its_line_on_a_map(folder: str, page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    files = [path for path in sources(folder) if path.name != "__init__.py"]
+    assert not [path for path in files if f"{path.name}`" not in text]
+
+
 def test_the_spaces_settings_agree() -> None:
     head = (ROOT / "README.md").read_text(encoding="utf-8").split("---\n")[1]
     assert yaml.safe_load(head) == yaml.safe_load((ROOT / "space.yaml").read_text(encoding="utf-8"))
