@@ -18,7 +18,7 @@ import diffusers
 import torch
 import transformers
 
-from stable_diffusion.samplers import SAMPLERS
+from stable_diffusion.request import SAMPLER_LABELS
 from tests.parity import pairs, test_samplers
 from tests.parity.pairs import BOUND, Pair, Pipelines, difference
 from tests.tiny import KINDS, save_model
@@ -53,19 +53,19 @@ def sampler_rows() -> Iterator[Row]:
                 made.append((test_samplers.run_ours(*arguments), test_samplers.run_diffusers(*arguments)))
         return made
 
-    for name, sampler in SAMPLERS.items():
-        yield "sampler", f"{sampler.label}, 50 steps", lambda name=name: runs(name, None)
-        yield "sampler", f"{sampler.label}, 50 steps, strength {STRENGTH}", lambda name=name: runs(name, STRENGTH)
+    for name, label in SAMPLER_LABELS.items():
+        yield "sampler", f"{label}, 50 steps", lambda name=name: runs(name, None)
+        yield "sampler", f"{label}, 50 steps, strength {STRENGTH}", lambda name=name: runs(name, STRENGTH)
 
 
 def request_rows(folder: Path) -> Iterator[Row]:
     """Whole requests with guidance, prompt to latents, by each sampler."""
     both = [Pipelines(save_model(folder / kind, kind)) for kind in KINDS]
-    for name, sampler in SAMPLERS.items():
+    for name, label in SAMPLER_LABELS.items():
         for kind, strength in (("text to image", None), ("image to image", STRENGTH)):
             yield (
                 "request",
-                f"{kind}, {sampler.label}, {STEPS} steps",
+                f"{kind}, {label}, {STEPS} steps",
                 lambda name=name, strength=strength: [pipes.latents(name, STEPS, strength) for pipes in both],
             )
 

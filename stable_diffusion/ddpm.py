@@ -14,7 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .schedule import NoiseSchedule, steps_for_strength
+from .request import steps_for_strength
+from .schedule import NoiseSchedule
 
 ModelFn = Callable[[Tensor, Tensor], Tensor]
 """A network: latents x_t (B, ...) and timesteps t (B,) to a prediction of x_t's shape."""

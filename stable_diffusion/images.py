@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-Fit = Literal["crop", "pad", "stretch"]
-FITS: tuple[Fit, ...] = ("crop", "pad", "stretch")
+from .request import FIT_LABELS
+
 MAX_PIXELS = 100_000_000
 
 
@@ -64,11 +63,11 @@ def _upright_rgb(image: Image.Image, background: str) -> Image.Image:
 
 
 def fit_image(
-    image: Image.Image, width: int, height: int, fit: Fit = "crop", *, background: str = "white"
+    image: Image.Image, width: int, height: int, fit: str = "crop", *, background: str = "white"
 ) -> Image.Image:
     """Bring an RGB picture to width x height: `crop` fills and cuts, `pad` shows all of it, `stretch` distorts."""
-    if fit not in FITS:
-        raise ValueError(f"fit must be one of {', '.join(FITS)}, got {fit!r}")
+    if fit not in FIT_LABELS:
+        raise ValueError(f"fit must be one of {', '.join(FIT_LABELS)}, got {fit!r}")
     if image.size == (width, height):
         return image
     if fit == "crop":

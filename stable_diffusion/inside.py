@@ -5,18 +5,19 @@ Nothing here takes part in an ordinary run; looking changes no pixel of the pict
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from .guidance import Denoiser
+from .guidance import Denoiser, Query
 from .heatmap import token_heat
 from .images import to_tensor
 from .pipeline import Pipeline, Step
-from .schedule import Level, predict_x_0
+from .request import Request
+from .schedule import Level
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,12 @@ class InsideStep:
     heat: Tensor
 
 
-def look_inside(pipeline: Pipeline, prompt: str, **options: object) -> Iterator[InsideStep]:
-    """`pipeline.stream`, with its options and its pictures, and with each step's inside."""
-    open_pipeline = _OpenPipeline(pipeline)
-    for step in open_pipeline.stream(prompt, **options):  # type: ignore[arg-type]
-        yield InsideStep(step, *open_pipeline.seen.pop())
+def look_inside(pipeline: Pipeline, request: Request | str, **settings: object) -> Iterator[InsideStep]:
+    """`pipeline.stream`, with its arguments and its pictures, and with each step's inside."""
+    run = pipeline.begin(request, **settings)
+    observer = _Observer(run.denoise)
+    for step in run.steps(observer):
+        yield InsideStep(step, *observer.seen)
 
 
 @dataclass(frozen=True)
@@ -70,45 +72,27 @@ def add_noise(pipeline: Pipeline, photo: Image.Image, t: int, *, prompt: str = "
     x_0 = models.vae.encode(pixels).float()
     level, steps = schedule.level(t), torch.tensor([t])
     x_t = schedule.add_noise(x_0, torch.randn(x_0.shape, generator=generator).to(x_0), steps)
-    denoise = pipeline._denoiser(prompt, "", 1.0, 1)
+    words = pipeline.read_words(Request(prompt, guidance_scale=1.0))
+    [predicted] = words.denoise([Query(x_t, level, words.context, None, words.guidance_scale)])
     noisy_pixels = schedule.add_noise(pixels, torch.randn(pixels.shape, generator=generator).to(pixels), steps)
-    return NoisedPhoto(level, noisy_pixels, x_0, x_t, denoise(x_t, level))
+    return NoisedPhoto(level, noisy_pixels, x_0, x_t, predicted)
 
 
-_Seen = tuple["Tensor | None", Tensor, Tensor]
-"""Unconditional x_0, conditional x_0, heat."""
+@dataclass
+class _Observer:
+    """Answers the questions of one run as its denoiser does, and keeps what it saw on the way."""
 
+    denoise: Denoiser
+    seen: tuple[Tensor | None, Tensor, Tensor] = field(init=False)
+    """Of the last answer: the unconditional x_0, the conditional one, heat."""
 
-@dataclass(frozen=True)
-class _OpenDenoiser(Denoiser):
-    """The denoiser, keeping what it sees on the way."""
-
-    seen: list[_Seen] = field(default_factory=list)
-
-    def predict_both(self, x: Tensor, level: Level, maps: list[Tensor] | None = None) -> tuple[Tensor | None, Tensor]:
-        maps = []
-        predictions = super().predict_both(x, level, maps)
-        unconditional, conditional = (
-            None if one is None else predict_x_0(one, x, level.alpha, level.sigma, self.prediction_type)
-            for one in predictions
-        )
-        assert conditional is not None
-        # Where guided, the network saw both prompts in one batch, the prompt's half last.
-        heat = token_heat([weights[-len(x) :] for weights in maps], *x.shape[2:])
-        self.seen.append((unconditional, conditional, heat))
-        return predictions
-
-
-class _OpenPipeline(Pipeline):
-    """The same pipeline, for one run, with a denoiser that can be looked into."""
-
-    seen: list[_Seen]
-
-    def __init__(self, pipeline: Pipeline):
-        vars(self).update(vars(pipeline))
-
-    def _denoiser(self, *arguments: object, **named: object) -> Denoiser:
-        closed = super()._denoiser(*arguments, **named)  # type: ignore[arg-type]
-        denoiser = _OpenDenoiser(**{one.name: getattr(closed, one.name) for one in fields(closed)})
-        self.seen = denoiser.seen
-        return denoiser
+    @torch.no_grad()
+    def __call__(self, queries: Sequence[Query]) -> list[Tensor]:
+        [query] = queries
+        maps: list[Tensor] = []
+        [(unconditional, conditional)] = self.denoise.predict(queries, maps)
+        # Where guided, the prompt's rows come last.
+        heat = token_heat([weights[-len(query.x) :] for weights in maps], *query.x.shape[2:])
+        alone = None if unconditional is None else self.denoise.x_0(query, unconditional)
+        self.seen = alone, self.denoise.x_0(query, conditional), heat
+        return [self.denoise.x_0(query, query.guide(unconditional, conditional))]

@@ -11,14 +11,12 @@ from transformers import CLIPTokenizer
 from stable_diffusion.clip import CLIPTextEncoder
 from stable_diffusion.diffusion import UNet
 from stable_diffusion.loading.checkpoints import build
-from stable_diffusion.loading.config import ModelError, SchedulerConfig
+from stable_diffusion.loading.config import BUNDLED, ModelError, SchedulerConfig
 from stable_diffusion.loading.hub import OnProgress, locate
 from stable_diffusion.loading.model_config import ModelConfig, read_settings
 from stable_diffusion.loading.tokenizer import find_tokenizer, load_tokenizer
 from stable_diffusion.model_converter import NETWORKS, read_directory, read_single_file
 from stable_diffusion.vae import VAE
-
-BUNDLED = Path(__file__).resolve().parent.parent / "assets" / "models" / "emoji"
 
 
 @dataclass

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import secrets
+import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from .guidance import Denoiser
+from .guidance import Denoiser, Query
 from .images import fit_image, read_image, to_images, to_tensor
 from .lora import LoRAs
 from .model_loader import Models, load
-from .preview import Preview
-from .prompt import encode_prompts, tokenize
+from .preview import Preview, linear_preview
+from .prompt import Tokens, encode_prompts, tokenize
+from .request import Defaults, Request, defaults_for
 from .samplers import Plan, plan
-from .schedule import NoiseSchedule
-
-MAX_SEED = 2**63 - 1
+from .schedule import Level, NoiseSchedule
+from .vae import VAE
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,118 @@ class Result:
 class Step:
     """One evaluation of the network, as it happened.
 
-    index counts 1 to total. latents is x_t, (N, C, H/8, W/8), that the evaluation saw, in sampler space, where
-    x_t = alpha x_0 + sigma eps; sigma is the noise level there. denoised is the network's x_0, of the same shape.
-    images are pictures of x_0, or None when no preview was due; on the last step they are the final pictures, decoded
-    by the VAE, and `result` is set.
+    index counts 1 to total. latents is x_t, (N, C, H/8, W/8), that the evaluation saw at the noise `level`, in sampler
+    space, where x_t = alpha x_0 + sigma eps. denoised is the network's x_0, of the same shape; final, on the last step
+    alone, the latents that the run ends with. images are pictures of x_0, or None when no preview was due; on the last
+    step they are the final pictures, decoded by the VAE, and `result` is set.
     """
 
     index: int
     total: int
-    timestep: float
-    alpha: float
-    sigma: float
+    level: Level
     latents: Tensor
     denoised: Tensor
-    images: list[Image.Image] | None
     seed: int
+    vae: VAE = field(repr=False)
+    images: list[Image.Image] | None = None
+    final: Tensor | None = None
     result: Result | None = None
+
+    @property
+    def timestep(self) -> float:
+        """Where on the trained schedule the evaluation was; may be fractional."""
+        return self.level.timestep
+
+    @property
+    def alpha(self) -> float:
+        """The share of the picture in x_t."""
+        return self.level.alpha
+
+    @property
+    def sigma(self) -> float:
+        """The noise in x_t, in the sampler's own scale."""
+        return self.level.sigma
+
+    def noisy(self) -> list[Image.Image]:
+        """Pictures of x_t, in the variance-preserving scale and by the matrix: noise, as the network is shown it."""
+        return to_images(linear_preview(self.vae, self.latents / self.level.scale))
+
+    def decoded(self) -> list[Image.Image]:
+        """Pictures by the VAE: of x_0 as the network sees it now and, on the last step, of what the run ends with."""
+        return to_images(self.vae.decode_finite(self.denoised if self.final is None else self.final))
+
+
+class Run:
+    """A request under way, between two evaluations of the network; what it wants evaluated next is its `query`.
+
+    Whoever drives it evaluates the query, alone or together with those of other runs, and answers:
+
+        while run.query is not None:
+            [x_0] = run.denoise([run.query])
+            step = run.answer(x_0)
+    """
+
+    def __init__(self, request: Request, plan: Plan, words: Words, x: Tensor, noise: Callable[[], Tensor], vae: VAE):
+        self.request, self.denoise = request, words.denoise
+        self._words, self._total, self._vae = words, plan.evaluations, vae
+        self._index = 0
+        self._sampling = plan.run(x, noise)
+        self.query: Query | None = self._ask(next(self._sampling))
+
+    def answer(self, x_0: Tensor) -> Step:
+        """Go on with the x_0 that the network gave for `query`; returns what happened, without pictures.
+
+        Afterwards `query` is the next one, or None: the run is over, and the step has its `final` latents.
+        """
+        assert self.query is not None, "a run that is over has no question to answer"
+        assert self.request.seed is not None, "a run's request is seeded"
+        query, self._index, final = self.query, self._index + 1, None
+        try:
+            self.query = self._ask(self._sampling.send(x_0))
+        except StopIteration as stop:
+            self.query, final = None, stop.value
+        step = Step(self._index, self._total, query.level, query.x, x_0, self.request.seed, self._vae)
+        return replace(step, final=final)
+
+    def close(self) -> None:
+        """End the run where it is."""
+        self._sampling.close()
+        self.query = None
+
+    def steps(self, denoise: Callable[[Sequence[Query]], list[Tensor]] | None = None) -> Iterator[Step]:
+        """Drive the run to its end and give each step with its pictures; closing the iterator closes the run.
+
+        denoise: what answers instead of the run's own denoiser, for whoever wants to look on.
+        """
+        denoise = denoise or self.denoise
+        previews = Preview(self._vae, self.request.preview)
+        try:
+            while self.query is not None:
+                [x_0] = denoise([self.query])
+                step = self.answer(x_0)
+                if step.final is not None:
+                    images = step.decoded()
+                    yield replace(step, images=images, result=Result(images, step.seed, step.final))
+                elif step.index % self.request.preview_every == 0:
+                    yield replace(step, images=previews(step.denoised))
+                else:
+                    yield step
+        finally:
+            self.close()
+
+    def _ask(self, wanted: tuple[Tensor, Level]) -> Query:
+        words = self._words
+        return Query(*wanted, words.context, words.negative, words.guidance_scale)
+
+
+@dataclass(frozen=True)
+class Words:
+    """What conditions a run, and the network that was conditioned by it: both as they were when the run began."""
+
+    denoise: Denoiser
+    context: Tensor
+    negative: Tensor | None
+    guidance_scale: float
 
 
 class Pipeline:
@@ -75,128 +171,121 @@ class Pipeline:
         """The side, in pixels, of the square pictures that the model was trained on."""
         return self.models.unet.config.sample_size * self.models.vae.config.downscale
 
-    def __call__(self, prompt: str, **options: object) -> Result:
-        """Run a request to its end; the options are those of `stream`, without previews unless asked for."""
+    @property
+    def defaults(self) -> Defaults:
+        """What suits this model where a request leaves it open."""
+        models = self.models
+        scheduler = {**dataclasses.asdict(models.scheduler), "_class_name": models.scheduler.class_name}
+        return defaults_for(dataclasses.asdict(models.unet.config), dataclasses.asdict(models.vae.config), scheduler)
+
+    def __call__(self, request: Request | str, **settings: object) -> Result:
+        """Run a request to its end; arguments are those of `stream`, without previews unless asked for."""
+        if isinstance(request, str):
+            settings = {"preview": "none", **settings}
         result = None
-        for step in self.stream(prompt, **{"preview": "none", **options}):  # type: ignore[arg-type]
+        for step in self.stream(request, **settings):
             result = step.result
         assert result is not None
         return result
 
-    def plan(self, sampler: str, num_inference_steps: int, strength: float | None = None) -> Plan:
-        """Which steps a request will take, without taking them."""
-        return plan(sampler, self.schedule, num_inference_steps, strength)
-
-    @torch.no_grad()
-    def stream(
-        self,
-        prompt: str,
-        *,
-        negative_prompt: str = "",
-        image: Image.Image | str | Path | None = None,
-        strength: float = 0.8,
-        num_inference_steps: int = 30,
-        guidance_scale: float = 7.5,
-        height: int | None = None,
-        width: int | None = None,
-        sampler: str = "ddpm",
-        seed: int | None = None,
-        num_images: int = 1,
-        preview: str = "auto",
-        preview_every: int = 1,
-        prompt_syntax: str = "plain",
-    ) -> Iterator[Step]:
+    def stream(self, request: Request | str, **settings: object) -> Iterator[Step]:
         """Yield every step of a request as it happens; close the generator to stop.
 
-        With `image`, image-to-image: it runs the last int(num_inference_steps * strength) steps (SDEdit,
-        arXiv:2108.01073) from the image with noise; without height and width it keeps the image's size, rounded down to
-        a multiple of 8. Picture i of `num_images` uses seed + i and is the one that a request of that seed alone gives.
-        preview: auto, vae, linear or none, at every `preview_every`th step. Raises ValueError, naming the argument,
-        before the first step. Text beyond the model's limit is dropped, with a warning that says which.
-        prompt_syntax: plain, or weighted, which reads `(word:1.3)` and `[word]` in both prompts and drops nothing.
+        request is a `Request`, or its prompt with `settings` under the names of `Request`'s fields. With an image it
+        runs the last int(num_inference_steps * strength) steps (SDEdit, arXiv:2108.01073) from the image with noise.
+        Picture i uses seed + i and is, up to rounding, the one that a request of that seed alone gives. Raises
+        ValueError, naming the argument, before the first step. Text beyond the model's limit is dropped, with a warning
+        that says which.
         """
-        seed = resolve_seed(seed, num_images)
-        photo = None if image is None else read_image(image)
-        width, height = self._size(width, height, photo)
-        _check("guidance_scale", guidance_scale, 0 <= guidance_scale <= 100, "in [0, 100]")
-        _check("preview_every", preview_every, preview_every >= 1, "at least 1")
-        run = self.plan(sampler, num_inference_steps, None if photo is None else strength)
-        previews = Preview(self.models.vae, preview)
-        denoise = self._denoiser(prompt, negative_prompt, guidance_scale, num_images, prompt_syntax)
+        yield from self.begin(request, **settings).steps()
 
-        noise = self._noise_source(seed, num_images, height, width)
-        x_0 = None if photo is None else self._encode(fit_image(photo, width, height), noise)
-        sampling = run.run(run.start(noise(), x_0), noise)
-        x, level = next(sampling)
-        for index in range(1, run.evaluations + 1):
-            denoised = denoise(x, level)
-            step = Step(index, run.evaluations, level.timestep, level.alpha, level.sigma, x, denoised, None, seed)
-            if index < run.evaluations:
-                images = previews(denoised) if index % preview_every == 0 else None
-                yield replace(step, images=images)
-                x, level = sampling.send(denoised)
-        try:
-            sampling.send(denoised)
-        except StopIteration as stop:
-            latents = stop.value
-        images = to_images(self.models.vae.decode_finite(latents))
-        yield replace(step, images=images, result=Result(images, seed, latents))
+    @torch.no_grad()
+    def begin(self, request: Request | str, **settings: object) -> Run:
+        """Read words and photo, draw the first noise: a run that waits for its first evaluation.
 
-    def _size(self, width: int | None, height: int | None, photo: Image.Image | None) -> tuple[int, int]:
-        """Width and height asked for, checked; by default the photo's, or the model's own."""
+        Arguments and errors are those of `stream`.
+        """
+        if isinstance(request, str):
+            request = Request(request, **settings)  # type: ignore[arg-type]
+        request = request.seeded()
+        photo = None if request.image is None else read_image(request.image)
+        width, height = self._size(request, photo)
+        steps = self.plan(request)
+        words = self.read_words(request)
+        noise = self._noise_source(request, height, width)
+        # diffusers' order of draws: the photo's posterior, then the first noise, then the sampler's.
+        x_0 = None if photo is None else self._encode(fit_image(photo, width, height, request.fit), noise)
+        return Run(request, steps, words, steps.start(noise(), x_0), noise, self.models.vae)
+
+    def plan(self, request: Request) -> Plan:
+        """Which steps a request will take, without taking them."""
+        strength = None if request.image is None else request.strength
+        return plan(request.sampler, self.schedule, request.num_inference_steps, strength)
+
+    def start(self, request: Request) -> Image.Image:
+        """The picture that a request begins with, decoded: noise, or the photo with the noise of its strength."""
+        query = self.begin(request).query
+        assert query is not None
+        return to_images(self.models.vae.decode_finite(query.x[:1] / query.level.scale))[0]
+
+    def read_prompt(self, prompt: str) -> Tokens:
+        """A prompt as this model reads it: its tokens, how many it took, and the text that it has no room for."""
+        return tokenize(self.models.tokenizer, prompt)
+
+    @torch.no_grad()
+    def read_words(self, request: Request) -> Words:
+        """The features of prompt and negative prompt, for each picture; the latter where the request is guided.
+
+        At a guidance scale of 1 or less the negative prompt is not evaluated; a distilled model is told its scale.
+        """
+        models = self.models
+        if request.prompt_syntax == "plain":
+            self._warn_of_dropped_text(request)
+        context = encode_prompts(
+            models.tokenizer, models.text_encoder, [request.prompt, request.negative_prompt], request.prompt_syntax
+        )
+        context, negative = (half.expand(request.num_images, -1, -1) for half in context.chunk(2))
+        guided = request.guidance_scale > 1.0 and models.unet.config.time_cond_proj_dim is None
+        denoise = Denoiser(models.unet, models.scheduler.prediction_type)
+        return Words(denoise, context, negative if guided else None, request.guidance_scale)
+
+    def _warn_of_dropped_text(self, request: Request) -> None:
+        for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
+            if dropped := self.read_prompt(text).dropped:
+                limit = self.models.tokenizer.model_max_length - 2
+                warnings.warn(f"{name} is longer than {limit} tokens, dropped: {dropped!r}", stacklevel=2)
+
+    def _size(self, request: Request, photo: Image.Image | None) -> tuple[int, int]:
+        """Width and height asked for, or else the photo's, in whole latents, or the model's own."""
         unit = self.models.vae.config.downscale
         default = (self.default_size,) * 2
         if photo is not None:
-            default = tuple(max(unit, side - side % unit) for side in photo.size)
-        size = default[0] if width is None else width, default[1] if height is None else height
+            default = (max(unit, photo.width - photo.width % unit), max(unit, photo.height - photo.height % unit))
+        size = request.width or default[0], request.height or default[1]
         for name, side in zip(("width", "height"), size, strict=True):
-            _check(name, side, side >= unit and side % unit == 0, f"a positive multiple of {unit}")
+            if side % unit:
+                raise ValueError(f"{name} must be a multiple of {unit} with this model, got {side}")
         return size
 
-    def _denoiser(
-        self, prompt: str, negative: str, guidance_scale: float, count: int, syntax: str = "plain"
-    ) -> Denoiser:
-        models = self.models
-        for name, text in (("prompt", prompt), ("negative_prompt", negative)):
-            dropped = tokenize(models.tokenizer, text).dropped
-            if dropped and syntax == "plain":
-                limit = models.tokenizer.model_max_length - 2
-                warnings.warn(f"{name} is longer than {limit} tokens, dropped: {dropped!r}", stacklevel=3)
-        context = encode_prompts(models.tokenizer, models.text_encoder, [prompt, negative], syntax)
-        context, uncond = (half.expand(count, -1, -1) for half in context.chunk(2))
-        return Denoiser(models.unet, context, uncond, guidance_scale, models.scheduler.prediction_type)
-
-    def _noise_source(self, seed: int, count: int, height: int, width: int) -> Callable[[], Tensor]:
-        """Standard normal draws (count, C, H/8, W/8), float32, a generator each, on the CPU: the same anywhere."""
+    def _noise_source(self, request: Request, height: int, width: int) -> Callable[[], Tensor]:
+        """Standard normal draws (count, C, H/8, W/8), a generator each, in float32 on the CPU: the same anywhere."""
+        assert request.seed is not None
         config = self.models.vae.config
         shape = (1, config.latent_channels, height // config.downscale, width // config.downscale)
-        device = self.models.unet.conv_in.weight.device
-        generators = [torch.Generator().manual_seed(seed + i) for i in range(count)]
+        weight = self.models.unet.conv_in.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)  # latents are never less precise than that
+        generators = [torch.Generator().manual_seed(request.seed + i) for i in range(request.num_images)]
 
         def noise() -> Tensor:
             draws = [torch.randn(shape, generator=generator) for generator in generators]
-            return torch.cat(draws).to(device)
+            return torch.cat(draws).to(weight.device, dtype)
 
         return noise
 
     def _encode(self, photo: Image.Image, noise: Callable[[], Tensor]) -> Tensor:
-        """The photo's latents, sampled once for each picture; drawn before any other noise, as diffusers does."""
+        """The photo's latents, sampled once for each picture."""
         draws = noise()
         weight = self.models.vae.quant_conv.weight
         posterior = self.models.vae.posterior(to_tensor([photo]).to(weight))
         latents = posterior.sample(draws.to(weight))  # one distribution, one draw of it for each picture
-        return latents.float() * self.models.vae.config.scaling_factor
-
-
-def resolve_seed(seed: int | None, num_images: int = 1) -> int:
-    """The seed asked for, or a random one below 2^32 for None; ValueError where it, or num_images, is out of range."""
-    _check("num_images", num_images, num_images >= 1, "at least 1")
-    if seed is None:
-        return secrets.randbelow(2**32)
-    _check("seed", seed, 0 <= seed <= MAX_SEED - num_images, "between 0 and 2^63 - 1, or None for a random one")
-    return seed
-
-
-def _check(name: str, value: object, fine: bool, rule: str) -> None:
-    if not fine:
-        raise ValueError(f"{name} must be {rule}, got {value!r}")
+        return latents.to(draws.dtype) * self.models.vae.config.scaling_factor

@@ -58,8 +58,8 @@ class Request:
 
     image is the picture that image-to-image starts from, or its path, and None for text-to-image; fit says how it is
     brought to width x height, and strength, in (0, 1], how much of it is given up. None for height and width means the
-    photo's own size, or the model's; for seed a random one. Picture i of num_images has seed + i. model names the one of
-    several models that draws; who runs the request has it already.
+    photo's own size, or the model's; for seed a random one. Picture i of num_images has seed + i. model names the one
+    of several models that draws; who runs the request has it already.
     """
 
     prompt: str = ""

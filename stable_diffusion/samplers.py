@@ -30,15 +30,16 @@ import numpy as np
 from torch import Tensor
 
 from .ddpm import Posterior
-from .schedule import CLEAN, Level, NoiseSchedule, Step, karras_sigmas, steps_for_strength
+from .request import steps_for_strength
+from .schedule import CLEAN, Level, NoiseSchedule, Transition, karras_sigmas
 
-Steps = Sequence[Step]
+Steps = Sequence[Transition]
 Noise = Callable[[], Tensor]
-Run = Generator[tuple[Tensor, Level], Tensor, Tensor]
+Sampling = Generator[tuple[Tensor, Level], Tensor, Tensor]
 """Yields latents and their level, is sent x_0, returns the final latents."""
 
 
-def ddpm(x: Tensor, steps: Steps, noise: Noise) -> Run:
+def ddpm(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """Ancestral sampling: draw from the posterior at each step (Algorithm 2, arXiv:2006.11239)."""
     for here, there in steps:
         x_0 = yield x, here
@@ -47,7 +48,7 @@ def ddpm(x: Tensor, steps: Steps, noise: Noise) -> Run:
     return x
 
 
-def ddim(x: Tensor, steps: Steps, noise: Noise, eta: float = 0.0) -> Run:
+def ddim(x: Tensor, steps: Steps, noise: Noise, eta: float = 0.0) -> Sampling:
     """Denoising diffusion implicit models (Eq. 12, arXiv:2010.02502); eta 0 is deterministic, eta 1 is ancestral."""
     for here, there in steps:
         x_0 = yield x, here
@@ -59,7 +60,7 @@ def ddim(x: Tensor, steps: Steps, noise: Noise, eta: float = 0.0) -> Run:
     return x
 
 
-def euler(x: Tensor, steps: Steps, noise: Noise) -> Run:
+def euler(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """Euler steps along the probability flow (Algorithm 2 without churn or correction, arXiv:2206.00364)."""
     for here, there in steps:
         x_0 = yield x, here
@@ -67,7 +68,7 @@ def euler(x: Tensor, steps: Steps, noise: Noise) -> Run:
     return x
 
 
-def euler_a(x: Tensor, steps: Steps, noise: Noise) -> Run:
+def euler_a(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """Euler ancestral: step below the next sigma, then add noise up to it (Eq. 6-7 of arXiv:2006.11239 for alpha 1)."""
     for here, there in steps:
         x_0 = yield x, here
@@ -77,7 +78,7 @@ def euler_a(x: Tensor, steps: Steps, noise: Noise) -> Run:
     return x
 
 
-def heun(x: Tensor, steps: Steps, noise: Noise) -> Run:
+def heun(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """Heun's second-order steps: average the slopes at both ends (Algorithm 1, arXiv:2206.00364)."""
     for here, there in steps:
         x_0 = yield x, here
@@ -90,7 +91,7 @@ def heun(x: Tensor, steps: Steps, noise: Noise) -> Run:
     return x
 
 
-def dpmpp_2m(x: Tensor, steps: Steps, noise: Noise) -> Run:
+def dpmpp_2m(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """DPM-Solver++(2M), a multistep solver in half log-SNR (Algorithm 2, arXiv:2211.01095)."""
     past = None
     for here, there in steps:
@@ -100,7 +101,7 @@ def dpmpp_2m(x: Tensor, steps: Steps, noise: Noise) -> Run:
     return x
 
 
-def dpmpp_2m_sde(x: Tensor, steps: Steps, noise: Noise) -> Run:
+def dpmpp_2m_sde(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """SDE-DPM-Solver++(2M), its stochastic form (Eq. 19 with Algorithm 2, arXiv:2211.01095)."""
     past = None
     for here, there in steps:
@@ -113,7 +114,7 @@ def dpmpp_2m_sde(x: Tensor, steps: Steps, noise: Noise) -> Run:
     return x
 
 
-def unipc(x: Tensor, steps: Steps, noise: Noise) -> Run:
+def unipc(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """UniPC-2 with B_2(h): each evaluation also corrects the step that led to it (Algorithm 1, arXiv:2302.04867)."""
     past = older = origin = None
     for here, there in steps:
@@ -126,7 +127,7 @@ def unipc(x: Tensor, steps: Steps, noise: Noise) -> Run:
     return x
 
 
-def lcm(x: Tensor, steps: Steps, noise: Noise) -> Run:
+def lcm(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """Latent consistency sampling: jump to the clean image, add fresh noise, repeat (Algorithm 3, arXiv:2310.04378)."""
     sigma_data, timestep_scaling = 0.5, 10.0
     for here, there in steps:
@@ -184,13 +185,13 @@ def _correct(x_0: Tensor, here: Level, past: Evaluation, older: Evaluation | Non
 # Which levels a run visits. diffusers' classes differ in this as much as in their algorithms, and so do ours.
 
 
-def _ddpm_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
+def _ddpm_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
     """Trained timesteps, each step leading to the next of the grid and the last to the clean image."""
     timesteps = schedule.timesteps(n, schedule.spacing("leading")).round()
     return _consecutive([schedule.level(int(t)) for t in timesteps])
 
 
-def _ddim_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
+def _ddim_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
     """Trained timesteps, each step leading T // n below; the last to timestep 0 or, set_alpha_to_one, the clean image.
 
     T // n below is the next timestep of leading grids only. In others diffusers' class is a little off; so are we.
@@ -201,7 +202,7 @@ def _ddim_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
     return [(schedule.level(t), schedule.level(t - stride) if t >= stride else end) for t in timesteps]
 
 
-def _sigma_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
+def _sigma_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
     """Levels with alpha 1; timesteps may be fractional. Karras' sigmas span those of the grid."""
     timesteps = schedule.timesteps(n, schedule.spacing("linspace"))
     sigmas = schedule.sigma_at(timesteps)
@@ -213,17 +214,17 @@ def _sigma_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
     return _consecutive([Level(1.0, float(sigma), float(t)) for sigma, t in zip(sigmas, timesteps, strict=True)])
 
 
-def _euler_a_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
+def _euler_a_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
     """As `_sigma_steps`, but diffusers' ancestral sampler knows no Karras sigmas."""
     return _sigma_steps(_with(schedule, use_karras_sigmas=False), n)
 
 
-def _heun_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
+def _heun_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
     """As `_sigma_steps`, but diffusers' Heun leaves the betas as they are, whatever their terminal SNR."""
     return _sigma_steps(_with(schedule, rescale_betas_zero_snr=False), n)
 
 
-def _multistep_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
+def _multistep_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
     """Trained timesteps above a spare last one. Karras' sigmas span all the trained ones."""
     timesteps = schedule.timesteps(n, schedule.spacing("linspace"), spare=1).round()
     sigmas = schedule.sigma_at(timesteps)
@@ -234,7 +235,7 @@ def _multistep_steps(schedule: NoiseSchedule, n: int) -> list[Step]:
     return _consecutive([Level(*map(float, level)) for level in zip(alphas, sigmas * alphas, timesteps, strict=True)])
 
 
-def _lcm_steps(schedule: NoiseSchedule, n: int, trained_steps: int = 50) -> list[Step]:
+def _lcm_steps(schedule: NoiseSchedule, n: int, trained_steps: int = 50) -> list[Transition]:
     """n of the 50 timesteps at which latent consistency models are distilled, the last leading to the clean image."""
     if not 1 <= n <= trained_steps:
         raise ValueError(f"num_inference_steps must be in [1, {trained_steps}] for lcm, got {n}")
@@ -243,7 +244,7 @@ def _lcm_steps(schedule: NoiseSchedule, n: int, trained_steps: int = 50) -> list
     return _consecutive([schedule.level(int(t)) for t in trained[chosen]])
 
 
-def _consecutive(levels: list[Level]) -> list[Step]:
+def _consecutive(levels: list[Level]) -> list[Transition]:
     return list(zip(levels, [*levels[1:], CLEAN], strict=True))
 
 
@@ -256,9 +257,8 @@ class Sampler:
     """A sampler by name: its algorithm, the steps it takes, and the diffusers class that gives the same picture."""
 
     name: str
-    label: str
-    function: Callable[[Tensor, Steps, Noise], Run]
-    steps: Callable[[NoiseSchedule, int], list[Step]]
+    function: Callable[[Tensor, Steps, Noise], Sampling]
+    steps: Callable[[NoiseSchedule, int], list[Transition]]
     scheduler: str
     draws_noise: bool = False
     evaluations_per_step: int = 1
@@ -268,22 +268,21 @@ class Sampler:
 SAMPLERS: dict[str, Sampler] = {
     sampler.name: sampler
     for sampler in (
-        Sampler("ddpm", "DDPM", ddpm, _ddpm_steps, "DDPMScheduler", draws_noise=True),
-        Sampler("ddim", "DDIM", ddim, _ddim_steps, "DDIMScheduler"),
-        Sampler("euler", "Euler", euler, _sigma_steps, "EulerDiscreteScheduler"),
-        Sampler("euler_a", "Euler a", euler_a, _euler_a_steps, "EulerAncestralDiscreteScheduler", draws_noise=True),
-        Sampler("heun", "Heun", heun, _heun_steps, "HeunDiscreteScheduler", evaluations_per_step=2),
-        Sampler("dpmpp_2m", "DPM++ 2M", dpmpp_2m, _multistep_steps, "DPMSolverMultistepScheduler"),
+        Sampler("ddpm", ddpm, _ddpm_steps, "DDPMScheduler", draws_noise=True),
+        Sampler("ddim", ddim, _ddim_steps, "DDIMScheduler"),
+        Sampler("euler", euler, _sigma_steps, "EulerDiscreteScheduler"),
+        Sampler("euler_a", euler_a, _euler_a_steps, "EulerAncestralDiscreteScheduler", draws_noise=True),
+        Sampler("heun", heun, _heun_steps, "HeunDiscreteScheduler", evaluations_per_step=2),
+        Sampler("dpmpp_2m", dpmpp_2m, _multistep_steps, "DPMSolverMultistepScheduler"),
         Sampler(
             "dpmpp_2m_sde",
-            "DPM++ 2M SDE",
             dpmpp_2m_sde,
             _multistep_steps,
             "DPMSolverMultistepScheduler",  # with algorithm_type="sde-dpmsolver++"
             draws_noise=True,
         ),
-        Sampler("unipc", "UniPC", unipc, _multistep_steps, "UniPCMultistepScheduler"),
-        Sampler("lcm", "LCM", lcm, _lcm_steps, "LCMScheduler", draws_noise=True),
+        Sampler("unipc", unipc, _multistep_steps, "UniPCMultistepScheduler"),
+        Sampler("lcm", lcm, _lcm_steps, "LCMScheduler", draws_noise=True),
     )
 }
 
@@ -293,7 +292,7 @@ class Plan:
     """What one run does: the sampler and the steps it takes, of the `num_inference_steps` of a whole run."""
 
     sampler: Sampler
-    steps: tuple[Step, ...]
+    steps: tuple[Transition, ...]
     num_inference_steps: int
     strength: float | None
     start_scale: float
@@ -313,7 +312,7 @@ class Plan:
             raise ValueError(f"x_0 must be given for strength {self.strength}: pass the image's latents or no strength")
         return noise * self.start_scale
 
-    def run(self, x: Tensor, noise: Noise) -> Run:
+    def run(self, x: Tensor, noise: Noise) -> Sampling:
         """The sampler at its start, latents x from `start`; `noise` draws standard normal tensors of x's shape."""
         return self.sampler.function(x, self.steps, noise)
 

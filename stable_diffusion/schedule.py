@@ -48,8 +48,8 @@ class Level(NamedTuple):
 
 CLEAN = Level(alpha=1.0, sigma=0.0, timestep=-1.0)
 
-Step = tuple[Level, Level]
-"""One step of a run: from a noise level to a lower one."""
+Transition = tuple[Level, Level]
+"""What one step of a run does: from a noise level to a lower one."""
 
 
 class NoiseSchedule:
@@ -154,17 +154,6 @@ def karras_sigmas(sigma_min: float, sigma_max: float, n: int, rho: float = 7.0) 
     """n sigmas from sigma_max down to sigma_min, evenly spaced in sigma^(1/rho) (Eq. 5, arXiv:2206.00364)."""
     ramp = np.linspace(0, 1, n)
     return (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
-
-
-def steps_for_strength(num_inference_steps: int, strength: float) -> int:
-    """How many of n steps an image-to-image run takes: int(n * strength), but at least one.
-
-    The run takes the last steps of the grid, so that a lower strength starts from less noise. Truncation, not
-    rounding, is what diffusers does: int(50 * 0.58) is 28. Raises ValueError unless strength is in (0, 1].
-    """
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength must be in (0, 1], got {strength}")
-    return max(1, int(num_inference_steps * strength))
 
 
 def predict_x_0(

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
+"""The directory of the included model."""
+
 
 class ModelError(ValueError):
     """A model can't be used: a file is missing, damaged or hostile, or the model is of a kind we don't run."""

@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stable_diffusion.images import FITS, ImageError, fit_image, read_image, to_images, to_tensor
+from stable_diffusion.images import ImageError, fit_image, read_image, to_images, to_tensor
+from stable_diffusion.request import FIT_LABELS
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -81,7 +82,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path: Path) -> 
 
 def test_fits() -> None:
     image = left_red_right_blue((80, 40))
-    pixels = {fit: np.asarray(fit_image(image, 40, 40, fit)) for fit in FITS}
+    pixels = {fit: np.asarray(fit_image(image, 40, 40, fit)) for fit in FIT_LABELS}
     assert all(array.shape == (40, 40, 3) for array in pixels.values())
     assert (pixels["pad"][0] == 255).all()
     assert tuple(pixels["pad"][20, 2]) == RED

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from stable_diffusion.loading.config import SchedulerConfig
+from stable_diffusion.request import steps_for_strength
 from stable_diffusion.schedule import (
     CLEAN,
     Level,
@@ -14,7 +15,6 @@ from stable_diffusion.schedule import (
     karras_sigmas,
     predict_x_0,
     rescale_zero_terminal_snr,
-    steps_for_strength,
 )
 
 
