@@ -112,8 +112,6 @@ def _sampler(label: str) -> str | None:
     """The sampler that a label means; other programs add a schedule's name to it, as in "DPM++ 2M Karras"."""
     label = label.strip().lower()
     fitting = [
-        name
-        for name, ours in SAMPLER_LABELS.items()
-        if label == ours.lower() or label.startswith(ours.lower() + " ")
+        name for name, ours in SAMPLER_LABELS.items() if label == ours.lower() or label.startswith(ours.lower() + " ")
     ]
     return max(fitting, key=lambda name: len(SAMPLER_LABELS[name]), default=None)

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,12 +75,9 @@ class ModelHolder:
         return self.defaults_of(self.first)
 
     def defaults_of(self, name: str | None = None) -> Defaults:
-        """What suits a model, from its JSON files where it is not loaded yet; ValueError where there is no such model."""
-        if (pipeline := self.loaded(name)) is None:
-            return defaults_for(*read_configs(self.source(name)))
-        models = pipeline.models
-        scheduler = {**asdict(models.scheduler), "_class_name": models.scheduler.class_name}
-        return defaults_for(asdict(models.unet.config), asdict(models.vae.config), scheduler)
+        """What suits a model, by its JSON files where it is not loaded yet; ValueError where there is no such model."""
+        pipeline = self.loaded(name)
+        return defaults_for(*read_configs(self.source(name))) if pipeline is None else pipeline.defaults
 
     def source(self, name: str | None = None) -> str | None:
         """Where a model of the list comes from; ValueError where the list has no such model."""
@@ -181,8 +178,10 @@ def load_pipeline(source: str | None, device: str | None, dtype: str | None, on_
     kind = getattr(torch, dtype) if dtype else None
     pipeline = Pipeline(load(source, device=device, dtype=kind, on_progress=on_progress))
     if pipeline.default_size <= 256:
-        for _ in pipeline.stream("", num_inference_steps=2, preview="vae"):
-            pass
+        steps = pipeline.stream("", preview="vae")
+        next(steps)
+        next(steps)
+        steps.close()
     return pipeline
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from ui.metadata import read_settings
+from ui.metadata import read_infotext
 
 from .visitor import Visitor
 
@@ -75,7 +75,7 @@ def test_settings_come_back_from_history_from_a_picture_and_from_a_link(finished
     picture = tmp_path / "fox.png"
     address = page.locator("#t2i-results img").first.get_attribute("src")
     picture.write_bytes(page.request.get(address).body())
-    assert read_settings(picture)["seed"] == 42
+    assert read_infotext(picture)["seed"] == 42
     finished.ask("something else", steps=9, seed="1")
     page.set_input_files("#restore input[type=file]", str(picture))
     expect_form(page, "a red fox", "42", "4")
@@ -94,7 +94,7 @@ def test_the_whole_visit_can_be_downloaded(finished: Visitor, tmp_path: Path):
     with page.expect_download() as download:
         page.locator("#history").get_by_label("Download All").click()
     with zipfile.ZipFile(download.value.path()) as pictures:
-        settings = [read_settings(pictures.extract(name, tmp_path)) for name in pictures.namelist()]
+        settings = [read_infotext(pictures.extract(name, tmp_path)) for name in pictures.namelist()]
     assert [(facts["prompt"], facts["seed"]) for facts in settings] == [("a blue fish", 7), ("a red fox", 42)]
 
 

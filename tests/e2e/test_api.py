@@ -12,7 +12,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from ui.metadata import read_settings
+from ui.metadata import read_infotext
 
 
 def picture(answer: tuple) -> Image.Image:
@@ -30,7 +30,7 @@ def test_text2image_answers_with_a_picture_that_carries_its_settings(client: Cli
     assert answer[1]["finished"]
     assert answer[1]["seed"] == 5
     assert picture(answer).format == "PNG"
-    settings = read_settings(answer[0][0]["image"])
+    settings = read_infotext(answer[0][0]["image"])
     assert (settings["prompt"], settings["seed"], settings["num_inference_steps"]) == ("a red apple", 5, 3)
 
 
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_picture_whatever_the_previews(client: Clie
 
 def test_several_pictures_have_consecutive_seeds(client: Client):
     images, _ = client.predict("a cat", num_inference_steps=2, seed=8, num_images=2, api_name="/text2image")
-    assert [read_settings(image["image"])["seed"] for image in images] == [8, 9]
+    assert [read_infotext(image["image"])["seed"] for image in images] == [8, 9]
 
 
 def test_image2image_runs_the_steps_that_its_strength_asks_for(client: Client, photo: dict):
