@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -38,28 +38,38 @@ Answer = tuple[list[str], dict[str, Any]]
 
 def add_endpoints(holder: ModelHolder) -> None:
     """Add both endpoints to the Blocks that are being built. Their components are never drawn."""
-
-    def text2image(**given: Any) -> Iterator[Answer]:
-        """Draw a picture from words. Streams every step; the last answer holds the pictures as PNG files."""
-        with told_to_programs():
-            yield from answers(holder, given)
-
-    def image2image(**given: Any) -> Iterator[Answer]:
-        """Draw a new picture over a photo. Streams every step; the last answer holds the pictures as PNG files."""
-        with told_to_programs():
-            yield from answers(holder, {**given, "image": photo_path(given.get("image"))})
-
-    for function in (text2image, image2image):
-        inputs = arguments(photo=function is image2image)
-        function.__signature__ = signature(inputs)  # type: ignore[attr-defined]
+    for name, text in (
+        ("text2image", "Draw a picture from words."),
+        ("image2image", "Draw a new picture over a photo."),
+    ):
+        inputs = arguments(photo=name == "image2image")
+        function = endpoint(holder, list(inputs))
+        function.__doc__ = f"{text} Streams every step; the last answer holds the pictures as PNG files."
         gr.Button(visible=False).click(
             function,
-            inputs_kwargs=inputs,
+            list(inputs.values()),
             outputs=[gr.Gallery(label="images", format="png", visible=False), gr.JSON(label="step", visible=False)],
-            api_name=function.__name__,
+            api_name=name,
             concurrency_id=QUEUE,
             concurrency_limit=AT_ONCE,
         )
+
+
+def endpoint(holder: ModelHolder, names: list[str]) -> Callable[..., Iterator[Answer]]:
+    """A function with arguments of these names: image and prompt have to be given, all others are None by default."""
+
+    def function(*values: Any) -> Iterator[Answer]:
+        with told_to_programs():
+            given = dict(zip(names, values, strict=True))
+            if "image" in given:
+                photo_path(given["image"])
+            yield from answers(holder, given)
+
+    required, kind = ("image", "prompt"), inspect.Parameter.POSITIONAL_OR_KEYWORD
+    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        inspect.Parameter(name, kind, default=inspect.Parameter.empty if name in required else None) for name in names
+    )
+    return function
 
 
 def arguments(*, photo: bool) -> dict[str, Component]:
@@ -74,18 +84,6 @@ def argument(setting: Setting) -> Component:
     default = "; by default what suits the model" if setting.name in BY_MODEL else ""
     kind = gr.Textbox if setting.kind is str else gr.Number
     return kind(None, label=setting.name + choices + default, visible=False)
-
-
-def signature(inputs: dict[str, Component]) -> inspect.Signature:
-    """What Gradio reads the endpoint's arguments from: image and prompt have to be given, all others are None."""
-    return inspect.Signature(
-        inspect.Parameter(
-            name,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-            default=inspect.Parameter.empty if name in ("image", "prompt") else None,
-        )
-        for name in inputs
-    )
 
 
 def answers(holder: ModelHolder, given: dict[str, Any]) -> Iterator[Answer]:

@@ -73,7 +73,7 @@ def test_a_prompt_of_10_000_characters_is_cut_and_says_so(client: Client):
 
 BAD = {
     "num_inference_steps 0": ({"num_inference_steps": 0}, "num_inference_steps must be between 1 and 1,000, got 0"),
-    "num_inference_steps 5000": ({"num_inference_steps": 5000}, "num_inference_steps must be .* got 5,000"),
+    "num_inference_steps 5000": ({"num_inference_steps": 5000}, "num_inference_steps must be .* got 5000"),
     "num_inference_steps 2.5": ({"num_inference_steps": 2.5}, "num_inference_steps must be a whole number, got 2.5"),
     "width 100": ({"width": 100}, "width must be a multiple of 8, got 100: try 96 or 104"),
     "height 2048": ({"height": 2048}, "height must be at most .* got 2048: choose a smaller size"),
@@ -93,9 +93,9 @@ def test_bad_input_is_named_with_its_value_and_the_remedy(client: Client, settin
         client.predict(**{"prompt": "a cat", **settings}, api_name="/text2image")
 
 
-@pytest.mark.parametrize(("strength", "message"), [(0, "above 0 and at most 1, got 0"), (1.5, "between .*, got 1.5")])
-def test_strength_out_of_range_is_refused(client: Client, photo: dict, strength: float, message: str):
-    with pytest.raises(AppError, match=f"strength must be {message}"):
+@pytest.mark.parametrize("strength", [0, 1.5])
+def test_strength_out_of_range_is_refused(client: Client, photo: dict, strength: float):
+    with pytest.raises(AppError, match=rf"strength must be in \(0, 1\], got {strength}: low stays close to the photo"):
         client.predict(photo, "a dog", strength=strength, api_name="/image2image")
 
 
