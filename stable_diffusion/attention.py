@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,7 +10,9 @@ from torch.nn import functional as F
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, *, causal: bool = False) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V over `heads` heads (Eq. 1, arXiv:1706.03762).
 
-    query is (B, L, C); key and value are (B, S, C); the answer is (B, L, C).
+    query is (B, L, C); key and value are (B, S, C); the answer is (B, L, C). In half precision too, the scores are
+    summed and kept in float32 on the CPU and on CUDA, as Stable Diffusion 2.x asks for by `upcast_attention`. Apple's
+    GPU rounds them to half: there, take float32, as `load` does.
     """
     query, key, value = (_split_heads(tensor, heads) for tensor in (query, key, value))
     out = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
@@ -17,8 +20,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, *, causal: boo
 
 
 def attention_map(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """The weights softmax(Q K^T / sqrt(d)) themselves, (B, heads, L, S) in float32, to be looked at."""
-    query, key = _split_heads(query, heads).float(), _split_heads(key, heads).float()
+    """The weights softmax(Q K^T / sqrt(d)) themselves, (B, heads, L, S), to be looked at.
+
+    query is (B, L, C) and key (B, S, C); half precision is raised to float32, float32 and float64 stay what they are.
+    """
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    query, key = (_split_heads(tensor, heads).to(dtype) for tensor in (query, key))
     return (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(dim=-1)
 
 
@@ -72,6 +79,7 @@ class GEGLU(nn.Module):
         self.proj = nn.Linear(channels, hidden * 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, hidden)."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
@@ -85,6 +93,7 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([GEGLU(channels, channels * 4), nn.Identity(), nn.Linear(channels * 4, channels)])
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, C)."""
         for layer in self.net:
             x = layer(x)
         return x
@@ -103,6 +112,7 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(self, x: Tensor, context: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        """x (B, L, C), context (B, S, D) -> (B, L, C)."""
         x = x + self.attn1(self.norm1(x))
         x = x + self.attn2(self.norm2(x), context, maps)
         return x + self.ff(self.norm3(x))

@@ -39,6 +39,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H/2, W/2); odd sizes are rounded up in the U-Net, down in the autoencoder."""
         return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
 
 
@@ -50,5 +51,6 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W), or (B, C, *size)."""
         size = (2 * x.shape[2], 2 * x.shape[3]) if size is None else size
         return self.conv(F.interpolate(x, size=size, mode="nearest"))

@@ -25,7 +25,7 @@ from .loading.config import (
     read_json,
     require,
 )
-from .loading.tokenizer import load_tokenizer
+from .loading.tokenizer import encode_text, frame, load_tokenizer
 
 # Where a directory in transformers' layout may keep its weights, best first.
 WEIGHT_FILES = (
@@ -54,6 +54,7 @@ class CLIPAttention(nn.Module):
         self.out_proj = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, S, C) -> (B, S, C)."""
         return self.out_proj(attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, causal=self.causal))
 
 
@@ -67,6 +68,7 @@ class CLIPMLP(nn.Module):
         self.fc2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, S, C) -> (B, S, C)."""
         return self.fc2(self.activation(self.fc1(x)))
 
 
@@ -81,6 +83,7 @@ class CLIPLayer(nn.Module):
         self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, S, C) -> (B, S, C)."""
         x = x + self.self_attn(self.layer_norm1(x))
         return x + self.mlp(self.layer_norm2(x))
 
@@ -93,6 +96,7 @@ class CLIPLayers(nn.Module):
         self.layers = nn.ModuleList(CLIPLayer(config, causal=causal) for _ in range(config.num_hidden_layers))
 
     def forward(self, x: Tensor) -> Tensor:
+        """x (B, S, C) -> (B, S, C)."""
         for layer in self.layers:
             x = layer(x)
         return x
@@ -107,6 +111,7 @@ class CLIPTextEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, S) -> (B, S, hidden_size)."""
         return self.token_embedding(tokens) + self.position_embedding.weight[: tokens.shape[1]]
 
 
@@ -120,11 +125,12 @@ class CLIPTextTransformer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, S) -> features (B, S, hidden_size)."""
         return self.final_layer_norm(self.encoder(self.embeddings(tokens)))
 
 
 class CLIPTextEncoder(nn.Module):
-    """Token ids (B, S) -> features (B, S, hidden_size) of each token, which condition the U-Net."""
+    """The text tower alone: the features of each token condition the U-Net."""
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
@@ -132,6 +138,7 @@ class CLIPTextEncoder(nn.Module):
         self.text_model = CLIPTextTransformer(config)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Token ids (B, S) -> features (B, S, hidden_size)."""
         return self.text_model(tokens)
 
 
@@ -147,13 +154,14 @@ class CLIPVisionEmbeddings(nn.Module):
         self.position_embedding = nn.Embedding(config.num_positions, config.hidden_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) -> (B, 1 + patches, hidden_size), the class token first."""
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)  # (B, 3, H, W) -> (B, patches, hidden_size)
         first = self.class_embedding.expand(len(patches), 1, -1)
         return torch.cat([first, patches], dim=1) + self.position_embedding.weight
 
 
 class CLIPVisionTransformer(nn.Module):
-    """The image tower: pixels (B, 3, H, W) -> the class token's features (B, hidden_size)."""
+    """The image tower: the features of its class token are the picture's."""
 
     def __init__(self, config: CLIPVisionConfig):
         super().__init__()
@@ -163,6 +171,7 @@ class CLIPVisionTransformer(nn.Module):
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) -> features (B, hidden_size)."""
         return self.post_layernorm(self.encoder(self.pre_layrnorm(self.embeddings(pixels)))[:, 0])
 
 
@@ -259,7 +268,9 @@ class CLIP:
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts -> vectors (N, projection_dim) of length 1; what exceeds the model's limit is cut."""
-        tokens = self.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt").input_ids
+        found = [encode_text(self.tokenizer, text).ids for text in texts]
+        length = min(self.tokenizer.model_max_length, 2 + max(len(ids) for ids in found))
+        tokens = torch.tensor([frame(self.tokenizer, ids, length) for ids in found])
         return self.model.embed_texts(tokens.to(self.model.text_projection.weight.device))
 
     def similarity(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:

@@ -22,13 +22,14 @@ class UpBlock(nn.Module):
         self.upsamplers = nn.ModuleList([Upsample(out_channels)] if upsample else [])
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, 2H, 2W), at the last level (B, C_out, H, W)."""
         for layer in (*self.resnets, *self.upsamplers):
             x = layer(x)
         return x
 
 
 class Decoder(nn.Module):
-    """Latents (B, latent_channels, h, w) -> picture (B, 3, f*h, f*w), about in [-1, 1], f = `config.downscale`."""
+    """Levels that double the latents one after the other, f = `config.downscale` times in all."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -44,6 +45,7 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], config.out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Latents (B, latent_channels, h, w) -> picture (B, 3, f*h, f*w), about in [-1, 1]."""
         x = self.mid_block(self.conv_in(x))
         for block in self.up_blocks:
             x = block(x)

@@ -35,12 +35,13 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, guidance: Tensor | None = None) -> Tensor:
+        """x (B, in_channels), guidance (B, guidance_channels) -> (B, channels)."""
         if self.cond_proj is not None and guidance is not None:
             x = x + self.cond_proj(guidance)
         return self.linear_2(F.silu(self.linear_1(x)))
 
 
-class Level(nn.Module):
+class UNetLevel(nn.Module):
     """Residual blocks, each followed by a transformer where the level attends to the words."""
 
     def __init__(self, config: UNetConfig, level: int, widths: list[tuple[int, int]], *, attention: bool):
@@ -63,7 +64,7 @@ def transformer(config: UNetConfig, level: int) -> SpatialTransformer:
     )
 
 
-class DownBlock(Level):
+class DownBlock(UNetLevel):
     """One level on the way down; gives every feature map it makes, for the skip connections."""
 
     def __init__(self, config: UNetConfig, level: int):
@@ -75,6 +76,10 @@ class DownBlock(Level):
         self.downsamplers = nn.ModuleList([] if last else [Downsample(channels[level], symmetric=True)])
 
     def forward(self, x: Tensor, time: Tensor, context: Tensor, maps: list[Tensor] | None) -> list[Tensor]:
+        """x (B, C_in, H, W), time (B, T), context (B, S, D) -> each feature map made on the way.
+
+        One (B, C, H, W) for each residual block and, except at the deepest level, one (B, C, H/2, W/2).
+        """
         skips = []
         for index, resnet in enumerate(self.resnets):
             x = resnet(x, time)
@@ -86,7 +91,7 @@ class DownBlock(Level):
         return skips
 
 
-class MidBlock(Level):
+class MidBlock(UNetLevel):
     """The deepest level: residual, transformer, residual."""
 
     def __init__(self, config: UNetConfig):
@@ -96,12 +101,13 @@ class MidBlock(Level):
         self.attentions = nn.ModuleList([transformer(config, level)])
 
     def forward(self, x: Tensor, time: Tensor, context: Tensor, maps: list[Tensor] | None) -> Tensor:
+        """x (B, C, H, W), time (B, T), context (B, S, D) -> (B, C, H, W)."""
         x = self.resnets[0](x, time)
         x = self.attentions[0](x, context, maps)
         return self.resnets[1](x, time)
 
 
-class UpBlock(Level):
+class UpBlock(UNetLevel):
     """One level on the way up; each residual block also sees the feature map of the same size from the way down."""
 
     def __init__(self, config: UNetConfig, level: int):
@@ -117,6 +123,7 @@ class UpBlock(Level):
     def forward(
         self, x: Tensor, skips: list[Tensor], time: Tensor, context: Tensor, maps: list[Tensor] | None
     ) -> Tensor:
+        """x (B, C_in, H, W), time (B, T), context (B, S, D) -> (B, C, 2H, 2W), or as large as the next of `skips`."""
         for index, resnet in enumerate(self.resnets):
             x = resnet(torch.cat([x, skips.pop()], dim=1), time)
             if self.attentions:

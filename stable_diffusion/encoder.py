@@ -23,6 +23,7 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(ResnetBlock(channels, channels, groups, EPS) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
         x = self.resnets[0](x)
         for attention in self.attentions:
             x = attention(x)
@@ -39,13 +40,14 @@ class DownBlock(nn.Module):
         self.downsamplers = nn.ModuleList([Downsample(out_channels, symmetric=False)] if downsample else [])
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H/2, W/2), at the deepest level (B, C_out, H, W)."""
         for layer in (*self.resnets, *self.downsamplers):
             x = layer(x)
         return x
 
 
 class Encoder(nn.Module):
-    """Picture (B, 3, H, W) in [-1, 1] -> moments (B, 2 * latent_channels, H/f, W/f), f = `config.downscale`."""
+    """Levels that halve the picture one after the other, f = `config.downscale` times in all."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -61,6 +63,7 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Picture (B, 3, H, W) in [-1, 1] -> moments (B, 2 * latent_channels, H/f, W/f)."""
         x = self.conv_in(x)
         for block in self.down_blocks:
             x = block(x)

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
+from .loading.tokenizer import encode_text
+
 
 @dataclass(frozen=True)
 class Word:
@@ -29,13 +31,15 @@ def prompt_words(tokenizer: CLIPTokenizer, prompt: str) -> list[Word]:
     The text tower breaks rare words into pieces, and the first token of the context is the start of the text: position
     and order in the prompt differ. Words beyond the model's limit are not there.
     """
-    tokens = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True)
+    tokens = encode_text(tokenizer, prompt)
     pieces: dict[int, list[int]] = {}
-    for position, word in enumerate(tokens.word_ids()):
+    for place, word in enumerate(tokens.word_ids[: tokenizer.model_max_length - 2]):
         if word is not None:
-            pieces.setdefault(word, []).append(position)
-    spans = tokens["offset_mapping"]
-    return [Word(prompt[spans[at[0]][0] : spans[at[-1]][1]], tuple(at)) for at in pieces.values()]
+            pieces.setdefault(word, []).append(place)
+    spans = tokens.offsets
+    return [
+        Word(prompt[spans[at[0]][0] : spans[at[-1]][1]], tuple(1 + place for place in at)) for at in pieces.values()
+    ]
 
 
 def token_heat(maps: Sequence[Tensor], height: int, width: int) -> Tensor:

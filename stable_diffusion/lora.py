@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from .loading.checkpoints import finite, listed, read_metadata, read_tensors
 from .loading.config import ModelError
 from .model_loader import Models
+from .weights import with_weights
 
 PARTS = ("unet", "text_encoder")
 Layer = tuple[str, str]
@@ -72,14 +74,15 @@ class Update:
 
 
 class LoRAs:
-    """The LoRA files merged into a model, which has one of these; it runs as fast as before and keeps its own weights.
+    """The LoRA files merged into a model, as whose weights they run as fast as before.
 
-    Merge between requests: one that is running would go on with other weights.
+    `models` is the model with what is merged by now, a value that never changes: whoever takes it, once, where a run
+    begins, keeps it while others merge. Layers that no file changes are the original's own and take no more memory.
     """
 
     def __init__(self, models: Models):
-        self._networks: dict[str, nn.Module] = {part: getattr(models, part) for part in PARTS}
-        self._originals: dict[Layer, nn.Parameter] = {}
+        self.models = self._original = models
+        self._merging = Lock()  # so that of two merges at once none is lost; no run waits for it
 
     def merge(self, file: str | Path, scale: float = 1.0) -> None:
         """Add a file (.safetensors, .bin, .ckpt, .pt) to the weights, `scale` times; several add up.
@@ -89,37 +92,36 @@ class LoRAs:
         """
         if not math.isfinite(scale):
             raise ValueError(f"scale must be a finite number, got {scale!r}")
-        file = Path(file).expanduser()
-        merged = {}
-        for layer, update in read_updates(file, self._layers()).items():
-            merged[layer] = update.added_to(self._module(layer).weight, scale)
-        broken = ["/".join(layer) for layer, weight in merged.items() if not finite(weight)]
-        if broken:
-            raise ModelError(f"{file} makes weights that are not finite at scale {scale} ({listed(broken)}): lower it")
-        for layer, weight in merged.items():
-            module = self._module(layer)
-            self._originals.setdefault(layer, module.weight)
-            # The old weight may be the mapped file itself: it is replaced and never written into.
-            module.weight = nn.Parameter(weight, requires_grad=False)
+        with self._merging:
+            self.models = merged(self.models, Path(file).expanduser(), scale)
 
     def unmerge(self) -> None:
-        """Take every merged file out again: the weights are the very ones from before, to the bit."""
-        for layer, weight in self._originals.items():
-            self._module(layer).weight = weight
-        self._originals.clear()
+        """Take every merged file out again: the networks are the very ones from before."""
+        with self._merging:
+            self.models = self._original
 
-    def _layers(self) -> dict[Layer, Tensor]:
-        """The weights that a LoRA may change."""
-        return {
-            (part, name): module.weight
-            for part, network in self._networks.items()
-            for name, module in network.named_modules()
-            if isinstance(module, nn.Linear | nn.Conv2d)
-        }
 
-    def _module(self, layer: Layer) -> nn.Module:
-        part, name = layer
-        return self._networks[part].get_submodule(name)
+def merged(models: Models, file: Path, scale: float) -> Models:
+    """`models` with a file added `scale` times, sharing every weight that it does not change; see `LoRAs.merge`."""
+    layers = _layers(models)
+    weights: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    for (part, name), update in read_updates(file, layers).items():
+        weights[part][f"{name}.weight"] = update.added_to(layers[part, name], scale)
+    broken = [f"{part}/{name}" for part in PARTS for name, weight in weights[part].items() if not finite(weight)]
+    if broken:
+        raise ModelError(f"{file} makes weights that are not finite at scale {scale} ({listed(broken)}): lower it")
+    networks = {part: with_weights(getattr(models, part), weights[part]) for part in PARTS if weights[part]}
+    return replace(models, **networks)
+
+
+def _layers(models: Models) -> dict[Layer, Tensor]:
+    """The weights that a LoRA may change."""
+    return {
+        (part, name): module.weight
+        for part in PARTS
+        for name, module in getattr(models, part).named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d)
+    }
 
 
 def read_updates(file: Path, layers: dict[Layer, Tensor]) -> dict[Layer, Update]:

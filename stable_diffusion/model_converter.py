@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from stable_diffusion.clip import CLIPTextEncoder
-from stable_diffusion.diffusion import UNet
-from stable_diffusion.loading.checkpoints import (
+from .clip import CLIPTextEncoder
+from .diffusion import UNet
+from .loading.checkpoints import (
     SUFFIXES,
     WEIGHT_STEMS,
     State,
@@ -34,12 +34,12 @@ from stable_diffusion.loading.checkpoints import (
     read_weights,
     write_tensors,
 )
-from stable_diffusion.loading.config import ATTENTION_DOWN, CLIPTextConfig, ModelError, UNetConfig, VAEConfig
-from stable_diffusion.loading.hub import locate
-from stable_diffusion.loading.model_config import SETTINGS_FILES, ModelConfig, Settings, read_settings
-from stable_diffusion.loading.single_file import METADATA_KEY, OPEN_CLIP_LAYER, PREFIXES, UNUSED, recognise
-from stable_diffusion.loading.tokenizer import find_tokenizer, save_tokenizer
-from stable_diffusion.vae import VAE
+from .loading.config import ATTENTION_DOWN, CLIPTextConfig, ModelError, UNetConfig, VAEConfig
+from .loading.hub import locate
+from .loading.model_config import SETTINGS_FILES, ModelConfig, Settings, read_settings
+from .loading.single_file import METADATA_KEY, OPEN_CLIP_LAYER, PREFIXES, UNUSED, recognise
+from .loading.tokenizer import find_tokenizer, save_tokenizer
+from .vae import VAE
 
 NETWORKS: dict[str, type[nn.Module]] = {"text_encoder": CLIPTextEncoder, "unet": UNet, "vae": VAE}
 

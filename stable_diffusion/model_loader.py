@@ -8,18 +8,18 @@ from pathlib import Path
 import torch
 from transformers import CLIPTokenizer
 
-from stable_diffusion.clip import CLIPTextEncoder
-from stable_diffusion.diffusion import UNet
-from stable_diffusion.loading.checkpoints import build
-from stable_diffusion.loading.config import BUNDLED, ModelError, SchedulerConfig
-from stable_diffusion.loading.hub import OnProgress, locate
-from stable_diffusion.loading.model_config import ModelConfig, read_settings
-from stable_diffusion.loading.tokenizer import find_tokenizer, load_tokenizer
-from stable_diffusion.model_converter import NETWORKS, read_directory, read_single_file
-from stable_diffusion.vae import VAE
+from .clip import CLIPTextEncoder
+from .diffusion import UNet
+from .loading.checkpoints import build
+from .loading.config import BUNDLED, ModelError, SchedulerConfig
+from .loading.hub import OnProgress, locate
+from .loading.model_config import ModelConfig, read_settings
+from .loading.tokenizer import find_tokenizer, load_tokenizer
+from .model_converter import NETWORKS, read_directory, read_single_file
+from .vae import VAE
 
 
-@dataclass
+@dataclass(frozen=True)
 class Models:
     """A model ready to run: networks in evaluation mode on one device, and what is needed to use them."""
 

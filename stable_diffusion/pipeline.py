@@ -17,7 +17,7 @@ from .images import fit_image, read_image, to_images, to_tensor
 from .lora import LoRAs
 from .model_loader import Models, load
 from .preview import Preview, linear_preview
-from .prompt import Tokens, encode_prompts, tokenize
+from .prompt import Tokens, encode_tokens, tokenize
 from .request import Defaults, Request, defaults_for
 from .samplers import Plan, plan
 from .schedule import Level, NoiseSchedule
@@ -155,9 +155,13 @@ class Pipeline:
     """Text-to-image and image-to-image over one set of models; `loras` merges LoRA files into them."""
 
     def __init__(self, models: Models):
-        self.models = models
         self.schedule = NoiseSchedule(models.scheduler)
         self.loras = LoRAs(models)
+
+    @property
+    def models(self) -> Models:
+        """What a run that begins now works with: the model that was loaded, with the LoRA files merged by now."""
+        return self.loras.models
 
     @classmethod
     def from_pretrained(
@@ -239,21 +243,17 @@ class Pipeline:
         At a guidance scale of 1 or less the negative prompt is not evaluated; a distilled model is told its scale.
         """
         models = self.models
-        if request.prompt_syntax == "plain":
-            self._warn_of_dropped_text(request)
-        context = encode_prompts(
-            models.tokenizer, models.text_encoder, [request.prompt, request.negative_prompt], request.prompt_syntax
-        )
-        context, negative = (half.expand(request.num_images, -1, -1) for half in context.chunk(2))
+        texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+        tokens = {name: tokenize(models.tokenizer, text, request.prompt_syntax) for name, text in texts.items()}
+        for name, read in tokens.items():
+            if read.dropped:
+                limit = models.tokenizer.model_max_length - 2
+                warnings.warn(f"{name} is longer than {limit} tokens, dropped: {read.dropped!r}", stacklevel=2)
+        features = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()))
+        context, negative = (half.expand(request.num_images, -1, -1) for half in features.chunk(2))
         guided = request.guidance_scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)
         return Words(denoise, context, negative if guided else None, request.guidance_scale)
-
-    def _warn_of_dropped_text(self, request: Request) -> None:
-        for name, text in (("prompt", request.prompt), ("negative_prompt", request.negative_prompt)):
-            if dropped := self.read_prompt(text).dropped:
-                limit = self.models.tokenizer.model_max_length - 2
-                warnings.warn(f"{name} is longer than {limit} tokens, dropped: {dropped!r}", stacklevel=2)
 
     def _size(self, request: Request, photo: Image.Image | None) -> tuple[int, int]:
         """Width and height asked for, or else the photo's, in whole latents, or the model's own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
@@ -12,11 +13,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .images import to_images
+from .request import PREVIEW_LABELS
 from .vae import VAE
 
-PREVIEWS = ("auto", "vae", "linear", "none")
 SHARE = 0.05
 """How much longer "auto" lets previews make a run."""
+
+
+def wait_for(device: torch.device) -> None:
+    """Return when the device has done all that it was given; an accelerator works on behind the program's back."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 class Preview:
@@ -24,27 +31,34 @@ class Preview:
 
     "auto" spends at most 5 % of the time that the steps take: each step earns that share, and the VAE decodes whenever
     enough has been earned; in between the matrix does. What the VAE costs is first judged by a corner of the picture.
+    Before the clock is read, in seconds, the VAE's device is waited for: it may still be at a step.
     """
 
-    def __init__(self, vae: VAE, name: str = "auto", clock: Callable[[], float] = time.perf_counter):
-        if name not in PREVIEWS:
-            raise ValueError(f"preview must be one of {', '.join(PREVIEWS)}, got {name!r}")
-        self.vae, self.name, self.clock = vae, name, clock
+    def __init__(
+        self,
+        vae: VAE,
+        name: str = "auto",
+        clock: Callable[[], float] = time.perf_counter,
+        wait: Callable[[torch.device], None] = wait_for,
+    ):
+        if name not in PREVIEW_LABELS:
+            raise ValueError(f"preview must be one of {', '.join(PREVIEW_LABELS)}, got {name!r}")
+        self.vae, self.name, self.clock, self.wait = vae, name, clock, wait
         self._earned = 0.0
         self._cost: float | None = None
-        self._resumed = clock()
+        self._resumed = self._now()
 
     def __call__(self, latents: Tensor) -> list[Image.Image] | None:
         """Pictures of sampler-space latents (N, C, h, w), or None where no preview is wanted."""
         if self.name == "none":
             return None
-        started = self.clock()
+        started = self._now()
         self._earned += SHARE * (started - self._resumed)
         if self.name == "vae" or (self.name == "auto" and self._affordable(latents)):
             pictures = self._decode(latents)
         else:
             pictures = to_images(linear_preview(self.vae, latents))
-        self._resumed = self.clock()
+        self._resumed = self._now()
         self._earned -= self._resumed - started
         return pictures
 
@@ -59,10 +73,15 @@ class Preview:
 
     def _decode(self, latents: Tensor) -> list[Image.Image]:
         """Pictures by the VAE, timed."""
-        started = self.clock()
+        started = self._now()
         pictures = to_images(self.vae.decode_finite(latents))
-        self._cost = self.clock() - started
+        self._cost = self._now() - started
         return pictures
+
+    def _now(self) -> float:
+        """The time at which all that was asked for so far is done."""
+        self.wait(self.vae.post_quant_conv.weight.device)
+        return self.clock()
 
 
 def linear_preview(vae: VAE, latents: Tensor) -> Tensor:
@@ -72,15 +91,17 @@ def linear_preview(vae: VAE, latents: Tensor) -> Tensor:
     return F.interpolate(small, scale_factor=vae.config.downscale, mode="bilinear")
 
 
+_fitted: WeakKeyDictionary[VAE, Tensor] = WeakKeyDictionary()
+
+
 def latent_to_rgb(vae: VAE) -> Tensor:
     """The affine map from a latent (C + 1 entries, the last one 1) to its pixel's colour, (C + 1, 3), fitted once.
 
     Least squares on what the VAE itself makes of smooth random latents, so that it holds for every model.
     """
-    cached = getattr(vae, "_latent_to_rgb", None)
-    if cached is None:
-        cached = vae._latent_to_rgb = _fit_latent_to_rgb(vae)
-    return cached
+    matrix = _fitted.get(vae)
+    # Two threads may both fit the first time: they find the same, and neither waits for the other.
+    return _fitted.setdefault(vae, _fit_latent_to_rgb(vae)) if matrix is None else matrix
 
 
 @torch.no_grad()

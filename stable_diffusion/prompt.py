@@ -17,67 +17,92 @@ Of those rules the ones about sampling steps, `[from:to:when]`, `[a|b]` and `AND
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from .clip import CLIPTextEncoder
+from .loading.tokenizer import encode_text, frame
+from .request import SYNTAXES
 
-SYNTAXES = ("plain", "weighted")
-EMPHASIS = 1.1
+EMPHASIS = {"(": 1.1, "[": 1 / 1.1}
+OPENING = {")": "(", "]": "["}
+MAX_WEIGHT = 1e3  # far beyond use; nested brackets reach infinity, of which nothing but NaN follows
 WRAP = 20 / 75  # how far from its end, in parts of a chunk, a comma may end it
 
+# Both patterns take time linear in the prompt: no two repetitions in a row match the same characters.
 SYMBOLS = re.compile(
     r"\\(?P<escaped>[()\[\]\\])"
-    r"|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)"
+    r"|:\s*(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)"
     r"|(?P<bracket>[()\[\]])"
     r"|(?P<text>[^\\()\[\]:]+|[\\:])"
 )
-BREAK = re.compile(r"\s*\bBREAK\b\s*")
+BREAK = re.compile(r"\bBREAK\b\s*")
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A prompt as the text tower reads it: ids (1, S) with start, end and padding; how many it took; what was cut."""
+    """A prompt as the text tower reads it, in one or more chunks of S tokens with start, end and padding.
+
+    ids and weights are (chunks, S); all weights are 1 where the syntax is plain. count is how many tokens the whole
+    prompt takes without start and end; dropped is the text that had no room, never any where it is weighted.
+    """
 
     ids: Tensor
+    weights: Tensor
     count: int
     dropped: str
 
 
-def tokenize(tokenizer: CLIPTokenizer, prompt: str) -> Tokens:
-    """Cut a prompt into tokens, at most `tokenizer.model_max_length` with start and end, which are always kept.
+def tokenize(tokenizer: CLIPTokenizer, prompt: str, syntax: str = "plain") -> Tokens:
+    """Cut a prompt into tokens: a plain one into one chunk, which drops what is too long, a weighted one into several.
 
-    `count` is the number of tokens of the whole prompt without start and end; `dropped` is the text beyond the limit.
-    """
-    limit = tokenizer.model_max_length
-    ids = tokenizer(prompt, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
-    words = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
-    return Tokens(ids, len(words), tokenizer.decode(words[limit - 2 :]).strip())
-
-
-@torch.no_grad()
-def encode_prompts(
-    tokenizer: CLIPTokenizer, text_encoder: CLIPTextEncoder, prompts: list[str], syntax: str = "plain"
-) -> Tensor:
-    """Prompts -> context (N, S, hidden_size): the text tower's features of each token.
-
-    S is the tower's limit, and with the weighted syntax as many times that as the longest prompt needs.
+    A chunk has `tokenizer.model_max_length` tokens with start and end, which are always kept.
     """
     if syntax not in SYNTAXES:
         raise ValueError(f"prompt_syntax must be one of {', '.join(SYNTAXES)}, got {syntax!r}")
-    device = text_encoder.text_model.final_layer_norm.weight.device
+    length = tokenizer.model_max_length
     if syntax == "plain":
-        ids = torch.cat([tokenize(tokenizer, prompt).ids for prompt in prompts])
-        return text_encoder(ids.to(device))
-    chunked = [cut_into_chunks(tokenizer, prompt) for prompt in prompts]
-    count = max(len(chunks) for chunks in chunked)
-    padded = [chunk for chunks in chunked for chunk in chunks + [[]] * (count - len(chunks))]
-    ids, weights = (tensor.to(device) for tensor in _to_tensors(tokenizer, padded))
-    features = _weigh(text_encoder(ids), weights)
+        ids = encode_text(tokenizer, prompt).ids
+        dropped = tokenizer.decode(ids[length - 2 :]).strip()
+        return Tokens(torch.tensor([frame(tokenizer, ids, length)]), torch.ones(1, length), len(ids), dropped)
+    chunks = cut_into_chunks(tokenizer, prompt)
+    ids = torch.tensor([frame(tokenizer, [token for token, _ in chunk], length) for chunk in chunks])
+    weights = torch.ones(ids.shape)
+    for row, chunk in zip(weights, chunks, strict=True):
+        row[1 : 1 + len(chunk)] = torch.tensor([weight for _, weight in chunk])
+    return Tokens(ids, weights, sum(map(len, chunks)), "")
+
+
+@torch.no_grad()
+def encode_tokens(tokenizer: CLIPTokenizer, text_encoder: CLIPTextEncoder, prompts: Sequence[Tokens]) -> Tensor:
+    """Prompts -> context (N, chunks * S, hidden_size): the text tower's features of each token.
+
+    Prompts of fewer chunks than the longest are filled up with empty ones.
+    """
+    device = text_encoder.text_model.final_layer_norm.weight.device
+    count = max(len(prompt.ids) for prompt in prompts)
+    empty = torch.tensor([frame(tokenizer, [], tokenizer.model_max_length)])
+    missing = [count - len(prompt.ids) for prompt in prompts]
+    ids = torch.cat([row for prompt, n in zip(prompts, missing, strict=True) for row in (prompt.ids, *[empty] * n)])
+    weights = torch.cat([F.pad(one.weights, (0, 0, 0, n), value=1.0) for one, n in zip(prompts, missing, strict=True)])
+    features = text_encoder(ids.to(device))
+    if (weights != 1).any():
+        features = _weigh(features, weights.to(device))
     return features.unflatten(0, (len(prompts), count)).flatten(1, 2)  # (N * chunks, S, D) -> (N, chunks * S, D)
+
+
+def encode_prompts(
+    tokenizer: CLIPTokenizer, text_encoder: CLIPTextEncoder, prompts: Sequence[str], syntax: str = "plain"
+) -> Tensor:
+    """Texts -> context (N, chunks * S, hidden_size), as `encode_tokens` gives it."""
+    return encode_tokens(tokenizer, text_encoder, [tokenize(tokenizer, prompt, syntax) for prompt in prompts])
 
 
 def _weigh(features: Tensor, weights: Tensor) -> Tensor:
@@ -87,63 +112,61 @@ def _weigh(features: Tensor, weights: Tensor) -> Tensor:
     return (weighted * restore).to(features.dtype)
 
 
-@dataclass
-class _Piece:
-    """Text between brackets with its weight so far; text None is a BREAK."""
-
-    text: str | None
-    weight: float = 1.0
-
-
 Weighted = tuple[str, float]
 
 
 def parse_weights(prompt: str) -> list[list[Weighted]]:
     """Read a prompt of the weighted syntax: texts with their weights, in a list for each part between BREAKs.
 
-    Every text is a prompt; the worst that a stray bracket does is to be read as text.
+    Every text is a prompt; the worst that a stray bracket does is to be read as text. Neighbours of one weight are
+    joined, so that a word is not cut by brackets that say nothing. Takes time linear in the prompt's length.
     """
-    pieces: list[_Piece] = []
-    opened: dict[str, list[int]] = {"(": [], "[": []}
-
-    def close(bracket: str, factor: float) -> None:
-        for piece in pieces[opened[bracket].pop() :]:
-            piece.weight *= factor
-
-    for symbol in SYMBOLS.finditer(prompt):
-        if symbol["bracket"] in opened:
-            opened[symbol["bracket"]].append(len(pieces))
-        elif symbol["weight"] and opened["("]:
-            close("(", float(symbol["weight"]))
-        elif symbol["bracket"] == ")" and opened["("]:
-            close("(", EMPHASIS)
-        elif symbol["bracket"] == "]" and opened["["]:
-            close("[", 1 / EMPHASIS)
-        elif symbol["escaped"]:
-            pieces.append(_Piece(symbol["escaped"]))
-        else:
-            first, *others = BREAK.split(symbol[0])
-            pieces.append(_Piece(first))
-            for text in others:
-                pieces += [_Piece(None), _Piece(text)]
-    for bracket, factor in (("(", EMPHASIS), ("[", 1 / EMPHASIS)):
-        while opened[bracket]:
-            close(bracket, factor)
-    return _join(pieces)
-
-
-def _join(pieces: list[_Piece]) -> list[list[Weighted]]:
-    """Part at BREAKs, and join neighbours of one weight, so that a word is not cut by brackets that say nothing."""
     parts: list[list[Weighted]] = [[]]
-    for piece in pieces:
-        if piece.text is None:
+    for text, weight in _weigh_texts(list(SYMBOLS.finditer(prompt))):
+        *ended, last = BREAK.split(text)
+        for one in ended:
+            parts[-1].append((one.rstrip(), weight))
             parts.append([])
-        elif parts[-1] and parts[-1][-1][1] == piece.weight:
-            text, weight = parts[-1].pop()
-            parts[-1].append((text + piece.text, weight))
-        elif piece.text:
-            parts[-1].append((piece.text, piece.weight))
-    return parts
+        parts[-1].append((last, weight))
+    return [
+        [
+            ("".join(text for text, _ in run), weight)
+            for weight, run in groupby(filter(itemgetter(0), part), itemgetter(1))
+        ]
+        for part in parts
+    ]
+
+
+def _weigh_texts(symbols: list[re.Match[str]]) -> Iterator[Weighted]:
+    """Each text among the symbols with the product of the brackets around it."""
+    factors, closings = _match_brackets(symbols)
+    inside = {bracket: [1.0] for bracket in EMPHASIS}  # for each open bracket the product up to it
+    for place, symbol in enumerate(symbols):
+        if place in factors:
+            products = inside[symbol[0]]
+            products.append(max(-MAX_WEIGHT, min(products[-1] * factors[place], MAX_WEIGHT)))
+        elif place in closings:
+            inside[closings[place]].pop()
+        else:
+            yield symbol["escaped"] or symbol[0], inside["("][-1] * inside["["][-1]
+
+
+def _match_brackets(symbols: list[re.Match[str]]) -> tuple[dict[int, float], dict[int, str]]:
+    """By the place of each opening bracket what it multiplies by, and by that of each closing one which it closes."""
+    factors: dict[int, float] = {}
+    closings: dict[int, str] = {}
+    opened: dict[str, list[int]] = {bracket: [] for bracket in EMPHASIS}
+    for place, symbol in enumerate(symbols):
+        bracket = symbol["bracket"] or (symbol["weight"] and ")")
+        if bracket in opened:
+            factors[place] = EMPHASIS[bracket]  # also where it is left open
+            opened[bracket].append(place)
+        elif bracket and opened[OPENING[bracket]]:
+            start = opened[OPENING[bracket]].pop()
+            closings[place] = OPENING[bracket]
+            if symbol["weight"]:
+                factors[start] = float(symbol["weight"])
+    return factors, closings
 
 
 Chunk = list[tuple[int, float]]
@@ -153,19 +176,16 @@ Chunk = list[tuple[int, float]]
 def cut_into_chunks(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
     """Read a prompt of the weighted syntax into one or more chunks that the text tower has room for."""
     room = tokenizer.model_max_length - 2
-    comma = tokenizer.get_vocab().get(",</w>")
+    comma = tokenizer.backend_tokenizer.token_to_id(",</w>")
     chunks: list[Chunk] = []
     for part in parse_weights(prompt):
-        tokens = [
-            (token, weight)
-            for text, weight in part
-            for token in tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        ]
-        while len(tokens) > room:
-            end = _last_comma(tokens, room, comma)
-            chunks.append(tokens[:end])
-            tokens = tokens[end:]
-        chunks.append(tokens)
+        tokens = [(token, weight) for text, weight in part for token in encode_text(tokenizer, text).ids]
+        start = 0
+        while len(tokens) - start > room:
+            end = start + _last_comma(tokens[start : start + room + 1], room, comma)
+            chunks.append(tokens[start:end])
+            start = end
+        chunks.append(tokens[start:])
     # Nothing follows a BREAK at the end of a prompt.
     return chunks if chunks[-1] or len(chunks) == 1 else chunks[:-1]
 
@@ -177,14 +197,3 @@ def _last_comma(tokens: Chunk, room: int, comma: int | None) -> int:
             if tokens[end - 1][0] == comma:
                 return end
     return room
-
-
-def _to_tensors(tokenizer: CLIPTokenizer, chunks: list[Chunk]) -> tuple[Tensor, Tensor]:
-    """Chunks -> ids and weights, both (N, S), with start, end and padding, which have weight 1."""
-    ids = torch.full((len(chunks), tokenizer.model_max_length), tokenizer.pad_token_id)
-    weights = torch.ones(ids.shape)
-    for row, row_weights, chunk in zip(ids, weights, chunks, strict=True):
-        row[0], row[len(chunk) + 1] = tokenizer.bos_token_id, tokenizer.eos_token_id
-        for place, (token, weight) in enumerate(chunk, start=1):
-            row[place], row_weights[place] = token, weight
-    return ids, weights

@@ -64,7 +64,7 @@ def euler(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """Euler steps along the probability flow (Algorithm 2 without churn or correction, arXiv:2206.00364)."""
     for here, there in steps:
         x_0 = yield x, here
-        x = x + (x - x_0) / here.sigma * (there.sigma - here.sigma)
+        x = _euler_step(x, x_0, here, there)
     return x
 
 
@@ -72,9 +72,9 @@ def euler_a(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """Euler ancestral: step below the next sigma, then add noise up to it (Eq. 6-7 of arXiv:2006.11239 for alpha 1)."""
     for here, there in steps:
         x_0 = yield x, here
-        sigma_down = there.sigma**2 / here.sigma
-        sigma_up = math.sqrt(there.sigma**2 - sigma_down**2)
-        x = x + (x - x_0) / here.sigma * (sigma_down - here.sigma) + sigma_up * noise()
+        shrink = there.sigma / here.sigma
+        # Down to sigma_down = there.sigma * shrink; sigma_up^2 = there.sigma^2 - sigma_down^2.
+        x = x_0 + (x - x_0) * shrink**2 + there.sigma * math.sqrt(1 - shrink**2) * noise()
     return x
 
 
@@ -82,12 +82,11 @@ def heun(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """Heun's second-order steps: average the slopes at both ends (Algorithm 1, arXiv:2206.00364)."""
     for here, there in steps:
         x_0 = yield x, here
-        slope = (x - x_0) / here.sigma
-        ahead = x + slope * (there.sigma - here.sigma)
+        x = _euler_step(x, x_0, here, there)
         if there.sigma > 0:
-            x_0 = yield ahead, there
-            slope = (slope + (ahead - x_0) / there.sigma) / 2
-        x = x + slope * (there.sigma - here.sigma)
+            x_0_there = yield x, there
+            # Euler's step keeps the slope (x - x_0) / sigma, so that the slopes differ by (x_0 - x_0_there) / sigma.
+            x = x + (x_0_there - x_0) * ((here.sigma / there.sigma - 1) / 2)
     return x
 
 
@@ -142,6 +141,11 @@ def lcm(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
 
 Evaluation = tuple[Level, Tensor]
 """Where the network was asked, and the x_0 it gave."""
+
+
+def _euler_step(x: Tensor, x_0: Tensor, here: Level, there: Level) -> Tensor:
+    """x + (x - x_0) / sigma * (sigma_next - sigma), without its difference of numbers as large as sigma, up to 4096."""
+    return x_0 + (x - x_0) * (there.sigma / here.sigma)
 
 
 def _exponential_step(x: Tensor, here: Level, there: Level, x_0: Tensor) -> Tensor:
@@ -209,8 +213,6 @@ def _sigma_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
     if schedule.config.use_karras_sigmas:
         sigmas = karras_sigmas(sigmas[-1], sigmas[0], n)
         timesteps = schedule.timestep_at(sigmas)
-    # Rounded once, here: where sigma is 4096 a difference of sigmas rounded later would be off by more than diffusers'.
-    sigmas = sigmas.astype(np.float32)
     return _consecutive([Level(1.0, float(sigma), float(t)) for sigma, t in zip(sigmas, timesteps, strict=True)])
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .decoder import Decoder
 from .encoder import Encoder
 from .loading.config import VAEConfig
+from .weights import with_weights
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,15 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def decode_finite(self, latents: Tensor) -> Tensor:
-        """Decode, again in float32 where half precision overflowed; the full-size VAE does, and shows black."""
-        pictures = self.decode(latents.to(self.post_quant_conv.weight.dtype))
-        if pictures.isfinite().all():
-            return pictures
+        """Decode, again in float32 where half precision overflowed; the full-size VAE does, and shows black.
+
+        The second time takes a float32 copy of the decoder, for that call alone: 200 MB at full size. The VAE itself,
+        which other threads decode with, stays as it is.
+        """
         dtype = self.post_quant_conv.weight.dtype
-        try:
-            return self.float().decode(latents.float())
-        finally:
-            self.to(dtype)
+        pictures = self.decode(latents.to(dtype))
+        if dtype == torch.float32 or pictures.isfinite().all():
+            return pictures
+        used = ("decoder.", "post_quant_conv.")
+        weights = {name: weight.float() for name, weight in self.named_parameters() if name.startswith(used)}
+        return with_weights(self, weights).decode(latents.float())

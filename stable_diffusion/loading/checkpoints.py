@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from stable_diffusion.loading.config import ModelError
+from .config import ModelError
 
 State = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)

@@ -257,7 +257,6 @@ class UNetConfig:
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     use_linear_projection: bool = False
-    upcast_attention: bool = False
     time_cond_proj_dim: int | None = None  # width of the guidance-scale embedding, in distilled models (LCM)
 
     def __post_init__(self) -> None:
@@ -318,7 +317,8 @@ class UNetConfig:
             "time_embedding_type": "positional",
             "transformer_layers_per_block": 1,
         }
-        return _read(cls, values, only, {"addition_embed_type_num_heads"}, "unet")
+        # Scores in float32 is what `attend` gives every model, whether it asks for that or not.
+        return _read(cls, values, only, {"addition_embed_type_num_heads", "upcast_attention"}, "unet")
 
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")

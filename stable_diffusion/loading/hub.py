@@ -14,9 +14,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
-from stable_diffusion.loading.checkpoints import SUFFIXES, WEIGHT_STEMS, find_weights, shards, weight_names
-from stable_diffusion.loading.config import ModelError
-from stable_diffusion.loading.model_config import SETTINGS_FILES, TOKENIZER_FILES, ModelConfig, read_settings
+from .checkpoints import SUFFIXES, WEIGHT_STEMS, find_weights, shards, weight_names
+from .config import ModelError
+from .model_config import SETTINGS_FILES, TOKENIZER_FILES, ModelConfig, read_settings
 
 OnProgress = Callable[[str, float], None]
 """Receives what is going on and how much of it is done, from 0 to 1; a download calls it from its own threads."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stable_diffusion.loading.config import (
+from .config import (
     CLIPTextConfig,
     ConfigError,
     SchedulerConfig,

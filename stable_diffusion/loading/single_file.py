@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from stable_diffusion.loading.checkpoints import read_metadata
-from stable_diffusion.loading.config import ModelError
-from stable_diffusion.loading.model_config import ONLY_THESE, RELATIVES, RELATIVES_BY_CHANNELS, SETTINGS_FILES, Settings
+from .checkpoints import read_metadata
+from .config import ModelError
+from .model_config import ONLY_THESE, RELATIVES, RELATIVES_BY_CHANNELS, SETTINGS_FILES, Settings
 
 # How the names of each part's weights begin in a file. What begins otherwise is the state of its training: averaged
 # weights (model_ema), the noise schedule (betas and what follows from them), the loss.

@@ -1,14 +1,16 @@
-"""The CLIP tokenizer of a model: found, checked against the text tower, and saved."""
+"""The CLIP tokenizer of a model: found, checked against the text tower, used by many threads at once, and saved."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from tokenizers import Encoding
 from transformers import CLIPTokenizer
 
-from stable_diffusion.loading.config import CLIPTextConfig, ModelError
-from stable_diffusion.loading.hub import fetch_files
-from stable_diffusion.loading.model_config import TOKENIZER_FILES
+from .config import CLIPTextConfig, ModelError
+from .hub import fetch_files
+from .model_config import TOKENIZER_FILES
 
 # The vocabulary of both Stable Diffusion families; single files do not carry it.
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
@@ -33,7 +35,30 @@ def load_tokenizer(folder: Path, config: CLIPTextConfig) -> CLIPTokenizer:
             f"{folder} has {words} tokens, the text encoder only {config.vocab_size}: they belong to different models"
         )
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+    _reset(tokenizer)  # a tokenizer.json may carry padding and truncation
     return tokenizer
+
+
+def encode_text(tokenizer: CLIPTokenizer, text: str) -> Encoding:
+    """All tokens of a text, without start, end and padding: ids, offsets and word_ids.
+
+    It reads the tokenizer and changes nothing in it, so that many threads may share one. Calling the tokenizer itself
+    does not: it sets padding and truncation on the shared object, and a call beside it then gets the wrong length.
+    """
+    if tokenizer.backend_tokenizer.padding is not None or tokenizer.backend_tokenizer.truncation is not None:
+        _reset(tokenizer)  # somebody did call it, and left them set
+    return tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+
+
+def frame(tokenizer: CLIPTokenizer, ids: Sequence[int], length: int) -> list[int]:
+    """Exactly `length` token ids: start, as many of `ids` as fit, end, and padding behind."""
+    framed = [tokenizer.bos_token_id, *ids[: length - 2], tokenizer.eos_token_id]
+    return framed + [tokenizer.pad_token_id] * (length - len(framed))
+
+
+def _reset(tokenizer: CLIPTokenizer) -> None:
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
 
 
 def find_tokenizer(path: Path, config: CLIPTextConfig, pad_token_id: int | None) -> CLIPTokenizer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,13 +17,9 @@ from gradio_client import Client, handle_file
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.conftest import ROOT
+from tests.e2e.browser import launch
 from tests.hub_server import Hub, serve
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# A quiet browser that draws without a GPU, in a container too.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update"]
-FLAGS += ["--disable-background-networking", "--disable-sync", "--disable-dev-shm-usage"]
-FLAGS += ["--use-fake-device-for-media-stream"]  # a camera for the machines that have none
 PATIENCE = 120_000
 """How many milliseconds a slow machine may take; nothing waits this long on purpose."""
 expect.set_options(timeout=PATIENCE)
@@ -119,15 +114,9 @@ def photo() -> dict:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """The browser on the PATH, or else Playwright's own; without any, the tests are skipped, but fail in CI."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    """A browser; the tests fail where there is none."""
     with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        except Exception as error:
-            if os.environ.get("CI"):
-                raise
-            pytest.skip(f"no browser: install chromium, or run `playwright install chromium` ({error})")
+        browser = launch(playwright)
         yield browser
         browser.close()
 

@@ -33,6 +33,7 @@ def test_same_noise_same_picture(ours: Pipeline, sampler: str) -> None:
     assert difference.max() <= 1
 
 
+@pytest.mark.weights
 def test_background_and_prompt_are_obeyed(ours: Pipeline) -> None:
     """Not a measure of quality, which `training.judging.evaluate` takes, but a broken export would not pass."""
     options = {"num_inference_steps": 15, "guidance_scale": 5.0, "sampler": "ddim", "seed": 3}

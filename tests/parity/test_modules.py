@@ -8,10 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from stable_diffusion.attention import attention_map
 from stable_diffusion.diffusion import timestep_embedding
 from tests.parity.pairs import BOUND, difference, gaussian, text_tower, unet, unets, vae_decoder, vae_encoder
 from tests.tiny import KINDS
 
+DOUBLE_BOUND = 1e-12
+"""What two orders of the same sums may differ by in float64."""
 THREE_LEVELS = {
     "block_out_channels": [8, 16, 24],
     "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
@@ -102,15 +105,24 @@ def test_recorded_attention_is_the_softmax_that_diffusers_computes(kind: str) ->
                 expected.append(weights.unflatten(0, (-1, attn.heads)))  # (B * heads, L, S) -> (B, heads, L, S)
             return attn.to_out[0](attn.batch_to_head_dim(weights @ value))
 
-    ours, theirs = unets(kind)
+    # In float64: what the kernels of a processor round differently, softmax makes larger.
+    ours, theirs = (network.double() for network in unets(kind))
     theirs.set_attn_processor(Record())
-    latents, context = gaussian(2, 4, 8, 8), gaussian(2, 77, ours.config.cross_attention_dim, seed=1)
+    latents = gaussian(2, 4, 8, 8).double()
+    context = gaussian(2, 77, ours.config.cross_attention_dim, seed=1).double()
     timesteps = torch.tensor([3.0, 981.0])
     maps: list[Tensor] = []
     recorded = ours(latents, timesteps, context, maps=maps)
-    assert difference((recorded, theirs(latents, timesteps, context).sample)) <= BOUND
+    assert difference((recorded, theirs(latents, timesteps, context).sample)) <= DOUBLE_BOUND
     assert recorded.equal(ours(latents, timesteps, context))
     assert len(maps) == len(expected) == 6
     for actual, wanted in zip(maps, expected, strict=True):
-        assert difference((actual, wanted)) <= 1e-6
-        torch.testing.assert_close(actual.sum(-1), torch.ones(actual.shape[:-1]))
+        assert actual.dtype == torch.float64
+        assert difference((actual, wanted)) <= DOUBLE_BOUND
+        torch.testing.assert_close(actual.sum(-1), torch.ones(actual.shape[:-1], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_recorded_attention_of_half_precision_is_raised(dtype: torch.dtype) -> None:
+    query, key = gaussian(2, 6, 8).to(dtype), gaussian(2, 77, 8, seed=1).to(dtype)
+    torch.testing.assert_close(attention_map(query, key, 2), attention_map(query.float(), key.float(), 2))

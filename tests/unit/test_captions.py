@@ -2,15 +2,39 @@
 
 import colorsys
 import json
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from training.data.captions import PLACES, RECIPES, RELATIONS, STYLES, Composer, compose_many
+from training.data import captions
+from training.data.captions import (
+    BY_NAME,
+    EVERYDAY_WORTH,
+    HOUSE_STYLE,
+    NAMED_BACKGROUND,
+    PLACES,
+    RECIPES,
+    RELATIONS,
+    STYLE_WEIGHTS,
+    STYLES,
+    UNNAMED,
+    Composer,
+    compose_many,
+)
 from training.data.dataset import Dataset
-from training.data.grammar import base_noun, countable, everyday, nouns, plural, with_article, without_colours
+from training.data.grammar import (
+    base_noun,
+    countable,
+    everyday,
+    nouns,
+    phrases,
+    plural,
+    with_article,
+    without_colours,
+)
 from training.data.heldout import Heldout
-from training.data.paint import BACKGROUNDS, COLOURS, JITTER, recolour
+from training.data.paint import BACKGROUNDS, COLOURS, JITTER, recolour, varied
 
 LABELS = {
     "1f34e": ("red apple", "food-drink"),
@@ -86,16 +110,16 @@ def test_uncountable_nouns_are_not_counted(noun):
 def test_only_countable_names_are_counted(dataset):
     """A cake is also called "slice of cake", of which "three slice of cakes" would be the plural."""
     rows = [row("1f34e", "noto", label="shortcake"), row("1f431", "noto")]
-    captions = [caption for _, caption, _ in draw(Composer(Dataset(dataset.pictures[:2], rows), 16), 400)]
-    assert any("strawberry cakes" in caption for caption in captions)
-    assert not any("slice of cakes" in caption for caption in captions)
+    listed = [caption for _, caption, _ in draw(Composer(Dataset(dataset.pictures[:2], rows), 16), 400)]
+    assert any("strawberry cakes" in caption for caption in listed)
+    assert not any("slice of cakes" in caption for caption in listed)
 
 
 def test_keywords_say_something_new(dataset):
     rows = [row("1f431", "noto", tags=["cat", "pet"], keywords=["cat", "pet cat"]), row("1f697", "noto")]
-    captions = [caption for _, caption, _ in draw(Composer(Dataset(dataset.pictures[:2], rows), 16), 400)]
-    assert any(", pet" in caption for caption in captions)
-    assert not any(", cat" in caption for caption in captions)
+    listed = [caption for _, caption, _ in draw(Composer(Dataset(dataset.pictures[:2], rows), 16), 400)]
+    assert any(", pet" in caption for caption in listed)
+    assert not any(", cat" in caption for caption in listed)
 
 
 def test_everyday_things_are_known_by_all_their_names_and_by_nothing_else():
@@ -193,7 +217,8 @@ def test_pairs_lie_as_the_relation_says(dataset):
     assert seen == set(RELATIONS)
 
 
-def test_counts_draw_that_many(dataset):
+def test_counts_draw_that_many(dataset, monkeypatch):
+    monkeypatch.setattr(captions, "VARIED", 0)  # which changes how much a thing covers
     for picture, caption, facts in draw(Composer(dataset, 96), 300):
         if facts["recipe"] != "count":
             continue
@@ -201,6 +226,97 @@ def test_counts_draw_that_many(dataset):
         covered = (np.abs(picture.astype(int) - np.array(facts["background_rgb"])).max(-1) > 40).mean()
         side = 0.48 if facts["count"] == 2 else 0.36 if facts["count"] == 5 else 0.46
         assert covered == pytest.approx(facts["count"] * np.pi * (0.4 * side) ** 2, rel=0.25)
+
+
+@pytest.fixture(scope="module")
+def one_of_each_style() -> list[tuple]:
+    """3,000 examples of a single thing on its own, drawn in all styles."""
+    rows = [row("1f34e", style) for style in STYLES]
+    return draw(Composer(Dataset(np.stack([disc((220, 30, 30), 16)] * len(rows)), rows), 8, recipe="plain"), 3000)
+
+
+def chance(share: float, count: int) -> float:
+    """Four standard deviations of the share that `count` draws show."""
+    return 4 * (share * (1 - share) / count) ** 0.5
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_caption_without_a_style_mostly_means_the_house_style(one_of_each_style, style):
+    listed = [caption for _, caption, facts in one_of_each_style if facts["style"] == style]
+    by_name = [f"{style} style" in caption for caption in listed]
+    synonym = [any(words in caption for words in phrases()["style_words"][style]) for caption in listed]
+    named = [a or b for a, b in zip(by_name, synonym, strict=True)]
+    assert 1 - np.mean(named) == pytest.approx(UNNAMED[style], abs=chance(UNNAMED[style], len(listed)))
+    assert sum(by_name) / sum(named) == pytest.approx(BY_NAME, abs=chance(BY_NAME, sum(named)))
+
+
+def test_most_captions_without_a_style_are_of_the_house_style():
+    share = {style: STYLE_WEIGHTS[style] * UNNAMED[style] for style in STYLES}
+    assert share[HOUSE_STYLE] > 0.75 * sum(share.values())
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_styles_are_drawn_by_their_weight(one_of_each_style, style):
+    share = STYLE_WEIGHTS[style] / sum(STYLE_WEIGHTS.values())
+    drawn = np.mean([facts["style"] == style for _, _, facts in one_of_each_style])
+    assert drawn == pytest.approx(share, abs=chance(share, 3000))
+
+
+def test_a_background_is_named_in_its_share(one_of_each_style):
+    named = np.mean(["background" in caption for _, caption, _ in one_of_each_style])
+    assert named == pytest.approx(NAMED_BACKGROUND, abs=chance(NAMED_BACKGROUND, 3000))
+
+
+def test_everyday_things_are_drawn_more_often_than_others_of_their_group(dataset):
+    rows = [row("1f431", "noto"), row("1f431", "noto") | {"concept": "1f38f", "label": "carp streamer"}]
+    drawn = draw(Composer(Dataset(dataset.pictures[:2], rows), 8, recipe="plain"), 2000)
+    share = EVERYDAY_WORTH / (EVERYDAY_WORTH + 1)
+    cats = np.mean([facts["labels"] == ["cat"] for _, _, facts in drawn])
+    assert cats == pytest.approx(share, abs=chance(share, 2000))
+
+
+def test_a_varied_drawing_is_the_same_thing_a_little_different():
+    picture = disc((220, 30, 30), 64)
+    before = picture.copy()
+    others = [varied(picture, np.random.default_rng(seed)) for seed in range(50)]
+    np.testing.assert_array_equal(picture, before)
+    np.testing.assert_array_equal(others[0], varied(picture, np.random.default_rng(0)))
+    covered = (picture[..., 3] > 128).mean()
+    for one, other in pairwise(others):
+        assert (one.shape, one.dtype) == (picture.shape, np.uint8)
+        assert (one[[0, 0, -1, -1], [0, -1, 0, -1], 3] == 0).all()  # the corners stay transparent
+        assert (one != other).any()
+        # Each axis at 0.84 to 1.02 of `room`, which is 0.89 at the largest turn; a percent for pixels at the rim
+        assert 0.55 * covered < (one[..., 3] > 128).mean() < 1.05 * covered
+        red, green, blue = one[20, 32, :3].astype(int)
+        assert red > 150 > 70 > max(green, blue)
+
+
+def test_a_varied_drawing_has_no_foreign_fringe():
+    """The colour that hides in transparent pixels does not come out at the edges."""
+    picture = disc((220, 30, 30), 64)
+    picture[picture[..., 3] == 0, :3] = (0, 0, 255)
+    for seed in range(20):
+        out = varied(picture, np.random.default_rng(seed))
+        assert out[out[..., 3] > 0][:, 2].max() < 120  # the green square has the most blue, 60, before its tint
+
+
+def test_most_drawings_are_varied_and_half_of_them_mirrored():
+    picture = disc((220, 30, 30))
+    picture[:, :16, :3] = (30, 30, 220)  # blue on the left
+    drawn = draw(Composer(Dataset(picture[None], [row("1f431", "noto")]), 32, recipe="plain"), 400)
+    mirrored = np.mean([shown[16, 24, 2] > shown[16, 24, 0] for shown, _, _ in drawn])
+    assert mirrored == pytest.approx(captions.MIRRORED, abs=chance(captions.MIRRORED, 400))
+
+    def untouched(shown: np.ndarray) -> bool:
+        """Whether the artwork lies there pixel for pixel."""
+        solid = picture[..., 3] == 255
+        ways = (picture, solid), (picture[:, ::-1], solid[:, ::-1])
+        return any((shown[opaque] == way[opaque][:, :3]).all() for way, opaque in ways)
+
+    share = (1 - captions.VARIED) * captions.WHOLE
+    plain = np.mean([untouched(shown) for shown, _, _ in drawn])
+    assert plain == pytest.approx(share, abs=chance(share, 400))
 
 
 def test_held_out_is_never_sampled(dataset):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from stable_diffusion.pipeline import Pipeline
 from training.data.paint import BACKGROUNDS
 from training.judging.evaluate import background, boxes, frechet, halves, main_colour, nearest, place
+from training.judging.everyday import PICTURES, everyday_prompts, shuffled, write
 
 
 def picture(colour: str, box: tuple[int, int, int, int], ground: str = "white") -> np.ndarray:
@@ -57,3 +62,30 @@ def test_the_frechet_distance_of_gaussians_is_the_one_in_closed_form():
     b = 2 * torch.randn(40_000, 3, generator=generator) + torch.tensor([1.0, 0.0, 2.0])
     assert frechet(a, b) == pytest.approx(5 + 3 * (1 - 2) ** 2, rel=0.02)
     assert frechet(a, a) == pytest.approx(0, abs=1e-9)
+
+
+class TestEveryday:
+    def test_a_hundred_plain_prompts(self) -> None:
+        prompts = everyday_prompts()
+        assert len(set(prompts)) == len(prompts) == 100
+        assert not [prompt for prompt in prompts if "style" in prompt or prompt != prompt.strip()]
+
+    def test_no_sheet_shows_a_prompt_twice_and_all_seeds_come(self) -> None:
+        questions = shuffled(everyday_prompts(), 3, shuffle=1)
+        assert len(set(questions)) == len(questions) == 300
+        for start in range(0, 300, PICTURES):
+            assert len({question.prompt for question in questions[start : start + PICTURES]}) == PICTURES
+        assert questions != shuffled(everyday_prompts(), 3, shuffle=2)
+        assert questions[:100] != sorted(questions[:100], key=lambda q: everyday_prompts().index(q.prompt))
+
+    def test_the_key_tells_what_each_number_shows(self, tmp_path: Path, bundled_model: Path) -> None:
+        pipeline = Pipeline.from_pretrained(bundled_model)
+        write(pipeline, shuffled(["a cat", "a red apple"], 1, shuffle=0), tmp_path, steps=2, guidance_scale=1.0)
+        key = json.loads((tmp_path / "key.json").read_text())
+        assert {key[number]["prompt"] for number in ("1", "2")} == {"a cat", "a red apple"}
+        sheet = Image.open(tmp_path / "sheet-01.png")
+        for column, number in enumerate(("1", "2")):
+            options = {"num_inference_steps": 2, "guidance_scale": 1.0, "sampler": "ddim", "seed": key[number]["seed"]}
+            drawn = pipeline(key[number]["prompt"], **options).images[0].resize((160, 160), Image.Resampling.LANCZOS)
+            left = 8 + column * 168
+            assert np.array_equal(np.asarray(sheet.crop((left, 8, left + 160, 168))), np.asarray(drawn))

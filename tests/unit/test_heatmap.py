@@ -147,6 +147,7 @@ def test_a_noised_photo_keeps_its_share_of_signal(tiny: Pipeline):
         add_noise(tiny, photo, last + 1)
 
 
+@pytest.mark.weights
 @pytest.mark.parametrize("relation", ["next to", "to the left of"])
 def test_the_bundled_model_looks_for_cat_and_pizza_on_different_halves(bundled_model: Path, relation: str):
     # It was taught that what is named first lies on the left, where the words leave it open.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import diffusers
@@ -100,6 +101,12 @@ def first_generation_with_text(models: Models) -> dict[str, Tensor]:
     return state
 
 
+def merged(models: Models, file: Path, scale: float = 1.0) -> Models:
+    loras = LoRAs(models)
+    loras.merge(file, scale)
+    return loras.models
+
+
 @torch.no_grad()
 def outputs(text_encoder: Callable, unet: Callable) -> Tensor:
     """Features of some words and what the U-Net predicts with them, in one vector."""
@@ -122,7 +129,7 @@ def test_merged_as_diffusers_merges(
     assert difference((before, outputs(pipe.text_encoder, pipe.unet))) <= BOUND
     pipe.load_lora_weights(str(file))
     pipe.fuse_lora(lora_scale=scale)
-    LoRAs(models).merge(file, scale)
+    models = merged(models, file, scale)
     after = outputs(models.text_encoder, models.unet)
     assert difference((after, before)) > 100 * BOUND
     assert difference((after, outputs(pipe.text_encoder, pipe.unet))) <= BOUND
@@ -135,7 +142,7 @@ def test_every_layer_has_its_own_alpha(models: Models, tmp_path: Path) -> None:
     for number, key in enumerate(sorted(key for key in file if key.endswith(".alpha"))):
         file[key] = torch.tensor(1.0 + number)
     save_file(file, tmp_path / "lora.safetensors")
-    LoRAs(models).merge(tmp_path / "lora.safetensors", 0.5)
+    models = merged(models, tmp_path / "lora.safetensors", 0.5)
     for name in (LINEAR[0], LINEAR[3], *CONVOLUTIONS):
         stem = "lora_unet_" + name.replace(".", "_")
         down, up, alpha = (file[f"{stem}.{key}"] for key in ("lora_down.weight", "lora_up.weight", "alpha"))
@@ -163,7 +170,7 @@ def test_settings_in_the_metadata_count(folder: Path, models: Models, tmp_path: 
         unet_lora_layers=get_peft_model_state_dict(pipe.unet),
         unet_lora_adapter_metadata=pipe.unet.peft_config["default"].to_dict(),
     )
-    LoRAs(models).merge(tmp_path / "pytorch_lora_weights.safetensors")
+    models = merged(models, tmp_path / "pytorch_lora_weights.safetensors")
     assert difference((outputs(models.text_encoder, models.unet), outputs(pipe.text_encoder, pipe.unet))) <= BOUND
 
 
@@ -172,10 +179,8 @@ def test_names_without_the_part(models: Models, tmp_path: Path) -> None:
     results = []
     for prefix in ("", "unet."):
         save_file(first_generation(models, prefix), tmp_path / "lora.safetensors")
-        loras = LoRAs(models)
-        loras.merge(tmp_path / "lora.safetensors")
-        results.append(outputs(models.text_encoder, models.unet))
-        loras.unmerge()
+        changed = merged(models, tmp_path / "lora.safetensors")
+        results.append(outputs(changed.text_encoder, changed.unet))
     assert results[0].equal(results[1])
 
 
@@ -197,18 +202,18 @@ def test_unmerging_gives_the_identical_weights(folder: Path, dtype: torch.dtype,
     for name, make in (("a", kohya), ("b", peft)):
         save_file(make(models), tmp_path / f"{name}.safetensors")
     pipe.loras.merge(tmp_path / "a.safetensors", 0.7)
-    once = state(models)
+    once = state(pipe.models)
     pipe.loras.merge(tmp_path / "b.safetensors", 1e-3)
-    assert all(tensor.dtype == dtype for tensor in state(models).values())
-    changed = [name for name, tensor in state(models).items() if not tensor.equal(once[name])]
+    assert all(tensor.dtype == dtype for tensor in state(pipe.models).values())
+    changed = [name for name, tensor in state(pipe.models).items() if not tensor.equal(once[name])]
     assert changed
     pipe.loras.unmerge()
-    assert_state(models, before)
+    assert_state(pipe.models, before)
     assert_state(load(folder, dtype=dtype), before)  # nor has the mapped file changed
     pipe.loras.unmerge()
-    assert_state(models, before)
+    assert_state(pipe.models, before)
     pipe.loras.merge(tmp_path / "a.safetensors", 0.7)
-    assert_state(models, once)
+    assert_state(pipe.models, once)
 
 
 def test_several_add_up(models: Models, tmp_path: Path) -> None:
@@ -217,18 +222,67 @@ def test_several_add_up(models: Models, tmp_path: Path) -> None:
     original = weight(models, "unet", name)
     loras.merge(tmp_path / "lora.safetensors", 0.5)
     loras.merge(tmp_path / "lora.safetensors", 0.25)
-    twice = weight(models, "unet", name)
+    twice = weight(loras.models, "unet", name)
     loras.unmerge()
-    assert weight(models, "unet", name) is original
+    assert weight(loras.models, "unet", name) is original
     loras.merge(tmp_path / "lora.safetensors", 0.75)
-    torch.testing.assert_close(weight(models, "unet", name), twice)
+    torch.testing.assert_close(weight(loras.models, "unet", name), twice)
+
+
+def test_only_what_a_file_changes_takes_memory(models: Models, tmp_path: Path) -> None:
+    save_file(second_generation(models), tmp_path / "lora.safetensors")
+    original, changed = state(models), state(merged(models, tmp_path / "lora.safetensors"))
+    own = {name for name, tensor in changed.items() if tensor.data_ptr() != original[name].data_ptr()}
+    assert own == {
+        *(f"unet.{name}.weight" for name in LINEAR),
+        *(f"text_encoder.{name}.weight" for name in TEXT_ATTENTION),
+    }
+
+
+def test_a_run_keeps_the_weights_that_it_began_with(models: Models, tmp_path: Path) -> None:
+    save_file(kohya(models), tmp_path / "lora.safetensors")
+    pipe = Pipeline(models)
+    options = {"num_inference_steps": 3, "seed": 1, "sampler": "ddim", "preview": "linear"}
+    before = pipe("a red fox", **options).latents
+    run = pipe.stream("a red fox", **options)
+    next(run)
+    pipe.loras.merge(tmp_path / "lora.safetensors")
+    assert list(run)[-1].result.latents.equal(before)
+    after = pipe("a red fox", **options).latents
+    assert difference((after, before)) > 100 * BOUND
+    run = pipe.stream("a red fox", **options)
+    next(run)
+    pipe.loras.unmerge()
+    assert list(run)[-1].result.latents.equal(after)
+    assert pipe("a red fox", **options).latents.equal(before)
+
+
+def test_threads_see_one_model_or_the_other(models: Models, tmp_path: Path) -> None:
+    """While one thread merges and unmerges, every run gives one of two pictures, and no merge is lost."""
+    save_file(kohya(models), tmp_path / "lora.safetensors")
+    pipe = Pipeline(models)
+
+    def run(_: int) -> Tensor:
+        return pipe("a red fox", num_inference_steps=2, seed=1, sampler="ddim").latents
+
+    expected = [run(0)]
+    pipe.loras.merge(tmp_path / "lora.safetensors")
+    expected.append(run(0))
+    with ThreadPoolExecutor(4) as threads:
+        found = threads.map(run, range(24))
+        for _ in range(12):
+            pipe.loras.unmerge()
+            pipe.loras.merge(tmp_path / "lora.safetensors")
+        assert all(any(latents.equal(one) for one in expected) for latents in found)
+        pipe.loras.unmerge()
+        list(threads.map(lambda _: pipe.loras.merge(tmp_path / "lora.safetensors", 0.25), range(4)))
+    whole = merged(models, tmp_path / "lora.safetensors")
+    torch.testing.assert_close(state(pipe.models), state(whole))
 
 
 def test_scale_zero_changes_nothing(models: Models, tmp_path: Path) -> None:
     save_file(kohya(models), tmp_path / "lora.safetensors")
-    before = state(models)
-    LoRAs(models).merge(tmp_path / "lora.safetensors", 0.0)
-    assert_state(models, before)
+    assert_state(merged(models, tmp_path / "lora.safetensors", 0.0), state(models))
 
 
 def wrong(models: Models, case: str) -> dict[str, Tensor]:
@@ -285,11 +339,11 @@ def wrong(models: Models, case: str) -> dict[str, Tensor]:
     ],
 )
 def test_a_wrong_file_merges_nothing(models: Models, case: str, message: str, tmp_path: Path) -> None:
-    before = state(models)
+    loras, before = LoRAs(models), state(models)
     save_file(wrong(models, case), tmp_path / "lora.safetensors")
     with pytest.raises(ModelError, match=message):
-        LoRAs(models).merge(tmp_path / "lora.safetensors")
-    assert_state(models, before)
+        loras.merge(tmp_path / "lora.safetensors")
+    assert_state(loras.models, before)
 
 
 @pytest.mark.parametrize(
@@ -303,20 +357,20 @@ def test_a_wrong_file_merges_nothing(models: Models, case: str, message: str, tm
     ],
 )
 def test_wrong_settings_merge_nothing(models: Models, settings: str, message: str, tmp_path: Path) -> None:
-    before = state(models)
+    loras, before = LoRAs(models), state(models)
     save_file(peft(models), tmp_path / "lora.safetensors", metadata={"lora_adapter_metadata": settings})
     with pytest.raises(ModelError, match=message):
-        LoRAs(models).merge(tmp_path / "lora.safetensors")
-    assert_state(models, before)
+        loras.merge(tmp_path / "lora.safetensors")
+    assert_state(loras.models, before)
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, 1e300])
 def test_a_wild_scale_merges_nothing(models: Models, scale: float, tmp_path: Path) -> None:
-    before = state(models)
+    loras, before = LoRAs(models), state(models)
     save_file(kohya(models), tmp_path / "lora.safetensors")
     with pytest.raises(ValueError, match="finite"):
-        LoRAs(models).merge(tmp_path / "lora.safetensors", scale)
-    assert_state(models, before)
+        loras.merge(tmp_path / "lora.safetensors", scale)
+    assert_state(loras.models, before)
 
 
 def test_a_missing_file_is_named(models: Models, tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from copy import deepcopy
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +26,9 @@ def pipe(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
 
 
 @pytest.fixture(scope="module")
-def exact(pipe: Pipeline) -> Pipeline:
-    """The same networks in float64, where the kernels of another batch size make no difference to speak of."""
-    parts = {part: deepcopy(getattr(pipe.models, part)).double() for part in ("text_encoder", "unet", "vae")}
-    return Pipeline(replace(pipe.models, **parts))
+def exact(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    """Networks of float64: batches of other sizes take other kernels, whose rounding in float32 steps make larger."""
+    return Pipeline.from_pretrained(save_model(tmp_path_factory.mktemp("exact")), dtype=torch.float64)
 
 
 def steps_of(pipe: Pipeline, prompt: str = "a red fox", **options: object) -> list[Step]:
@@ -199,6 +197,19 @@ def test_runs_answered_in_one_batch_draw_what_they_draw_alone(exact: Pipeline) -
                 finals[i] = step.final
     for i, request in enumerate(requests):
         assert torch.allclose(finals[i], exact(request).latents, rtol=0, atol=1e-9)
+
+
+def test_eight_threads_draw_what_each_draws_alone(exact: Pipeline) -> None:
+    """Nothing that threads share may change under them: tokenizer, networks, schedule, previews."""
+    requests = [
+        Request("a fox " * (1 + 9 * i), seed=i, num_inference_steps=3, sampler=sampler, preview="auto")
+        for i, sampler in enumerate(list(SAMPLERS)[:8])
+    ]
+    alone = [exact(request).latents for request in requests]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            for result, expected in zip(pool.map(exact, requests), alone, strict=True):
+                assert torch.allclose(result.latents, expected, rtol=0, atol=1e-9)
 
 
 def test_a_closed_run_has_no_question(pipe: Pipeline) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from stable_diffusion.model_loader import load
-from stable_diffusion.preview import Preview, linear_preview
+from stable_diffusion.preview import Preview, latent_to_rgb, linear_preview, wait_for
 from stable_diffusion.vae import VAE
 from tests.tiny import save_model
 
@@ -90,13 +92,78 @@ def test_none_shows_nothing_and_a_wrong_name_is_named(vae: VAE) -> None:
         Preview(vae, "fast")
 
 
-def test_half_precision_overflow_is_decoded_again(tmp_path: Path) -> None:
+def test_a_device_is_waited_for_before_the_clock_is_read(vae: VAE) -> None:
+    """Work on an accelerator goes on behind the program's back: without waiting, a step's time would be a preview's."""
+    events = []
+
+    def wait(device: torch.device) -> None:
+        assert device == vae.post_quant_conv.weight.device
+        events.append("wait")
+
+    def clock() -> float:
+        events.append("clock")
+        return float(len(events))
+
+    preview = Preview(vae, "auto", clock, wait)
+    for _ in range(3):
+        preview(torch.zeros(1, 4, 2, 2))
+    assert len(events) > 12
+    assert events == ["wait", "clock"] * (len(events) // 2)
+
+
+def test_on_the_processor_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", asked.append)
+    wait_for(torch.device("cpu"))
+    assert asked == []
+    wait_for(torch.device("cuda", 1))
+    assert asked == [torch.device("cuda", 1)]
+
+
+def test_the_matrix_goes_with_its_vae(tmp_path: Path) -> None:
+    """Threads find the same one, it is fitted once, and nothing of it hangs on the shared network."""
+    vae = load(save_model(tmp_path)).vae
+    attributes = set(vars(vae))
+    with ThreadPoolExecutor(4) as threads:
+        first, *others = threads.map(latent_to_rgb, [vae] * 4)
+    assert all(other is first for other in others)
+    assert set(vars(vae)) == attributes
+
+
+@pytest.fixture
+def overflowing(tmp_path: Path) -> VAE:
+    """A VAE in half precision that overflows where a latent is above zero."""
     vae = load(save_model(tmp_path), dtype=torch.float16).vae
+    vae.decoder.conv_norm_out.weight.data.fill_(6e4)
+    vae.decoder.conv_norm_out.bias.data.fill_(6e4)
+    return vae
+
+
+def test_half_precision_overflow_is_decoded_again(overflowing: VAE) -> None:
+    latents = torch.ones(1, 4, 2, 2)
     with torch.no_grad():
-        vae.decoder.conv_norm_out.weight.fill_(6e4)
-        vae.decoder.conv_norm_out.bias.fill_(6e4)
-        latents = torch.ones(1, 4, 2, 2)
-        assert not vae.decode(latents.half()).isfinite().all()
-        assert vae.decode_finite(latents).isfinite().all()
-    assert vae.post_quant_conv.weight.dtype == torch.float16
-    assert np.isfinite(np.asarray(Preview(vae, "vae")(latents)[0])).all()
+        assert not overflowing.decode(latents.half()).isfinite().all()
+    wide = overflowing.decode_finite(latents)
+    assert wide.dtype == torch.float32
+    assert wide.isfinite().all()
+    assert np.isfinite(np.asarray(Preview(overflowing, "vae")(latents)[0])).all()
+    torch.testing.assert_close(wide, copy.deepcopy(overflowing).float().decode(latents), rtol=0, atol=0)
+
+
+def test_decoding_again_leaves_the_shared_vae_alone(overflowing: VAE) -> None:
+    """Another thread decodes with it in half precision at the same time."""
+    latents = torch.ones(1, 4, 2, 2)
+    before = dict(overflowing.named_parameters())
+
+    def again() -> None:
+        for _ in range(20):
+            overflowing.decode_finite(latents)
+
+    with ThreadPoolExecutor(1) as threads, torch.no_grad():
+        decoding = threads.submit(again)
+        while not decoding.done():
+            assert overflowing.decode(latents.half()).dtype == torch.float16
+            for name, parameter in overflowing.named_parameters():
+                assert parameter is before[name]
+                assert parameter.dtype == torch.float16
+        decoding.result()

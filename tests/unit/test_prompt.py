@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,7 @@ from transformers import CLIPTokenizer
 
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
-from stable_diffusion.prompt import cut_into_chunks, encode_prompts, parse_weights, tokenize
+from stable_diffusion.prompt import MAX_WEIGHT, cut_into_chunks, encode_prompts, parse_weights, tokenize
 from tests.tiny import KINDS, save_model
 
 
@@ -68,6 +72,62 @@ def test_weights(prompt: str, expected: list[tuple[str, float]]) -> None:
 def test_break_parts_a_prompt_inside_brackets_too() -> None:
     assert parse_weights("a fox BREAK the moon") == [[("a fox", 1.0)], [("the moon", 1.0)]]
     assert parse_weights("(a\nBREAK\n b:2) c") == [[("a", 2.0)], [("b", 2.0), (" c", 1.0)]]
+
+
+def weigh_letters(prompt: str) -> list[tuple[str, float]]:
+    """The rules read letter by letter, in quadratic time: every letter with its weight, without numbers and escapes."""
+    letters: list[tuple[str, float]] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+
+    def close(bracket: str, factor: float) -> None:
+        start = opened[bracket].pop()
+        letters[start:] = [(letter, weight * factor) for letter, weight in letters[start:]]
+
+    for letter in prompt:
+        kind = "(" if letter in "()" else "["
+        if letter in opened:
+            opened[letter].append(len(letters))
+        elif letter in ")]" and opened[kind]:
+            close(kind, 1.1 if letter == ")" else 1 / 1.1)
+        else:
+            letters.append((letter, 1.0))
+    for bracket, factor in (("(", 1.1), ("[", 1 / 1.1)):
+        while opened[bracket]:
+            close(bracket, factor)
+    return letters
+
+
+def test_brackets_in_any_order() -> None:
+    chance = random.Random(0)
+    for _ in range(500):
+        prompt = "".join(chance.choices("ab (([[))]]", k=chance.randrange(40)))
+        (part,) = parse_weights(prompt)
+        expected = weigh_letters(prompt)
+        assert "".join(text for text, _ in part) == "".join(letter for letter, _ in expected)
+        found = [weight for text, weight in part for _ in text]
+        assert found == pytest.approx([weight for _, weight in expected]), prompt
+
+
+def test_weights_stay_finite() -> None:
+    for prompt in ("(" * 10_000 + "fox", f"(fox:{'9' * 400})", f"(({'(' * 9000}fox{')' * 9000}:0):-{'9' * 400})"):
+        ((_, weight),) = parse_weights(prompt)[0]
+        assert math.isfinite(weight)
+        assert abs(weight) <= MAX_WEIGHT
+
+
+def test_reading_a_prompt_takes_linear_time() -> None:
+    """In quadratic time most of these take minutes; a process of its own, since a pattern can't be interrupted."""
+    program = """
+from stable_diffusion.prompt import parse_weights
+n = 200_000
+for prompt in (
+    "(" * n, "[" * n + "a", "(a" * n + ")" * n, "(a" * n, ")" * n, "([" * n + "a" + ")]" * n, "(a:1)" * n,
+    " " * n + "a", "a" + " " * n + "BREAK", "BREAK " * n, "(a:" + " " * n, "(a:" + "1" * n + "b)", "(a:" * n,
+    "(a:1." + "1" * n + "b)", "(a:1" + " " * n + "b)", ": " * n, "(a: " + "+" * n, r"\\(" * 4 * n,
+):
+    parse_weights(prompt)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300, cwd=Path(__file__).parents[2])
 
 
 def words(tokenizer: CLIPTokenizer, prompt: str) -> list[str]:

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from torch.nn import functional as F
 
 from training.data.captions import STYLES
 from training.data.dataset import Dataset
 from training.data.heldout import Heldout
-from training.networks.optimizer import MuonAdamW
-from training.networks.train_style import Examples, StyleClassifier, load_style
+from training.networks.fit import fit, linear_end
+from training.networks.train_style import StyleClassifier, StyledArtwork, load_style, style_loss
 
 HELDOUT = Heldout(cells=frozenset({("3", STYLES[0])}))
 
@@ -34,17 +33,15 @@ def dataset() -> Dataset:
 
 
 def test_what_is_held_out_is_measured_on_and_never_trained_on(dataset: Dataset):
-    examples = Examples(dataset, HELDOUT)
-    assert examples.heldout.tolist() == [3]
-    examples.styles = torch.arange(8)
-    torch.manual_seed(0)
-    assert set(examples.batch(500)[1].tolist()) == {0, 1, 2, 4, 5, 6, 7}
+    artwork = StyledArtwork(dataset, HELDOUT)
+    assert artwork.heldout.tolist() == [3]
+    artwork.styles = torch.arange(8)
+    assert set(artwork.batch(500, torch.Generator().manual_seed(0))[1].tolist()) == {0, 1, 2, 4, 5, 6, 7}
 
 
 def test_all_styles_are_drawn_alike(dataset: Dataset):
     few = Dataset(dataset.pictures[:5], dataset.rows[:5])
-    torch.manual_seed(0)
-    pictures, styles = Examples(few, HELDOUT).batch(1000)
+    pictures, styles = StyledArtwork(few, HELDOUT).batch(1000, torch.Generator().manual_seed(0))
     assert pictures.shape == (1000, 3, 128, 128)
     assert (pictures.min(), pictures.max()) == (-1, 1)
     assert styles.float().mean().item() == pytest.approx(0.5, abs=0.05)
@@ -52,17 +49,12 @@ def test_all_styles_are_drawn_alike(dataset: Dataset):
 
 def test_it_learns_to_tell_two_hands_apart(dataset: Dataset, tmp_path: Path):
     torch.manual_seed(0)
-    examples, model = Examples(dataset, HELDOUT), StyleClassifier()
-    optimizer = MuonAdamW(model, 3e-3)
-    for _ in range(20):
-        pictures, styles = examples.batch(16)
-        optimizer.zero_grad()
-        F.cross_entropy(model(pictures), styles).backward()
-        optimizer.step()
-    torch.save({"ema": model.state_dict()}, tmp_path / "checkpoint.pt")
+    artwork, model = StyledArtwork(dataset, HELDOUT), StyleClassifier()
+    options = {"rate": 3e-3, "schedule": linear_end(0), "warmup": 1, "ema_decay": 0.9, "steps": 20}
+    fit(model, style_loss, lambda generator: artwork.batch(16, generator), tmp_path, **options)
     judge = load_style(tmp_path / "checkpoint.pt")
-    assert judge.styles(list(examples.pictures.numpy())) == [row["style"] for row in dataset.rows]
-    assert examples.accuracy(judge) == 1
+    assert judge.styles(list(artwork.pictures.numpy())) == [row["style"] for row in dataset.rows]
+    assert artwork.accuracy(judge) == 1
 
 
 def test_a_missing_checkpoint_says_what_to_run(tmp_path: Path):

@@ -21,22 +21,31 @@ from stable_diffusion.vae import VAE
 from training.data.cache_latents import channel_statistics, encode, load_latents, load_vae, standardise
 from training.judging.contact_sheet import contact_sheet
 from training.judging.curves import read_log
-from training.networks import train_clip, train_unet
+from training.networks import train_unet
 from training.networks.export import export, export_clip
+from training.networks.fit import fit, linear_end
 from training.networks.optimizer import MuonAdamW
-from training.networks.train_clip import IMAGES, contrastive_loss, new_clip
-from training.networks.train_tokenizer import END, MAX_LENGTH, START, learn_merges, vocabulary, write_tokenizer
+from training.networks.train_clip import IMAGES, CaptionedPictures, clip_loss, contrastive_loss, new_clip
+from training.networks.train_tokenizer import (
+    END,
+    MAX_LENGTH,
+    START,
+    caption_tokens,
+    learn_merges,
+    vocabulary,
+    write_tokenizer,
+)
 from training.networks.train_unet import (
     SCHEDULER,
-    Clock,
-    Examples,
+    CaptionedLatents,
+    Sheets,
     TextToLatents,
+    denoising_loss,
     draw_timesteps,
     text_config,
     train,
-    train_step,
 )
-from training.networks.train_vae import SQUARED_WEIGHT, reconstruction_loss
+from training.networks.train_vae import CONFIG, SQUARED_WEIGHT, Crops, autoencoder_loss, reconstruction_loss
 
 CAPTIONS = [
     "a red fox, fluent 3d style, on a blue background",
@@ -130,6 +139,18 @@ class TestTokenizer:
         for other in others:
             assert other(CAPTIONS + FOREIGN, truncation=True).input_ids == expected
 
+    def test_captions_are_cut_and_padded_as_the_tokenizer_itself_would(self, tokenizer: CLIPTokenizer) -> None:
+        texts = CAPTIONS + FOREIGN
+        options = {"padding": "max_length", "max_length": MAX_LENGTH, "truncation": True}
+        expected = tokenizer(texts, return_tensors="pt", **options).input_ids
+        fresh = copy.deepcopy(tokenizer)
+        fresh.backend_tokenizer.no_padding()
+        fresh.backend_tokenizer.no_truncation()
+        tokens = caption_tokens(fresh, texts)
+        assert tokens.dtype == torch.int32
+        assert torch.equal(tokens, expected.int())
+        assert fresh.backend_tokenizer.padding is fresh.backend_tokenizer.truncation is None
+
     def test_vocabulary_counts_up(self) -> None:
         merges = learn_merges(CAPTIONS * 3, 60)
         assert sorted(vocabulary(merges).values()) == list(range(len(vocabulary(merges))))
@@ -169,45 +190,33 @@ class TestLatents:
         np.testing.assert_allclose(latents[75:], encode(vae, pictures[75:]), atol=0.05)
 
 
-class TestClock:
-    def test_time_spent_survives_a_restart_by_stage(self) -> None:
-        small = Clock(64, budget=100.0)
-        small.seconds["64"] = 50.0
-        again = Clock(64, budget=100.0)
-        again.load_state_dict(small.state_dict())
-        assert again.seconds_left == 50.0
-        large = Clock(128, budget=100.0)
-        large.load_state_dict(small.state_dict())
-        assert large.seconds_left == 100.0
-
-    def test_nothing_is_left_of_a_spent_budget(self) -> None:
-        clock = Clock(64, budget=1.0)
-        clock.load_state_dict({"64": 2.0})
-        clock.tick()
-        assert clock.seconds_left == clock.steps_left == 0
-
-
 class TestTraining:
-    def test_batches_are_standardised_and_now_and_then_without_a_caption(
-        self, latents_dir: Path, tokenizer: CLIPTokenizer
-    ) -> None:
-        examples = Examples([latents_dir], tokenizer)
-        torch.manual_seed(0)
-        x_0, tokens = examples.batch(2000, *channel_statistics(examples.latents))
-        assert x_0.shape == (2000, 8, 4, 4)
+    def test_batches_are_now_and_then_without_a_caption(self, latents_dir: Path, tokenizer: CLIPTokenizer) -> None:
+        examples = CaptionedLatents([latents_dir], tokenizer)
+        latents, tokens = examples.batch(2000, torch.Generator().manual_seed(0))
+        assert (latents.shape, latents.dtype) == ((2000, 8, 4, 4), torch.float32)
         assert tokens.shape == (2000, MAX_LENGTH)
-        assert x_0.mean().item() == pytest.approx(0, abs=0.05)
-        assert x_0.std().item() == pytest.approx(1, abs=0.05)
+        assert set(latents[:, 0, 0, 0].tolist()) == {0, 1, 2, 3}
         empty = (tokens == examples.empty).all(1).float().mean().item()
         assert empty == pytest.approx(train_unet.EMPTY_SHARE, abs=0.03)
 
     def test_everyday_things_are_drawn_more_often(self, latents_dir: Path, tokenizer: CLIPTokenizer) -> None:
         captions = ["a cat", "a wedding", "a shinto shrine", "a carp streamer"]
         (latents_dir / "captions.json").write_text(json.dumps(captions))
-        torch.manual_seed(0)
-        latents, _ = Examples([latents_dir], tokenizer).batch(4000, torch.zeros(8, 1, 1), torch.ones(8, 1, 1))
+        latents, _ = CaptionedLatents([latents_dir], tokenizer).batch(4000, torch.Generator().manual_seed(0))
         shares = latents[:, 0, 0, 0].long().bincount() / 4000
-        torch.testing.assert_close(shares, torch.tensor([4 / 7, 1 / 7, 1 / 7, 1 / 7]), atol=0.03, rtol=0)
+        torch.testing.assert_close(shares, torch.tensor([2 / 5, 1 / 5, 1 / 5, 1 / 5]), atol=0.03, rtol=0)
+
+    def test_the_loss_is_taken_on_standardised_latents(self, model: TextToLatents) -> None:
+        """A network that predicts nothing errs by the velocity itself: of unit variance, if its latents are."""
+        model.initialise()
+        torch.manual_seed(0)
+        latents = 5 + 3 * torch.randn(256, 8, 4, 4)
+        model.latent_mean, model.latent_std = channel_statistics(latents)
+        tokens, t = torch.ones(256, MAX_LENGTH, dtype=torch.long), torch.randint(1000, (256,))
+        loss = denoising_loss(NoiseSchedule(SCHEDULER), model, latents, tokens, t, torch.randn_like(latents))
+        # 32,768 squares of unit normals average to 1 +- sqrt(2 / 32768) = 0.008
+        assert loss.item() == pytest.approx(1, abs=0.03)
 
     def test_the_reconstruction_loss_of_a_shift_is_the_one_in_closed_form(self) -> None:
         target = torch.rand(2, 3, 16, 16) - 0.5
@@ -220,61 +229,93 @@ class TestTraining:
         more.mkdir()
         np.save(more / "latents.npy", np.full((1, 8, 4, 4), 9, np.float16))
         (more / "captions.json").write_text('["a wedding"]')
-        examples = Examples([latents_dir, more], tokenizer)
-        torch.manual_seed(0)
-        latents, tokens = examples.batch(200, torch.zeros(8, 1, 1), torch.ones(8, 1, 1))
+        examples = CaptionedLatents([latents_dir, more], tokenizer)
+        latents, tokens = examples.batch(200, torch.Generator().manual_seed(0))
         added = latents[:, 0, 0, 0] == 9
         assert 0 < added.sum() < 200
-        wedding = train_unet.tokenize(tokenizer, ["a wedding", ""]).long()
+        wedding = caption_tokens(tokenizer, ["a wedding", ""]).long()
         assert all(any(torch.equal(words, known) for known in wedding) for words in tokens[added])
 
-    def test_a_fresh_network_predicts_nothing_and_then_learns(self, model: TextToLatents) -> None:
+    def test_a_fresh_network_predicts_nothing_and_then_learns(self, model: TextToLatents, tmp_path: Path) -> None:
         model.initialise()
-        torch.manual_seed(0)
-        x_0, tokens = torch.randn(1, 8, 4, 4).expand(32, -1, -1, -1), torch.ones(32, MAX_LENGTH, dtype=torch.long)
-        assert model(x_0, torch.zeros(32), tokens).abs().max() == 0
-        optimizer = MuonAdamW(model, 1e-3)
-        schedule = NoiseSchedule(SCHEDULER)
-        losses = [
-            train_step(model, optimizer, schedule, x_0, tokens, draw_timesteps(32, 1000, 0.75)) for _ in range(40)
-        ]
+        generator = torch.Generator().manual_seed(0)
+        x_0, tokens = torch.randn(1, 8, 4, 4, generator=generator).expand(32, -1, -1, -1), torch.ones(32, MAX_LENGTH)
+        assert model(x_0, torch.zeros(32), tokens.long()).abs().max() == 0
+        schedule, losses = NoiseSchedule(SCHEDULER), []
+
+        def loss(*batch) -> torch.Tensor:
+            losses.append(denoising_loss(schedule, *batch))
+            return losses[-1]
+
+        def draw(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+            t = draw_timesteps(32, 1000, 0.75, generator)
+            return x_0, tokens.long(), t, torch.randn(x_0.shape, generator=generator)
+
+        fit(model, loss, draw, tmp_path, rate=1e-3, schedule=linear_end(0), warmup=1, ema_decay=0.99, steps=40)
         assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
     @pytest.mark.parametrize("power", [0.0, 0.75, 3.0])
     def test_timesteps_grow_denser_like_their_power(self, power: float) -> None:
-        torch.manual_seed(0)
-        t = draw_timesteps(100_000, 1000, power)
+        t = draw_timesteps(100_000, 1000, power, torch.Generator().manual_seed(0))
         assert t.dtype == torch.int64
         assert (t.min() < 60, t.max()) == (True, 999)
         for share in (0.25, 0.5, 0.75):  # below x lies x^(power + 1) of a density that grows like x^power
             assert (t < 1000 * share).float().mean().item() == pytest.approx(share ** (power + 1), abs=0.01)
 
     def test_a_run_goes_on_from_its_checkpoint(
-        self, latents_dir: Path, tokenizer: CLIPTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, latents_dir: Path, tokenizer: CLIPTokenizer, tmp_path: Path
     ) -> None:
-        monkeypatch.setattr(train_unet, "contact_sheet", lambda pipeline, size, steps: Image.new("RGB", (size, size)))
-        vae_path = tmp_path / "vae.pt"
-        torch.save({"ema": VAE(train_unet.CONFIG).state_dict()}, vae_path)
-        out = tmp_path / "run"
-        args = argparse.Namespace(
-            rate=1e-3,
-            batch=2,
-            resolution=64,
-            minutes=10.0,
-            decay=5.0,
-            timestep_power=0.0,
-            sheet_minutes=10.0,
-            vae=vae_path,
-            out=out,
-        )
-        examples = Examples([latents_dir], tokenizer)
+        out, looks = tmp_path / "run", []
+        args = {"rate": 1e-3, "batch": 2, "resolution": 64, "minutes": 10.0, "decay": 5.0, "timestep_power": 0.0}
+        examples = CaptionedLatents([latents_dir], tokenizer)
         for steps in (3, 6):
             model = TextToLatents(UNET, text_config(tokenizer))
-            train(model, examples, tokenizer, argparse.Namespace(**vars(args), steps=steps))
+            options = argparse.Namespace(**args, out=out, steps=steps)
+            train(model, examples, lambda step, averaged: looks.append(step), options)
             saved = torch.load(out / "checkpoint.pt", weights_only=True)
             assert (saved["step"], saved["samples"]) == (steps, 2 * steps)
         assert saved["clock"]["64"] > 0
-        assert {path.name for path in out.glob("sheet-*.png")} == {"sheet-000003.png", "sheet-000006.png"}
+        assert looks == [3, 6]
+
+    def test_a_sheet_is_drawn_with_the_latents_of_the_network(
+        self, model: TextToLatents, vae: VAE, tokenizer: CLIPTokenizer, tmp_path: Path
+    ) -> None:
+        sheets, before = Sheets(tmp_path, 32, tokenizer, vae), copy.deepcopy(vae.state_dict())
+        model.eval()
+        sheets(1, model)
+        model.latent_mean += 3
+        sheets(2, model)
+        one, other = (np.asarray(Image.open(tmp_path / f"sheet-00000{step}.png")) for step in (1, 2))
+        assert one.shape == other.shape
+        assert (one != other).any()
+        assert all(torch.equal(before[name], tensor) for name, tensor in vae.state_dict().items())
+
+
+class TestAutoencoder:
+    def test_it_learns_from_crops_of_the_artwork(self, tmp_path: Path) -> None:
+        pictures = np.random.default_rng(0).integers(0, 256, (100, 128, 128, 4), np.uint8)
+        np.save(tmp_path / "pictures.npy", pictures)
+        crops = Crops(tmp_path, photos=tmp_path)
+        assert crops.heldout(64).shape == (2, 3, 128, 128)
+        one, again, other = (crops.batch(3, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+        assert (one[0].shape, one[1].shape) == ((3, 3, 64, 64), (3, CONFIG.latent_channels, 8, 8))
+        assert (one[0].min() >= -1, one[0].max() <= 1) == (True, True)
+        assert torch.equal(one[0], again[0])
+        assert not torch.equal(one[0], other[0])
+
+        torch.manual_seed(0)
+        network, losses = VAE(VAE_CONFIG), []
+
+        def loss(*batch) -> torch.Tensor:
+            losses.append(autoencoder_loss(*batch))
+            return losses[-1]
+
+        def draw(generator: torch.Generator) -> tuple[torch.Tensor, ...]:
+            return torch.full((4, 3, 16, 16), 0.5), torch.randn(4, 8, 2, 2, generator=generator)
+
+        options = {"rate": 3e-3, "schedule": linear_end(0), "warmup": 1, "ema_decay": 0.9, "steps": 20}
+        fit(network, loss, draw, tmp_path / "run", **options)
+        assert losses[-1] < 0.5 * losses[0]
 
 
 @pytest.fixture
@@ -348,28 +389,32 @@ class TestCLIP:
         torch.testing.assert_close(right, torch.log1p(3 * torch.exp(-torch.tensor(3.0).exp())))
         assert shuffled > right + 10
 
-    def test_it_learns_which_picture_belongs_to_which_text(self, tokenizer: CLIPTokenizer) -> None:
+    def test_it_learns_which_picture_belongs_to_which_text(self, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
         torch.manual_seed(0)
-        model, tokens = new_clip(tokenizer), train_unet.tokenize(tokenizer, CAPTIONS).long()
-        optimizer, pixels = MuonAdamW(model, 2e-3), torch.randn(4, 3, 64, 64)
-        for _ in range(15):
-            optimizer.zero_grad()
-            loss = contrastive_loss(model.embed_images(pixels), model.embed_texts(tokens), model.logit_scale)
-            loss.backward()
-            optimizer.step()
-        scores = model.embed_images(pixels) @ model.embed_texts(tokens).T
+        model, batch = new_clip(tokenizer), (torch.randn(4, 3, 64, 64), caption_tokens(tokenizer, CAPTIONS).long())
+        options = {"rate": 2e-3, "schedule": linear_end(0), "warmup": 1, "ema_decay": 0.9, "steps": 15}
+        fit(model, clip_loss, lambda generator: batch, tmp_path, **options)
+        with torch.no_grad():
+            scores = model.embed_images(batch[0]) @ model.embed_texts(batch[1]).T
         assert scores.argmax(1).tolist() == [0, 1, 2, 3]
+
+    def test_autocast_does_not_round_the_similarities(self) -> None:
+        torch.manual_seed(0)
+        images, texts = torch.nn.functional.normalize(torch.randn(2, 8, 32), dim=-1)
+        scale = torch.tensor(100.0).log()
+        expected = contrastive_loss(images, texts, scale)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(contrastive_loss(images, texts, scale), expected)
 
     def test_half_of_the_batches_are_of_one_background(self, tokenizer: CLIPTokenizer, tmp_path: Path) -> None:
         captions = ["a cat, on a light blue background", "a cat on an orange background", "a cat, noto style"] * 30
         shades = np.array([[0, 100, 200]] * 30, np.uint8).reshape(-1, 1, 1, 1)
         np.save(tmp_path / "pictures.npy", np.tile(shades, (1, 128, 128, 3)))
         (tmp_path / "captions.json").write_text(json.dumps(captions), encoding="utf-8")
-        examples = train_clip.Examples([tmp_path], tokenizer)
-        torch.manual_seed(0)
+        examples, generator = CaptionedPictures([tmp_path], tokenizer), torch.Generator().manual_seed(0)
         alike = 0
         for _ in range(60):
-            pictures, tokens = examples.batch(16)
+            pictures, tokens = examples.batch(16, generator)
             assert pictures.shape == (16, 3, 64, 64)
             assert len(tokens) == 16
             shown = {round(127.5 * (value + 1)) for value in pictures.mean((1, 2, 3)).tolist()}
@@ -397,6 +442,12 @@ class TestCLIP:
 
 
 class TestOptimizer:
+    def test_a_model_that_was_moved_is_not_left_untrained_in_silence(self, model: TextToLatents) -> None:
+        optimizer = MuonAdamW(model, 1e-2)
+        model.double()
+        with pytest.raises(AssertionError, match="moved"):
+            optimizer.step()
+
     def test_every_parameter_moves_and_a_restart_goes_on_the_same_way(self, model: TextToLatents) -> None:
         def step(model: TextToLatents, optimizer: MuonAdamW) -> None:
             generator = torch.Generator().manual_seed(1)

@@ -38,21 +38,51 @@ from training.data.paint import (
     natural_colour,
     paste,
     recolour,
+    varied,
 )
 
 STYLES = ("fluent 3d", "fluent color", "fluent flat", "noto", "noto blob", "twemoji", "emojitwo", "streamline")
-RECIPES = {"plain": 0.50, "recolour": 0.17, "place": 0.12, "pair": 0.16, "count": 0.05}
+# What a prompt without a style means. Were all styles left out alike, it would mean the blur between the eight.
+HOUSE_STYLE = "fluent 3d"
+# Share of the captions that leave the style out; the four most usual of the others are left out now and then too
+UNNAMED = dict.fromkeys(STYLES, 0.0) | {
+    HOUSE_STYLE: 0.65,
+    "fluent color": 0.14,
+    "fluent flat": 0.14,
+    "noto": 0.14,
+    "twemoji": 0.14,
+}
+BY_NAME = 4 / 7  # of the captions with a style, against a synonym of `phrases.json`
+# How often a drawing is taken among those of its concept. The fluent ones share one shape, which is so learned first
+STYLE_WEIGHTS = {
+    HOUSE_STYLE: 5.0,
+    "fluent color": 1.5,
+    "fluent flat": 1.5,
+    "noto": 1.5,
+    "noto blob": 0.7,
+    "twemoji": 1.5,
+    "emojitwo": 0.7,
+    "streamline": 0.7,
+}
+# One thing, all of the picture, is what is asked for most, and what the rest is made of
+RECIPES = {"plain": 0.62, "recolour": 0.12, "place": 0.09, "pair": 0.13, "count": 0.04}
 # Shares of the samples; people are 43 % of the pictures and the hardest to draw
 GROUP_SHARES = {
     "animals-nature": 0.24,
     "food-drink": 0.18,
     "travel-places": 0.18,
     "objects": 0.14,
-    "smileys-emotion": 0.10,
+    "smileys-emotion": 0.12,
     "activities": 0.07,
-    "people-body": 0.07,
-    "symbols": 0.02,
+    "people-body": 0.04,
+    "symbols": 0.03,
 }
+OTHER_GROUP_SHARE = 0.01
+EVERYDAY_WORTH = 3.0  # of a concept that people ask for first, against 1 for another of its group
+NAMED_BACKGROUND = 0.45  # share of the pictures; the others are on white
+KEYWORDS = 0.15  # share of the single things whose caption says more of them
+WHOLE = 0.7  # share of the single things that reach from edge to edge; the others have a little room
+MIRRORED, VARIED = 0.5, 0.75  # shares of the drawings: else one drawing is all that a thing and a style mean
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 SIZES = {"tiny": (0.22, 0.30), "small": (0.34, 0.46), "large": (0.92, 1.0), "big": (0.92, 1.0)}
 PLACES = {
@@ -165,7 +195,7 @@ class Composer:
 
     def _plain(self, rng: np.random.Generator, facts: dict) -> tuple[list[Part], list[Box], str]:
         part = self._part(rng, self._pools["plain"].draw(rng))
-        side = 1.0 if rng.random() < 0.7 else rng.uniform(0.85, 1.0)
+        side = 1.0 if rng.random() < WHOLE else rng.uniform(0.85, 1.0)
         return [part], [Box(side=side)], self._phrase(part)
 
     def _recolour(self, rng: np.random.Generator, facts: dict) -> tuple[list[Part], list[Box], str]:
@@ -215,18 +245,21 @@ class Composer:
 
     def _part(self, rng: np.random.Generator, row: int, noun: str | None = None) -> Part:
         facts = self.dataset.rows[row]
-        return Part(row, noun or str(rng.choice(nouns(facts["label"]))), self._turned(rng, row))
+        return Part(row, noun or str(rng.choice(nouns(facts["label"]))), self._drawing(rng, row))
 
-    def _turned(self, rng: np.random.Generator, row: int) -> np.ndarray:
+    def _drawing(self, rng: np.random.Generator, row: int) -> np.ndarray:
+        """The artwork, (S, S, 4) uint8: now and then mirrored, where that stays true, and mostly varied."""
         picture = self.dataset.pictures[row]
-        return picture[:, ::-1] if self.dataset.rows[row]["flip"] and rng.random() < 0.5 else picture
+        if self.dataset.rows[row]["flip"] and rng.random() < MIRRORED:
+            picture = picture[:, ::-1]
+        return varied(picture, rng) if rng.random() < VARIED else picture
 
     def _coloured(self, rng: np.random.Generator, row: int) -> Part:
         """The object in a named colour: now and then its own, else another one."""
         facts = self.dataset.rows[row]
         allowed = [name for name in COLOURS if (name, base_noun(facts["label"])) not in self.heldout.colour_nouns]
         own = self._own_colour(row)
-        picture = self._turned(rng, row)
+        picture = self._drawing(rng, row)
         noun = without_colours(str(rng.choice(nouns(facts["label"]))))
         if own in allowed and rng.random() < 0.3:
             return Part(row, f"{own} {noun}", picture, own)
@@ -248,9 +281,9 @@ class Composer:
         return with_article(part.noun) + _skin(self.dataset.rows[part.row])
 
     def _background(self, rng: np.random.Generator, parts: list[Part]) -> tuple[str | None, tuple[int, int, int]]:
-        """A named background for half of the pictures (not the colour of an object), else None and white."""
+        """A named background now and then (not the colour of an object), else None and white, if no object is."""
         taken = {part.colour for part in parts}
-        if rng.random() < 0.5 and "white" not in taken:
+        if rng.random() >= NAMED_BACKGROUND and "white" not in taken:
             return None, BACKGROUNDS["white"]
         name = str(rng.choice([name for name in BACKGROUNDS if name not in taken]))
         return name, background_colour(name, rng)
@@ -258,13 +291,9 @@ class Composer:
     def _caption(self, rng: np.random.Generator, words: str, parts: list[Part], background: str | None) -> str:
         facts = self.dataset.rows[parts[0].row]
         pieces = [words]
-        if len(parts) == 1 and rng.random() < 0.15:
+        if len(parts) == 1 and rng.random() < KEYWORDS:
             pieces += _keywords(rng, facts)
-        draw = rng.random()
-        if draw < 0.4:
-            pieces.append(f"{facts['style']} style")
-        elif draw < 0.7:
-            pieces.append(str(rng.choice(phrases()["style_words"][facts["style"]])))
+        pieces += _style_words(rng, facts["style"])
         if background is not None:
             phrase = f"on {with_article(background + ' background')}"
             if rng.random() < 0.3:
@@ -275,7 +304,7 @@ class Composer:
 
 
 class _Pool:
-    """Rows to draw from: groups by their share, everyday concepts three times as often, styles alike."""
+    """Rows to draw from: groups by their share, concepts by their worth, a concept's drawings by their style."""
 
     def __init__(self, rows: list[dict], members: Iterable[int]) -> None:
         self.members = np.array(list(members))
@@ -285,11 +314,12 @@ class _Pool:
             groups.setdefault(rows[i]["group"], {}).setdefault(rows[i]["concept"], []).append(int(i))
         weights: dict[int, float] = {}
         for group, concepts in groups.items():
-            worth = {c: 3.0 if rows[m[0]]["label"] in everyday else 1.0 for c, m in concepts.items()}
+            worth = {c: EVERYDAY_WORTH if rows[m[0]]["label"] in everyday else 1.0 for c, m in concepts.items()}
             total = sum(worth.values())
             for concept, rest in concepts.items():
-                for i in rest:
-                    weights[i] = GROUP_SHARES.get(group, 0.01) * worth[concept] / total / len(rest)
+                styles = [STYLE_WEIGHTS[rows[i]["style"]] for i in rest]
+                share = GROUP_SHARES.get(group, OTHER_GROUP_SHARE) * worth[concept] / total / sum(styles)
+                weights |= {i: share * style for i, style in zip(rest, styles, strict=True)}
         self._edges = np.cumsum([weights[int(i)] for i in self.members])
 
     def draw(self, rng: np.random.Generator) -> int:
@@ -299,6 +329,15 @@ class _Pool:
 
 def _skin(row: dict) -> str:
     return "" if row["skin_tone"] == "default" else f" with {row['skin_tone']} skin"
+
+
+def _style_words(rng: np.random.Generator, style: str) -> list[str]:
+    """The style by its name or by a synonym, or nothing."""
+    if rng.random() < UNNAMED[style]:
+        return []
+    if rng.random() < BY_NAME:
+        return [f"{style} style"]
+    return [str(rng.choice(phrases()["style_words"][style]))]
 
 
 def _keywords(rng: np.random.Generator, row: dict) -> list[str]:

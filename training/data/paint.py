@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,15 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0, 0.02, 0.96),
 }
 _NATURAL_HUES = {"red": 2, "orange": 27, "yellow": 48, "green": 115, "blue": 212, "purple": 272, "pink": 330}
+
+# How much `varied` changes a drawing: standard deviations, but for what has two ends
+TURN, MOST = 6.0, 15.0  # degrees, and the most of them
+SQUEEZE = (0.84, 1.02)  # of each axis
+LEAN = 0.07  # sideways by height
+SHIFT = (-0.02, 0.02)  # of the side
+GAMMA, LEAST_GAMMA = 0.06, 0.7  # about 1, and the least
+TINT = 0.05  # of each channel, about 1
+CORNER = 0.6  # of what a full square needs to stay inside when turned; a drawing's corners are empty
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,29 @@ def recolour(picture: np.ndarray, hue: float, colour: str) -> np.ndarray:
     out[..., 2] = v + (_table(values)[index | v].astype(np.int32) - v) * trust // 255
     rgb = np.asarray(Image.fromarray(out, "HSV").convert("RGB"))
     return np.concatenate([rgb, picture[..., 3:]], axis=-1)
+
+
+def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same drawing, (S, S, 4) uint8, a little turned, squeezed, leaning, moved and tinted."""
+    out = np.array(_moved(Image.fromarray(np.ascontiguousarray(picture)), rng))
+    gamma, tint = max(LEAST_GAMMA, rng.normal(1, GAMMA)), rng.normal(1, TINT, 3)
+    out[..., :3] = (255 * (out[..., :3] / 255) ** (1 / gamma) * tint).clip(0, 255)
+    return out
+
+
+def _moved(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A random affine map of a square RGBA image about its centre; what lay outside comes in transparent."""
+    angle = math.radians(np.clip(rng.normal(0, TURN), -MOST, MOST))
+    cos, sin = math.cos(angle), math.sin(angle)
+    room = 1 / (cos + CORNER * abs(sin))  # so that turned corners stay in the picture
+    turn, lean = np.array([[cos, -sin], [sin, cos]]), np.array([[1, rng.normal(0, LEAN)], [0, 1]])
+    inverse = np.linalg.inv(turn @ lean @ np.diag(room * rng.uniform(*SQUEEZE, 2)))
+    centre = np.full(2, image.width / 2)
+    offset = centre - inverse @ (centre + image.width * rng.uniform(*SHIFT, 2))
+    # Pillow wants the map from the new picture to the old one. Premultiplied, as in `paste`
+    matrix = (*inverse[0], offset[0], *inverse[1], offset[1])
+    moved = image.convert("RGBa").transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC)
+    return moved.convert("RGBA")
 
 
 def paste(canvas: Image.Image, picture: np.ndarray, box: Box) -> None:

@@ -41,6 +41,21 @@ CAPTION_LINES = 3
 FONT_SIZE = 12
 
 
+def grid(pictures: Sequence[Image.Image], labels: Sequence[str], *, tile: int = 160, columns: int = 6) -> Image.Image:
+    """Pictures in rows of `columns`, each `tile` pixels wide over its label."""
+    font = ImageFont.load_default(FONT_SIZE)
+    wrapped = [textwrap.wrap(label, width=tile // 6)[:CAPTION_LINES] for label in labels]
+    height = tile + max(map(len, wrapped)) * (FONT_SIZE + 2) + 8
+    rows = -(-len(pictures) // columns)
+    sheet = Image.new("RGB", (columns * (tile + 8) + 8, rows * height + 8), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (picture, lines) in enumerate(zip(pictures, wrapped, strict=True)):
+        left, top = 8 + index % columns * (tile + 8), 8 + index // columns * height
+        sheet.paste(picture.resize((tile, tile), Image.Resampling.LANCZOS), (left, top))
+        draw.multiline_text((left, top + tile + 2), "\n".join(lines), fill="black", font=font, spacing=2)
+    return sheet
+
+
 def contact_sheet(
     pipeline: Pipeline,
     prompts: Sequence[str] = PROMPTS,
@@ -56,13 +71,8 @@ def contact_sheet(
 
     size is the side, in pixels, that is drawn (None: the model's own), tile the side shown.
     """
-    font = ImageFont.load_default(FONT_SIZE)
-    height = tile + CAPTION_LINES * (FONT_SIZE + 2) + 8
-    rows = -(-len(prompts) // columns)
-    sheet = Image.new("RGB", (columns * (tile + 8) + 8, rows * height + 8), "white")
-    draw = ImageDraw.Draw(sheet)
-    for index, prompt in enumerate(prompts):
-        result = pipeline(
+    pictures = [
+        pipeline(
             prompt,
             height=size,
             width=size,
@@ -70,12 +80,10 @@ def contact_sheet(
             guidance_scale=guidance_scale,
             sampler="ddim",
             seed=seed + index,
-        )
-        left, top = 8 + index % columns * (tile + 8), 8 + index // columns * height
-        sheet.paste(result.images[0].resize((tile, tile), Image.Resampling.LANCZOS), (left, top))
-        lines = textwrap.wrap(prompt, width=tile // 6)[:CAPTION_LINES]
-        draw.multiline_text((left, top + tile + 2), "\n".join(lines), fill="black", font=font, spacing=2)
-    return sheet
+        ).images[0]
+        for index, prompt in enumerate(prompts)
+    ]
+    return grid(pictures, prompts, tile=tile, columns=columns)
 
 
 def main() -> None:

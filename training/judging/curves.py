@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 
 def read_log(log: Path) -> tuple[list[float], list[float]]:
-    """Examples seen, in thousands, and loss at every line that `run.Run` logged.
+    """Examples seen, in thousands, and loss at every line that `networks.fit` logged.
 
     A line that a restart took back, because it lies beyond the checkpoint that the run went on from, is dropped.
     """

@@ -29,7 +29,7 @@ from training.data.heldout import HELDOUT, Heldout, described, prompts
 from training.data.paint import BACKGROUNDS, COLOURS, Box, paste, recolour
 from training.networks.train_clip import load_clip
 from training.networks.train_style import StyleClassifier, load_style, on_white
-from training.networks.train_vae import Examples, psnr
+from training.networks.train_vae import Crops, psnr
 
 SIDE = 128
 REPEATS = {"cell": 2, "colour": 2, "pair": 2, "seen": 1, "place": 1}
@@ -280,7 +280,7 @@ def main() -> None:
     for name, vectors in (("drawn", features[cells]), ("held-out artwork", unknown)):
         print(f"distance to the nearest training picture, {name}: {(1 - (vectors @ known.T).amax(dim=1)).mean():.4f}")
     vae = pipeline.models.vae
-    print(f"VAE: {psnr(vae, Examples(args.data, Path('assets/examples'), 0).heldout(131)):.2f} dB on held-out pictures")
+    print(f"VAE: {psnr(vae, Crops(args.data, Path('assets/examples')).heldout(131)):.2f} dB on held-out pictures")
 
     if args.table:
         chosen = [case for case in listed if case.kind == "seen"][:: max(1, 194 // args.table_prompts)]

@@ -17,7 +17,9 @@ class MuonAdamW:
     """Steps every parameter of `model`, with the interface of a torch optimizer as far as training needs it.
 
     Muon takes the inner matrices, a convolution's kernel (O, I, k, k) as the matrix (O, I k k). Embeddings, biases,
-    norms and the first and last convolution go to AdamW, as Muon's authors advise. The parameters must be contiguous.
+    norms and the first and last convolution go to AdamW, as Muon's authors advise. The parameters must be contiguous,
+    and must not be moved any more. `accelerate` need not prepare it: gradients are the same in all processes once
+    `backward` returns, and bfloat16 has no scale to undo.
     """
 
     def __init__(self, model: nn.Module, rate: float):
@@ -49,6 +51,7 @@ class MuonAdamW:
     def step(self) -> None:
         """Take one step along the gradients."""
         for matrix, view in zip(self.matrices, self._views, strict=True):
+            assert view.data_ptr() == matrix.data_ptr(), "the model was moved after its optimizer had been made"
             view.grad = None if matrix.grad is None else matrix.grad.view_as(view)
         self._muon.step()
         self._adamw.step()

@@ -18,15 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIP, CLIPModel
 from stable_diffusion.loading.config import CLIPConfig, CLIPImageConfig, CLIPTextConfig, CLIPVisionConfig
 
-from .optimizer import MuonAdamW
-from .run import EMA, Run, warmup_cosine
-from .train_unet import tokenize
+from .fit import cosine, fit
+from .train_tokenizer import caption_tokens
 
 WIDTH = 128
 SIDE = 64
@@ -50,6 +48,9 @@ IMAGES = CLIPImageConfig(
 )
 MAX_SCALE = math.log(100.0)  # of the inverse temperature, as in section 2.5 of the paper
 SHIFT = 4  # pixels that a picture is moved by at most, so that no place is learned by heart
+ALIKE_SHARE = 0.5  # of the batches are of one background
+WARMUP = 100  # steps
+EMA_DECAY = 0.995  # a step
 BACKGROUND = re.compile(r"on an? ([\w ]+) background")
 
 
@@ -84,12 +85,18 @@ def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tens
 
     images and texts are (B, D), of length 1, row i of the one belonging to row i of the other.
     """
-    logits = logit_scale.clamp(max=MAX_SCALE).exp() * images @ texts.T
-    own = torch.arange(len(logits))
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    with torch.autocast(images.device.type, enabled=False):  # bfloat16 would round a logit of 100 by up to 0.25
+        logits = logit_scale.clamp(max=MAX_SCALE).exp() * images.float() @ texts.float().T
+        own = torch.arange(len(logits), device=logits.device)
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
-class Examples:
+def clip_loss(model: CLIPModel, pixels: Tensor, tokens: Tensor) -> Tensor:
+    """Normalised pictures (B, 3, 64, 64) and tokens (B, S) of their captions -> `contrastive_loss`."""
+    return contrastive_loss(model.embed_images(pixels), model.embed_texts(tokens), model.logit_scale)
+
+
+class CaptionedPictures:
     """Composed pictures of 64 pixels with their captions, in memory; larger ones are averaged down.
 
     Half of the batches are of one background: in the others it tells most pairs apart, and things are hardly learned.
@@ -99,18 +106,18 @@ class Examples:
         stored = [np.load(folder / "pictures.npy", mmap_mode="r") for folder in folders]
         captions = [json.loads((folder / "captions.json").read_text(encoding="utf-8")) for folder in folders]
         self.pictures = torch.cat([shrink(pictures) for pictures in stored])
-        self.tokens = tokenize(tokenizer, [caption for part in captions for caption in part])
+        self.tokens = caption_tokens(tokenizer, [caption for part in captions for caption in part])
         self.background = [named_background(caption) for part in captions for caption in part]
         self.rows = {name: torch.tensor(rows) for name, rows in rows_by(self.background).items()}
 
-    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Normalised pictures (size, 3, 64, 64), shifted a little, and tokens (size, S)."""
-        rows = torch.randint(len(self.pictures), (size,))
-        if torch.rand(()) < 0.5:
+        rows = torch.randint(len(self.pictures), (size,), generator=generator)
+        if torch.rand((), generator=generator) < ALIKE_SHARE:
             alike = self.rows[self.background[rows[0]]]
-            rows = alike[torch.randint(len(alike), (size,))]
+            rows = alike[torch.randint(len(alike), (size,), generator=generator)]
         framed = F.pad(self.pictures[rows] / 127.5 - 1.0, (SHIFT,) * 4, mode="replicate")
-        top, left = torch.randint(2 * SHIFT + 1, (2,)).tolist()
+        top, left = torch.randint(2 * SHIFT + 1, (2,), generator=generator).tolist()
         tokens = self.tokens[rows].long()
         longest = int((tokens != tokens[:, -1:]).sum(dim=1).max()) + 1  # what follows the end is never looked at
         return framed[..., top : top + SIDE, left : left + SIDE], tokens[:, :longest]
@@ -160,25 +167,18 @@ def main() -> None:
 
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
-    examples = Examples(args.pictures, tokenizer)
-    model = new_clip(tokenizer)
-    ema = EMA(model, 0.995)
-    optimizer = MuonAdamW(model, args.rate)
-    run = Run(args.out, {"model": model, "ema": ema.model, "optimizer": optimizer}, args.steps)
-    run.resume()
-    torch.manual_seed(run.step)
-    for step in run.steps():
-        optimizer.set_rate(args.rate * warmup_cosine(step, args.steps, 100))
-        pixels, tokens = examples.batch(args.batch)
-        # Plain attention: the backward pass of the fused one is slow on CPUs at these sizes.
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-            images, texts = model.embed_images(pixels), model.embed_texts(tokens)
-        loss = contrastive_loss(images.float(), texts.float(), model.logit_scale)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        ema.update(model, step)
-        run.record(args.batch, loss.item())
+    examples = CaptionedPictures(args.pictures, tokenizer)
+    fit(
+        new_clip(tokenizer),
+        clip_loss,
+        lambda generator: examples.batch(args.batch, generator),
+        args.out,
+        rate=args.rate,
+        schedule=cosine,
+        warmup=WARMUP,
+        ema_decay=EMA_DECAY,
+        steps=args.steps,
+    )
 
 
 if __name__ == "__main__":

@@ -21,12 +21,13 @@ from training.data.dataset import Dataset
 from training.data.heldout import Heldout
 from training.data.paint import Box, paste
 
-from .optimizer import MuonAdamW
-from .run import EMA, Run, warmup_cosine
+from .fit import cosine, fit
 
 CHANNELS = (32, 64, 128, 192)
 SIDE = 128
 SHIFT = 8  # pixels that a picture is moved by at most
+WARMUP = 50  # steps
+EMA_DECAY = 0.99  # a step
 
 
 class StyleClassifier(nn.Module):
@@ -48,7 +49,7 @@ class StyleClassifier(nn.Module):
     @torch.no_grad()
     def styles(self, pictures: Sequence[np.ndarray]) -> list[str]:
         """The style that each picture (H, W, 3) uint8 looks most like."""
-        batches = torch.from_numpy(np.stack(pictures)).split(64)
+        batches = torch.from_numpy(np.stack(pictures)).to(self.head.weight.device).split(64)
         best = [self(normalised(batch)).argmax(dim=1).tolist() for batch in batches]
         return [STYLES[i] for part in best for i in part]
 
@@ -58,7 +59,12 @@ def normalised(pictures: Tensor) -> Tensor:
     return pictures.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-class Examples:
+def style_loss(model: StyleClassifier, pictures: Tensor, styles: Tensor) -> Tensor:
+    """Cross-entropy of pictures (B, 3, H, W) in [-1, 1] against the indices (B,) of their styles."""
+    return F.cross_entropy(model(pictures).float(), styles)
+
+
+class StyledArtwork:
     """The artwork on white with its styles, all styles alike; what training held out is kept to measure on."""
 
     def __init__(self, dataset: Dataset, heldout: Heldout):
@@ -69,14 +75,15 @@ class Examples:
         counts = self.styles[~unseen].bincount(minlength=len(STYLES))
         self.weights = torch.where(unseen, 0.0, 1 / counts[self.styles])
 
-    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Pictures (size, 3, 128, 128), moved, mirrored and now and then blurred, and their styles (size,)."""
-        rows = self.weights.multinomial(size, replacement=True)
+        rows = self.weights.multinomial(size, replacement=True, generator=generator)
+        mirrored, blurred = (torch.rand(2, generator=generator) < 0.5).tolist()
         pictures = normalised(self.pictures[rows])
-        framed = F.pad(pictures.flip(3) if torch.rand(()) < 0.5 else pictures, (SHIFT,) * 4, value=1.0)
-        top, left = torch.randint(2 * SHIFT + 1, (2,)).tolist()
+        framed = F.pad(pictures.flip(3) if mirrored else pictures, (SHIFT,) * 4, value=1.0)
+        top, left = torch.randint(2 * SHIFT + 1, (2,), generator=generator).tolist()
         x = framed[..., top : top + SIDE, left : left + SIDE]
-        if torch.rand(()) < 0.5:  # so that a drawing is not judged by how sharp its last pixel is
+        if blurred:  # so that a drawing is not judged by how sharp its last pixel is
             x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
         return x.contiguous(), self.styles[rows]
 
@@ -113,26 +120,23 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    examples = Examples(Dataset.load(args.data), Heldout.load())
-    model = StyleClassifier()
-    ema = EMA(model, 0.99)
-    optimizer = MuonAdamW(model, args.rate)
-    run = Run(args.out, {"model": model, "ema": ema.model, "optimizer": optimizer}, args.steps)
-    run.resume()
-    torch.manual_seed(run.step)
-    for step in run.steps():
-        optimizer.set_rate(args.rate * warmup_cosine(step, args.steps, 50))
-        pictures, styles = examples.batch(args.batch)
-        with torch.autocast("cpu", torch.bfloat16):
-            logits = model(pictures)
-        loss = F.cross_entropy(logits.float(), styles)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        ema.update(model, step)
-        run.record(args.batch, loss.item())
-        if step % 200 == 199:
-            print(f"step {step + 1}: {100 * examples.accuracy(ema.model):.1f} % of held-out pictures", flush=True)
+    artwork = StyledArtwork(Dataset.load(args.data), Heldout.load())
+
+    def look(step: int, averaged: StyleClassifier) -> None:
+        print(f"step {step}: {100 * artwork.accuracy(averaged):.1f} % of held-out pictures", flush=True)
+
+    fit(
+        StyleClassifier(),
+        style_loss,
+        lambda generator: artwork.batch(args.batch, generator),
+        args.out,
+        rate=args.rate,
+        schedule=cosine,
+        warmup=WARMUP,
+        ema_decay=EMA_DECAY,
+        steps=args.steps,
+        look=look,
+    )
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from training.data.captions import Composer
@@ -62,6 +64,19 @@ def write_tokenizer(folder: Path, merges: list[tuple[str, str]]) -> None:
         (folder / name).write_text(text + "\n", encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(merge) for merge in merges)]
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def caption_tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
+    """Captions -> int32 (N, S) with start and end, cut and padded to S, the tokenizer's `model_max_length`.
+
+    The tokenizer itself neither cuts nor pads: it would keep the setting, for everybody who shares it.
+    """
+    words = tokenizer(list(captions), add_special_tokens=False, verbose=False).input_ids
+    ids = torch.full((len(words), tokenizer.model_max_length), tokenizer.pad_token_id, dtype=torch.int32)
+    for row, caption in zip(ids, words, strict=True):
+        framed = [tokenizer.bos_token_id, *caption[: len(row) - 2], tokenizer.eos_token_id]
+        row[: len(framed)] = torch.tensor(framed)
+    return ids
 
 
 def corpus(data: Path, heldout: Path, captions: int) -> Iterable[str]:

@@ -9,14 +9,13 @@ velocity (Eq. 14, arXiv:2006.11239; Appendix D, arXiv:2202.00512) under a schedu
 from __future__ import annotations
 
 import argparse
-import math
-import time
+import copy
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIPTextEncoder
@@ -39,8 +38,8 @@ from training.data.cache_latents import channel_statistics, load_latents, load_v
 from training.data.grammar import everyday
 from training.judging.contact_sheet import contact_sheet
 
-from .optimizer import MuonAdamW
-from .run import EMA, Run
+from .fit import Look, fit, linear_end
+from .train_tokenizer import caption_tokens
 from .train_vae import CONFIG
 
 UNET = UNetConfig(
@@ -64,10 +63,10 @@ SCHEDULER = SchedulerConfig(
 )
 TEXT_LAYERS, TEXT_HEADS = 3, 4
 EMPTY_SHARE = 0.1  # of the captions
-EVERYDAY_WEIGHT = 4.0  # of examples that show what people ask for first, against 1 for the rest
+EVERYDAY_WEIGHT = 2.0  # of examples that show what people ask for first, against 1 for the rest
 WARMUP = 200  # steps
 SHEET_STEPS = 12  # of sampling: enough to judge by, and quick
-EMA_DECAY, EMA_EVERY = 0.99, 4  # decay a step; averaging every few steps costs less and is as smooth
+EMA_DECAY = 0.996  # a step
 
 
 class TextToLatents(nn.Module):
@@ -112,138 +111,81 @@ def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     )
 
 
-class Clock:
-    """The budget of a stage: seconds spent at each resolution, kept in the checkpoint so that they survive a kill."""
-
-    def __init__(self, resolution: int, budget: float):
-        self.stage, self.budget = str(resolution), budget
-        self.seconds: dict[str, float] = {self.stage: 0.0}
-        self.steps = 0
-        self.started = self._last = time.monotonic()
-
-    def tick(self) -> None:
-        """Count a step that has been taken."""
-        now = time.monotonic()
-        self.seconds[self.stage] += now - self._last
-        self.steps, self._last = self.steps + 1, now
-
-    @property
-    def seconds_left(self) -> float:
-        """What is left of the budget."""
-        return max(0.0, self.budget - self.seconds[self.stage])
-
-    @property
-    def steps_left(self) -> int:
-        """How many steps fit into the rest of the budget at the speed so far."""
-        each = (self._last - self.started) / self.steps
-        return math.ceil(self.seconds_left / each)
-
-    def state_dict(self) -> dict[str, float]:
-        return dict(self.seconds)
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.seconds = {self.stage: 0.0, **state}
-        self.started = self._last = time.monotonic()
-
-
-class Examples:
+class CaptionedLatents:
     """Cached latents and the tokens of their captions, in memory; everyday things are drawn more often."""
 
     def __init__(self, folders: Sequence[Path], tokenizer: CLIPTokenizer):
         latents, listed = zip(*map(load_latents, folders), strict=True)
         self.latents, captions = torch.cat(latents), [caption for part in listed for caption in part]
-        self.tokens = tokenize(tokenizer, captions)
-        self.empty = tokenize(tokenizer, [""])
+        self.tokens = caption_tokens(tokenizer, captions)
+        self.empty = caption_tokens(tokenizer, [""])
         self.weights = torch.tensor([EVERYDAY_WEIGHT if everyday(caption) else 1.0 for caption in captions])
 
-    def batch(self, size: int, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-        """Standardised latents (size, C, h, w) in float32, and tokens (size, S), some of them of the empty caption."""
-        rows = self.weights.multinomial(size, replacement=True)
-        tokens = torch.where(torch.rand(size, 1) < EMPTY_SHARE, self.empty, self.tokens[rows])
-        return (self.latents[rows].float() - mean) / std, tokens.long()
-
-
-def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
-    """Captions -> int32 (N, S), padded and cut to the tokenizer's length."""
-    limit = tokenizer.model_max_length
-    ids = tokenizer(captions, padding="max_length", max_length=limit, truncation=True).input_ids
-    return torch.tensor(ids, dtype=torch.int32)
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Latents (size, C, h, w) in float32, and tokens (size, S), some of them of the empty caption."""
+        rows = self.weights.multinomial(size, replacement=True, generator=generator)
+        empty = torch.rand(size, 1, generator=generator) < EMPTY_SHARE
+        return self.latents[rows].float(), torch.where(empty, self.empty, self.tokens[rows]).long()
 
 
 class Sheets:
-    """Contact sheets of the averaged weights, drawn every few minutes beside the checkpoint."""
+    """Contact sheets of the averaged weights, drawn with the library's own pipeline beside the checkpoint."""
 
-    def __init__(self, pipeline: Pipeline, out: Path, resolution: int, minutes: float):
-        self.pipeline, self.out, self.resolution, self.seconds = pipeline, out, resolution, 60 * minutes
-        self.drawn = time.monotonic()
+    def __init__(self, out: Path, resolution: int, tokenizer: CLIPTokenizer, vae: VAE):
+        self.out, self.resolution, self.tokenizer, self.vae = out, resolution, tokenizer, vae
 
-    def __call__(self, step: int, *, due: bool = False) -> None:
-        """Draw a sheet if its time has come, or if it is `due` anyway."""
-        if due or time.monotonic() - self.drawn > self.seconds:
-            with torch.autocast("cpu", torch.bfloat16):
-                sheet = contact_sheet(self.pipeline, size=self.resolution, steps=SHEET_STEPS)
-            sheet.save(self.out / f"sheet-{step:06d}.png")
-            self.drawn = time.monotonic()
-
-
-def as_pipeline(model: TextToLatents, tokenizer: CLIPTokenizer, vae: VAE) -> Pipeline:
-    """The library's pipeline around networks in training."""
-    return Pipeline(Models(tokenizer, model.text_encoder, model.unet, vae, SCHEDULER, name="emoji", source="training"))
+    def __call__(self, step: int, averaged: TextToLatents) -> None:
+        """Draw the sheet of a step."""
+        mean, std = averaged.latent_mean, averaged.latent_std
+        vae = standardise(copy.deepcopy(self.vae).to(mean.device), mean, std)
+        models = Models(
+            self.tokenizer, averaged.text_encoder, averaged.unet, vae, SCHEDULER, name="emoji", source="training"
+        )
+        sheet = contact_sheet(Pipeline(models), size=self.resolution, steps=SHEET_STEPS)
+        sheet.save(self.out / f"sheet-{step:06d}.png")
 
 
-def draw_timesteps(count: int, steps: int, power: float) -> Tensor:
+def draw_timesteps(count: int, steps: int, power: float, generator: torch.Generator) -> Tensor:
     """Timesteps int64 (count,) below `steps`, their density growing like t^power: 0 draws all alike.
 
     Little noise drowns small latents. After 130,000 examples the caption lowered the loss by half at t = 950, by a
     tenth at 650 and by a hundredth at 150: what a picture shows is decided at the late ones. How it is drawn is decided
     at the early ones.
     """
-    return (torch.rand(count) ** (1 / (1 + power)) * steps).long().clamp(max=steps - 1)
+    return (torch.rand(count, generator=generator) ** (1 / (1 + power)) * steps).long().clamp(max=steps - 1)
 
 
-def train_step(
-    model: TextToLatents, optimizer: MuonAdamW, schedule: NoiseSchedule, x_0: Tensor, tokens: Tensor, t: Tensor
-) -> float:
-    """One step of Algorithm 1, arXiv:2006.11239, on latents (B, C, h, w) at timesteps t (B,), tokens (B, S).
-
-    Returns the loss.
-    """
-
-    def predict(x_t: Tensor, t: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return model(x_t, t, tokens)
-
-    loss = training_loss(predict, x_0, schedule, t=t)
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    return loss.item()
+def denoising_loss(
+    schedule: NoiseSchedule, model: TextToLatents, latents: Tensor, tokens: Tensor, t: Tensor, noise: Tensor
+) -> Tensor:
+    """The simple loss (Eq. 14, arXiv:2006.11239) of latents (B, C, h, w), tokens (B, S), t (B,), noise like latents."""
+    x_0 = (latents - model.latent_mean) / model.latent_std
+    return training_loss(lambda x_t, t: model(x_t, t, tokens), x_0, schedule, t=t, noise=noise)
 
 
-def train(model: TextToLatents, examples: Examples, tokenizer: CLIPTokenizer, args: argparse.Namespace) -> None:
-    """Train until the stage's minutes, or `args.steps`, are used up."""
-    ema = EMA(model, EMA_DECAY**EMA_EVERY)
-    optimizer = MuonAdamW(model, args.rate)
-    clock = Clock(args.resolution, args.minutes * 60)
-    run = Run(args.out, {"model": model, "ema": ema.model, "optimizer": optimizer, "clock": clock}, args.steps)
-    run.resume()
-    torch.manual_seed(run.step)
+def train(model: TextToLatents, examples: CaptionedLatents, look: Look, args: argparse.Namespace) -> None:
+    """Train until the minutes at this resolution, or `args.steps`, are used up."""
     schedule = NoiseSchedule(SCHEDULER)
-    vae = standardise(load_vae(args.vae), model.latent_mean, model.latent_std)
-    sheets = Sheets(as_pipeline(ema.model, tokenizer, vae), args.out, args.resolution, args.sheet_minutes)
-    for step in run.steps():
-        rate = args.rate * min(1.0, (step + 1) / WARMUP)
-        optimizer.set_rate(rate * min(1.0, clock.seconds_left / (60 * args.decay)) if args.decay else rate)
-        x_0, tokens = examples.batch(args.batch, model.latent_mean, model.latent_std)
-        t = draw_timesteps(args.batch, schedule.num_train_timesteps, args.timestep_power)
-        run.record(args.batch, train_step(model, optimizer, schedule, x_0, tokens, t))
-        if step % EMA_EVERY == 0:
-            ema.update(model, step)
-        sheets(step)
-        clock.tick()
-        run.total = min(args.steps, step + 1 + clock.steps_left)
-    sheets(run.step, due=True)
+
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        latents, tokens = examples.batch(args.batch, generator)
+        t = draw_timesteps(args.batch, schedule.num_train_timesteps, args.timestep_power, generator)
+        return latents, tokens, t, torch.randn(latents.shape, generator=generator)
+
+    fit(
+        model,
+        partial(denoising_loss, schedule),
+        draw,
+        args.out,
+        rate=args.rate,
+        schedule=linear_end(args.decay / args.minutes),
+        warmup=WARMUP,
+        ema_decay=EMA_DECAY,
+        steps=args.steps,
+        minutes=args.minutes,
+        stage=str(args.resolution),
+        look=look,
+    )
 
 
 def main() -> None:
@@ -253,13 +195,12 @@ def main() -> None:
     parser.add_argument(
         "--decay", type=float, default=0.0, help="of these, the last minutes let the learning rate fall to zero"
     )
-    parser.add_argument("--steps", type=int, default=10**9, help="stop at this step in all, if that comes first")
+    parser.add_argument("--steps", type=int, help="stop at this step in all, if that comes first")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument(
         "--timestep-power", type=float, default=0.75, help="0 draws all timesteps alike, more late ones"
     )
-    parser.add_argument("--sheet-minutes", type=float, default=10.0)
     parser.add_argument("--latents", type=Path, nargs="+", help="default: runs/latents-RESOLUTION")
     parser.add_argument("--tokenizer", type=Path, default=Path("runs/tokenizer"))
     parser.add_argument("--vae", type=Path, default=Path("runs/vae/checkpoint.pt"))
@@ -268,14 +209,11 @@ def main() -> None:
 
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
-    examples = Examples(args.latents or [Path(f"runs/latents-{args.resolution}")], tokenizer)
+    examples = CaptionedLatents(args.latents or [Path(f"runs/latents-{args.resolution}")], tokenizer)
     model = TextToLatents(UNET, text_config(tokenizer))
     model.initialise()
     model.latent_mean, model.latent_std = channel_statistics(examples.latents)
-    # The fused attention's backward pass is slow on CPUs: at these sizes it took a third of the step.
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)
-    with sdpa_kernel(SDPBackend.MATH):
-        train(model, examples, tokenizer, args)
+    train(model, examples, Sheets(args.out, args.resolution, tokenizer, load_vae(args.vae)), args)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ from torch.nn import functional as F
 from stable_diffusion.loading.config import VAEConfig
 from stable_diffusion.vae import VAE
 
-from .optimizer import MuonAdamW
-from .run import EMA, Run, warmup_cosine
+from .fit import cosine, fit
 
 # Eight latent channels instead of Stable Diffusion's four: with four, this small decoder gave up a colour axis, and
 # purple came back grey.
@@ -36,17 +35,19 @@ KL_WEIGHT = 3e-4
 SQUARED_WEIGHT = 5.0
 CROP = 64
 HELDOUT_EVERY = 97  # every 97th picture is kept out of training, to measure on
+MEASURED = 64  # of those, while training
+WARMUP = 200  # steps
+EMA_DECAY = 0.998  # a step
 
 
-class Examples:
+class Crops:
     """Crops of pictures composed on random backgrounds, and now and then of photos."""
 
-    def __init__(self, data: Path, photos: Path, seed: int):
+    def __init__(self, data: Path, photos: Path):
         self.pictures = np.load(data / "pictures.npy", mmap_mode="r")  # (N, 128, 128, 4) uint8, straight alpha
         rows = np.arange(len(self.pictures))
         self.rows, self.heldout_rows = rows[rows % HELDOUT_EVERY != 0], rows[::HELDOUT_EVERY]
         self.photos = [self._photo(path) for path in sorted(photos.glob("*.jpg"))]
-        self.rng = np.random.default_rng(seed)
 
     def heldout(self, size: int) -> Tensor:
         """`size` held-out pictures on white, (size, 3, 128, 128) in [-1, 1]."""
@@ -59,12 +60,15 @@ class Examples:
         with Image.open(path) as photo:
             return np.asarray(photo.convert("RGB").resize((256, 256)))
 
-    def batch(self, size: int) -> Tensor:
-        """(size, 3, 64, 64) in [-1, 1]."""
-        return torch.from_numpy(np.stack([self._example() for _ in range(size)])).permute(0, 3, 1, 2) / 127.5 - 1.0
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Pictures (size, 3, 64, 64) in [-1, 1], and the noise that their latents are sampled with."""
+        rng = np.random.default_rng(torch.randint(2**63 - 1, (), generator=generator).item())
+        pictures = torch.from_numpy(np.stack([self._crop(rng) for _ in range(size)])).permute(0, 3, 1, 2)
+        side = CROP // CONFIG.downscale
+        noise = torch.randn(size, CONFIG.latent_channels, side, side, generator=generator)
+        return (pictures / 127.5 - 1.0).contiguous(), noise
 
-    def _example(self) -> np.ndarray:
-        rng = self.rng
+    def _crop(self, rng: np.random.Generator) -> np.ndarray:
         if self.photos and rng.random() < 0.08:
             picture = self.photos[rng.integers(len(self.photos))].astype(np.float32)
             step = int(rng.integers(1, 3))
@@ -103,6 +107,13 @@ def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
     return loss
 
 
+def autoencoder_loss(vae: VAE, pictures: Tensor, noise: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1], noise (B, C, H/8, W/8) -> reconstruction and KL term, a scalar."""
+    posterior = vae.posterior(pictures)
+    output = vae.decode(posterior.sample(noise) * vae.config.scaling_factor)
+    return reconstruction_loss(output.float(), pictures) + KL_WEIGHT * posterior.kl().float().mean()
+
+
 @torch.no_grad()
 def psnr(vae: VAE, pictures: Tensor) -> float:
     """Mean peak signal-to-noise ratio in dB of pictures (B, 3, H, W) in [-1, 1] after encoding and decoding."""
@@ -127,29 +138,25 @@ def main() -> None:
         vae.load_state_dict(torch.load(args.decoder_of, weights_only=True)["ema"])
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-    ema = EMA(vae, 0.998)
-    optimizer = MuonAdamW(vae, args.rate)
-    run = Run(args.out, {"model": vae, "ema": ema.model, "optimizer": optimizer}, args.steps)
-    run.resume()
-    examples = Examples(args.data, args.photos, seed=run.step)
-    heldout = examples.heldout(64)
+    crops = Crops(args.data, args.photos)
+    heldout = crops.heldout(MEASURED)
 
-    for step in run.steps():
-        optimizer.set_rate(args.rate * warmup_cosine(step, args.steps, 200))
-        pictures = examples.batch(args.batch).contiguous()
-        with torch.autocast("cpu", torch.bfloat16):
-            posterior = vae.posterior(pictures)
-            latents = posterior.sample(torch.randn_like(posterior.mean))
-            output = vae.decode(latents * CONFIG.scaling_factor)
-        loss = reconstruction_loss(output.float(), pictures) + KL_WEIGHT * posterior.kl().float().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        ema.update(vae, step)
-        run.record(args.batch, loss.item())
-        if step % 500 == 499:
-            print(f"step {step + 1}: PSNR {psnr(ema.model, heldout):.2f} dB on held-out pictures", flush=True)
+    def look(step: int, averaged: VAE) -> None:
+        decibels = psnr(averaged, heldout.to(averaged.quant_conv.weight.device))
+        print(f"step {step}: PSNR {decibels:.2f} dB on held-out pictures", flush=True)
+
+    fit(
+        vae,
+        autoencoder_loss,
+        lambda generator: crops.batch(args.batch, generator),
+        args.out,
+        rate=args.rate,
+        schedule=cosine,
+        warmup=WARMUP,
+        ema_decay=EMA_DECAY,
+        steps=args.steps,
+        look=look,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,181 @@
+"""What holds for every input: settings in pictures and links come back, prompts are read, grids stay in range."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from urllib.parse import parse_qsl
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from stable_diffusion.loading.config import SchedulerConfig
+from stable_diffusion.prompt import EMPHASIS, parse_weights
+from stable_diffusion.schedule import NoiseSchedule, karras_sigmas
+from ui.link import KINDS, from_query, to_query
+from ui.metadata import parse_infotext, write_infotext
+from ui.options import FITS, MAX_GUIDANCE, MAX_IMAGES, MAX_SEED, MAX_STEPS, SAMPLERS
+from ui.request import Request
+
+# Where CI is set, Hypothesis draws the same examples every time.
+every_input = settings(deadline=None, max_examples=100)
+
+seeds = st.integers(0, MAX_SEED)
+sides = st.integers(1, 512).map(lambda units: 8 * units)
+model_names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+requests = st.builds(
+    Request,
+    prompt=st.text(max_size=60),
+    negative_prompt=st.text(max_size=60),
+    num_inference_steps=st.integers(1, MAX_STEPS),
+    guidance_scale=st.integers(0, int(10 * MAX_GUIDANCE)).map(lambda tenths: tenths / 10),
+    height=sides,
+    width=sides,
+    sampler=st.sampled_from(sorted(SAMPLERS)),
+    seed=seeds,
+    num_images=st.integers(1, MAX_IMAGES),
+)
+photo_requests = st.builds(
+    replace,
+    requests,
+    photo=st.just("photo.png"),
+    strength=st.integers(1, 100).map(lambda hundredths: hundredths / 100),
+    fit=st.sampled_from(sorted(FITS)),
+)
+
+
+# Settings in a picture.
+
+
+@every_input
+@given(requests | photo_requests, model_names, st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)))
+def test_infotext_comes_back(request: Request, model: str, stopped_at: tuple[int, int] | None) -> None:
+    # A line that starts the negative prompt is all that tells the two apart.
+    assume("\nNegative prompt: " not in f"\n{request.prompt}")
+    names = ["num_inference_steps", "guidance_scale", "seed", "width", "height", "sampler"]
+    names += ["strength"] if request.photo is not None else []
+    expected = {name: getattr(request, name) for name in names}
+    expected |= {"prompt": request.prompt.strip(), "negative_prompt": request.negative_prompt.strip()}
+    assert parse_infotext(write_infotext(request, request.seed, model, stopped_at)) == expected
+
+
+@every_input
+@given(st.text() | st.text().map("prompt\nSteps: {}".format) | st.text(st.sampled_from('ab:, "\\1\n')))
+def test_any_text_is_read_as_infotext(text: str) -> None:
+    read = parse_infotext(text)
+    assert {"prompt", "negative_prompt"} <= read.keys() <= {"strength", *KINDS}
+
+
+# Settings in a link.
+
+
+@every_input
+@given(requests | photo_requests, st.none() | model_names)
+def test_a_link_comes_back(request: Request, model: str | None) -> None:
+    request = replace(request, model=model)
+    read = from_query(dict(parse_qsl(to_query(request))))
+    assert replace(Request(**read), photo=request.photo) == request
+
+
+@every_input
+@given(st.dictionaries(st.sampled_from([*KINDS, "other"]), st.text(max_size=10)))
+def test_any_link_is_read(query: dict[str, str]) -> None:
+    read = from_query(query)
+    assert read.keys() <= query.keys() & KINDS.keys()
+    assert all(isinstance(value, KINDS[name]) for name, value in read.items())
+
+
+# Weighted prompts: characters with their weights, whatever the texts that they come in.
+
+Characters = list[tuple[str, float]]
+
+
+def characters(prompt: str) -> Characters:
+    (part,) = parse_weights(prompt)
+    return [(character, weight) for text, weight in part for character in text]
+
+
+def bracketed(inner: st.SearchStrategy[tuple[str, Characters]]) -> st.SearchStrategy[tuple[str, Characters]]:
+    """Prompts with what they mean, side by side and in brackets of three kinds."""
+    weights = st.integers(-500, 500).map(lambda hundredths: hundredths / 100)
+
+    def wrap(prompt: tuple[str, Characters], form: str, weight: float) -> tuple[str, Characters]:
+        text, meant = prompt
+        return form.format(text, weight), [(character, weight * factor) for character, factor in meant]
+
+    return st.one_of(
+        st.lists(inner, max_size=3).map(
+            lambda prompts: ("".join(text for text, _ in prompts), [one for _, meant in prompts for one in meant])
+        ),
+        st.builds(wrap, inner, st.just("({0})"), st.just(EMPHASIS)),
+        st.builds(wrap, inner, st.just("[{0}]"), st.just(1 / EMPHASIS)),
+        st.builds(wrap, inner, st.just("({0}:{1})"), weights),
+    )
+
+
+plain = st.text("ab ,:é狐", max_size=5).map(lambda text: (text, [(character, 1.0) for character in text]))
+
+
+@every_input
+@given(st.recursive(plain, bracketed, max_leaves=12))
+def test_nested_weights_multiply_and_only_brackets_go(prompt: tuple[str, Characters]) -> None:
+    text, meant = prompt
+    read = characters(text)
+    assert [character for character, _ in read] == [character for character, _ in meant]
+    assert [weight for _, weight in read] == pytest.approx([weight for _, weight in meant])
+
+
+@every_input
+@given(st.text("ab :1.5()[]\\") | st.text())
+def test_any_prompt_is_read_without_losing_a_letter(prompt: str) -> None:
+    assume("BREAK" not in prompt)
+    read = "".join(character for character, _ in characters(prompt))
+    assert list(filter(str.isalpha, read)) == list(filter(str.isalpha, prompt))
+    rest = iter(prompt)
+    assert all(character in rest for character in read), "what is read stands in the prompt in this order"
+
+
+@every_input
+@given(st.text("ab :1.5()[]\\") | st.text())
+def test_escaped_text_is_text(text: str) -> None:
+    assume("BREAK" not in text)
+    escaped = re.sub(r"[()\[\]\\]", r"\\\g<0>", text)
+    assert characters(escaped) == [(character, 1.0) for character in text]
+
+
+# Timesteps and noise levels.
+
+
+@every_input
+@given(
+    total=st.integers(1, 1000), data=st.data(), spacing=st.sampled_from(["leading", "linspace", "trailing"]),
+    offset=st.integers(0, 1), spare=st.integers(0, 1),
+)  # fmt: skip
+def test_grids_have_n_descending_timesteps_in_range(
+    total: int, data: st.DataObject, spacing: str, offset: int, spare: int
+) -> None:
+    schedule = NoiseSchedule(SchedulerConfig(num_train_timesteps=total, steps_offset=offset))
+    assume(total > spare)
+    n = data.draw(st.integers(1, total - spare), "num_inference_steps")
+    if spacing == "leading" and (n + spare - 1) * (total // (n + spare)) + offset >= total:
+        with pytest.raises(ValueError, match=f"num_inference_steps {n} with steps_offset {offset} reaches timestep"):
+            schedule.timesteps(n, spacing, spare=spare)
+        return
+    grid = schedule.timesteps(n, spacing, spare=spare)
+    assert grid.shape == (n,)
+    assert (np.diff(grid) < 0).all()
+    assert grid[-1] >= 0
+    assert grid[0] <= total - 1
+    if spacing != "trailing":
+        assert np.array_equal(grid, schedule.timesteps(n + spare, spacing)[:n])
+
+
+@every_input
+@given(low=st.floats(1e-3, 1.0), ratio=st.floats(1.01, 1e6), n=st.integers(2, 1000))
+def test_karras_sigmas_descend_between_their_ends(low: float, ratio: float, n: int) -> None:
+    sigmas = karras_sigmas(low, low * ratio, n)
+    assert sigmas.shape == (n,)
+    assert sigmas[[0, -1]] == pytest.approx([low * ratio, low], rel=1e-9)
+    assert (np.diff(sigmas) < 0).all()

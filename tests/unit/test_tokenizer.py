@@ -1,0 +1,86 @@
+"""One tokenizer serves many threads: nothing that reads a text changes it, and what it gives is transformers' own."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from transformers import CLIPTokenizer
+
+from stable_diffusion.heatmap import prompt_words
+from stable_diffusion.loading.config import CLIPTextConfig
+from stable_diffusion.loading.tokenizer import encode_text, frame, load_tokenizer
+from stable_diffusion.prompt import tokenize
+from tests.tiny import KINDS, configs, save_tokenizer
+
+TEXTS = [
+    "",
+    "a red fox",
+    "the moon, a photo of the sun",
+    "red " * 75,
+    "blue cat " * 60,
+    "<|endoftext|> fox",
+    "日本 ß é",
+]
+
+
+@pytest.fixture(params=KINDS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    save_tokenizer(tmp_path, request.param)
+    return tmp_path
+
+
+@pytest.fixture
+def config() -> CLIPTextConfig:
+    return CLIPTextConfig.from_dict(configs("sd1")["text_encoder"])
+
+
+def framed(folder: Path, text: str) -> list[list[int]]:
+    """What diffusers would give the text tower."""
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
+    return tokenizer([text], padding="max_length", max_length=77, truncation=True).input_ids
+
+
+def test_ids_are_those_of_transformers(folder: Path, config: CLIPTextConfig) -> None:
+    tokenizer = load_tokenizer(folder, config)
+    for text in TEXTS:
+        assert tokenize(tokenizer, text).ids.tolist() == framed(folder, text)
+        alone = encode_text(tokenizer, text).ids
+        assert alone == tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        assert frame(tokenizer, alone, len(alone) + 2) == tokenizer(text, verbose=False).input_ids
+
+
+def test_padding_and_truncation_left_set_do_not_count(folder: Path, config: CLIPTextConfig) -> None:
+    """A file may carry them, and calling the tokenizer leaves them behind."""
+    settings = json.loads((folder / "tokenizer.json").read_text())
+    settings["truncation"] = {"max_length": 5, "stride": 0, "strategy": "LongestFirst", "direction": "Right"}
+    settings["padding"] = {
+        **{"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None},
+        **{"pad_id": 0, "pad_type_id": 0, "pad_token": "!"},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(folder, config)
+    assert tokenizer.backend_tokenizer.padding is None
+    assert tokenizer.backend_tokenizer.truncation is None
+    expected = encode_text(tokenizer, "a red fox and the blue moon").ids
+    assert len(expected) > 5
+    tokenizer("fox", padding="max_length", max_length=5, truncation=True)
+    assert encode_text(tokenizer, "a red fox and the blue moon").ids == expected
+    assert len(encode_text(tokenizer, "a").ids) == 1
+
+
+def test_eight_threads_read_one_tokenizer(folder: Path, config: CLIPTextConfig) -> None:
+    tokenizer = load_tokenizer(folder, config)
+
+    def read(number: int) -> object:
+        text = TEXTS[number % len(TEXTS)]
+        plain, weighted = tokenize(tokenizer, text), tokenize(tokenizer, f"({text}:1.2)", "weighted")
+        words = prompt_words(tokenizer, text)
+        return plain.ids.tolist(), plain.count, plain.dropped, weighted.ids.tolist(), weighted.count, words
+
+    alone = [read(number) for number in range(len(TEXTS))]
+    with ThreadPoolExecutor(8) as threads:
+        for number, found in enumerate(threads.map(read, range(2000))):
+            assert found == alone[number % len(TEXTS)]

@@ -1,0 +1,292 @@
+"""The training loop of every network here, told what differs: the model, its loss, its batches, its rate and budget.
+
+`accelerate` finds the device, runs the loss in bfloat16 where that is computed and not emulated, and joins several
+processes that `accelerate launch` started: each draws batches of its own, and all take the same step.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .optimizer import MuonAdamW
+
+MAX_GRADIENT_NORM = 1.0
+EMA_EVERY = 4  # steps; averaging costs less than at every one, and is as smooth
+SAVE_MINUTES, LOOK_MINUTES = 4.0, 10.0
+LOG_EVERY = 50  # steps
+
+Draw = Callable[[torch.Generator], tuple[Tensor, ...]]
+"""A batch of B examples, every tensor (B, ...) on the CPU, with all the chance that the loss needs."""
+Loss = Callable[..., Tensor]
+"""(model, *batch) -> a scalar."""
+Look = Callable[[int, nn.Module], None]
+"""(step, averaged model): what to show or measure now and then."""
+
+
+def fit(
+    model: nn.Module,
+    loss: Loss,
+    draw: Draw,
+    out: Path,
+    *,
+    rate: float,
+    schedule: Callable[[float], float],
+    warmup: int,
+    ema_decay: float,
+    steps: int | None = None,
+    minutes: float | None = None,
+    stage: str = "all",
+    look: Look | None = None,
+) -> None:
+    """Train `model` in the folder `out`, going on from the checkpoint there, until its budget is used up.
+
+    A step's batch depends on its number alone, so that a run killed and started again sees what it would have seen.
+
+    rate: the highest learning rate; it rises over `warmup` steps and is multiplied by `schedule` of the share of the
+        budget that is used, in [0, 1).
+    ema_decay: of the averaged weights, a step.
+    steps, minutes: the budget; whichever ends first. `minutes` are those of `stage`, over all restarts.
+    """
+    clock = Clock(stage, steps=steps, minutes=minutes)
+    # Told that there are processors alone, it joins processes on them; left to find out, each would train for itself
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision())
+    device, chief = accelerator.device, accelerator.is_main_process
+    objective = accelerator.prepare(Objective(model, loss))  # moves the weights, which optimizer and average then hold
+    ema, optimizer = EMA(model, ema_decay), MuonAdamW(model, rate)
+    checkpoint = Checkpoint(out, {"model": model, "ema": ema.model, "optimizer": optimizer, "clock": clock})
+    step, samples = checkpoint.load()
+    log = Log(out / "log.jsonl", device, samples, clock.progress(step))
+    save_due, look_due = Every(SAVE_MINUTES), Every(LOOK_MINUTES)
+    generator = torch.Generator()
+    clock.start()
+    with plain_attention(device):
+        while (progress := _agreed(accelerator, clock.progress(step))) < 1:
+            optimizer.set_rate(rate * min(1.0, (step + 1) / warmup) * schedule(progress))
+            with log.part("data"):
+                generator.manual_seed(step * accelerator.num_processes + accelerator.process_index)
+                batch = [tensor.to(device) for tensor in draw(generator)]
+            with log.part("network"):
+                value = objective(*batch)
+                optimizer.zero_grad()
+                accelerator.backward(value)
+            with log.part("optimizer"):
+                accelerator.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+                optimizer.step()
+                ema.update(model, step)
+            step, samples = step + 1, samples + len(batch[0]) * accelerator.num_processes
+            clock.tick()
+            if chief:
+                log.record(step, samples, value.detach(), clock.progress(step))
+                if save_due():
+                    checkpoint.save(step, samples)
+                if look and look_due():
+                    look(step, ema.model)
+        if chief:
+            checkpoint.save(step, samples)
+            if look:
+                look(step, ema.model)
+    accelerator.wait_for_everyone()  # until the checkpoint is there
+
+
+def precision() -> str:
+    """accelerate's name for the precision to train in: bfloat16 unless the processor would only emulate it."""
+    if torch.cuda.is_available():
+        computed = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        computed = torch.cpu._is_avx512_bf16_supported()
+    return "bf16" if computed else "no"
+
+
+@contextmanager
+def plain_attention(device: torch.device) -> Iterator[None]:
+    """On CPUs, attention without the fused kernel, whose backward pass is slow: it took a third of a U-Net's step."""
+    if device.type != "cpu":
+        yield
+        return
+    allowed = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # in spite of its name for CPUs too: no float32 copies
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(allowed)
+
+
+def _agreed(accelerator: Accelerator, progress: float) -> float:
+    """The main process's progress: clocks differ, and who stops alone leaves the others waiting."""
+    if accelerator.num_processes == 1:
+        return progress
+    return broadcast(torch.tensor(progress, device=accelerator.device)).item()
+
+
+class Objective(nn.Module):
+    """A model with its loss. Processes share the gradients of a module's forward pass, so that this has to be one."""
+
+    def __init__(self, model: nn.Module, loss: Loss):
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, *batch: Tensor) -> Tensor:
+        """Tensors (B, ...) -> the loss, a scalar."""
+        return self.loss(self.model, *batch)
+
+
+class EMA:
+    """Exponential moving average of a model's weights, which draws better than the last step's (arXiv:2006.11239)."""
+
+    def __init__(self, model: nn.Module, decay: float):
+        """decay: a step."""
+        self.decay = decay**EMA_EVERY
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Move towards `model`, at every `EMA_EVERY`th step; the window grows, so that the start is soon forgotten."""
+        if step % EMA_EVERY:
+            return
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
+
+
+def cosine(progress: float, floor: float = 0.02) -> float:
+    """Rate schedule: half a cosine from 1 down to `floor` over the whole budget (arXiv:1608.03983)."""
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def linear_end(share: float) -> Callable[[float], float]:
+    """Rate schedule: 1, and over the last `share` of the budget a line down to 0; 0 has no such end."""
+    return lambda progress: min(1.0, (1 - progress) / share) if share else 1.0
+
+
+class Clock:
+    """What a stage has used of its budget. Seconds by stage are kept in the checkpoint: they survive a kill."""
+
+    def __init__(self, stage: str, *, steps: int | None = None, minutes: float | None = None):
+        if steps is None and minutes is None:
+            raise ValueError("steps and minutes are both None: give one, or training has no end")
+        for name, value in (("steps", steps), ("minutes", minutes)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, got {value}")
+        self.stage, self.steps, self.minutes = stage, steps or math.inf, minutes or math.inf
+        self.seconds: dict[str, float] = {stage: 0.0}
+        self.start()
+
+    def start(self) -> None:
+        """Count from now."""
+        self._last = time.monotonic()
+
+    def tick(self) -> None:
+        """Count up to now."""
+        now = time.monotonic()
+        self.seconds[self.stage] += now - self._last
+        self._last = now
+
+    def progress(self, step: int) -> float:
+        """Share of the budget that is used after `step` steps, in [0, 1]."""
+        return min(1.0, max(step / self.steps, self.seconds[self.stage] / (60 * self.minutes)))
+
+    def state_dict(self) -> dict[str, float]:
+        return dict(self.seconds)
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.seconds = {self.stage: 0.0, **state}
+
+
+class Every:
+    """Whether so many minutes have passed since it last said so."""
+
+    def __init__(self, minutes: float):
+        self.seconds, self._last = 60 * minutes, time.monotonic()
+
+    def __call__(self) -> bool:
+        due = time.monotonic() - self._last > self.seconds
+        if due:
+            self._last = time.monotonic()
+        return due
+
+
+class Checkpoint:
+    """`checkpoint.pt` in the folder `out`: the state of every part, which has `state_dict` and `load_state_dict`."""
+
+    def __init__(self, out: Path, parts: dict[str, object]):
+        out.mkdir(parents=True, exist_ok=True)
+        self.path, self.parts = out / "checkpoint.pt", parts
+
+    def load(self) -> tuple[int, int]:
+        """Give every part its saved state. Returns the steps taken and samples seen; 0 and 0 without a checkpoint."""
+        if not self.path.exists():
+            return 0, 0
+        saved = torch.load(self.path, weights_only=True, map_location="cpu")
+        for name, part in self.parts.items():
+            part.load_state_dict(saved[name])  # type: ignore[attr-defined]
+        print(f"resumed at step {saved['step']}", flush=True)
+        return saved["step"], saved["samples"]
+
+    def save(self, step: int, samples: int) -> None:
+        """Write beside the old checkpoint and swap them, so that a kill leaves one of the two whole."""
+        saved = {name: part.state_dict() for name, part in self.parts.items()}  # type: ignore[attr-defined]
+        partial = self.path.with_suffix(".partial")
+        torch.save(saved | {"step": step, "samples": samples}, partial)
+        os.replace(partial, self.path)
+
+
+class Log:
+    """A line every `LOG_EVERY` steps, printed and in a file: loss, samples a second, and where the time goes.
+
+    samples and progress: how many were seen, and what of the budget was used, where the run starts or goes on.
+    """
+
+    def __init__(self, path: Path, device: torch.device, samples: int, progress: float):
+        self.path, self.device = path, device
+        self._start(samples, progress)
+
+    def _start(self, samples: int, progress: float) -> None:
+        self._time, self._samples, self._progress = time.monotonic(), samples, progress
+        self._losses: list[Tensor] = []
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time of what is inside to this part of a step."""
+        started = time.monotonic()
+        yield
+        if self.device.type != "cpu":  # an accelerator has only queued its work when a call returns
+            torch.accelerator.synchronize()
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.monotonic() - started
+
+    def record(self, step: int, samples: int, loss: Tensor, progress: float) -> None:
+        """Note a step: how many have been taken, samples seen, its loss, and what of the budget is used."""
+        self._losses.append(loss)
+        if step % LOG_EVERY:
+            return
+        seconds = time.monotonic() - self._time
+        entry = {
+            "step": step,
+            "samples": samples,
+            "loss": torch.stack(self._losses).mean().item(),
+            "samples_per_second": (samples - self._samples) / seconds,
+            "shares": {name: part / seconds for name, part in self._seconds.items()},
+        }
+        with self.path.open("a") as log:
+            log.write(json.dumps(entry) + "\n")
+        left = seconds * (1 - progress) / (progress - self._progress)
+        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in entry["shares"].items())
+        print(
+            f"step {step}  {entry['samples_per_second']:.1f} samples/s  loss {entry['loss']:.4f}  "
+            f"{left / 60:.0f} min left  ({shares})",
+            flush=True,
+        )
+        self._start(samples, progress)
