@@ -39,6 +39,9 @@ LEAVE = """() => {
 }"""
 """Stop, before the first step has come: out of the line."""
 
+WAIT_NO_MORE = '(shown) => (shown.state === "waiting" ? {state: "idle"} : shown)'
+"""What the live view shows once nothing is waited for."""
+
 
 @dataclass(frozen=True)
 class View:
@@ -146,21 +149,24 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
     """Make Generate work: check at once, wait for the model, then in line, then run; and Stop, in all of that."""
     view, history = tab.view, tab.history
 
-    async def begin(values: Values) -> AsyncIterator[dict[Component, Any]]:
+    def begin(values: Values) -> dict[Component, Any]:
         with told_on_the_page():
-            model = tab.settings(values)["model"]
-        yield {
+            tab.settings(values)
+        return {
             view.live: live.waiting("next", "Waiting for your turn…"),
             view.generate: gr.Button(interactive=False),
             view.stop: gr.Button(interactive=True),
             view.stopping: threading.Event(),
         }
+
+    async def load(model: str, stopping: threading.Event) -> AsyncIterator[live.Message]:
         try:
             async for text, _ in holder.wait(model):
-                yield {view.live: live.waiting("next", f"{text}…")}
+                if not stopping.is_set():
+                    yield live.waiting("next", f"{text}…")
         except Exception as error:
             sentence = explain(error)
-            yield {view.live: live.failed("next", sentence)}
+            yield live.failed("next", sentence)
             raise page_error(sentence) from None
 
     def generate(values: Values) -> Iterator[dict[Component, Any]]:
@@ -188,10 +194,11 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
 
     inputs = {*tab.controls.values(), history.runs, view.stopping}
     buttons = [view.generate, view.stop]
-    started = view.generate.click(
+    begun = view.generate.click(
         begin, inputs, [view.live, *buttons, view.stopping], show_progress_on=view.line, **CHECKED
     )
-    finished = started.success(
+    loaded = begun.success(load, [tab.controls["model"], view.stopping], view.live, **CHECKED)
+    finished = loaded.success(
         generate,
         inputs,
         [view.live, *tab.shown, history.runs, history.gallery],
@@ -207,7 +214,8 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
 
     # Not `then`: after a failure, Gradio 6.31 does not do that. What is cancelled has failed, too.
     finished.success(idle, None, buttons, **QUIET)
-    for event in (started, finished):
+    for event in (loaded, finished):
+        event.failure(None, view.live, view.live, js=WAIT_NO_MORE, api_visibility="private")
         event.failure(idle, None, buttons, **QUIET)
 
     def halt(stopping: threading.Event | None) -> None:
@@ -215,9 +223,9 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
             stopping.set()
 
     # A run in progress ends itself, and keeps its picture; one that waits is cancelled.
-    view.stop.click(None, js=LEAVE % (tab.kind, tab.kind), api_visibility="private")
     view.stop.click(halt, view.stopping, None, **QUIET)
-    view.leave.click(live.idle, None, view.live, cancels=[started, finished], **QUIET)
+    view.stop.click(None, js=LEAVE % (tab.kind, tab.kind), api_visibility="private")
+    view.leave.click(None, cancels=[loaded, finished], queue=False, api_visibility="private")
 
 
 def warn(dropped: dict[str, str]) -> None:

@@ -1,9 +1,10 @@
-"""Whatever goes wrong in the middle of a run, it ends in a sentence, and the next run can begin."""
+"""What goes wrong in the middle of a run ends in a sentence, and who waits for a slow model keeps nobody waiting."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from stable_diffusion.pipeline import Pipeline, Step
 from ui.errors import NO_MEMORY, UNEXPECTED
-from ui.models import ModelHolder
+from ui.models import ModelHolder, OnProgress
 from ui.page import build_page, look
 
 from .conftest import PATIENCE, free_port
@@ -35,27 +36,44 @@ class FaultyPipeline(Pipeline):
 
 @pytest.fixture(scope="module")
 def faulty() -> Iterator[str]:
-    """The address of a page whose only fault is its pipeline."""
+    """The address of a page whose pipeline has faults, and whose model from the hub is not there before the end."""
+    released = threading.Event()
 
-    def load(*arguments: object) -> Pipeline:
+    def load(source: str | None, device: str | None, dtype: str | None, tell: OnProgress) -> Pipeline:
+        if source is not None:
+            tell("Downloading for ever", 0.5)
+            assert released.wait(PATIENCE)
         return FaultyPipeline(Pipeline.from_pretrained(device="cpu").models)
 
     page = build_page(ModelHolder(load=load))
     _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **look())
     yield address
+    released.set()
     page.close()
 
 
 @pytest.fixture
-def visitor(faulty: str, browser: Browser) -> Iterator[Visitor]:
+def visit(faulty: str, browser: Browser) -> Iterator[Callable[[], Page]]:
+    """A function that opens that page as one more visitor."""
+    contexts = []
+
+    def open_page() -> Page:
+        contexts.append(browser.new_context(viewport={"width": 1280, "height": 1000}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(faulty)
+        page.locator("#t2i-generate").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def visitor(visit: Callable[[], Page]) -> Visitor:
     """A visitor of that page."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    page: Page = context.new_page()
-    page.set_default_timeout(PATIENCE)
-    page.goto(faulty)
-    page.locator("#t2i-generate").wait_for()
-    yield Visitor(page)
-    context.close()
+    return Visitor(visit())
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -87,3 +105,28 @@ def test_a_comparison_that_fails_ends_in_a_sentence(visitor: Visitor):
 def test_a_program_gets_the_sentence_too(faulty: str, fault: str):
     with pytest.raises(AppError, match=SENTENCES[fault]):
         Client(faulty, verbose=False).predict(fault, api_name="/text2image")
+
+
+def test_while_one_waits_for_a_model_others_draw_and_who_stops_is_free(visit: Callable[[], Page]):
+    first, second = Visitor(visit()), Visitor(visit())
+    first.page.locator("#model input").click()
+    first.page.get_by_role("option", name="Stable Diffusion 1.5").click()
+    first.ask("a cat", steps=2)
+    first.generate()
+    expect(first.view).to_contain_text("Downloading for ever")
+    third = visit()
+    third.locator("#model input").click()
+    third.get_by_role("option", name="Stable Diffusion 1.5").click()
+    third.get_by_role("tab", name="Inside", exact=True).click()
+    second.ask("a dog", steps=2)
+    second.generate()
+    second.wait_until("finished")
+    second.page.get_by_role("tab", name="Inside", exact=True).click()
+    expect(second.page.locator("#inside-noise .pictures img")).to_have_count(4)
+    first.stop()
+    first.wait_until("idle")
+    expect(first.page.locator("#t2i-generate")).to_be_enabled()
+    first.page.locator("#model input").click()
+    first.page.get_by_role("option", name="emoji").click()
+    first.generate()
+    first.wait_until("finished")
