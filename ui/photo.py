@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gradio as gr
 from gradio.data_classes import ImageData
 
@@ -24,3 +26,10 @@ class PhotoInput(gr.Image):
 def photo_input(**options: object) -> PhotoInput:
     """A photo input with the settings that keep Gradio from changing the file."""
     return PhotoInput(type="filepath", image_mode=None, **options)
+
+
+def photo_path(value: str | Path | None) -> str:
+    """The uploaded photo's path; ValueError where none was given."""
+    if value is None:
+        raise ValueError("image is missing: upload a photo, or pick an example below")
+    return str(value)
