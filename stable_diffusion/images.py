@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps
-from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from torch import Tensor
 
 from .request import FIT_LABELS
@@ -74,7 +74,7 @@ def _open(label: str, file: BinaryIO) -> Image.Image:
     if HEIC.match(head):
         raise ImageError(f"{label} is HEIC: save it as JPEG (iPhone: Settings > Camera > Formats > Most Compatible)")
     for factory, accepts in (Image.OPEN[name] for name in FORMATS if name in Image.OPEN):
-        if accepts(head[:16]) is True:  # a text where Pillow was built without the format
+        if accepts is not None and accepts(head[:16]) is True:  # a text where Pillow was built without the format
             file.seek(0)
             return factory(file, "")
     if b"<svg" in head:
@@ -104,6 +104,7 @@ def _check_tiles(label: str, image: Image.Image, file: BinaryIO) -> None:
     entries = file.read(min(count, 65_535) * size)
     if len({entries[start : start + 2] for start in range(0, len(entries), size)}) != count:
         raise ValueError("a tag of its directory stands twice, or is cut off")
+    assert isinstance(image, TiffImageFile)
     _checked_size(f"a tile of {label}", *(image.tag_v2.get(tag, 1) for tag in (TILEWIDTH, TILELENGTH)))
 
 
@@ -160,6 +161,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
         converted = ImageCms.profileToProfile(image, BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode=mode)
     except ImageCms.PyCMSError:  # broken, or of another kind of picture
         return image.convert(mode)
+    assert converted is not None  # it is where the conversion is not in place
     if mode == "RGBA":
         converted.putalpha(image.getchannel("A"))
     return converted

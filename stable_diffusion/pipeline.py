@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -115,7 +115,7 @@ class Run:
         self._sampling.close()
         self.query = None
 
-    def steps(self, denoise: Callable[[Sequence[Query]], list[Tensor]] | None = None) -> Iterator[Step]:
+    def steps(self, denoise: Callable[[Sequence[Query]], list[Tensor]] | None = None) -> Generator[Step, None, None]:
         """Drive the run to its end and give each step with its pictures; closing the iterator closes the run.
 
         denoise: what answers instead of the run's own denoiser, for whoever wants to look on.
@@ -192,7 +192,7 @@ class Pipeline:
         assert result is not None
         return result
 
-    def stream(self, request: Request | str, **settings: object) -> Iterator[Step]:
+    def stream(self, request: Request | str, **settings: object) -> Generator[Step, None, None]:
         """Yield every step of a request as it happens; close the generator to stop.
 
         request is a `Request`, or its prompt with `settings` under the names of `Request`'s fields. With an image it

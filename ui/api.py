@@ -66,9 +66,10 @@ def endpoint(holder: ModelHolder, names: list[str]) -> Callable[..., Iterator[An
             yield from answers(holder, given)
 
     required, kind = ("image", "prompt"), inspect.Parameter.POSITIONAL_OR_KEYWORD
-    function.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    parameters = [
         inspect.Parameter(name, kind, default=inspect.Parameter.empty if name in required else None) for name in names
-    )
+    ]
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return function
 
 

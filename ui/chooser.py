@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import html
-from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
-from .controls import QUIET, SAMPLED, SIZED, SizeSlider, bounds
+from .controls import QUIET, SAMPLED, SIZED, SizeSlider, Updates, bounds
 from .errors import explain
 from .models import ModelHolder
 from .tab import Tab
@@ -27,14 +25,14 @@ def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs
         name: str,
         previous: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> dict[Component, Any]:
+    ) -> Updates:
         try:
             async for text, share in holder.wait(name):
                 progress(share, desc=text)
         except Exception as error:
             sentence = html.escape(explain(error), quote=False)
             return {menu: previous, note: f"**{sentence}** The model stays as it was."}
-        updates = {before: name, note: ""}
+        updates: Updates = {before: name, note: ""}
         return updates if name == previous else updates | resize(holder, name, tabs)
 
     menu.focus(lambda name: name, menu, before, **QUIET)  # a link or the history may have chosen since
@@ -51,10 +49,10 @@ def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs
     )
 
 
-def resize(holder: ModelHolder, name: str, tabs: list[Tab]) -> dict[Component, Any]:
+def resize(holder: ModelHolder, name: str, tabs: list[Tab]) -> Updates:
     """The updates that give the controls a model's sizes and defaults."""
     defaults = holder.defaults_of(name)
-    updates: dict[Component, Any] = {}
+    updates: Updates = {}
     for tab in tabs:
         for control in SIZED:
             updates[tab.controls[control]] = SizeSlider(**bounds(defaults), value=defaults.side)

@@ -5,18 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from stable_diffusion.request import PREVIEW_LABELS, SAMPLER_LABELS, Defaults
 
 from .limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SLIDER_STEPS
 from .models import ModelHolder
 
-Controls = dict[str, Component]
-"""Argument name -> the component that holds its value."""
+Controls = dict[str, Any]
+"""Argument name -> the component that holds its value; `Any`, for each kind has its own events."""
 
-Values = dict[Component, Any]
+Values = dict[Block, Any]
 """Component -> its value, as an event gets them whose inputs are a set."""
+
+Updates = dict[Block, Any]
+"""Component -> its new value or its new properties, as an event answers."""
 
 SIZED = ("width", "height")
 SAMPLED = ("num_inference_steps", "guidance_scale", "sampler")
@@ -43,7 +46,7 @@ class SizeSlider(gr.Slider):
         return payload
 
 
-def bounds(defaults: Defaults) -> dict[str, int]:
+def bounds(defaults: Defaults) -> dict[str, Any]:
     """The bounds and the step of a `SizeSlider` for a model."""
     return {"minimum": defaults.min_side, "maximum": defaults.max_side, "step": defaults.side_step}
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from stable_diffusion.request import Request
 
+from .controls import Updates
 from .files import keep, stem
 from .film import keep_film
 from .link import to_query
@@ -72,7 +72,7 @@ class History:
             render=False,
         )
 
-    def add(self, runs: list[Kept], run: Kept) -> dict[Component, Any]:
+    def add(self, runs: list[Kept], run: Kept) -> Updates:
         """The updates that add a run to those of a visitor."""
         runs = trim([run, *runs])
         return {self.runs: runs, self.gallery: [file for run in runs for file in run.files]}

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from stable_diffusion.request import FIT_LABELS, steps_for_strength
 from ui import live
 
-from .controls import QUIET, Controls, Values, more_controls, prompt_controls, sampling_controls
+from .controls import QUIET, Controls, Updates, Values, more_controls, prompt_controls, sampling_controls
 from .errors import told_on_the_page
 from .files import keep
 from .history import History, Kept
@@ -42,7 +42,7 @@ START_HINT = "<p class='hint'>Here you will see what the run starts from: the ph
 class PhotoTab(Tab):
     """A tab whose requests need a photo, and which shows it beside what became of it."""
 
-    slider: gr.ImageSlider | None = None
+    slider: gr.ImageSlider
 
     def settings(self, values: Values) -> dict[str, Any]:
         """What the controls ask for; ValueError where that can't be meant, or the photo is missing."""
@@ -50,11 +50,11 @@ class PhotoTab(Tab):
         return super().settings(values)
 
     @property
-    def shown(self) -> list[Component]:
+    def shown(self) -> list[Block]:
         """The components that `show` updates."""
         return [*super().shown, self.slider]
 
-    def show(self, run: Kept) -> dict[Component, Any]:
+    def show(self, run: Kept) -> Updates:
         """The updates that show a run that is over, its photo too, for as long as the upload is kept."""
         if not Path(str(run.request.image)).exists():
             return {**super().show(run), self.slider: gr.ImageSlider(visible=False)}

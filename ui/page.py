@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -66,7 +67,7 @@ def build_page(holder: ModelHolder) -> gr.Blocks:
     return page.queue(max_size=QUEUE_SIZE)
 
 
-def look() -> dict[str, object]:
+def look() -> dict[str, Any]:
     """How the page looks, as arguments of `Blocks.launch`; all of it is served from here, none by another host."""
     theme = gr.themes.Base(
         primary_hue=gr.themes.colors.teal,

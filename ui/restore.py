@@ -10,7 +10,7 @@ from gradio.components import Component
 
 from ui import live
 
-from .controls import CHECKED, QUIET, SIZED, SizeSlider, bounds
+from .controls import CHECKED, QUIET, SIZED, SizeSlider, Updates, bounds
 from .errors import told_on_the_page
 from .film import read_film
 from .history import History, Kept, at
@@ -18,8 +18,6 @@ from .link import from_query
 from .metadata import read_infotext
 from .models import ModelHolder
 from .tab import Tab, shown
-
-Updates = dict[Component, Any]
 
 
 def fill(tab: Tab, settings: dict[str, Any], holder: ModelHolder) -> Updates:
@@ -59,7 +57,7 @@ def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, h
     def restore(runs: list[Kept], event: gr.SelectData) -> Updates:
         run = at(runs, event.index)
         tab = tabs[run.kind]
-        updates = {pages: gr.Tabs(selected=run.kind)} | fill(tab, run.settings, holder)
+        updates: Updates = {pages: gr.Tabs(selected=run.kind)} | fill(tab, run.settings, holder)
         try:
             film = read_film(run.film)
         except ValueError as error:
@@ -105,7 +103,8 @@ def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:
     photo, prompt = (tabs["i2i"].controls[name] for name in ("image", "prompt"))
 
     def use(run: Kept | None) -> Updates:
-        return {photo: shown(run).files[0], prompt: run.request.prompt, pages: gr.Tabs(selected="i2i")}
+        made = shown(run)
+        return {photo: made.files[0], prompt: made.request.prompt, pages: gr.Tabs(selected="i2i")}
 
     for tab in tabs.values():
         tab.view.use.click(use, tab.view.last, [photo, prompt, pages], **CHECKED)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from ui import live
 
-from .controls import CHECKED, QUIET, Controls, Values, settings_of
+from .controls import CHECKED, QUIET, Controls, Updates, Values, settings_of
 from .errors import explain, page_error, told_on_the_page
 from .files import keep, stem
 from .film import animation, pictures, read_film, strip
@@ -83,11 +83,11 @@ class Tab:
         return settings
 
     @property
-    def shown(self) -> list[Component]:
+    def shown(self) -> list[Block]:
         """The components that `show` updates."""
         return [self.view.results, self.view.last, self.view.after, self.view.files]
 
-    def show(self, run: Kept) -> dict[Component, Any]:
+    def show(self, run: Kept) -> Updates:
         """The updates that show a run that is over, apart from its film."""
         view = self.view
         return {
@@ -149,7 +149,7 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
     """Make Generate work: check at once, wait for the model, then in line, then run; and Stop, in all of that."""
     view, history = tab.view, tab.history
 
-    def begin(values: Values) -> dict[Component, Any]:
+    def begin(values: Values) -> Updates:
         with told_on_the_page():
             tab.settings(values)
         return {
@@ -169,7 +169,7 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
             yield live.failed("next", sentence)
             raise page_error(sentence) from None
 
-    def generate(values: Values) -> Iterator[dict[Component, Any]]:
+    def generate(values: Values) -> Iterator[Updates]:
         stopping, run_id, film = values[view.stopping], live.new_run(), []
         if stopping.is_set():
             yield {view.live: live.idle()}
@@ -192,7 +192,7 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
             yield {view.live: live.failed(run_id, sentence)}
             raise page_error(sentence) from None
 
-    inputs = {*tab.controls.values(), history.runs, view.stopping}
+    inputs: set[Block] = {*tab.controls.values(), history.runs, view.stopping}
     buttons = [view.generate, view.stop]
     begun = view.generate.click(
         begin, inputs, [view.live, *buttons, view.stopping], show_progress_on=view.line, **CHECKED
@@ -250,6 +250,7 @@ def save_film(run: Kept | None) -> gr.File:
         frames = pictures(read_film(shown(run).film))
         if not frames:
             raise ValueError("This run had no previews: choose a live preview.")
+        assert request.seed is not None, "a run that is over has its seed"
         name = stem(request.prompt, request.seed)
         return gr.File(
             [keep(f"{name}.webp", animation(frames)), keep(f"{name}-strip.png", strip(frames))], visible=True

@@ -70,7 +70,9 @@ def comparisons(pipeline: Pipeline, request: Request, names: list[str]) -> Itera
     paths: list[dict[str, Any]] = []
     latents: list[dict[str, Any]] = []
     for name in names:
-        row, guesses, states = {"label": SAMPLER_LABELS[name], "frames": []}, [], []
+        row: dict[str, Any] = {"label": SAMPLER_LABELS[name], "frames": []}
+        guesses: list[Tensor] = []
+        states: list[Tensor] = []
         for step in pipeline.stream(dataclasses.replace(request, sampler=name)):
             guesses.append(step.denoised)
             # Euler's latents grow with sigma: comparable are those of unit variance.
