@@ -69,7 +69,7 @@ def test_nothing_at_run_time_imports_what_made_or_measures_the_model(path: Path)
     assert not [name for name in imports(path) if starts(name, *BEHIND_THE_PAGE)]
 
 
-@pytest.mark.parametrize("folder", ["training", "benchmarks", "tests/unit", "tests/parity"])
+@pytest.mark.parametrize("folder", ["training", "benchmarks", "tests/parity"])
 def test_gradio_stays_on_the_page(folder: str) -> None:
     """Only app.py and ui/ import gradio; the page's own tests do so too."""
     assert not [module(path) for path in sources(folder) for name in imports(path) if starts(name, "gradio")]
