@@ -6,7 +6,7 @@ import math
 
 GAIN = 0.95
 """A row of the larger batch must cost at most this much of the smaller's to be worth the longer turn."""
-TRIES = 3  # the first batches of a size also pay for its preparation, and other programs may disturb any
+TRIES = 6  # the first batches of a size also pay for its preparation, and other programs may disturb any
 LONGEST_TURN = 1.0  # seconds: leaving, and a newcomer's first step, wait for the turn that is under way
 REST = 256
 

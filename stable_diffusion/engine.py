@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import statistics
 import threading
@@ -66,6 +67,7 @@ class Engine:
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
+        atexit.register(self.close)  # an interpreter that goes while a thread is inside torch ends in an abort
 
     def submit(self, begin: Begin, owner: Hashable) -> Ticket:
         """Get in line. begin is called on the engine's thread when there is a place; what it raises ends the ticket.
@@ -110,6 +112,7 @@ class Engine:
 
     def close(self) -> None:
         """End the thread after its turn, and with a RuntimeError all runs that are not over."""
+        atexit.unregister(self.close)
         with self._changed:
             self._closed = True
             self._changed.notify()

@@ -208,6 +208,29 @@ def test_first_come_first_drawn(pipe: Pipeline) -> None:
     engine.close()
 
 
+def test_the_wait_is_told_by_how_fast_the_others_are(pipe: Pipeline) -> None:
+    now, told, gate = [0.0], [], Gate()
+
+    def look(queries: Sequence[Query]) -> None:
+        gate(queries)
+        if queries[0].guidance_scale == 5.0:
+            told.append([ticket.expected_wait for ticket in waiting])
+            now[0] += 2.0
+
+    engine = Engine(max_running=1, clock=lambda: now[0])
+    network = watched(pipe, look)
+    request = Request("a", num_inference_steps=6, guidance_scale=5.0, preview="none")
+    first = engine.submit(beginning(pipe, request, network), 0)
+    assert gate.reached.wait(30)
+    begin = beginning(pipe, Request("a", num_inference_steps=1), network)
+    waiting = [engine.submit(begin, i) for i in (1, 2)]
+    gate.open()
+    list(first)
+    # After n steps of 2 s, 6 - n remain, and whoever is second in line also waits for another run like this one.
+    assert told[1:] == [[2.0 * (6 - n), 2.0 * (6 - n) + 12.0] for n in range(1, 6)]
+    engine.close()
+
+
 def test_a_line_has_an_end(pipe: Pipeline) -> None:
     engine, gate = Engine(max_running=1, max_waiting=2), Gate()
     begin = beginning(pipe, Request("a fox", num_inference_steps=1), watched(pipe, gate))
@@ -355,11 +378,9 @@ def test_visitors_see_their_own_steps_alone(pipe: Pipeline, engine: Engine) -> N
     assert seeds == {seed: {seed} for seed in tickets}
 
 
-@pytest.mark.parametrize("limit_cost", [lambda rows: 1 + rows, lambda rows: rows], ids=["batching pays", "does not"])
+@pytest.mark.parametrize("overhead", [8, 0], ids=["batching pays", "does not"])
 @pytest.mark.parametrize("greedy", [{"num_images": 4}, {"width": 128, "height": 128}], ids=["pictures", "size"])
-def test_the_greedy_leave_others_their_share(
-    pipe: Pipeline, greedy: dict[str, int], limit_cost: Callable[[int], int]
-) -> None:
+def test_the_greedy_leave_others_their_share(pipe: Pipeline, greedy: dict[str, int], overhead: int) -> None:
     """A visitor with 4 pictures of 150 steps beside one with 20 steps, counted in rows times pixels."""
     now = [0.0]
     work: Counter[float] = Counter()
@@ -368,7 +389,7 @@ def test_the_greedy_leave_others_their_share(
 
     def count(queries: Sequence[Query]) -> None:
         gate(queries)
-        now[0] += limit_cost(sum(query.rows for query in queries)) * queries[0].x.shape[-1]
+        now[0] += 1e-4 * (overhead + sum(query.rows for query in queries))
         for query in queries:
             work[query.guidance_scale] += query.rows * query.x.shape[-2:].numel()
         if work[4.0] == poor_work and not totals:
@@ -389,6 +410,23 @@ def test_the_greedy_leave_others_their_share(
     engine.close()
 
 
+def test_a_newcomer_does_not_starve_those_who_were_there(pipe: Pipeline, engine: Engine) -> None:
+    turns: list[float] = []
+    newcomers: list[Ticket] = []
+
+    def come(queries: Sequence[Query]) -> None:
+        turns.append(queries[0].guidance_scale)
+        if len(turns) == 40:  # another size, so that nobody rides along
+            request = Request("a", num_inference_steps=20, width=72, guidance_scale=4.0, preview="none")
+            newcomers.append(engine.submit(beginning(pipe, request, network), "new"))
+
+    network = watched(pipe, come)
+    request = Request("a", num_inference_steps=60, guidance_scale=5.0, preview="none")
+    assert last(engine.submit(beginning(pipe, request, network), "old")).result is not None
+    assert last(newcomers[0]).result is not None
+    assert 9 <= turns[40:60].count(5.0) <= 11
+
+
 def test_nobody_waits_for_a_crowd_of_another_size(pipe: Pipeline, engine: Engine) -> None:
     gate = Gate()
     network = watched(pipe, gate)
@@ -402,6 +440,35 @@ def test_nobody_waits_for_a_crowd_of_another_size(pipe: Pipeline, engine: Engine
     assert all(len(scales) == 1 for scales in turns)  # sizes do not mix
     gaps = np.diff([i for i, scales in enumerate(turns) if scales == {4.0}])
     assert gaps.max() <= 9  # not even if everybody else took a turn
+
+
+class NoLine:
+    """Where nobody waits."""
+
+    def position(self, ticket: Ticket) -> int:
+        return 0
+
+    def expected_wait(self, ticket: Ticket) -> float:
+        return 0.0
+
+
+def test_pictures_that_come_late_replace_no_newer_step(pipe: Pipeline) -> None:
+    ticket = Ticket("me", NoLine())
+    one, two, three, final = pipe.stream("a fox", num_inference_steps=4, seed=1, preview="none")
+    painted = replace(one, images=one.decoded())
+    reader = ticket.steps(every=1.0)  # None instead of waiting for ever, should a step be missing
+    for step in (one, two, painted):
+        ticket.publish(step)
+    assert [next(reader), next(reader)] == [two, painted]
+    ticket.publish(three)
+    late = ticket.steps(every=1.0)
+    assert [next(late), next(late)] == [painted, three]
+    ticket.publish(replace(three, images=three.decoded()))
+    ticket.publish(three)  # known by its pictures already
+    assert next(late).images is not None
+    ticket.publish(final)
+    ticket.publish(one)
+    assert list(late) == list(reader)[-1:] == list(ticket) == [final]
 
 
 def test_a_ticket_keeps_the_newest_step_and_the_last_for_ever(pipe: Pipeline, engine: Engine) -> None:
@@ -504,7 +571,7 @@ def test_limits_are_checked() -> None:
         Painter(share=1.0)
 
 
-def found_limit(seconds: Callable[[int], float], batches: int = 40) -> int:
+def found_limit(seconds: Callable[[int], float], batches: int = 100) -> int:
     """What a limit comes to when batches are always as large as it allows."""
     limit = BatchLimit()
     for _ in range(batches):
