@@ -310,7 +310,7 @@ class _Seat:
     def preview(self, step: Step, clock: Callable[[], float]) -> Preview:
         """The run's decoder, which knows what its previews took so far."""
         if self._preview is None:
-            self._preview = Preview(step.vae, self.run.request.preview, clock)
+            self._preview = Preview(step.vae, self.run.request.preview, clock, finish)
         return self._preview
 
     def seconds(self, now: float) -> float:

@@ -21,7 +21,9 @@ FLOORS = (
     {"model_converter", "model_loader"},
     {"lora"},
     {"pipeline"},
-    {"inside"},
+    {"inside", "ticket", "batch_limit"},
+    {"painter"},
+    {"engine"},
 )
 LIBRARY = "stable_diffusion"
 BEHIND_THE_PAGE = {"training", "tests", "benchmarks", "notebooks", "diffusers"}
