@@ -118,11 +118,11 @@ def dpmpp_2m_sde(
     return x
 
 
-def unipc(x: Tensor, steps: Steps, noise: Noise, order: int = 2) -> Sampling:
+def unipc(x: Tensor, steps: Steps, noise: Noise, order: int = 2, ending: int = 0) -> Sampling:
     """UniPC with B_2(h): each evaluation also corrects the step that led to it (Algorithm 1, arXiv:2302.04867)."""
     past: History = []
     origin, last = x, 0
-    for (here, there), reached in zip(steps, _orders(steps, order, ending=order), strict=True):
+    for (here, there), reached in zip(steps, _orders(steps, order, ending), strict=True):
         x_0 = yield x, here
         if past:
             x = _exponential_step(origin, past[0][0], here, _unify(past[:last], here, x_0))
@@ -172,10 +172,10 @@ def _orders(steps: Steps, order: int, ending: int) -> list[int]:
 
 
 def _extrapolate(past: History, there: Level, curved: bool, speed: float = 1) -> Tensor:
-    """The x_0 that, held constant over the step to `there`, makes it exact to the order of len(past).
+    """The x_0 that, held constant over the step to `there`, stands for the line through the newest evaluations.
 
-    From the derivatives of x_0 in half log-SNR, by divided differences (Eq. 13-14 of arXiv:2211.01095, and Appendix B
-    for the third order). curved: integrates the first one too, which at the second order takes x_0 half-way else.
+    Half-way to `there` on it, or curved: its mean by the weights of the step (Eq. 13-14, arXiv:2211.01095). A third
+    evaluation bends it, by half of what a parabola would, as in diffusers.
     speed: 2 for the stochastic solver, whose weights decay as e^-2h.
     """
     (here, x_0), *before = past
@@ -186,13 +186,13 @@ def _extrapolate(past: History, there: Level, curved: bool, speed: float = 1) ->
     first = (values[0] - values[1]) * (h / (times[0] - times[1]))
     if len(past) == 2 and not curved:
         return x_0 + first / 2
-    h_s = speed * h
-    reach = -math.expm1(-h_s)
+    reach = -math.expm1(-speed * h)
+    mean = 1 / reach - 1 / (speed * h)
     if len(past) == 2:
-        return x_0 + (1 / reach - 1 / h_s) * first
+        return x_0 + mean * first
     bend = (first - (values[1] - values[2]) * (h / (times[1] - times[2]))) / (times[0] - times[2])
     first = first + (times[0] - times[1]) * bend
-    return x_0 + (1 / reach - 1 / h_s) * first + (0.5 - (h_s - reach) / h_s**2) / reach * h * bend
+    return x_0 + mean * first + (0.5 - (h - reach) / h**2) / reach * h * bend
 
 
 def _unify(past: History, there: Level, x_0_there: Tensor | None = None) -> Tensor:
@@ -238,7 +238,7 @@ def _dpm_options(settings: Settings, n: int) -> Options:
 
 
 def _unipc_options(settings: Settings, n: int) -> Options:
-    return {"order": settings["solver_order"]}
+    return {"order": settings["solver_order"], "ending": settings["solver_order"]}
 
 
 def _lcm_options(settings: Settings, n: int) -> Options:

@@ -101,8 +101,8 @@ class ModelConfig:
             raise ConfigError(f"unet: in_channels={channels}: {RELATIVES_BY_CHANNELS[channels]}; {ONLY_THESE}")
         scheduler = settings["scheduler"]
         if pipeline.startswith("StableDiffusion"):
-            # diffusers' pipeline makes the same two corrections to configurations from its first weeks. The second looks
-            # at the file's own class: where the file is silent, that of another sampler may still clip.
+            # diffusers' pipeline makes the same two corrections to configurations from its first weeks. It looks at the
+            # file's own class: where the file is silent, that of another sampler may still clip.
             scheduler = {**scheduler, "steps_offset": 1}
             if scheduler.get("clip_sample", scheduler.get("_class_name") in CLIPPING_SCHEDULERS):
                 scheduler["clip_sample"] = False

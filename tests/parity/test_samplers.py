@@ -162,7 +162,7 @@ def test_each_setting(name: str, setting: str, value: object) -> None:
     """What a file says about it, and what its silence means to the class in use."""
     switched_on = {"clip_sample": True} if setting == "clip_sample_range" else {}
     config = stable_diffusion(**switched_on | {setting: value})
-    # diffusers' float32 sigmas are off by 1e-5 at the low end, which two or three steps of Heun multiply (`assert_same`).
+    # diffusers' float32 sigmas are off by 1e-5 at the low end, and two or three steps of Heun multiply that.
     for n in (1, 7, 20) if name == "heun" else (1, 2, 3, 7, 20):
         assert_same(name, config, n)
     assert_same(name, config, 20, strength=0.58)
@@ -205,7 +205,7 @@ def test_a_run_that_ends_in_noise(name: str, order: int, solver_type: str, space
     settings = {"final_sigmas_type": "sigma_min", "solver_order": order, "solver_type": solver_type}
     settings |= {} if spaced is None else {spaced: True}
     runs = [(2, {}), (7, {}), (20, {"euler_at_final": True})]
-    # Spaced sigmas end where the run ends: the last step has no length, and from it diffusers' higher orders make 0 / 0.
+    # Spaced sigmas end where the run ends: the last step has no length, of which diffusers' higher orders make 0 / 0.
     if spaced is None or order == 1 or name == "unipc" or (order == 2 and solver_type == "midpoint"):
         runs += [(20, {})] + ([] if name == "unipc" else [(7, {"lower_order_final": False})])
     for n, more in runs:
