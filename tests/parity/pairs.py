@@ -152,7 +152,7 @@ class Pipelines:
             folder, safety_checker=None, local_files_only=True
         )
         self.image2image = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(self.text2image)
-        # For clip_skip diffusers looks for `text_encoder.text_model`, which in newer transformers is the encoder itself.
+        # For clip_skip diffusers asks for `text_encoder.text_model`, in newer transformers the encoder itself.
         if not hasattr(self.text2image.text_encoder, "text_model"):
             object.__setattr__(self.text2image.text_encoder, "text_model", self.text2image.text_encoder)
         for pipe in (self.text2image, self.image2image):

@@ -16,7 +16,7 @@ from torch import Tensor
 from stable_diffusion import samplers
 from stable_diffusion.ddpm import DDPMSampler
 from stable_diffusion.loading.config import ConfigError, SchedulerConfig
-from stable_diffusion.request import SPACED_SAMPLERS
+from stable_diffusion.request import SPACED_SAMPLERS, Request
 from stable_diffusion.samplers import SAMPLERS, Plan, Sampling, plan
 from stable_diffusion.schedule import CLEAN, Level, NoiseSchedule, karras_sigmas
 
@@ -310,6 +310,9 @@ def test_a_schedule_that_the_sampler_does_not_have() -> None:
     for name in set(SAMPLERS) - set(SPACED_SAMPLERS):
         with pytest.raises(ValueError, match=rf"model or uniform for the sampler {name}, got 'karras'"):
             plan(name, make_schedule(), 10, schedule="karras")
+        with pytest.raises(ValueError, match=r"choose one of those, or a sampler of euler, heun"):
+            Request("a fox", sampler=name, schedule="beta")
+        assert plan(name, make_schedule(), 10, schedule="uniform").steps == plan(name, make_schedule(), 10).steps
     with pytest.raises(ValueError, match=r"schedule must be one of model, .*, got 'normal'"):
         plan("euler", make_schedule(), 10, schedule="normal")
 

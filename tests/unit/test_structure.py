@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-TENSOR_MATHS = {"schedule", "ddpm", "samplers"}
+TENSOR_MATHS = {"schedule", "levels", "ddpm", "samplers"}
 NETWORKS = {"attention", "blocks", "clip", "encoder", "decoder", "vae", "diffusion"}
 
 
