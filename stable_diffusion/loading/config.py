@@ -331,6 +331,7 @@ class SchedulerConfig:
     """`scheduler/scheduler_config.json`: the noise schedule and how its timesteps are spaced.
 
     timestep_spacing is None where the file names none: each sampler then has its own, as each class of diffusers does.
+    others are the file's other settings, of which every sampler reads its own: `scheduler_settings.py` says which.
     """
 
     num_train_timesteps: int = 1000
@@ -343,8 +344,8 @@ class SchedulerConfig:
     steps_offset: int = 0
     rescale_betas_zero_snr: bool = False
     set_alpha_to_one: bool = True
-    use_karras_sigmas: bool = False
     class_name: str = "DDPMScheduler"
+    others: dict[str, Any] = dataclasses.field(default_factory=lambda: {"clip_sample": False})
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -357,16 +358,13 @@ class SchedulerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SchedulerConfig:
-        """Read `scheduler_config.json` of any of diffusers' schedulers; only what shapes the schedule is kept."""
+        """Read `scheduler_config.json` of any of diffusers' schedulers."""
         values = {**values, "class_name": values.get("_class_name", cls.class_name)}
         for name in ("beta_start", "beta_end", "beta_schedule"):
             require(
                 name in values or values.get("trained_betas") is not None,
                 f"scheduler: the setting {name} is missing, and diffusers' classes disagree on its default",
             )
-        for name in ("clip_sample", "thresholding"):
-            require(
-                not values.get(name, False),
-                f"scheduler: {name}=true is not supported: latents of Stable Diffusion are never clipped",
-            )
-        return _read(cls, _relevant(cls, values), {}, set(), "scheduler")
+        own = _relevant(cls, values)
+        others = {name: value for name, value in values.items() if name not in own and not name.startswith("_")}
+        return _read(cls, {**own, "others": others}, {}, set(), "scheduler")
