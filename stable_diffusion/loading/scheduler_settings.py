@@ -8,6 +8,7 @@ that sampler is asked for, so that the model still runs with others.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .config import ConfigError, SchedulerConfig
@@ -131,6 +132,6 @@ def settings_for(sampler: str, config: SchedulerConfig) -> dict[str, Any]:
     return settings
 
 
-def clip_bound(settings: dict[str, Any]) -> float:
+def clip_bound(settings: Mapping[str, Any]) -> float:
     """To which absolute value x_0 is clipped; infinite where it is not."""
     return settings["clip_sample_range"] if settings["clip_sample"] else math.inf
