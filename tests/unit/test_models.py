@@ -51,7 +51,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine returns. It has a thread of its own: the browser's driver may have a loop running in this one."""
+    """What a coroutine returns, run in a thread of its own: in this one the browser may have a loop running."""
     with ThreadPoolExecutor() as pool:
         return pool.submit(asyncio.run, asyncio.wait_for(coroutine, PATIENCE)).result()
 
