@@ -132,7 +132,7 @@ def test_settings_survive_the_infotext():
     assert text.splitlines()[0] == "a red fox, noto style"
     assert parse_infotext(text) == {
         "prompt": "a red fox, noto style", "negative_prompt": "blue", "num_inference_steps": 12, "guidance_scale": 5.5,
-        "width": 128, "height": 96, "sampler": "euler_a", "seed": 42,
+        "width": 128, "height": 96, "sampler": "euler_a", "schedule": "model", "clip_skip": 0, "seed": 42,
     }  # fmt: skip
 
 
@@ -144,8 +144,24 @@ def test_the_infotext_of_another_program_is_read():
     )
     assert parse_infotext(text) == {
         "prompt": "masterpiece, (cat:1.2)\nin two lines", "negative_prompt": "blurry, bad", "num_inference_steps": 20,
-        "sampler": "dpmpp_2m", "guidance_scale": 7.0, "seed": 123, "width": 512, "height": 768, "strength": 0.55,
+        "sampler": "dpmpp_2m", "schedule": "karras", "clip_skip": 0,
+        "guidance_scale": 7.0, "seed": 123, "width": 512, "height": 768, "strength": 0.55,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "schedule", "clip_skip"),
+    [
+        ("Steps: 20, Sampler: Euler, Schedule type: Karras, Clip skip: 2", "karras", 1),
+        ("Steps: 20, Sampler: DPM++ 2M, Schedule type: Automatic", "model", 0),
+        ("Steps: 20, Sampler: DPM++ 2M SDE Exponential, Clip skip: 1", "exponential", 0),
+        ("Steps: 20, Sampler: Euler a Karras", "model", 0),  # which has its own levels only
+        ("Steps: 20, Sampler: Euler, Schedule type: SGM Uniform", "model", 0),
+    ],
+)
+def test_schedule_and_clip_skip_are_read_as_other_programs_write_them(line: str, schedule: str, clip_skip: int):
+    settings = parse_infotext(f"a fox\n{line}")
+    assert (settings["schedule"], settings["clip_skip"]) == (schedule, clip_skip)
 
 
 @pytest.mark.parametrize("text", ["", "just a prompt", "Steps: many, Sampler: ?, CFG scale: high", "a: 1, b: 2, c: 3"])
