@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import logging
 
+from ui.limits import SESSIONS
 from ui.models import ModelHolder
 from ui.page import build_page, look
 
@@ -61,10 +62,11 @@ def main() -> None:
         pwa=False,
         run_history=False,
         max_file_size="64mb",
+        state_session_capacity=SESSIONS,
         mcp_server=options.mcp,
         **look(),
     )
-    holder.start()
+    holder.ask()
     page.block_thread()
 
 

@@ -75,13 +75,8 @@ def time_runs() -> dict[str, list[float]]:
     reference.set_progress_bar_config(disable=True)
     options = {"num_inference_steps": STEPS, "guidance_scale": 5.0}
 
-    def first_preview() -> None:
-        stream = pipe.stream(PROMPT, sampler="ddim", seed=1, preview="vae", **options)
-        next(stream)
-        stream.close()
-
     works: dict[str, Callable[[], object]] = {
-        "ours, first preview": first_preview,
+        "ours, first preview": lambda: next(pipe.stream(PROMPT, sampler="ddim", seed=1, preview="vae", **options)),
         "ours, 20 steps with VAE previews": lambda: pipe(PROMPT, sampler="ddim", seed=1, preview="vae", **options),
         "ours, 20 steps, automatic previews": lambda: pipe(PROMPT, sampler="ddim", seed=1, preview="auto", **options),
         "ours, 20 steps": lambda: pipe(PROMPT, sampler="ddim", seed=1, **options),

@@ -64,7 +64,7 @@ class SpatialSelfAttention(Attention):
         super().__init__(channels, bias=True)
         self.group_norm = nn.GroupNorm(groups, channels, eps=1e-6)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # pixels attend to nothing but themselves
         """(B, C, H, W) -> (B, C, H, W)."""
         pixels = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, HW, C)
         out = super().forward(pixels)

@@ -22,6 +22,7 @@ class ResnetBlock(nn.Module):
         """x (B, C_in, H, W), time (B, T) -> (B, C_out, H, W)."""
         hidden = self.conv1(F.silu(self.norm1(x)))
         if self.time_emb_proj is not None:
+            assert time is not None, "the U-Net tells each of its blocks the time"
             hidden = hidden + self.time_emb_proj(F.silu(time))[:, :, None, None]
         hidden = self.conv2(F.silu(self.norm2(hidden)))
         return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))

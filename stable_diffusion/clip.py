@@ -3,8 +3,9 @@ tower it measures how well pictures and texts fit."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": F.gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"quick_gelu": quick_gelu, "gelu": F.gelu}
 
 
 class CLIPAttention(nn.Module):
@@ -95,9 +96,9 @@ class CLIPLayers(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(CLIPLayer(config, causal=causal) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, S, C) -> (B, S, C)."""
-        for layer in self.layers:
+    def forward(self, x: Tensor, skip: int = 0) -> Tensor:
+        """x (B, S, C) -> (B, S, C), without the last `skip` layers."""
+        for layer in islice(self.layers, len(self.layers) - skip):
             x = layer(x)
         return x
 
@@ -124,9 +125,9 @@ class CLIPTextTransformer(nn.Module):
         self.encoder = CLIPLayers(config, causal=True)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, S) -> features (B, S, hidden_size)."""
-        return self.final_layer_norm(self.encoder(self.embeddings(tokens)))
+    def forward(self, tokens: Tensor, clip_skip: int = 0) -> Tensor:
+        """Token ids (B, S) -> features (B, S, hidden_size), of the layer that has `clip_skip` others behind it."""
+        return self.final_layer_norm(self.encoder(self.embeddings(tokens), clip_skip))
 
 
 class CLIPTextEncoder(nn.Module):
@@ -137,9 +138,9 @@ class CLIPTextEncoder(nn.Module):
         self.config = config
         self.text_model = CLIPTextTransformer(config)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, S) -> features (B, S, hidden_size)."""
-        return self.text_model(tokens)
+    def forward(self, tokens: Tensor, clip_skip: int = 0) -> Tensor:
+        """Token ids (B, S) -> features (B, S, hidden_size), of the layer that has `clip_skip` others behind it."""
+        return self.text_model(tokens, clip_skip)
 
 
 class CLIPVisionEmbeddings(nn.Module):
@@ -225,7 +226,7 @@ def _resized(config: CLIPImageConfig, image: Image.Image) -> tuple[int, int]:
         return config.size[1], config.size[0]
     short = min(image.size)
     # The longer side is rounded down.
-    return tuple(config.shortest_edge * side // short for side in image.size)
+    return config.shortest_edge * image.width // short, config.shortest_edge * image.height // short
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ def _collect(file: Path, layers: dict[Layer, Tensor]) -> dict[Layer, dict[str, T
     for key, tensor in read_tensors(file).items():
         ending = next((ending for ending in ENDINGS if key.endswith(ending)), None)
         layer = None if ending is None else names.get(key.removesuffix(ending))
-        if layer is None or ENDINGS[ending] in found.setdefault(layer, {}):
+        if ending is None or layer is None or ENDINGS[ending] in found.setdefault(layer, {}):
             unknown.append(key)
         else:
             found[layer][ENDINGS[ending]] = tensor

@@ -11,10 +11,11 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,7 +95,12 @@ class Entry:
 def table(part: str, config: ModelConfig) -> list[Entry]:
     """Every tensor of one part: "text_encoder", "unet" or "vae"."""
     settings = getattr(config, part)
-    renames = {"text_encoder": _text_names, "unet": _unet_names, "vae": _vae_names}[part](settings)
+    names_of: dict[str, Callable[[Any], dict[str, str]]] = {
+        "text_encoder": _text_names,
+        "unet": _unet_names,
+        "vae": _vae_names,
+    }
+    renames = names_of[part](settings)
     shapes = {name: tuple(t.shape) for name, t in outline(NETWORKS[part], settings).state_dict().items()}
     stacked: dict[str, list[str]] = {}
     for name in shapes:
@@ -181,7 +187,7 @@ def _unet_names(config: UNetConfig) -> dict[str, str]:
 def _vae_names(config: VAEConfig) -> dict[str, str]:
     """The file numbers the decoder's levels from the picture inwards, a directory from the latents outwards."""
     levels = len(config.block_out_channels)
-    names = {}
+    names: dict[str, str] = {}
     for half, way, resample, layers in (
         ("encoder", "down", "downsample", config.layers_per_block),
         ("decoder", "up", "upsample", config.layers_per_block + 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import CLIPTokenizer
@@ -60,7 +61,7 @@ def load(
         settings, parts = read_single_file(path)
         config = ModelConfig.from_settings(settings)
         tokenizer = find_tokenizer(path, config.text_encoder)
-    networks = {}
+    networks: dict[str, Any] = {}
     for done, (part, network) in enumerate(NETWORKS.items()):
         if on_progress is not None:
             on_progress(f"Loading {part.replace('_', ' ')}", done / len(NETWORKS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -115,7 +115,7 @@ class Run:
         self._sampling.close()
         self.query = None
 
-    def steps(self, denoise: Callable[[Sequence[Query]], list[Tensor]] | None = None) -> Iterator[Step]:
+    def steps(self, denoise: Callable[[Sequence[Query]], list[Tensor]] | None = None) -> Generator[Step, None, None]:
         """Drive the run to its end and give each step with its pictures; closing the iterator closes the run.
 
         denoise: what answers instead of the run's own denoiser, for whoever wants to look on.
@@ -192,7 +192,7 @@ class Pipeline:
         assert result is not None
         return result
 
-    def stream(self, request: Request | str, **settings: object) -> Iterator[Step]:
+    def stream(self, request: Request | str, **settings: object) -> Generator[Step, None, None]:
         """Yield every step of a request as it happens; close the generator to stop.
 
         request is a `Request`, or its prompt with `settings` under the names of `Request`'s fields. With an image it
@@ -224,7 +224,7 @@ class Pipeline:
     def plan(self, request: Request) -> Plan:
         """Which steps a request will take, without taking them."""
         strength = None if request.image is None else request.strength
-        return plan(request.sampler, self.schedule, request.num_inference_steps, strength)
+        return plan(request.sampler, self.schedule, request.num_inference_steps, strength, request.schedule)
 
     def start(self, request: Request) -> Image.Image:
         """The picture that a request begins with, decoded: noise, or the photo with the noise of its strength."""
@@ -241,8 +241,14 @@ class Pipeline:
         """The features of prompt and negative prompt, for each picture; the latter where the request is guided.
 
         At a guidance scale of 1 or less the negative prompt is not evaluated; a distilled model is told its scale.
+        clip_skip is the prompt's alone, as in diffusers.
         """
         models = self.models
+        layers = models.text_encoder.config.num_hidden_layers
+        if request.clip_skip >= layers:
+            raise ValueError(
+                f"clip_skip must be below the {layers} layers of this model's text encoder, got {request.clip_skip}"
+            )
         texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
         tokens = {name: tokenize(models.tokenizer, text, request.prompt_syntax) for name, text in texts.items()}
         for name, read in tokens.items():
@@ -250,6 +256,9 @@ class Pipeline:
                 limit = models.tokenizer.model_max_length - 2
                 warnings.warn(f"{name} is longer than {limit} tokens, dropped: {read.dropped!r}", stacklevel=2)
         features = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()))
+        if request.clip_skip:
+            skipped = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()), request.clip_skip)
+            features = torch.cat([skipped[:1], features[1:]])
         context, negative = (half.expand(request.num_images, -1, -1) for half in features.chunk(2))
         guided = request.guidance_scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)

@@ -68,6 +68,7 @@ class Preview:
             corner = latents[:1, :, : math.ceil(latents.shape[2] / 4), : math.ceil(latents.shape[3] / 4)]
             for _ in range(2):  # the first decoding of a size also pays for its preparation
                 self._decode(corner)
+            assert self._cost is not None  # decoding sets it
             self._cost *= latents.numel() / corner.numel()
         return self._cost <= self._earned
 

@@ -6,7 +6,8 @@ answer holds the pictures as PNG files, with their settings inside.
 
 from __future__ import annotations
 
-import functools
+import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,107 +15,82 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from stable_diffusion.request import Defaults, Request
 from ui import live
 
+from .errors import told_to_programs
 from .history import keep_run
+from .limits import prepare
 from .models import ModelHolder
-from .options import FITS, PREVIEWS, SAMPLERS, Defaults
-from .photo import photo_input
-from .request import Request, photo_path
+from .photo import photo_input, photo_path
 from .run import Event, dropped_text, run
-from .tab import QUEUE
+from .settings import SETTINGS, Setting
+
+QUEUE = "programs"
+"""The line in which programs wait: their own, for a call may first have to load a model, which no visitor waits for."""
+AT_ONCE = 2
+"""How many calls go on at a time, so that one that loads a model does not hold up the next."""
+
+BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults))}
 
 Answer = tuple[list[str], dict[str, Any]]
 
 
 def add_endpoints(holder: ModelHolder) -> None:
     """Add both endpoints to the Blocks that are being built. Their components are never drawn."""
-
-    # Only arguments whose default is None are spelled out: Gradio reads the others' from the components.
-    def text2image(
-        prompt: str,
-        height: int | None = None,
-        width: int | None = None,
-        seed: int | None = None,
-        model: str | None = None,
-        **others: Any,
-    ) -> Iterator[Answer]:
-        """Draw a picture from words. Streams every step; the last answer holds the pictures as PNG files."""
-        yield from answers(holder, Request(prompt, height=height, width=width, seed=seed, model=model, **others))
-
-    def image2image(
-        image: str,
-        prompt: str,
-        height: int | None = None,
-        width: int | None = None,
-        seed: int | None = None,
-        model: str | None = None,
-        **others: Any,
-    ) -> Iterator[Answer]:
-        """Draw a new picture over a photo. Streams every step; the last answer holds the pictures as PNG files."""
-        sizes = {"height": height, "width": width}
-        yield from answers(holder, Request(prompt, photo=photo_path(image), seed=seed, model=model, **sizes, **others))
-
-    for function in (text2image, image2image):
+    for name, text in (
+        ("text2image", "Draw a picture from words."),
+        ("image2image", "Draw a new picture over a photo."),
+    ):
+        inputs = arguments(photo=name == "image2image")
+        function = endpoint(holder, list(inputs))
+        function.__name__ = name  # by which language models call it
+        function.__doc__ = f"{text} Streams every step; the last answer holds the pictures as PNG files."
         gr.Button(visible=False).click(
-            plain_errors(function),
-            inputs_kwargs=arguments(holder.defaults, photo=function is image2image),
+            function,
+            list(inputs.values()),
             outputs=[gr.Gallery(label="images", format="png", visible=False), gr.JSON(label="step", visible=False)],
-            api_name=function.__name__,
+            api_name=name,
             concurrency_id=QUEUE,
-            concurrency_limit=1,
+            concurrency_limit=AT_ONCE,
         )
 
 
-def plain_errors(function: Callable[..., Iterator[Answer]]) -> Callable[..., Iterator[Answer]]:
-    """The function, whose ValueErrors reach the program as they are: Gradio hides all errors but its own."""
+def endpoint(holder: ModelHolder, names: list[str]) -> Callable[..., Iterator[Answer]]:
+    """A function with arguments of these names: image and prompt have to be given, all others are None by default."""
 
-    @functools.wraps(function)
-    def wrapper(*values: Any, **named: Any) -> Iterator[Answer]:
-        try:
-            yield from function(*values, **named)
-        except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+    def function(*values: Any) -> Iterator[Answer]:
+        with told_to_programs():
+            given = dict(zip(names, values, strict=True))
+            if "image" in given:
+                photo_path(given["image"])
+            yield from answers(holder, given)
 
-    return wrapper
-
-
-def arguments(defaults: Defaults, *, photo: bool) -> dict[str, Component]:
-    """The arguments of an endpoint, in order, as components that carry type and default."""
-
-    def number(name: str, value: float | None = None) -> gr.Number:
-        return gr.Number(value, label=name, visible=False)
-
-    def choice(name: str, choices: dict[str, str], value: str) -> gr.Textbox:
-        return gr.Textbox(value, label=f"{name}: {', '.join(choices)}", visible=False)
-
-    picture = {"image": photo_input(label="image", visible=False)} if photo else {}
-    picture_settings = {
-        "strength": number("strength", defaults.strength),
-        "fit": choice("fit", FITS, "crop"),
-    }
-    return {
-        **picture,
-        "prompt": gr.Textbox(label="prompt", visible=False),
-        **(picture_settings if photo else {}),
-        "negative_prompt": gr.Textbox("", label="negative_prompt", visible=False),
-        "num_inference_steps": number("num_inference_steps", defaults.num_inference_steps),
-        "guidance_scale": number("guidance_scale", defaults.guidance_scale),
-        "height": number("height"),
-        "width": number("width"),
-        "sampler": choice("sampler", SAMPLERS, defaults.sampler),
-        "seed": number("seed"),
-        "num_images": number("num_images", 1),
-        "preview": choice("preview", PREVIEWS, defaults.preview),
-        "preview_every": number("preview_every", 1),
-        "model": gr.Textbox(None, label="model", visible=False),
-    }
+    required, kind = ("image", "prompt"), inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [
+        inspect.Parameter(name, kind, default=inspect.Parameter.empty if name in required else None) for name in names
+    ]
+    function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return function
 
 
-def answers(holder: ModelHolder, request: Request) -> Iterator[Answer]:
+def arguments(*, photo: bool) -> dict[str, Component]:
+    """The arguments of an endpoint, in order, as components that carry type and description."""
+    picture: dict[str, Component] = {"image": photo_input(label="image", visible=False)} if photo else {}
+    return picture | {one.name: argument(one) for one in SETTINGS if photo or not one.for_photos}
+
+
+def argument(setting: Setting) -> Component:
+    """The component of one argument. It is empty: what a program leaves out is for the model to decide."""
+    choices = f": {', '.join(setting.choices)}" if setting.choices else ""
+    default = "; by default what suits the model" if setting.name in BY_MODEL else ""
+    kind = gr.Textbox if setting.kind is str else gr.Number
+    return kind(None, label=setting.name + choices + default, visible=False)
+
+
+def answers(holder: ModelHolder, given: dict[str, Any]) -> Iterator[Answer]:
     """Run a request and answer with every step; ValueError, naming the argument, where it can't be run."""
-    pipeline = holder.pipeline(request.model)
-    request = request.for_side(pipeline.default_size)
+    pipeline, request = prepare(holder, given)
     dropped = dropped_text(pipeline, request)
     for event in run(pipeline, request):
         yield files(request, event), describe(event, dropped)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextvars
 import html
-from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
-from .controls import QUIET, SIZED, SizeSlider, bounds
+from .controls import QUIET, SAMPLED, SIZED, SizeSlider, Updates, bounds
+from .errors import explain
 from .models import ModelHolder
 from .tab import Tab
-
-SAMPLED = ("num_inference_steps", "guidance_scale", "sampler")
 
 
 def model_menu(holder: ModelHolder) -> gr.Dropdown:
@@ -25,18 +21,18 @@ def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs
     """Load a model when it is chosen, and give the controls its sizes and defaults."""
     before = gr.State(holder.first)
 
-    def choose(name: str, previous: str, progress: gr.Progress = gr.Progress()) -> dict[Component, Any]:  # noqa: B008
-        context = contextvars.copy_context()
-
-        def tell(text: str, share: float) -> None:
-            # Downloads report from threads of their own, in which Gradio would not know whose event this is.
-            context.copy().run(progress, share, desc=text)
-
+    async def choose(
+        name: str,
+        previous: str,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> Updates:
         try:
-            holder.pipeline(name, tell)
-        except ValueError as error:
-            return {menu: previous, note: f"**{html.escape(str(error), quote=False)}** The model stays as it was."}
-        updates = {before: name, note: ""}
+            async for text, share in holder.wait(name):
+                progress(share, desc=text)
+        except Exception as error:
+            sentence = html.escape(explain(error), quote=False)
+            return {menu: previous, note: f"**{sentence}** The model stays as it was."}
+        updates: Updates = {before: name, note: ""}
         return updates if name == previous else updates | resize(holder, name, tabs)
 
     menu.focus(lambda name: name, menu, before, **QUIET)  # a link or the history may have chosen since
@@ -48,16 +44,15 @@ def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs
         [menu, note, before, *sized],
         show_progress="full",
         show_progress_on=note,
-        concurrency_id="model",
-        concurrency_limit=1,
+        concurrency_limit=None,
         api_visibility="private",
     )
 
 
-def resize(holder: ModelHolder, name: str, tabs: list[Tab]) -> dict[Component, Any]:
+def resize(holder: ModelHolder, name: str, tabs: list[Tab]) -> Updates:
     """The updates that give the controls a model's sizes and defaults."""
     defaults = holder.defaults_of(name)
-    updates: dict[Component, Any] = {}
+    updates: Updates = {}
     for tab in tabs:
         for control in SIZED:
             updates[tab.controls[control]] = SizeSlider(**bounds(defaults), value=defaults.side)

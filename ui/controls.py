@@ -5,17 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
+from stable_diffusion.request import MAX_CLIP_SKIP, PREVIEW_LABELS, SAMPLER_LABELS, SCHEDULE_LABELS, Defaults
+
+from .limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SLIDER_STEPS
 from .models import ModelHolder
-from .options import MAX_GUIDANCE, MAX_IMAGES, PREVIEWS, SAMPLERS, Defaults
-from .run import read_prompt
 
-Controls = dict[str, Component]
-"""Argument name -> the component that holds its value."""
+Controls = dict[str, Any]
+"""Argument name -> the component that holds its value; `Any`, for each kind has its own events."""
 
-MAX_PAGE_STEPS = 150
+Values = dict[Block, Any]
+"""Component -> its value, as an event gets them whose inputs are a set."""
+
+Updates = dict[Block, Any]
+"""Component -> its new value or its new properties, as an event answers."""
+
 SIZED = ("width", "height")
+SAMPLED = ("num_inference_steps", "guidance_scale", "sampler")
+"""What the choice of a model sets, beside the sizes."""
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """For the small events between components."""
@@ -38,9 +46,26 @@ class SizeSlider(gr.Slider):
         return payload
 
 
-def bounds(defaults: Defaults) -> dict[str, int]:
+def bounds(defaults: Defaults) -> dict[str, Any]:
     """The bounds and the step of a `SizeSlider` for a model."""
     return {"minimum": defaults.min_side, "maximum": defaults.max_side, "step": defaults.side_step}
+
+
+def settings_of(controls: Controls, values: Values) -> dict[str, Any]:
+    """The settings that the controls hold, by their names in `Request`; ValueError where one can't be read."""
+    settings = {name: values[component] for name, component in controls.items()}
+    return {**settings, "seed": read_seed(settings["seed"])}
+
+
+def read_seed(text: str | None) -> int | None:
+    """The seed in the text box: empty for a random one; ValueError where it is no whole number."""
+    text = (text or "").strip()
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"seed must be a whole number, got {text[:50]!r}: leave it empty for a random one") from None
 
 
 def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, kind: str) -> Controls:
@@ -62,12 +87,14 @@ def count_tokens(prompt: gr.Textbox, model: gr.Dropdown, holder: ModelHolder, ki
     note = gr.Markdown(elem_id=f"{kind}-tokens", elem_classes="note")
 
     def count(text: str, name: str) -> str:
-        if not text or not holder.ready(name):
+        pipeline = holder.loaded(name)
+        if not text or pipeline is None:
             return ""
-        used, limit, dropped = read_prompt(holder.pipeline(name), text)
+        tokens, limit = pipeline.read_prompt(text), pipeline.models.tokenizer.model_max_length - 2
         # The text goes into a code span, where Markdown and HTML mean nothing.
-        rest = f": too long, the model will not read `{dropped[:200].replace('`', '')}`" if dropped else ""
-        return f"{used} of {limit} tokens{rest}"
+        left_out = tokens.dropped[:200].replace("`", "")
+        rest = f": too long, the model will not read `{left_out}`" if left_out else ""
+        return f"{tokens.count} of {limit} tokens{rest}"
 
     gr.on([prompt.change, model.change], count, [prompt, model], note, trigger_mode="always_last", **QUIET)
 
@@ -75,24 +102,8 @@ def count_tokens(prompt: gr.Textbox, model: gr.Dropdown, holder: ModelHolder, ki
 def sampling_controls(defaults: Defaults, kind: str) -> Controls:
     """Steps, guidance and seed, always in view."""
     with gr.Row():
-        steps = gr.Slider(
-            1,
-            MAX_PAGE_STEPS,
-            value=defaults.num_inference_steps,
-            step=1,
-            label="Steps",
-            info="More steps: slower, often finer",
-            elem_id=f"{kind}-steps",
-        )
-        guidance = gr.Slider(
-            0,
-            MAX_GUIDANCE,
-            value=defaults.guidance_scale,
-            step=0.5,
-            label="Guidance",
-            info="How closely to follow the prompt",
-            elem_id=f"{kind}-guidance",
-        )
+        steps = steps_control(defaults, f"{kind}-steps", info="More steps: slower, often finer")
+        guidance = guidance_control(defaults, f"{kind}-guidance", info="How closely to follow the prompt")
     with gr.Row(elem_classes="seed-row"):
         seed = gr.Textbox(  # a gr.Number can't be empty: it would show 0
             label="Seed",
@@ -104,7 +115,19 @@ def sampling_controls(defaults: Defaults, kind: str) -> Controls:
         dice = gr.Button("Random", size="sm", elem_id=f"{kind}-dice", scale=1, min_width=90)
         reuse = gr.Button("Reuse last", size="sm", elem_id=f"{kind}-reuse", scale=1, min_width=90)
     dice.click(lambda: "", outputs=seed, **QUIET)
-    return {"num_inference_steps": steps, "guidance_scale": guidance, "seed": seed, "_reuse": reuse}
+    return {**steps, **guidance, "seed": seed, "_reuse": reuse}
+
+
+def steps_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
+    """The number of steps; `look` is for the slider, and may lower its maximum or change its value."""
+    look = {"maximum": MAX_SLIDER_STEPS, "value": defaults.num_inference_steps, **look}
+    return {"num_inference_steps": gr.Slider(1, step=1, label="Steps", elem_id=elem_id, **look)}
+
+
+def guidance_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
+    """How closely to follow the prompt; `look` is for the slider."""
+    value = defaults.guidance_scale
+    return {"guidance_scale": gr.Slider(0, MAX_GUIDANCE, value, step=0.5, label="Guidance", elem_id=elem_id, **look)}
 
 
 def more_controls(defaults: Defaults, kind: str) -> Controls:
@@ -113,21 +136,46 @@ def more_controls(defaults: Defaults, kind: str) -> Controls:
     with gr.Accordion("More settings", open=False):
         with gr.Row():
             sampler = gr.Dropdown(
-                [(label, name) for name, label in SAMPLERS.items()],
+                [(label, name) for name, label in SAMPLER_LABELS.items()],
                 value=defaults.sampler,
                 label="Sampler",
                 info="The recipe that removes the noise",
                 elem_id=f"{kind}-sampler",
             )
             preview = gr.Dropdown(
-                [(label, name) for name, label in PREVIEWS.items()],
+                [(label, name) for name, label in PREVIEW_LABELS.items()],
                 value=defaults.preview,
                 label="Live preview",
                 info="How each step is drawn",
                 elem_id=f"{kind}-preview",
             )
         with gr.Row():
+            schedule = gr.Dropdown(
+                [(label, name) for name, label in SCHEDULE_LABELS.items()],
+                value="model",
+                label="Schedule",
+                info="How the noise levels are spaced",
+                elem_id=f"{kind}-schedule",
+            )
+            clip_skip = gr.Slider(
+                0,
+                MAX_CLIP_SKIP,
+                value=0,
+                step=1,
+                label="CLIP skip",
+                info="Layers of the text tower left out; many drawing models want 1",
+                elem_id=f"{kind}-clip-skip",
+            )
+        with gr.Row():
             width = SizeSlider(**sides, label="Width", elem_id=f"{kind}-width")
             height = SizeSlider(**sides, label="Height", elem_id=f"{kind}-height")
         count = gr.Slider(1, MAX_IMAGES, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
-    return {"sampler": sampler, "preview": preview, "width": width, "height": height, "num_images": count}
+    return {
+        "sampler": sampler,
+        "preview": preview,
+        "schedule": schedule,
+        "clip_skip": clip_skip,
+        "width": width,
+        "height": height,
+        "num_images": count,
+    }

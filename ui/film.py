@@ -1,17 +1,37 @@
-"""A run as a file: an animation of its steps, and a contact strip."""
+"""The film of a run: kept as one file, shown again, and saved as an animation and a contact strip."""
 
 from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image
 
+from .files import keep
 from .live import Message
 
+FILMS: set[str] = set()
+"""The files of all films. Gradio deletes those of this list that are a day old, and all when the server ends."""
 SECONDS, LAST_FRAME = 3.0, 1.5
 STRIP_FRAMES = 10
+
+
+def keep_film(film: Sequence[Message]) -> str:
+    """Write a film to a file, so that it takes up no memory; returns its path."""
+    path = keep("film.json", json.dumps(film).encode())
+    FILMS.add(path)
+    return path
+
+
+def read_film(path: str | None) -> list[Message]:
+    """The messages of a film that was kept; ValueError where there is none any more."""
+    try:
+        return json.loads(Path(path or "").read_bytes())
+    except OSError:
+        raise ValueError("This run's film is gone: films are kept for a day. Generate it again.") from None
 
 
 def pictures(film: Sequence[Message]) -> list[Image.Image]:

@@ -4,30 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
+from stable_diffusion.request import Request
+
+from .controls import Updates
 from .files import keep, stem
+from .film import keep_film
 from .link import to_query
 from .live import Message
 from .metadata import png_bytes
-from .request import Request
 from .run import Event
 
 MAX_RUNS = 40
-MAX_FILM_BYTES = 40_000_000
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run that is over: what was asked (with the seed it got), the pictures' files, and its film."""
+class Kept:
+    """A run that is over: what was asked (with the seed it got), and the files of its pictures and its film."""
 
     kind: str
     request: Request
     files: tuple[str, ...]
-    film: tuple[Message, ...]
+    film: str | None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -40,15 +42,15 @@ class Run:
         return to_query(self.request)
 
 
-def keep_run(kind: str, request: Request, event: Event, film: list[Message]) -> Run:
-    """Write a run's pictures to files; `event` is its last."""
+def keep_run(kind: str, request: Request, event: Event, film: list[Message]) -> Kept:
+    """Write a run's pictures and its film to files; `event` is its last."""
     assert event.images is not None
     part = f"-step-{event.index}" if event.stopped else ""
     files = [
         keep(f"{stem(request.prompt, event.seed + offset)}{part}.png", png_bytes(image))
         for offset, image in enumerate(event.images)
     ]
-    return Run(kind, dataclasses.replace(request, seed=event.seed), tuple(files), tuple(film))
+    return Kept(kind, dataclasses.replace(request, seed=event.seed), tuple(files), keep_film(film) if film else None)
 
 
 class History:
@@ -70,21 +72,17 @@ class History:
             render=False,
         )
 
-    def add(self, runs: list[Run], run: Run) -> dict[Component, Any]:
+    def add(self, runs: list[Kept], run: Kept) -> Updates:
         """The updates that add a run to those of a visitor."""
         runs = trim([run, *runs])
         return {self.runs: runs, self.gallery: [file for run in runs for file in run.files]}
 
 
-def at(runs: list[Run], index: int) -> Run:
+def at(runs: list[Kept], index: int) -> Kept:
     """The run whose picture is at that place of the gallery."""
     return [run for run in runs for _ in run.files][index]
 
 
-def trim(runs: list[Run]) -> list[Run]:
-    """The newest runs; the films of the oldest ones are forgotten first, but for their last picture."""
-    kept, size = [], 0
-    for run in runs[:MAX_RUNS]:
-        size += sum(len(message["x0"] or "") + len(message["xt"] or "") for message in run.film)
-        kept.append(run if size <= MAX_FILM_BYTES else dataclasses.replace(run, film=run.film[-1:]))
-    return kept
+def trim(runs: list[Kept]) -> list[Kept]:
+    """The newest runs whose pictures are still there: after a day, files are deleted."""
+    return [run for run in runs[:MAX_RUNS] if all(Path(file).exists() for file in run.files)]

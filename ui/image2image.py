@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
-from PIL import Image
+from gradio.blocks import Block
 
+from stable_diffusion.request import FIT_LABELS, steps_for_strength
 from ui import live
 
-from .controls import QUIET, Controls, more_controls, prompt_controls, sampling_controls
+from .controls import QUIET, Controls, Updates, Values, more_controls, prompt_controls, sampling_controls
+from .errors import told_on_the_page
 from .files import keep
-from .history import History, Run
+from .history import History, Kept
+from .limits import prepare
 from .models import ModelHolder
-from .options import FITS
-from .photo import photo_input
-from .request import Request, photo_path
-from .run import fitted_photo, start_pictures
-from .tab import Tab, Values, connect, run_buttons, run_view
+from .photo import photo_input, photo_path
+from .run import fitted_photo
+from .tab import Tab, connect, run_buttons, run_view
 
 PHOTOS = Path(__file__).resolve().parent.parent / "assets" / "examples"
 # Each names the photo's background. To the included model one left out means white, and while the photo's gives way,
@@ -37,24 +38,26 @@ EXAMPLES = (
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
 
 
-@dataclass
+@dataclass(frozen=True)
 class PhotoTab(Tab):
     """A tab whose requests need a photo, and which shows it beside what became of it."""
 
-    slider: gr.ImageSlider | None = None
+    slider: gr.ImageSlider
 
-    def request(self, values: Values) -> Request:
-        """The request that the controls ask for; ValueError where they can't be meant, or the photo is missing."""
-        photo_path(values[self.controls["photo"]])
-        return super().request(values)
+    def settings(self, values: Values) -> dict[str, Any]:
+        """What the controls ask for; ValueError where that can't be meant, or the photo is missing."""
+        photo_path(values[self.controls["image"]])
+        return super().settings(values)
 
     @property
-    def shown(self) -> list[Component]:
+    def shown(self) -> list[Block]:
         """The components that `show` updates."""
         return [*super().shown, self.slider]
 
-    def show(self, run: Run) -> dict[Component, Any]:
-        """The updates that show a run that is over, its photo too."""
+    def show(self, run: Kept) -> Updates:
+        """The updates that show a run that is over, its photo too, for as long as the upload is kept."""
+        if not Path(str(run.request.image)).exists():
+            return {**super().show(run), self.slider: gr.ImageSlider(visible=False)}
         buffer = io.BytesIO()
         fitted_photo(run.request).save(buffer, "PNG")
         photo = keep("photo.png", buffer.getvalue())
@@ -73,7 +76,7 @@ def image2image(holder: ModelHolder, history: History, model: gr.Dropdown) -> Ta
             controls |= more_controls(holder.defaults, kind)
             examples = [[str(PHOTOS / name), text] for name, text in EXAMPLES]
             gr.Examples(
-                examples, [controls["photo"], controls["prompt"]], label="Try one of these", api_visibility="private"
+                examples, [controls["image"], controls["prompt"]], label="Try one of these", api_visibility="private"
             )
         with gr.Column(scale=5, min_width=320):
             view = run_view(kind, buttons)
@@ -115,52 +118,57 @@ def photo_controls(holder: ModelHolder, kind: str) -> Controls:
         elem_id=f"{kind}-strength",
     )
     steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note")
-    fits = [(label, name) for name, label in FITS.items()]
+    fits = [(label, name) for name, label in FIT_LABELS.items()]
     fit = gr.Radio(fits, value="crop", label="Fit the photo", elem_id=f"{kind}-fit")
-    return {"photo": photo, "strength": strength, "fit": fit, "_steps": steps, "_start": start}
+    return {"image": photo, "strength": strength, "fit": fit, "_steps": steps, "_start": start}
+
+
+STARTS = ("image", "fit", "strength", "num_inference_steps", "width", "height")
+"""The settings that change what a run starts from."""
 
 
 def connect_start(tab: Tab, holder: ModelHolder, start: gr.HTML, steps_note: gr.Markdown) -> None:
     """Show, as the controls move, how many steps will run and what they start from."""
-    controls = tab.controls
-    watched = [controls[name] for name in ("photo", "fit", "strength", "num_inference_steps", "width", "height")]
+    controls, defaults, turn = tab.controls, holder.defaults, asyncio.Semaphore(1)
 
     def describe(strength: float, steps: int) -> str:
-        runs = max(1, int(steps * strength))
+        runs = steps_for_strength(steps, strength)
         return f"Runs **{runs} of {steps} steps**, starting from the photo with noise."
 
     steps_inputs = [controls["strength"], controls["num_inference_steps"]]
     gr.on([component.change for component in steps_inputs], describe, steps_inputs, steps_note, **QUIET)
-    steps_note.value = describe(holder.defaults.strength, holder.defaults.num_inference_steps)
+    steps_note.value = describe(defaults.strength, defaults.num_inference_steps)
 
-    def draw(values: Values) -> str:
-        if values[controls["photo"]] is None:
+    async def draw(values: Values) -> str:
+        if values[controls["image"]] is None:
             return START_HINT
-        try:
-            request = tab.request(values)
-            pipeline = holder.pipeline(request.model)
-            return start_view(*start_pictures(pipeline, request.for_side(pipeline.default_size)))
-        except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+        with told_on_the_page():
+            settings = tab.settings(values)
+            async for _ in holder.wait(settings["model"]):
+                pass
+            async with turn:
+                return await asyncio.to_thread(start_view, holder, settings)
 
     gr.on(
-        [component.change for component in watched],
+        [controls[name].change for name in STARTS],
         draw,
         set(controls.values()),
         start,
         show_progress="hidden",
         trigger_mode="always_last",
-        concurrency_id="start",
-        concurrency_limit=1,
+        concurrency_limit=None,
         api_visibility="private",
     )
 
 
-def start_view(photo: Image.Image, noisy: Image.Image) -> str:
-    """Both pictures side by side, as HTML."""
+def start_view(holder: ModelHolder, settings: dict[str, Any]) -> str:
+    """The fitted photo, and the noisy picture that a run from it starts with, side by side, as HTML."""
+    # The start of a run whose seed is left to chance is shown with one that stays.
+    pipeline, request = prepare(holder, {**settings, "seed": settings["seed"] or 0, "num_images": 1})
+    pictures = (fitted_photo(request), pipeline.start(request))
     captions = ("The photo as it is used", "With noise: the run starts here")
     figures = (
         f'<figure><img src="{live.data_uri(picture)}" alt=""><figcaption>{caption}</figcaption></figure>'
-        for picture, caption in zip((photo, noisy), captions, strict=True)
+        for picture, caption in zip(pictures, captions, strict=True)
     )
     return f'<div class="start">{"".join(figures)}</div>'

@@ -6,30 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from .request import Request
+from stable_diffusion.request import Request
 
-KINDS = {
-    "prompt": str,
-    "negative_prompt": str,
-    "num_inference_steps": int,
-    "guidance_scale": float,
-    "width": int,
-    "height": int,
-    "sampler": str,
-    "seed": int,
-    "num_images": int,
-    "strength": float,
-    "fit": str,
-    "model": str,
-}
-"""What a link carries, and how it is read. A photo stays with its visitor."""
+from .settings import SETTINGS
 
-FOR_PHOTOS = ("strength", "fit")
+LINKED = [setting for setting in SETTINGS if setting.linked]
+"""What a link carries. A photo stays with its visitor."""
 
 
 def to_query(request: Request) -> str:
     """The query of a link to a run; its request holds the seed that it got."""
-    names = [name for name in KINDS if request.photo is not None or name not in FOR_PHOTOS]
+    names = [one.name for one in LINKED if request.image is not None or not one.for_photos]
     settings = {name: getattr(request, name) for name in names}
     return urlencode({name: value for name, value in settings.items() if value is not None})
 
@@ -37,9 +24,9 @@ def to_query(request: Request) -> str:
 def from_query(query: Mapping[str, str]) -> dict[str, Any]:
     """The settings in a link; what is unknown, or not of its kind, is left out."""
     settings = {}
-    for name in KINDS.keys() & query.keys():
+    for one in LINKED:
         try:
-            settings[name] = KINDS[name](query[name])
-        except ValueError:
+            settings[one.name] = one.kind(query[one.name])
+        except (KeyError, ValueError):
             continue
     return settings

@@ -30,7 +30,7 @@ Message = dict[str, Any]
 def live_view(elem_id: str) -> gr.HTML:
     """The live view of one tab, still empty."""
     return gr.HTML(
-        value={"state": "idle"},
+        value=idle(),
         html_template=(HERE / "live.html").read_text(encoding="utf-8"),
         css_template=(HERE / "live.css").read_text(encoding="utf-8"),
         js_on_load=(HERE / "live.js").read_text(encoding="utf-8"),
@@ -38,6 +38,11 @@ def live_view(elem_id: str) -> gr.HTML:
         elem_id=elem_id,
         label="Live view",
     )
+
+
+def idle() -> Message:
+    """The message that there is nothing to see yet."""
+    return {"state": "idle"}
 
 
 def waiting(run_id: str, text: str) -> Message:

@@ -1,41 +1,69 @@
-"""The models behind the page: a list to choose from, loaded in the background or when somebody first asks for one."""
+"""The models behind the page: a list to choose from, each loaded in a thread of its own when somebody first asks."""
 
 from __future__ import annotations
 
-import json
+import asyncio
+import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .options import Defaults, defaults_for
+from stable_diffusion.loading.config import BUNDLED, ModelError
+from stable_diffusion.loading.files import read_json
+from stable_diffusion.request import Defaults, defaults_for
 
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
 
+log = logging.getLogger(__name__)
+
 ROOT = Path(__file__).resolve().parent.parent
-BUNDLED = ROOT / "assets" / "models" / "emoji"
 BUNDLED_NAME = "emoji (bundled)"
 HUB = {"Stable Diffusion 1.5 (from the hub)": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
-USUAL_SIDE = 512
 KEPT = 2
-"""How many models stay in memory."""
+"""How many models are in memory at once, those being loaded among them."""
+LOOK_EVERY = 0.25
+"""Seconds from one look at a model being loaded to the next."""
+
+Progress = tuple[str, float]
+"""What loading is busy with, and its share from 0 to 1."""
 
 OnProgress = Callable[[str, float], None]
+Load = Callable[[str | None, str | None, str | None, OnProgress], "Pipeline"]
+"""How a model is loaded: source, device, dtype, and whom to tell how far it is."""
+
+
+@dataclass
+class Loading:
+    """A model on its way: the future that holds it in the end, and how far it has come."""
+
+    future: Future[Pipeline] = field(default_factory=Future)
+    progress: Progress = ("Loading the model", 0.0)
+    begun: bool = False
+    """Whether it takes up memory already."""
 
 
 class ModelHolder:
-    """All visitors' models. `model` is the one that the page starts with; None is the bundled one."""
+    """All visitors' models. `model` is the one that the page starts with; None is the bundled one.
 
-    def __init__(self, model: str | None = None, device: str | None = None, dtype: str | None = None):
+    The lock guards the table alone, and nobody holds it while a model is loaded: who waits for one model keeps nobody
+    from another. A model that has to go is forgotten before the next is loaded; runs that use it still keep it.
+    """
+
+    def __init__(
+        self, model: str | None = None, device: str | None = None, dtype: str | None = None, *, load: Load | None = None
+    ):
         self.sources = find_models(model)
         self.first = next(iter(self.sources))
         self._device, self._dtype = device, dtype
-        self._loaded: OrderedDict[str, Pipeline] = OrderedDict()
-        self._lock = threading.Lock()
+        self._load = load or load_pipeline
+        self._table: OrderedDict[str, Loading] = OrderedDict()  # the one asked for last is at its end
+        self._changed = threading.Condition()
 
     @property
     def names(self) -> list[str]:
@@ -47,44 +75,83 @@ class ModelHolder:
         """What the controls show at first."""
         return self.defaults_of(self.first)
 
-    def defaults_of(self, name: str) -> Defaults:
-        """What the controls show for a model, from its JSON where it is not loaded yet."""
-        if (pipeline := self._loaded.get(name)) is None:
-            return read_defaults(self.sources[name])
-        scheduler = pipeline.models.scheduler
-        named = {**asdict(scheduler), "_class_name": scheduler.class_name}
-        return defaults_for(pipeline.default_size, distillation(asdict(pipeline.models.unet.config), named))
+    def defaults_of(self, name: str | None = None) -> Defaults:
+        """What suits a model, by its JSON files where it is not loaded yet; ValueError where there is no such model."""
+        pipeline = self.loaded(name)
+        return defaults_for(*read_configs(self.source(name))) if pipeline is None else pipeline.defaults
 
-    def ready(self, name: str | None = None) -> bool:
-        """Whether `pipeline` would answer at once."""
-        return (name or self.first) in self._loaded
-
-    def start(self) -> None:
-        """Begin to load the first model, in a thread of its own."""
-
-        def load_first() -> None:
-            try:
-                self.pipeline()
-            except ValueError as error:
-                print(error, flush=True)
-
-        threading.Thread(target=load_first, name="model", daemon=True).start()
-
-    def pipeline(self, name: str | None = None, on_progress: OnProgress | None = None) -> Pipeline:
-        """A model of the list, loaded if need be; ValueError says why it can't be, and leaves the others alone."""
+    def source(self, name: str | None = None) -> str | None:
+        """Where a model of the list comes from; ValueError where the list has no such model."""
         name = name or self.first
         if name not in self.sources:
             raise ValueError(f"model must be one of {', '.join(map(repr, self.sources))}, got {name[:100]!r}")
-        with self._lock:
-            if name not in self._loaded:
-                try:
-                    self._loaded[name] = load_pipeline(self.sources[name], self._device, self._dtype, on_progress)
-                except Exception as error:
-                    raise ValueError(f"The model {name!r} could not be loaded: {error}") from error
-            self._loaded.move_to_end(name)
-            while len(self._loaded) > KEPT:
-                self._loaded.popitem(last=False)
-            return self._loaded[name]
+        return self.sources[name]
+
+    def loaded(self, name: str | None = None) -> Pipeline | None:
+        """A model that is in memory, or None."""
+        loading = self._table.get(name or self.first)
+        if loading is None or not loading.future.done() or loading.future.exception():
+            return None
+        return loading.future.result()
+
+    def ask(self, name: str | None = None) -> Loading:
+        """Begin to load a model, unless somebody has; returns at once. ValueError where there is no such model."""
+        name, source = name or self.first, self.source(name)
+        with self._changed:
+            loading = self._table.get(name)
+            if loading is None:
+                loading = self._table[name] = Loading()
+                threading.Thread(target=self._fulfil, args=(name, source, loading), name="model", daemon=True).start()
+            self._table.move_to_end(name)
+        return loading
+
+    def pipeline(self, name: str | None = None) -> Pipeline:
+        """A model, waited for if need be; ValueError says why it can't be loaded, and the next ask tries again."""
+        return self.ask(name).future.result()
+
+    async def wait(self, name: str | None = None) -> AsyncIterator[Progress]:
+        """Yield now and then how far a model has come, until it is there; ValueError where it can't be loaded.
+
+        Takes no thread, however many wait.
+        """
+        loading = self.ask(name)
+        while not loading.future.done():
+            yield loading.progress
+            await asyncio.sleep(LOOK_EVERY)
+        loading.future.result()
+
+    def _fulfil(self, name: str, source: str | None, loading: Loading) -> None:
+        """Load a model as soon as there is room; what fails is forgotten."""
+
+        def tell(text: str, share: float) -> None:
+            loading.progress = text, share
+
+        with self._changed:
+            self._changed.wait_for(self._make_room)
+            loading.begun = True
+        try:
+            pipeline = self._load(source, self._device, self._dtype, tell)
+        except Exception as error:
+            log.exception("the model %r could not be loaded", name)
+            with self._changed:
+                del self._table[name]
+                self._changed.notify_all()
+            failure = ValueError(f"The model {name!r} could not be loaded: {error}")
+            failure.__cause__ = error
+            loading.future.set_exception(failure)
+        else:
+            with self._changed:
+                loading.future.set_result(pipeline)
+                self._changed.notify_all()
+
+    def _make_room(self) -> bool:
+        """Forget the models that were asked for longest ago; False while all in memory are still being loaded."""
+        here = [name for name, loading in self._table.items() if loading.begun]
+        there = [name for name in here if self._table[name].future.done()]
+        surplus = len(here) - KEPT + 1
+        for name in there[: max(0, surplus)]:
+            del self._table[name]
+        return len(there) >= surplus
 
 
 def find_models(first: str | None) -> dict[str, str | None]:
@@ -102,9 +169,7 @@ def find_models(first: str | None) -> dict[str, str | None]:
     return {**sources, **HUB}
 
 
-def load_pipeline(
-    source: str | None, device: str | None = None, dtype: str | None = None, on_progress: OnProgress | None = None
-) -> Pipeline:
+def load_pipeline(source: str | None, device: str | None, dtype: str | None, on_progress: OnProgress) -> Pipeline:
     """Load a model and take two steps with it where that is quick, so that the first visitor does not wait for it."""
     import torch
 
@@ -114,28 +179,20 @@ def load_pipeline(
     kind = getattr(torch, dtype) if dtype else None
     pipeline = Pipeline(load(source, device=device, dtype=kind, on_progress=on_progress))
     if pipeline.default_size <= 256:
-        for _ in pipeline.stream("", num_inference_steps=2, preview="vae"):
-            pass
+        steps = pipeline.stream("", preview="vae")
+        next(steps)
+        next(steps)
+        steps.close()
     return pipeline
 
 
-def read_defaults(source: str | None) -> Defaults:
-    """What the controls show for a model directory, from its JSON; the usual where the source is something else."""
-    folder = Path(source).expanduser() if source else BUNDLED
-    parts = ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json")
-    try:
-        unet, vae, scheduler = (json.loads((folder / part).read_text(encoding="utf-8")) for part in parts)
-        side = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)
-    except (OSError, ValueError, KeyError):
-        return defaults_for(USUAL_SIDE)
-    return defaults_for(side, distillation(unet, scheduler))
-
-
-def distillation(unet: dict[str, Any], scheduler: dict[str, Any]) -> str | None:
-    """How a model was distilled to few steps, as far as its JSON tells; None for all others."""
-    if unet.get("time_cond_proj_dim") or scheduler.get("_class_name") == "LCMScheduler":
-        return "lcm"
-    # SD-Turbo has no mark of its own, but no other Stable Diffusion comes with Euler on a trailing grid.
-    euler = str(scheduler.get("_class_name")).startswith("Euler")
-    zero_snr = scheduler.get("rescale_betas_zero_snr")
-    return "turbo" if euler and scheduler.get("timestep_spacing") == "trailing" and not zero_snr else None
+def read_configs(source: str | None) -> list[dict[str, Any] | None]:
+    """The settings of a model directory's U-Net, VAE and scheduler; None where the source has no such file to read."""
+    folder = BUNDLED if source is None else Path(source).expanduser()
+    configs: list[dict[str, Any] | None] = []
+    for part in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
+        try:
+            configs.append(read_json(folder / part))
+        except ModelError:
+            configs.append(None)
+    return configs

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
 from .api import add_endpoints
 from .chooser import connect_menu, model_menu
+from .files import sweep
+from .film import FILMS
 from .history import History
 from .image2image import image2image
 from .inside import build_inside
+from .limits import QUEUE_SIZE
 from .models import ModelHolder
-from .options import QUEUE_SIZE
 from .restore import connect_file, connect_history, connect_link, connect_use
 from .text2image import text2image
 
@@ -59,10 +62,12 @@ def build_page(holder: ModelHolder) -> gr.Blocks:
         connect_link(tabs, holder, pages, page)
         connect_use(tabs, pages)
         add_endpoints(holder)
+        page.unload(sweep)
+    page.temp_file_sets.append(FILMS)  # what no component shows, Gradio would not delete
     return page.queue(max_size=QUEUE_SIZE)
 
 
-def look() -> dict[str, object]:
+def look() -> dict[str, Any]:
     """How the page looks, as arguments of `Blocks.launch`; all of it is served from here, none by another host."""
     theme = gr.themes.Base(
         primary_hue=gr.themes.colors.teal,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import gradio as gr
 from gradio.data_classes import ImageData
 
@@ -18,9 +21,18 @@ class PhotoInput(gr.Image):
         """The upload's path; a webcam's picture comes as text and becomes a file first."""
         if payload is not None and payload.path:
             return payload.path
-        return super().preprocess(payload)
+        path = super().preprocess(payload)
+        assert path is None or isinstance(path, str), "the component's type is filepath"
+        return path
 
 
-def photo_input(**options: object) -> PhotoInput:
+def photo_input(**options: Any) -> PhotoInput:
     """A photo input with the settings that keep Gradio from changing the file."""
     return PhotoInput(type="filepath", image_mode=None, **options)
+
+
+def photo_path(value: str | Path | None) -> str:
+    """The uploaded photo's path; ValueError where none was given."""
+    if value is None:
+        raise ValueError("image is missing: upload a photo, or pick an example below")
+    return str(value)

@@ -10,14 +10,14 @@ from gradio.components import Component
 
 from ui import live
 
-from .controls import CHECKED, QUIET, SIZED, SizeSlider, bounds
-from .history import History, Run, at
+from .controls import CHECKED, QUIET, SIZED, SizeSlider, Updates, bounds
+from .errors import told_on_the_page
+from .film import read_film
+from .history import History, Kept, at
 from .link import from_query
-from .metadata import read_settings
+from .metadata import read_infotext
 from .models import ModelHolder
-from .tab import Tab, clear_error, shown
-
-Updates = dict[Component, Any]
+from .tab import Tab, shown
 
 
 def fill(tab: Tab, settings: dict[str, Any], holder: ModelHolder) -> Updates:
@@ -54,11 +54,16 @@ def fitting(component: Component, value: Any) -> Any:
 def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, history: History) -> None:
     """A click on a thumbnail brings back picture, film and settings."""
 
-    def restore(runs: list[Run], event: gr.SelectData) -> Updates:
+    def restore(runs: list[Kept], event: gr.SelectData) -> Updates:
         run = at(runs, event.index)
         tab = tabs[run.kind]
-        updates = {pages: gr.Tabs(selected=run.kind), tab.view.live: live.replay(run.film, run.link)}
-        return updates | fill(tab, run.settings, holder) | tab.show(run)
+        updates: Updates = {pages: gr.Tabs(selected=run.kind)} | fill(tab, run.settings, holder)
+        try:
+            film = read_film(run.film)
+        except ValueError as error:
+            gr.Warning(str(error), title="The settings are back")
+            return updates
+        return updates | {tab.view.live: live.replay(film, run.link)} | tab.show(run)
 
     shown = [part for tab in tabs.values() for part in (tab.view.live, *tab.shown)]
     outputs = [pages, *all_controls(tabs), *shown]
@@ -69,10 +74,8 @@ def connect_file(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, file
     """A PNG that is dropped on the page gives its settings to the tab that it came from."""
 
     def restore(path: str) -> Updates:
-        try:
-            settings = read_settings(path)
-        except ValueError as error:
-            raise clear_error(error) from None
+        with told_on_the_page():
+            settings = read_infotext(path)
         kind = "i2i" if "strength" in settings else "t2i"
         gr.Info("The settings of this picture are in the form now.", title="Restored")
         return {pages: gr.Tabs(selected=kind), file: None} | fill(tabs[kind], settings, holder)
@@ -97,10 +100,11 @@ def connect_link(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, page
 
 def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:
     """A finished picture becomes the photo of Image2Image, with its prompt."""
-    photo, prompt = (tabs["i2i"].controls[name] for name in ("photo", "prompt"))
+    photo, prompt = (tabs["i2i"].controls[name] for name in ("image", "prompt"))
 
-    def use(run: Run | None) -> Updates:
-        return {photo: shown(run).files[0], prompt: run.request.prompt, pages: gr.Tabs(selected="i2i")}
+    def use(run: Kept | None) -> Updates:
+        made = shown(run)
+        return {photo: made.files[0], prompt: made.request.prompt, pages: gr.Tabs(selected="i2i")}
 
     for tab in tabs.values():
         tab.view.use.click(use, tab.view.last, [photo, prompt, pages], **CHECKED)

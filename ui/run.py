@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from PIL import Image
 
+from stable_diffusion.request import Request
+
 from .metadata import KEY, write_infotext
-from .request import Request
 
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline, Step
@@ -26,7 +27,7 @@ class Event:
 
     index counts 1 to total. x_0 and x_t are pictures of the network's guess and of the noisy latents it saw, those of
     several images side by side; None where no preview was due. images are the pictures to keep, with their settings
-    inside, on the last event only; stopped says that they are partial. dropped names the text that was too long.
+    inside, on the last event only; stopped says that they are partial.
     """
 
     index: int
@@ -47,21 +48,20 @@ class Event:
 
 
 def run(pipeline: Pipeline, request: Request, stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-    """Run a request whose sizes are filled in. ValueError, before the first event, where it can't be.
+    """Run a request. ValueError, before the first event, where it can't be.
 
     When `stopped` turns true the run ends at its next step and keeps the picture it has. Closing the generator ends it
     without one.
     """
-    photo = None if request.photo is None else fitted_photo(request)
-    steps = pipeline.stream(request.prompt, image=photo, **request.arguments())
+    request = request.seeded()
+    steps = pipeline.stream(request)
     event, started = None, time.perf_counter()
     try:
         for step in steps:
-            event = _event(pipeline, request, step, (time.perf_counter() - started) / step.index)
-            if event.images is None and stopped():
-                event = _partial(pipeline, request, step, event)
+            over = step.result is None and stopped()
+            event = _event(pipeline, request, step, (time.perf_counter() - started) / step.index, over)
             yield event
-            if event.stopped:
+            if over:
                 break
     finally:
         steps.close()
@@ -74,40 +74,16 @@ def fitted_photo(request: Request) -> Image.Image:
     """The request's photo as the run will use it: upright, in RGB, of the request's size."""
     from stable_diffusion.images import fit_image, read_image
 
-    assert request.photo is not None
+    assert request.image is not None
     assert request.width is not None
     assert request.height is not None
-    return fit_image(read_image(request.photo), request.width, request.height, request.fit)
-
-
-def start_pictures(pipeline: Pipeline, request: Request) -> tuple[Image.Image, Image.Image]:
-    """The fitted photo, and the noisy picture that a run from it starts with (Eq. 4, arXiv:2006.11239)."""
-    import torch
-
-    from stable_diffusion.images import to_images, to_tensor
-
-    photo, vae = fitted_photo(request), pipeline.models.vae
-    plan = pipeline.plan(request.sampler, request.num_inference_steps, request.strength)
-    level, _ = plan.steps[0]
-    with torch.no_grad():
-        x_0 = vae.encode(to_tensor([photo]).to(vae.post_quant_conv.weight))
-        noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(request.seed or 0)).to(x_0)
-        return photo, to_images(vae.decode_finite(plan.start(noise, x_0) / level.scale))[0]
-
-
-def read_prompt(pipeline: Pipeline, text: str) -> tuple[int, int, str]:
-    """How many tokens a prompt takes, how many the model can read, and the text beyond them."""
-    from stable_diffusion.prompt import tokenize
-
-    tokenizer = pipeline.models.tokenizer
-    tokens = tokenize(tokenizer, text)
-    return tokens.count, tokenizer.model_max_length - 2, tokens.dropped
+    return fit_image(read_image(request.image), request.width, request.height, request.fit)
 
 
 def dropped_text(pipeline: Pipeline, request: Request) -> dict[str, str]:
     """The end of prompt and negative prompt that the model can't read, where they are too long."""
     texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-    dropped = {name: read_prompt(pipeline, text)[2] for name, text in texts.items()}
+    dropped = {name: pipeline.read_prompt(text).dropped for name, text in texts.items()}
     return {name: text for name, text in dropped.items() if text}
 
 
@@ -123,49 +99,31 @@ def tile(images: list[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _event(pipeline: Pipeline, request: Request, step: Step, seconds_per_step: float) -> Event:
-    x_t = None
-    if step.images is not None and request.preview != "none":
-        x_t = tile(_noisy(pipeline, step))
+def _event(pipeline: Pipeline, request: Request, step: Step, seconds_per_step: float, stopped: bool) -> Event:
+    """What happened at a step; where the run is `stopped` by it, with the picture that there is so far."""
+    shown = step.decoded() if stopped else step.images
+    images = shown if stopped or step.result is not None else None
+    stopped_at = (step.index, step.total) if stopped else None
     return Event(
         index=step.index,
         total=step.total,
         timestep=step.timestep,
-        sigma=step.sigma / step.alpha if step.alpha else math.inf,
+        sigma=step.level.noise_to_signal,
         seed=step.seed,
         seconds_per_step=seconds_per_step,
-        x_0=None if step.images is None else tile(step.images),
-        x_t=x_t,
-        images=None if step.result is None else _signed(pipeline, request, step.result.images, step.seed),
+        x_0=None if shown is None else tile(shown),
+        x_t=None if step.images is None or request.preview == "none" else tile(step.noisy()),
+        images=None if images is None else signed(images, request, pipeline.models.name, stopped_at),
+        stopped=stopped,
     )
 
 
-def _noisy(pipeline: Pipeline, step: Step) -> list[Image.Image]:
-    from stable_diffusion.images import to_images
-    from stable_diffusion.preview import linear_preview
-
-    return to_images(linear_preview(pipeline.models.vae, step.latents / math.hypot(step.alpha, step.sigma)))
-
-
-def _partial(pipeline: Pipeline, request: Request, step: Step, event: Event) -> Event:
-    from stable_diffusion.images import to_images
-
-    pictures = to_images(pipeline.models.vae.decode_finite(step.denoised))
-    signed = _signed(pipeline, request, pictures, step.seed, (step.index, step.total))
-    return replace(event, x_0=tile(pictures), images=signed, stopped=True)
-
-
-def _signed(
-    pipeline: Pipeline,
-    request: Request,
-    images: list[Image.Image],
-    seed: int,
-    stopped_at: tuple[int, int] | None = None,
+def signed(
+    images: Sequence[Image.Image], request: Request, model: str, stopped_at: tuple[int, int] | None = None
 ) -> list[Image.Image]:
-    """Copies of the pictures with their settings inside; picture i has seed + i."""
-    name, signed = pipeline.models.name, []
-    for offset, image in enumerate(images):
-        copy = image.copy()
-        copy.info[KEY] = write_infotext(request, seed + offset, name, stopped_at)
-        signed.append(copy)
-    return signed
+    """Copies of a seeded request's pictures with their settings inside; picture i has seed + i."""
+    assert request.seed is not None
+    copies = [image.copy() for image in images]
+    for seed, copy in enumerate(copies, request.seed):
+        copy.info[KEY] = write_infotext(request, seed, model, stopped_at)
+    return copies

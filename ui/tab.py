@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from ui import live
 
-from .controls import CHECKED, QUIET, Controls
+from .controls import CHECKED, QUIET, Controls, Updates, Values, settings_of
+from .errors import explain, page_error, told_on_the_page
 from .files import keep, stem
-from .film import animation, pictures, strip
-from .history import History, Run, keep_run
+from .film import animation, pictures, read_film, strip
+from .history import History, Kept, keep_run
+from .limits import check, prepare
 from .models import ModelHolder
-from .request import Request
 from .run import dropped_text, run
 
 QUEUE = "run"
-"""The one line in which all runs wait, of both tabs and of programs."""
+"""The one line in which all visitors' runs wait, of every tab."""
 
-Values = dict[Component, Any]
+TURN = "Waiting for your turn…"
 
 COPY_LINK = """() => {
   const query = document.querySelector("#%s .live").dataset.link;
@@ -32,6 +33,16 @@ COPY_LINK = """() => {
   history.replaceState(null, "", "?" + query);
   navigator.clipboard?.writeText(location.href);
 }"""
+
+
+LEAVE = """() => {
+  const state = document.querySelector("#%s-live .live").dataset.state;
+  if (state === "waiting") document.querySelector("#%s-leave").click();
+}"""
+"""Stop, before the first step has come: out of the line."""
+
+WAIT_NO_MORE = '(shown) => (shown.state === "waiting" ? {state: "idle"} : shown)'
+"""What the live view shows once nothing is waited for."""
 
 
 @dataclass(frozen=True)
@@ -45,37 +56,40 @@ class View:
     live: gr.HTML
     results: gr.Gallery
     last: gr.State
-    """The `Run` that the tab shows, or None."""
+    """The `Kept` run that the tab shows, or None."""
     after: gr.Row
     """What can be done with it."""
     link: gr.Button
     save: gr.Button
     use: gr.Button
     files: gr.File
+    stopping: gr.State
+    """The `threading.Event` of the visitor's run, which Stop sets; None before the first one."""
+    leave: gr.Button
+    """Never seen: it takes a run that waits out of the line."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tab:
-    """One tab's components, and what is going on in it."""
+    """One tab's components."""
 
     kind: str
     controls: Controls
     view: View
     history: History
-    stops: dict[str, threading.Event] = field(default_factory=dict)
-    """For each visitor's session that runs or waits, what its Stop button sets."""
 
-    def request(self, values: Values) -> Request:
-        """The request that the controls ask for; ValueError where they can't be meant."""
-        named = {name: values[component] for name, component in self.controls.items()}
-        return Request(**{**named, "seed": read_seed(named["seed"])})
+    def settings(self, values: Values) -> dict[str, Any]:
+        """What the controls ask for; ValueError where that can't be meant, whatever the model."""
+        settings = settings_of(self.controls, values)
+        check(settings)
+        return settings
 
     @property
-    def shown(self) -> list[Component]:
+    def shown(self) -> list[Block]:
         """The components that `show` updates."""
         return [self.view.results, self.view.last, self.view.after, self.view.files]
 
-    def show(self, run: Run) -> dict[Component, Any]:
+    def show(self, run: Kept) -> Updates:
         """The updates that show a run that is over, apart from its film."""
         view = self.view
         return {
@@ -118,7 +132,9 @@ def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
         save = gr.Button("Save the film", size="sm", elem_id=f"{kind}-save", min_width=110)
         link = gr.Button("Copy link", size="sm", elem_id=f"{kind}-link", min_width=110)
     files = gr.File(label="Animation and contact strip", file_count="multiple", visible=False, elem_id=f"{kind}-files")
-    return View(*buttons, line, view, results, gr.State(None), after, link, save, use, files)
+    leave = gr.Button(visible="hidden", elem_id=f"{kind}-leave")
+    last, stopping = gr.State(None), gr.State(None)
+    return View(*buttons, line, view, results, last, after, link, save, use, files, stopping, leave)
 
 
 def connect(tab: Tab, holder: ModelHolder, reuse: gr.Button) -> None:
@@ -132,31 +148,39 @@ def connect(tab: Tab, holder: ModelHolder, reuse: gr.Button) -> None:
 
 
 def connect_run(tab: Tab, holder: ModelHolder) -> None:
-    """Make Generate work: check at once, wait in line, run."""
+    """Make Generate work: check at once, wait for the model, then in line, then run; and Stop, in all of that."""
     view, history = tab.view, tab.history
 
-    def begin(values: Values, request: gr.Request) -> dict[Component, Any]:
-        try:
-            wanted = tab.request(values)
-        except ValueError as error:
-            raise clear_error(error) from None
-        tab.stops[request.session_hash] = threading.Event()
-        text = "Waiting for your turn…" if holder.ready(wanted.model) else "Loading the model…"
+    def begin(values: Values) -> Updates:
+        with told_on_the_page():
+            tab.settings(values)
         return {
-            view.live: live.waiting("next", text),
+            view.live: live.waiting("next", TURN),
             view.generate: gr.Button(interactive=False),
             view.stop: gr.Button(interactive=True),
+            view.stopping: threading.Event(),
         }
 
-    def generate(values: Values, request: gr.Request) -> Iterator[dict[Component, Any]]:
-        stopped = tab.stops.setdefault(request.session_hash, threading.Event())
-        run_id, film = live.new_run(), []
+    async def load(model: str, stopping: threading.Event) -> AsyncIterator[live.Message]:
         try:
-            wanted = tab.request(values)
-            pipeline = holder.pipeline(wanted.model)
-            wanted = wanted.for_side(pipeline.default_size)
+            async for text, _ in holder.wait(model):
+                if not stopping.is_set():
+                    yield live.waiting("next", f"{text}…")
+            yield live.waiting("next", TURN)
+        except Exception as error:
+            sentence = explain(error)
+            yield live.failed("next", sentence)
+            raise page_error(sentence) from None
+
+    def generate(values: Values) -> Iterator[Updates]:
+        stopping, run_id, film = values[view.stopping], live.new_run(), []
+        if stopping.is_set():
+            yield {view.live: live.idle()}
+            return
+        try:
+            pipeline, wanted = prepare(holder, tab.settings(values))
             warn(dropped_text(pipeline, wanted))
-            for event in run(pipeline, wanted, stopped.is_set):
+            for event in run(pipeline, wanted, stopping.is_set):
                 film.append(live.message(run_id, event))
                 if event.images is None:
                     yield {view.live: film[-1]}
@@ -166,17 +190,18 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
                 **tab.show(done),
                 **history.add(values[history.runs], done),
             }
-        except ValueError as error:
-            yield {view.live: live.failed(run_id, str(error))}
-            raise clear_error(error) from None
-        finally:
-            tab.stops.pop(request.session_hash, None)
+        except Exception as error:
+            sentence = explain(error)
+            yield {view.live: live.failed(run_id, sentence)}
+            raise page_error(sentence) from None
 
-    inputs = {*tab.controls.values(), history.runs}
-    started = view.generate.click(
-        begin, inputs, [view.live, view.generate, view.stop], show_progress_on=view.line, **CHECKED
+    inputs: set[Block] = {*tab.controls.values(), history.runs, view.stopping}
+    buttons = [view.generate, view.stop]
+    begun = view.generate.click(
+        begin, inputs, [view.live, *buttons, view.stopping], show_progress_on=view.line, **CHECKED
     )
-    finished = started.success(
+    loaded = begun.success(load, [tab.controls["model"], view.stopping], view.live, **CHECKED)
+    finished = loaded.success(
         generate,
         inputs,
         [view.live, *tab.shown, history.runs, history.gallery],
@@ -186,20 +211,24 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
         show_progress_on=view.line,
         api_visibility="private",
     )
-    buttons = [view.generate, view.stop]
 
     def idle() -> tuple[gr.Button, gr.Button]:
         return gr.Button(interactive=True), gr.Button(interactive=False)
 
-    # Not `then`: after a failure, Gradio 6.31 does not do that.
+    # Not `then`: after a failure, Gradio 6.31 does not do that. What is cancelled has failed, too.
     finished.success(idle, None, buttons, **QUIET)
-    finished.failure(idle, None, buttons, **QUIET)
+    for event in (loaded, finished):
+        event.failure(None, view.live, view.live, js=WAIT_NO_MORE, api_visibility="private")
+        event.failure(idle, None, buttons, **QUIET)
 
-    def halt(request: gr.Request) -> None:
-        if event := tab.stops.get(request.session_hash):
-            event.set()
+    def halt(stopping: threading.Event | None) -> None:
+        if stopping is not None:
+            stopping.set()
 
-    view.stop.click(halt, None, None, **QUIET)
+    # A run in progress ends itself, and keeps its picture; one that waits is cancelled.
+    view.stop.click(halt, view.stopping, None, **QUIET)
+    view.stop.click(None, js=LEAVE % (tab.kind, tab.kind), api_visibility="private")
+    view.leave.click(None, cancels=[loaded, finished], queue=False, api_visibility="private")
 
 
 def warn(dropped: dict[str, str]) -> None:
@@ -208,7 +237,7 @@ def warn(dropped: dict[str, str]) -> None:
         gr.Warning(f"{name} is too long for this model. Left out: “{html.escape(text[:300])}”", title="Shortened")
 
 
-def shown(run: Run | None) -> Run:
+def shown(run: Kept | None) -> Kept:
     """The run that the tab shows; gr.Error where there is none yet."""
     if run is None:
         raise gr.Error(
@@ -217,26 +246,15 @@ def shown(run: Run | None) -> Run:
     return run
 
 
-def save_film(run: Run | None) -> gr.File:
+def save_film(run: Kept | None) -> gr.File:
     """The run's animation and contact strip, as files."""
-    frames = pictures(shown(run).film)
-    if not frames:
-        raise gr.Error("This run had no previews: choose a live preview.", print_exception=False)
-    name = stem(run.request.prompt, run.request.seed)
-    return gr.File([keep(f"{name}.webp", animation(frames)), keep(f"{name}-strip.png", strip(frames))], visible=True)
-
-
-def read_seed(text: str | None) -> int | None:
-    """The seed in the text box: empty for a random one; ValueError where it is no whole number."""
-    text = (text or "").strip()
-    if not text:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"seed must be a whole number, got {text[:50]!r}: leave it empty for a random one") from None
-
-
-def clear_error(error: ValueError) -> gr.Error:
-    """A message on the page, which reads HTML, for what is wrong with a request."""
-    return gr.Error(html.escape(str(error), quote=False), title="That did not work", print_exception=False)
+    with told_on_the_page():
+        request = shown(run).request
+        frames = pictures(read_film(shown(run).film))
+        if not frames:
+            raise ValueError("This run had no previews: choose a live preview.")
+        assert request.seed is not None, "a run that is over has its seed"
+        name = stem(request.prompt, request.seed)
+        return gr.File(
+            [keep(f"{name}.webp", animation(frames)), keep(f"{name}-strip.png", strip(frames))], visible=True
+        )

@@ -131,7 +131,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 def outline(network: type[Network], config: object) -> Network:
     """`network(config)` with the names and shapes of its weights, but no storage."""
     with torch.device("meta"), _Unfilled():
-        return network(config)  # type: ignore[call-arg]
+        return network(config)
 
 
 class _Unfilled(TorchFunctionMode):

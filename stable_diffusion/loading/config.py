@@ -10,7 +10,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
 
 from .fields import Epsilon, Layers, Levels, Pixels, Positive, Token, Width, Within, bare, expected, fits, shown
 
@@ -40,7 +40,8 @@ def _read(cls: type[Config], values: dict[str, Any], only: dict[str, Any], ignor
     Any other setting raises, unless it is null or false, `ignored`, or for the file's own use (`_class_name`).
     """
     hints = get_type_hints(cls, include_extras=True)
-    kept, others = {}, {}
+    kept: dict[str, Any] = {}
+    others: dict[str, Any] = {}
     for name, value in values.items():
         value = tuple(value) if isinstance(value, list) else value
         (kept if name in hints else others)[name] = value
@@ -265,8 +266,10 @@ class VAEConfig:
         return _read(cls, values, only, {"force_upcast"}, "vae")
 
 
-ATTENTION_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
-ATTENTION_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
+ATTENTION_DOWN: Final = "CrossAttnDownBlock2D"
+PLAIN_DOWN: Final = "DownBlock2D"
+ATTENTION_UP: Final = "CrossAttnUpBlock2D"
+PLAIN_UP: Final = "UpBlock2D"
 DownBlocks = Annotated[tuple[Literal["CrossAttnDownBlock2D", "DownBlock2D"], ...], Within(1, 8)]
 UpBlocks = Annotated[tuple[Literal["CrossAttnUpBlock2D", "UpBlock2D"], ...], Within(1, 8)]
 
@@ -363,6 +366,7 @@ class SchedulerConfig:
     """`scheduler/scheduler_config.json`: the noise schedule and how its timesteps are spaced.
 
     timestep_spacing is None where the file names none: each sampler then has its own, as each class of diffusers does.
+    others are the file's other settings, of which every sampler reads its own: `scheduler_settings.py` says which.
     """
 
     num_train_timesteps: Annotated[int, Within(10, 10**5)] = 1000
@@ -375,8 +379,8 @@ class SchedulerConfig:
     steps_offset: Annotated[int, Within(0, 9)] = 0  # published are 0 and 1; a run needs it below its timesteps
     rescale_betas_zero_snr: bool = False
     set_alpha_to_one: bool = True
-    use_karras_sigmas: bool = False
     class_name: str = "DDPMScheduler"
+    others: dict[str, Any] = dataclasses.field(default_factory=lambda: {"clip_sample": False})
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -407,16 +411,13 @@ class SchedulerConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SchedulerConfig:
-        """Read `scheduler_config.json` of any of diffusers' schedulers; only what shapes the schedule is kept."""
+        """Read `scheduler_config.json` of any of diffusers' schedulers."""
         values = {**values, "class_name": values.get("_class_name", cls.class_name)}
         for name in ("beta_start", "beta_end", "beta_schedule"):
             require(
                 name in values or values.get("trained_betas") is not None,
                 f"scheduler: the setting {name} is missing, and diffusers' classes disagree on its default",
             )
-        for name in ("clip_sample", "thresholding"):
-            require(
-                not values.get(name, False),
-                f"scheduler: {name}=true is not supported: latents of Stable Diffusion are never clipped",
-            )
-        return _read(cls, _relevant(cls, values), {}, set(), "scheduler")
+        own = _relevant(cls, values)
+        others = {name: value for name, value in values.items() if name not in own and not name.startswith("_")}
+        return _read(cls, {**own, "others": others}, {}, set(), "scheduler")

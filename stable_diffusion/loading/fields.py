@@ -56,7 +56,7 @@ def fits(hint: Any, value: object) -> bool:
         plain, within = arguments
         if isinstance(value, tuple):  # its length first: there may be a million entries
             return within.low <= len(value) <= within.high and fits(plain, value)
-        return fits(plain, value) and within.low <= value <= within.high  # type: ignore[operator]
+        return fits(plain, value) and within.low <= value <= within.high
     if kind in (Union, UnionType):
         return any(fits(one, value) for one in arguments)
     if kind is Literal:
@@ -68,7 +68,7 @@ def fits(hint: Any, value: object) -> bool:
         return len(hints) == len(value) and all(map(fits, hints, value))
     if hint is float:
         return type(value) in (int, float) and abs(value) <= sys.float_info.max  # type: ignore[arg-type]  # NaN is not
-    return type(value) is hint
+    return type(value) is (kind or hint)
 
 
 def expected(hint: Any) -> str:
@@ -88,7 +88,7 @@ def expected(hint: Any) -> str:
         count = "" if arguments[-1] is Ellipsis else f" of {len(arguments)}"
         return f"a list{count}, each {expected(arguments[0])}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
-    return words.get(hint, hint.__name__)
+    return words.get(hint, "a JSON object")
 
 
 def shown(value: object) -> str:

@@ -109,12 +109,12 @@ def _verify(repository: str, path: Path, file: RepoFile) -> None:
 
 def _reporting_bar(repository: str, total: int, on_progress: OnProgress) -> type[tqdm]:
     """A progress bar for the hub's library that also tells `on_progress`."""
-    done = 0
+    done = 0.0
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # The library draws several bars, of bytes from the network, of bytes on the disk, and of files.
-            self.bytes = 0 if kwargs.get("unit") == "B" else None
+            self.bytes: float | None = 0 if kwargs.get("unit") == "B" else None
             super().__init__(*args, **kwargs)
 
         def update(self, n: float | None = 1) -> bool | None:

@@ -69,6 +69,10 @@ PART_CLASSES = {
 ONLY_THESE = "only Stable Diffusion 1.x and 2.x and models built like them can be loaded"
 
 
+CLIPPING_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
+"""The classes of diffusers that clip samples unless told not to."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A whole model directory's configuration, of parts that fit each other."""
@@ -107,8 +111,11 @@ class ModelConfig:
             raise ConfigError(f"unet: in_channels={channels}: {relative}; {ONLY_THESE}")
         scheduler = settings["scheduler"]
         if pipeline.startswith("StableDiffusion"):
-            # diffusers' pipeline makes the same two corrections to configurations from its first weeks.
-            scheduler = {**scheduler, "clip_sample": False, "steps_offset": 1}
+            # diffusers' pipeline makes the same two corrections to configurations from its first weeks. It looks at the
+            # file's own class: where the file is silent, that of another sampler may still clip.
+            scheduler = {**scheduler, "steps_offset": 1}
+            if scheduler.get("clip_sample", scheduler.get("_class_name") in CLIPPING_SCHEDULERS):
+                scheduler["clip_sample"] = False
         return cls(
             text_encoder=CLIPTextConfig.from_dict(settings["text_encoder"]),
             unet=UNetConfig.from_dict(settings["unet"]),

@@ -13,7 +13,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ def _check_archive(path: Path) -> None:
                     _check_pickle(file)
 
 
-def _check_pickle(file: BinaryIO) -> None:
+def _check_pickle(file: IO[bytes]) -> None:
     """Raise `UnpicklingError` where one pickle names, or takes, more than weights need.
 
     It is run with the sizes of its objects in their place: a tuple is as large as all that it holds, which is what its
@@ -91,6 +91,7 @@ def _check_pickle(file: BinaryIO) -> None:
     marks: list[int] = []
     memo: dict[int, int | str] = {}
     work, start = 0, file.tell()
+    argument: Any
     for operation, argument, _ in pickletools.genops(file):
         if operation.name in ("BINGET", "LONG_BINGET"):
             stack.append(memo[argument])

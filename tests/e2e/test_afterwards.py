@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from ui.metadata import read_settings
+from tests.conftest import ROOT
+from ui.metadata import read_infotext
 
+from .conftest import Server
 from .visitor import Visitor
 
 
@@ -75,7 +77,7 @@ def test_settings_come_back_from_history_from_a_picture_and_from_a_link(finished
     picture = tmp_path / "fox.png"
     address = page.locator("#t2i-results img").first.get_attribute("src")
     picture.write_bytes(page.request.get(address).body())
-    assert read_settings(picture)["seed"] == 42
+    assert read_infotext(picture)["seed"] == 42
     finished.ask("something else", steps=9, seed="1")
     page.set_input_files("#restore input[type=file]", str(picture))
     expect_form(page, "a red fox", "42", "4")
@@ -94,7 +96,7 @@ def test_the_whole_visit_can_be_downloaded(finished: Visitor, tmp_path: Path):
     with page.expect_download() as download:
         page.locator("#history").get_by_label("Download All").click()
     with zipfile.ZipFile(download.value.path()) as pictures:
-        settings = [read_settings(pictures.extract(name, tmp_path)) for name in pictures.namelist()]
+        settings = [read_infotext(pictures.extract(name, tmp_path)) for name in pictures.namelist()]
     assert [(facts["prompt"], facts["seed"]) for facts in settings] == [("a blue fish", 7), ("a red fox", 42)]
 
 
@@ -145,6 +147,31 @@ def test_who_waits_sees_the_place_in_line(visit: Callable[..., Page]):
     expect(second.page.locator("#t2i-line")).to_contain_text("queue: 1/1")
     first.stop()
     second.wait_until("finished")
+
+
+@pytest.mark.parametrize("kind", ["t2i", "i2i"])
+def test_stop_while_waiting_leaves_the_line_and_runs_no_step(visit: Callable[..., Page], server: Server, kind: str):
+    first, second = Visitor(visit()), Visitor(visit(), kind)
+    first.ask("a long run", steps=150)
+    first.generate()
+    first.wait_until("step")
+    before = server.count("at step")
+    if kind == "i2i":
+        second.choose_photo(ROOT / "assets" / "examples" / "cat.jpg")
+    second.ask("never drawn", steps=3)
+    second.generate()
+    expect(second.page.locator(second.at("line"))).to_contain_text("queue: 1/1")
+    second.stop()
+    second.wait_until("idle")
+    expect(second.page.locator(second.at("generate"))).to_be_enabled()
+    expect(second.page.locator(second.at("stop"))).to_be_disabled()
+    expect(first.view).to_have_attribute("data-state", "step")
+    first.stop()
+    first.wait_until("stopped")
+    second.ask("drawn", steps=2)
+    second.generate()
+    second.wait_until("finished")
+    assert server.count("at step") == before + 2  # the first visitor's run, and the second one of the second
 
 
 def test_tokens_are_counted(page: Page):

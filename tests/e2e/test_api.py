@@ -12,7 +12,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from ui.metadata import read_settings
+from ui.metadata import read_infotext
 
 
 def picture(answer: tuple) -> Image.Image:
@@ -30,7 +30,7 @@ def test_text2image_answers_with_a_picture_that_carries_its_settings(client: Cli
     assert answer[1]["finished"]
     assert answer[1]["seed"] == 5
     assert picture(answer).format == "PNG"
-    settings = read_settings(answer[0][0]["image"])
+    settings = read_infotext(answer[0][0]["image"])
     assert (settings["prompt"], settings["seed"], settings["num_inference_steps"]) == ("a red apple", 5, 3)
 
 
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_picture_whatever_the_previews(client: Clie
 
 def test_several_pictures_have_consecutive_seeds(client: Client):
     images, _ = client.predict("a cat", num_inference_steps=2, seed=8, num_images=2, api_name="/text2image")
-    assert [read_settings(image["image"])["seed"] for image in images] == [8, 9]
+    assert [read_infotext(image["image"])["seed"] for image in images] == [8, 9]
 
 
 def test_image2image_runs_the_steps_that_its_strength_asks_for(client: Client, photo: dict):
@@ -73,7 +73,7 @@ def test_a_prompt_of_10_000_characters_is_cut_and_says_so(client: Client):
 
 BAD = {
     "num_inference_steps 0": ({"num_inference_steps": 0}, "num_inference_steps must be between 1 and 1,000, got 0"),
-    "num_inference_steps 5000": ({"num_inference_steps": 5000}, "num_inference_steps must be .* got 5,000"),
+    "num_inference_steps 5000": ({"num_inference_steps": 5000}, "num_inference_steps must be .* got 5000"),
     "num_inference_steps 2.5": ({"num_inference_steps": 2.5}, "num_inference_steps must be a whole number, got 2.5"),
     "width 100": ({"width": 100}, "width must be a multiple of 8, got 100: try 96 or 104"),
     "height 2048": ({"height": 2048}, "height must be at most .* got 2048: choose a smaller size"),
@@ -93,9 +93,9 @@ def test_bad_input_is_named_with_its_value_and_the_remedy(client: Client, settin
         client.predict(**{"prompt": "a cat", **settings}, api_name="/text2image")
 
 
-@pytest.mark.parametrize(("strength", "message"), [(0, "above 0 and at most 1, got 0"), (1.5, "between .*, got 1.5")])
-def test_strength_out_of_range_is_refused(client: Client, photo: dict, strength: float, message: str):
-    with pytest.raises(AppError, match=f"strength must be {message}"):
+@pytest.mark.parametrize("strength", [0, 1.5])
+def test_strength_out_of_range_is_refused(client: Client, photo: dict, strength: float):
+    with pytest.raises(AppError, match=rf"strength must be in \(0, 1\], got {strength}: low stays close to the photo"):
         client.predict(photo, "a dog", strength=strength, api_name="/image2image")
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Page, expect
+
+from .visitor import Visitor
 
 PATIENCE = 120_000
 expect.set_options(timeout=PATIENCE)
@@ -105,6 +108,30 @@ def test_words_are_never_read_as_html(inside: Page):
     expect(inside.locator("#inside-run .chips")).to_contain_text("onerror")
     assert inside.locator("#inside-run .chips img, #inside-run .chips b").count() == 0
     assert inside.title() != "bad"
+
+
+@pytest.mark.parametrize(
+    ("section", "name"), [("Inside a run", "look"), ("Samplers side by side", "compare")], ids=["run", "samplers"]
+)
+def test_stop_while_waiting_leaves_the_line(visit: Callable[..., Page], section: str, name: str):
+    first, page = Visitor(visit()), visit()
+    first.ask("a long run", steps=150)
+    first.generate()
+    first.wait_until("step")
+    page.get_by_role("tab", name="Inside", exact=True).click()
+    page.get_by_role("tab", name=section).click()
+    page.locator(f"#inside-{name}").click()
+    view = page.locator("#inside-run" if name == "look" else "#inside-samplers")
+    expect(view).to_contain_text("queue: 1/1")
+    page.locator("#inside-stop" if name == "look" else "#inside-compare-stop").click()
+    expect(view).not_to_contain_text("queue: 1/1")
+    first.stop()
+    first.wait_until("stopped")
+    other = Visitor(visit())
+    other.ask("after all others", steps=1)
+    other.generate()
+    other.wait_until("finished")
+    expect(view.locator(".hint")).to_be_visible()  # nothing has been drawn
 
 
 def test_samplers_stand_side_by_side(inside: Page):

@@ -35,7 +35,7 @@ def test_a_prompt_becomes_a_picture_step_by_step(page: Page):
     visitor.expect_result()
 
 
-def test_only_the_finished_picture_becomes_a_file(page: Page, server: Server):
+def test_only_the_finished_picture_and_the_film_become_files(page: Page, server: Server):
     def files() -> set[Path]:
         return {path for path in server.files.rglob("*") if path.is_file()}
 
@@ -45,7 +45,7 @@ def test_only_the_finished_picture_becomes_a_file(page: Page, server: Server):
     visitor.generate()
     visitor.wait_until("finished")
     visitor.expect_result()
-    assert [path.name for path in files() - before] == ["a-file-of-its-own-77.png"]
+    assert sorted(path.name for path in files() - before) == ["a-file-of-its-own-77.png", "film.json"]
 
 
 def test_stop_keeps_the_partial_picture(page: Page):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stable_diffusion import model_loader
 from stable_diffusion.loading.config import ConfigError, ModelError
+from stable_diffusion.loading.scheduler_settings import settings_for
 from stable_diffusion.model_converter import LEGACY_NAMES
 from stable_diffusion.model_loader import Models, load
 from tests.tiny import KINDS, networks, save_model
@@ -431,7 +432,20 @@ def test_settings_of_the_wrong_type(model: Path, file: str, values: dict[str, An
 
 def test_corrections_that_diffusers_makes(model: Path) -> None:
     change_json(model / "scheduler" / "scheduler_config.json", steps_offset=0, clip_sample=True)
-    assert load(model).scheduler.steps_offset == 1
+    scheduler = load(model).scheduler
+    assert scheduler.steps_offset == 1
+    assert scheduler.others["clip_sample"] is False
+
+
+@pytest.mark.parametrize("class_name", ["PNDMScheduler", "DDIMScheduler", "DDPMScheduler"])
+def test_a_scheduler_file_that_is_silent_on_clipping(model: Path, class_name: str) -> None:
+    """diffusers' pipeline looks at the file's own class; made from it, another class has its own default."""
+    file = model / "scheduler" / "scheduler_config.json"
+    settings = json.loads(file.read_text())
+    del settings["clip_sample"]
+    file.write_text(json.dumps({**settings, "_class_name": class_name}))
+    clips = {name: settings_for(name, load(model).scheduler)["clip_sample"] for name in ("ddpm", "ddim", "lcm")}
+    assert clips == {"ddpm": class_name == "PNDMScheduler", "ddim": class_name == "PNDMScheduler", "lcm": False}
 
 
 def test_tokenizers_that_do_not_fit(model: Path) -> None:

@@ -8,18 +8,28 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from stable_diffusion.loading.config import SchedulerConfig
 from stable_diffusion.prompt import EMPHASIS, parse_weights
+from stable_diffusion.request import (
+    FIT_LABELS,
+    MAX_CLIP_SKIP,
+    MAX_STEPS,
+    SAMPLER_LABELS,
+    SCHEDULE_LABELS,
+    SPACED_SAMPLERS,
+    Request,
+)
 from stable_diffusion.schedule import NoiseSchedule, karras_sigmas
-from ui.link import KINDS, from_query, to_query
+from ui.limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SEED
+from ui.link import LINKED, from_query, to_query
 from ui.metadata import parse_infotext, write_infotext
-from ui.options import FITS, MAX_GUIDANCE, MAX_IMAGES, MAX_SEED, MAX_STEPS, SAMPLERS
-from ui.request import Request
 
 # Where CI is set, Hypothesis draws the same examples every time.
+KINDS = {setting.name: setting.kind for setting in LINKED}
+
 every_input = settings(deadline=None, max_examples=100)
 
 seeds = st.integers(0, MAX_SEED)
@@ -33,16 +43,20 @@ requests = st.builds(
     guidance_scale=st.integers(0, int(10 * MAX_GUIDANCE)).map(lambda tenths: tenths / 10),
     height=sides,
     width=sides,
-    sampler=st.sampled_from(sorted(SAMPLERS)),
+    sampler=st.sampled_from(sorted(SAMPLER_LABELS)),
+    clip_skip=st.integers(0, MAX_CLIP_SKIP),
     seed=seeds,
     num_images=st.integers(1, MAX_IMAGES),
+)
+spaced_requests = st.builds(
+    replace, requests, sampler=st.sampled_from(SPACED_SAMPLERS), schedule=st.sampled_from(sorted(SCHEDULE_LABELS))
 )
 photo_requests = st.builds(
     replace,
     requests,
-    photo=st.just("photo.png"),
+    image=st.just("photo.png"),
     strength=st.integers(1, 100).map(lambda hundredths: hundredths / 100),
-    fit=st.sampled_from(sorted(FITS)),
+    fit=st.sampled_from(sorted(FIT_LABELS)),
 )
 
 
@@ -50,18 +64,23 @@ photo_requests = st.builds(
 
 
 @every_input
-@given(requests | photo_requests, model_names, st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)))
+@given(
+    requests | spaced_requests | photo_requests,
+    model_names,
+    st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)),
+)
 def test_infotext_comes_back(request: Request, model: str, stopped_at: tuple[int, int] | None) -> None:
     # A line that starts the negative prompt is all that tells the two apart.
     assume("\nNegative prompt: " not in f"\n{request.prompt}")
-    names = ["num_inference_steps", "guidance_scale", "seed", "width", "height", "sampler"]
-    names += ["strength"] if request.photo is not None else []
+    names = ["num_inference_steps", "guidance_scale", "seed", "width", "height", "sampler", "schedule", "clip_skip"]
+    names += ["strength"] if request.image is not None else []
     expected = {name: getattr(request, name) for name in names}
     expected |= {"prompt": request.prompt.strip(), "negative_prompt": request.negative_prompt.strip()}
     assert parse_infotext(write_infotext(request, request.seed, model, stopped_at)) == expected
 
 
 @every_input
+@example("prompt\nSteps: 1, Size: " + "1" * 5000 + "x1")
 @given(st.text() | st.text().map("prompt\nSteps: {}".format) | st.text(st.sampled_from('ab:, "\\1\n')))
 def test_any_text_is_read_as_infotext(text: str) -> None:
     read = parse_infotext(text)
@@ -72,11 +91,11 @@ def test_any_text_is_read_as_infotext(text: str) -> None:
 
 
 @every_input
-@given(requests | photo_requests, st.none() | model_names)
+@given(requests | spaced_requests | photo_requests, st.none() | model_names)
 def test_a_link_comes_back(request: Request, model: str | None) -> None:
     request = replace(request, model=model)
     read = from_query(dict(parse_qsl(to_query(request))))
-    assert replace(Request(**read), photo=request.photo) == request
+    assert replace(Request(**read), image=request.image) == request
 
 
 @every_input
@@ -109,8 +128,8 @@ def bracketed(inner: st.SearchStrategy[tuple[str, Characters]]) -> st.SearchStra
         st.lists(inner, max_size=3).map(
             lambda prompts: ("".join(text for text, _ in prompts), [one for _, meant in prompts for one in meant])
         ),
-        st.builds(wrap, inner, st.just("({0})"), st.just(EMPHASIS)),
-        st.builds(wrap, inner, st.just("[{0}]"), st.just(1 / EMPHASIS)),
+        st.builds(wrap, inner, st.just("({0})"), st.just(EMPHASIS["("])),
+        st.builds(wrap, inner, st.just("[{0}]"), st.just(EMPHASIS["["])),
         st.builds(wrap, inner, st.just("({0}:{1})"), weights),
     )
 

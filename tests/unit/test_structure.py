@@ -9,8 +9,31 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-TENSOR_MATHS = {"schedule", "ddpm", "samplers"}
+TENSOR_MATHS = {"schedule", "ddpm", "levels", "samplers", "request"}
 NETWORKS = {"attention", "blocks", "clip", "encoder", "decoder", "vae", "diffusion"}
+
+# The floors of the library: a module imports from the floors below and, where there is no other way round, its own.
+FLOORS = (
+    {"request", "loading", "loading.config", "attention", "blocks", "weights"},
+    {
+        "loading.scheduler_settings",
+        "loading.model_config",
+        "loading.checkpoints",
+        "loading.hub",
+        "loading.single_file",
+        "loading.tokenizer",
+    },
+    {"schedule", "images", "encoder", "decoder", "diffusion", "clip"},
+    {"ddpm", "levels", "samplers", "vae", "guidance", "prompt", "preview", "heatmap"},
+    {"model_converter", "model_loader"},
+    {"lora"},
+    {"pipeline"},
+    {"inside", "ticket", "batch_limit"},
+    {"painter"},
+    {"engine"},
+)
+LIBRARY = "stable_diffusion"
+BEHIND_THE_PAGE = {"training", "tests", "benchmarks", "notebooks", "diffusers"}
 
 
 def module(path: Path) -> str:
@@ -37,44 +60,68 @@ def sources(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
 
+files = {module(path): path for path in sources(LIBRARY)[1:]}
+
+
 def starts(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(f"{package}.") for package in packages)
 
 
-@pytest.mark.parametrize("path", sources("stable_diffusion"), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sources(LIBRARY), ids=module)
 def test_the_library_stands_alone(path: Path) -> None:
-    assert not [name for name in imports(path) if starts(name, "gradio", "diffusers", "ui", "training", "tests", "app")]
+    others = BEHIND_THE_PAGE | {"gradio", "ui", "serving", "app"}
+    assert not [name for name in imports(path) if starts(name, *others)]
 
 
-@pytest.mark.parametrize("path", [*sources("ui"), ROOT / "app.py"], ids=lambda path: path.stem)
-def test_the_page_needs_neither_training_nor_diffusers(path: Path) -> None:
-    assert not [name for name in imports(path) if starts(name, "diffusers", "training", "tests")]
+@pytest.mark.parametrize("path", [*sources("ui"), ROOT / "app.py"], ids=module)
+def test_nothing_at_run_time_imports_what_made_or_measures_the_model(path: Path) -> None:
+    assert not [name for name in imports(path) if starts(name, *BEHIND_THE_PAGE)]
+
+
+@pytest.mark.parametrize("folder", ["training", "benchmarks", "tests/parity"])
+def test_gradio_stays_on_the_page(folder: str) -> None:
+    """Only app.py and ui/ import gradio; the page's own tests do so too."""
+    assert not [module(path) for path in sources(folder) for name in imports(path) if starts(name, "gradio")]
 
 
 @pytest.mark.parametrize("name", sorted(TENSOR_MATHS))
 def test_tensor_maths_imports_no_network(name: str) -> None:
-    used = {imported.rpartition(".")[2] for imported in imports(ROOT / "stable_diffusion" / f"{name}.py")}
+    used = {imported.rpartition(".")[2] for imported in imports(ROOT / LIBRARY / f"{name}.py")}
     assert not used & (NETWORKS | {"transformers", "safetensors", "guidance", "pipeline"})
 
 
-def test_imports_run_one_way() -> None:
-    """No module of the library imports itself by a detour."""
-    graph = {
-        module(path): {name for name in imports(path) if starts(name, "stable_diffusion")}
-        for path in sources("stable_diffusion")
-    }
+def test_a_request_is_free_of_torch() -> None:
+    assert not [name for name in imports(ROOT / LIBRARY / "request.py") if starts(name, "torch", LIBRARY)]
 
-    def reachable(start: str) -> set[str]:
-        seen: set[str] = set()
-        waiting = list(graph[start])
-        while waiting:
-            name = waiting.pop()
-            if name in graph and name not in seen:
-                seen.add(name)
-                waiting += graph[name]
-        return seen
 
-    assert not [name for name in graph if name != "stable_diffusion" and name in reachable(name)]
+def test_every_module_has_its_floor() -> None:
+    names = [name for floor in FLOORS for name in floor]
+    assert sorted(names) == sorted(module(path).removeprefix(f"{LIBRARY}.") for path in sources(LIBRARY)[1:])
+
+
+@pytest.mark.parametrize("path", sources(LIBRARY)[1:], ids=module)
+def test_imports_run_one_way(path: Path) -> None:
+    """From a floor to those below; within a floor, never round in a circle."""
+    height = {f"{LIBRARY}.{name}": i for i, floor in enumerate(FLOORS) for name in floor}
+    own = module(path)
+    assert not [name for name in imports(path) if name in height and height[name] > height[own]]
+
+    seen: set[str] = set()
+    waiting = [own]
+    while waiting:
+        for name in imports(files[waiting.pop()]) & files.keys() - seen:
+            seen.add(name)
+            waiting.append(name)
+    assert own not in seen
+
+
+@pytest.mark.parametrize(
+    ("folder", "page"), [(LIBRARY, "README.md"), ("ui", "README.md"), ("training", "training/README.md")]
+)
+def test_every_file_has_its_line_on_a_map(folder: str, page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    files = [path for path in sources(folder) if path.name != "__init__.py"]
+    assert not [path for path in files if f"{path.name}`" not in text]
 
 
 def test_the_spaces_settings_agree() -> None:

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import parse_qsl
 
+import gradio as gr
 import pytest
+import torch
+from gradio.route_utils import delete_files_created_by_app
 from PIL import Image
 
-from stable_diffusion.images import FITS as LIBRARY_FITS
-from stable_diffusion.preview import PREVIEWS as LIBRARY_PREVIEWS
-from stable_diffusion.samplers import SAMPLERS as LIBRARY_SAMPLERS
-from ui.files import stem
-from ui.film import animation, pictures, strip
-from ui.history import MAX_FILM_BYTES, MAX_RUNS, Run, at, trim
+from stable_diffusion.request import Request
+from tests import tiny
+from tests.conftest import ROOT
+from ui.api import answers
+from ui.errors import NO_MEMORY, UNEXPECTED, explain, told_on_the_page
+from ui.files import keep, stem, sweep
+from ui.film import FILMS, animation, keep_film, pictures, read_film, strip
+from ui.history import MAX_RUNS, Kept, at, trim
+from ui.limits import check
 from ui.link import from_query, to_query
 from ui.live import data_uri
-from ui.metadata import KEY, parse_infotext, png_bytes, read_settings, write_infotext
-from ui.models import read_defaults
-from ui.options import FITS, PREVIEWS, SAMPLERS, defaults_for
-from ui.request import Request
+from ui.metadata import KEY, MAX_TEXT, parse_infotext, png_bytes, read_infotext, write_infotext
+from ui.models import ModelHolder, read_configs
+from ui.settings import SETTINGS
 
 REQUEST = Request(
     prompt="a red fox, noto style", negative_prompt="blue", num_inference_steps=12, guidance_scale=5.5, height=96,
@@ -29,59 +38,93 @@ REQUEST = Request(
 )  # fmt: skip
 
 
-def test_the_choices_are_the_librarys():
-    assert {name: sampler.label for name, sampler in LIBRARY_SAMPLERS.items()} == SAMPLERS
-    assert tuple(PREVIEWS) == LIBRARY_PREVIEWS
-    assert tuple(FITS) == LIBRARY_FITS
-
-
-def test_numbers_from_a_form_become_whole():
-    request = Request(num_inference_steps=20.0, seed=7.0, width=128.0)
-    assert (request.num_inference_steps, request.seed, request.width) == (20, 7, 128)
-    assert isinstance(request.seed, int)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), True, "12", None])
-def test_what_is_no_number_is_refused(value: object):
-    with pytest.raises(ValueError, match="num_inference_steps must be between 1 and 1,000"):
-        Request(num_inference_steps=value)
-
-
-def test_sizes_default_to_the_models_side():
-    request = Request(width=64).for_side(128)
-    assert (request.width, request.height) == (64, 128)
-
-
-def test_a_size_beyond_twice_the_models_side_is_refused():
-    with pytest.raises(ValueError, match="width must be at most 256 with this model, got 264"):
-        Request(width=264).for_side(128)
-
-
-@pytest.mark.parametrize("side", [64, 96, 128, 256, 512, 768])
-def test_every_size_on_offer_is_allowed(side: int):
-    defaults = defaults_for(side)
-    for size in range(defaults.min_side, defaults.max_side + 1, defaults.side_step):
-        assert Request(width=size).for_side(side).width == size
+def test_the_settings_are_fields_of_a_request():
+    assert {setting.name for setting in SETTINGS} == set(vars(REQUEST)) - {"image", "prompt_syntax"}
 
 
 @pytest.mark.parametrize(
-    ("unet", "scheduler", "expected"),
+    ("name", "value", "message"),
     [
-        ({}, {"_class_name": "PNDMScheduler"}, (25, 7.5, "dpmpp_2m")),
-        ({"time_cond_proj_dim": 256}, {"_class_name": "LCMScheduler"}, (4, 8.0, "lcm")),
-        ({}, {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}, (2, 0.0, "euler")),
-        ({}, {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}, (25, 7.5, "dpmpp_2m")),
+        ("seed", -1, "seed must be between 0 and 4294967295, got -1: .*or leave it empty"),
+        ("seed", 2**32, "seed must be between 0 and 4294967295, got 4294967296"),
+        ("guidance_scale", 31, "guidance_scale must be between 0 and 30, got 31"),
+        ("num_images", 5, "num_images must be between 1 and 4, got 5"),
+        ("num_inference_steps", float("nan"), "num_inference_steps must be between 1 and 1,000, got nan"),
     ],
 )
-def test_each_kind_of_model_has_its_defaults(tmp_path: Path, unet: dict, scheduler: dict, expected: tuple):
-    vae = {"block_out_channels": [128, 256, 512, 512]}
-    for name, values in (("unet", {"sample_size": 64, **unet}), ("vae", vae), ("scheduler", scheduler)):
-        (tmp_path / name).mkdir()
-        file = "scheduler_config.json" if name == "scheduler" else "config.json"
-        (tmp_path / name / file).write_text(json.dumps(values))
-    defaults = read_defaults(str(tmp_path))
-    assert defaults.side == 512
-    assert (defaults.num_inference_steps, defaults.guidance_scale, defaults.sampler) == expected
+def test_the_page_allows_less_than_the_library(name: str, value: float, message: str):
+    with pytest.raises(ValueError, match=message):
+        check({name: value})
+
+
+def test_what_is_left_out_is_allowed():
+    check({setting.name: None for setting in SETTINGS})
+
+
+@pytest.fixture
+def lcm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelHolder:
+    """A page's models, among them a tiny one that was distilled to few steps."""
+    model = tiny.save_model(tmp_path / "models" / "lcm")
+    file = model / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "_class_name": "LCMScheduler"}))
+    monkeypatch.setenv("SD_MODELS", str(model.parent))
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
+    return ModelHolder(device="cpu")
+
+
+def test_a_programs_defaults_follow_the_model_that_it_names(lcm: ModelHolder):
+    given = {setting.name: None for setting in SETTINGS} | {"prompt": "a fox", "model": "lcm"}
+    *_, (files, step) = answers(lcm, given)
+    assert (step["total"], step["finished"]) == (4, True)
+    settings = read_infotext(files[0])
+    assert (settings["sampler"], settings["num_inference_steps"], settings["guidance_scale"]) == ("lcm", 4, 8.0)
+    *_, (_, step) = answers(lcm, given | {"num_inference_steps": 2})
+    assert step["total"] == 2
+
+
+def test_a_model_is_known_by_its_files_before_it_is_loaded(lcm: ModelHolder):
+    before = lcm.defaults_of("lcm")
+    lcm.pipeline("lcm")
+    assert before == lcm.defaults_of("lcm")
+    assert read_configs("somewhere/model.safetensors") == [None, None, None]
+
+
+def test_a_program_that_asks_for_the_impossible_waits_for_no_model(lcm: ModelHolder):
+    with pytest.raises(ValueError, match="num_images must be between 1 and 4, got 9"):
+        next(answers(lcm, {"prompt": "a fox", "model": "lcm", "num_images": 9}))
+    assert lcm.loaded("lcm") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("width must be a multiple of 8"), "width must be a multiple of 8"),
+        (MemoryError(), NO_MEMORY),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), NO_MEMORY),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."), NO_MEMORY),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), UNEXPECTED),
+    ],
+)
+def test_every_error_is_a_sentence_and_a_traceback_in_the_log(
+    error: Exception, sentence: str, caplog: pytest.LogCaptureFixture
+):
+    with pytest.raises(type(error)) as raised:
+        raise error
+    with caplog.at_level("INFO", "ui"):
+        assert explain(raised.value) == sentence
+    assert "Traceback" in caplog.text
+    assert str(error) in caplog.text
+
+
+def test_a_processor_without_memory_is_recognised():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert explain(raised.value) == NO_MEMORY
+
+
+def test_a_message_on_the_page_is_never_read_as_html():
+    with pytest.raises(gr.Error, match="&lt;b&gt;"), told_on_the_page():
+        raise ValueError("<b>")
 
 
 def test_settings_survive_the_infotext():
@@ -89,7 +132,7 @@ def test_settings_survive_the_infotext():
     assert text.splitlines()[0] == "a red fox, noto style"
     assert parse_infotext(text) == {
         "prompt": "a red fox, noto style", "negative_prompt": "blue", "num_inference_steps": 12, "guidance_scale": 5.5,
-        "width": 128, "height": 96, "sampler": "euler_a", "seed": 42,
+        "width": 128, "height": 96, "sampler": "euler_a", "schedule": "model", "clip_skip": 0, "seed": 42,
     }  # fmt: skip
 
 
@@ -101,8 +144,24 @@ def test_the_infotext_of_another_program_is_read():
     )
     assert parse_infotext(text) == {
         "prompt": "masterpiece, (cat:1.2)\nin two lines", "negative_prompt": "blurry, bad", "num_inference_steps": 20,
-        "sampler": "dpmpp_2m", "guidance_scale": 7.0, "seed": 123, "width": 512, "height": 768, "strength": 0.55,
+        "sampler": "dpmpp_2m", "schedule": "karras", "clip_skip": 0,
+        "guidance_scale": 7.0, "seed": 123, "width": 512, "height": 768, "strength": 0.55,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("line", "schedule", "clip_skip"),
+    [
+        ("Steps: 20, Sampler: Euler, Schedule type: Karras, Clip skip: 2", "karras", 1),
+        ("Steps: 20, Sampler: DPM++ 2M, Schedule type: Automatic", "model", 0),
+        ("Steps: 20, Sampler: DPM++ 2M SDE Exponential, Clip skip: 1", "exponential", 0),
+        ("Steps: 20, Sampler: Euler a Karras", "model", 0),  # which has its own levels only
+        ("Steps: 20, Sampler: Euler, Schedule type: SGM Uniform", "model", 0),
+    ],
+)
+def test_schedule_and_clip_skip_are_read_as_other_programs_write_them(line: str, schedule: str, clip_skip: int):
+    settings = parse_infotext(f"a fox\n{line}")
+    assert (settings["schedule"], settings["clip_skip"]) == (schedule, clip_skip)
 
 
 @pytest.mark.parametrize("text", ["", "just a prompt", "Steps: many, Sampler: ?, CFG scale: high", "a: 1, b: 2, c: 3"])
@@ -114,21 +173,62 @@ def test_a_png_carries_its_settings(tmp_path: Path):
     image = Image.new("RGB", (8, 8), "red")
     image.info[KEY] = write_infotext(replace(REQUEST, prompt="ein Füchslein 🦊"), 1, "emoji")
     (tmp_path / "fox.png").write_bytes(png_bytes(image))
-    assert read_settings(tmp_path / "fox.png")["prompt"] == "ein Füchslein 🦊"
+    assert read_infotext(tmp_path / "fox.png")["prompt"] == "ein Füchslein 🦊"
 
 
 def test_a_picture_without_settings_is_named(tmp_path: Path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     with pytest.raises(ValueError, match=r"'plain.png' carries no settings"):
-        read_settings(tmp_path / "plain.png")
+        read_infotext(tmp_path / "plain.png")
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"'text.png' is not a picture"):
-        read_settings(tmp_path / "text.png")
+        read_infotext(tmp_path / "text.png")
+
+
+def test_a_comma_in_quotes_ends_nothing():
+    text = 'Steps: 4, Lora hashes: "a, Seed: 9, \\", Seed: 8", Note: 3" wide, Seed: 7, Size: 99999999x9, CFG scale: 2'
+    assert parse_infotext(text) == {
+        "prompt": "", "negative_prompt": "", "num_inference_steps": 4, "seed": 7, "guidance_scale": 2.0,
+    }  # fmt: skip
+
+
+HOSTILE = """
+from ui.metadata import parse_infotext
+for piece in ("a", "a ", '"', ': "', '\\\\"', "a:", ","):
+    parse_infotext("Steps: 1, " + piece * (60_000 // len(piece)))
+"""
+
+
+def test_hostile_infotext_is_read_in_linear_time():
+    # Where the time grows with the square of the length, 60,000 characters take a minute and more.
+    subprocess.run([sys.executable, "-c", HOSTILE], cwd=ROOT, check=True, timeout=20)
+
+
+def text_chunk(kind: bytes, body: bytes) -> bytes:
+    return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+
+def with_chunk(path: Path, chunk: bytes) -> Path:
+    """A small PNG with one more chunk after its header, which is 33 bytes long."""
+    Image.new("RGB", (8, 8)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:33] + chunk + content[33:])
+    return path
+
+
+def test_too_much_text_in_a_picture_is_refused(tmp_path: Path):
+    body = b"parameters\0Steps: 1" + b"x" * MAX_TEXT
+    with pytest.raises(ValueError, match=r"'long.png' carries 65,544 characters of settings, at most 65,536 are read"):
+        read_infotext(with_chunk(tmp_path / "long.png", text_chunk(b"tEXt", body)))
+
+
+def test_a_text_that_unpacks_to_megabytes_is_refused(tmp_path: Path):
+    bomb = b"parameters\0\0" + zlib.compress(b"a" * 50_000_000)
+    with pytest.raises(ValueError, match=r"'bomb.png' is not a picture that can be read"):
+        read_infotext(with_chunk(tmp_path / "bomb.png", text_chunk(b"zTXt", bomb)))
 
 
 def test_a_link_carries_every_setting():
-    from urllib.parse import parse_qsl
-
     settings = from_query(dict(parse_qsl(to_query(replace(REQUEST, prompt="a & b = ü?", seed=42)))))
     assert settings["prompt"] == "a & b = ü?"
     again = Request(**settings)
@@ -152,13 +252,37 @@ def test_a_film_becomes_an_animation_and_a_strip():
     assert Image.open(io.BytesIO(strip(frames[:1]))).size == (16, 16)
 
 
-def test_history_finds_the_run_of_a_picture_and_forgets_old_films():
-    first, second = (Run("t2i", REQUEST, files, ()) for files in (("a.png",), ("b.png", "c.png")))
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where Gradio keeps files during the test."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    return tmp_path
+
+
+def test_a_film_is_one_file_until_the_cache_is_emptied(cache: Path):
+    path = keep_film(film(3))
+    assert read_film(path) == film(3)
+    page = gr.Blocks()
+    page.temp_file_sets.append(FILMS)
+    delete_files_created_by_app(page, age=None)
+    assert not FILMS
+    with pytest.raises(ValueError, match="This run's film is gone: films are kept for a day"):
+        read_film(path)
+    sweep(age=3600)
+    assert Path(path).parent.exists()  # somebody may be about to write
+    kept = keep("fox.png", b"")
+    sweep(age=0)
+    assert not Path(path).parent.exists()
+    assert Path(kept).exists()
+
+
+def test_history_finds_the_run_of_a_picture_and_forgets_those_whose_files_are_gone(cache: Path):
+    files = [keep(f"{name}.png", b"") for name in "abc"]
+    first, second = Kept("t2i", REQUEST, (files[0],), None), Kept("t2i", REQUEST, tuple(files[1:]), None)
     assert at([first, second], 2) is second
-    heavy = Run("t2i", REQUEST, ("d.png",), ({"x0": "x" * MAX_FILM_BYTES, "xt": None}, {"x0": "y", "xt": None}))
-    kept = trim([first, heavy, second] * MAX_RUNS)
-    assert len(kept) == MAX_RUNS
-    assert len(kept[1].film) == 1
+    assert trim([first, second] * MAX_RUNS) == [first, second] * (MAX_RUNS // 2)
+    Path(files[2]).unlink()
+    assert trim([first, second]) == [first]
 
 
 def test_file_names_are_plain():

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -76,7 +77,7 @@ def fetch(package: str, version: str, cache_dir: Path) -> Path:
     return archive
 
 
-def read_member(archive: Path, member: str) -> dict | list | None:
+def read_member(archive: Path, member: str) -> Any:
     """The JSON file `member` of a package, or None when the package has none."""
     with tarfile.open(archive) as tar:
         try:
@@ -175,8 +176,8 @@ def webp_drawings(style: str, archive: Path, names: dict[str, Name]) -> Iterator
     with tarfile.open(archive) as tar:
         for member in tar:
             code = code_points(Path(member.name).stem)
-            if member.name.endswith(".webp") and code in names:
-                yield Drawing(style, names[code], 0, tar.extractfile(member).read())
+            if member.name.endswith(".webp") and code in names and (picture := tar.extractfile(member)):
+                yield Drawing(style, names[code], 0, picture.read())
 
 
 def read_drawings(style: str, cache_dir: Path, names: dict[str, Name], slugs: dict[str, str]) -> list[Drawing]:

@@ -145,7 +145,7 @@ def build(out: Path, cache_dir: Path, workers: int = 2) -> dict:
         "groups": dict(Counter(row["group"] for row in rows)),
         "sources": sources()["styles"],
         "names": sources()["names"],
-        "sha256": hashlib.sha256(kept).hexdigest(),
+        "sha256": hashlib.sha256(kept.data).hexdigest(),
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest

@@ -35,7 +35,8 @@ def load_vae(checkpoint: Path) -> VAE:
         raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.networks.train_vae`")
     vae = VAE(replace(CONFIG, scaling_factor=1.0))
     vae.load_state_dict(torch.load(checkpoint, weights_only=True, mmap=True)["ema"])
-    return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    # torch documents this form of `to` but has no annotation of it
+    return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @torch.no_grad()
@@ -47,6 +48,8 @@ def standardise(vae: VAE, mean: Tensor, std: Tensor) -> VAE:
     """
     mean, std, channels = mean.flatten(), std.flatten(), len(mean)
     into, out = vae.quant_conv, vae.post_quant_conv
+    assert into.bias is not None
+    assert out.bias is not None
     into.weight[:channels] /= std[:, None, None, None]
     into.bias[:channels] = (into.bias[:channels] - mean) / std
     into.bias[channels:] -= 2 * std.log()  # the log-variances

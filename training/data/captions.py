@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing import Pool
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -166,7 +167,7 @@ class Composer:
         count; None where the recipe has no such thing.
         """
         recipe = self.recipe or str(rng.choice(list(RECIPES), p=list(RECIPES.values())))
-        facts = {"recipe": recipe, "size": None, "place": None, "relation": None, "count": 1}
+        facts: dict[str, Any] = {"recipe": recipe, "size": None, "place": None, "relation": None, "count": 1}
         parts, boxes, words = getattr(self, f"_{recipe}")(rng, facts)
         background, rgb = self._background(rng, parts)
         canvas = Image.new("RGB", (self.size, self.size), rgb)
@@ -343,8 +344,8 @@ def _style_words(rng: np.random.Generator, style: str) -> list[str]:
 def _keywords(rng: np.random.Generator, row: dict) -> list[str]:
     """One to three keywords that say something new. No colours: not every style draws a car in red."""
     said = set(re.findall(r"[a-z]+", row["label"].lower()))
-    words = dict.fromkeys(w for w in row["tags"] + row["keywords"] if re.fullmatch(r"[a-z]{3,}( [a-z]+)?", w))
-    words = [w for w in words if not said.issuperset(w.split()) and not COLOUR_WORDS & set(w.split())]
+    known = dict.fromkeys(w for w in row["tags"] + row["keywords"] if re.fullmatch(r"[a-z]{3,}( [a-z]+)?", w))
+    words = [w for w in known if not said.issuperset(w.split()) and not COLOUR_WORDS & set(w.split())]
     if not words:
         return []
     return [str(w) for w in rng.choice(words, min(int(rng.integers(1, 4)), len(words)), replace=False)]

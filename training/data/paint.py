@@ -150,7 +150,8 @@ def background_colour(name: str, rng: np.random.Generator) -> tuple[int, int, in
     base = np.array(BACKGROUNDS[name])
     if name != "white":
         base = np.clip(base + rng.integers(-JITTER, JITTER + 1, 3), 0, 255)
-    return tuple(int(level) for level in base)
+    red, green, blue = base.tolist()
+    return red, green, blue
 
 
 def _hsv(picture: np.ndarray) -> np.ndarray:

@@ -176,7 +176,8 @@ def main_colour(picture: np.ndarray) -> str | None:
 
 def _rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
     hsv = Image.new("HSV", (1, 1), (round(hue / 360 * 255), round(saturation * 255), round(value * 255)))
-    return hsv.convert("RGB").getpixel((0, 0))  # type: ignore[return-value]
+    red, green, blue = np.asarray(hsv.convert("RGB"))[0, 0].tolist()
+    return red, green, blue
 
 
 def place(picture: np.ndarray) -> tuple[float, float] | None:
@@ -184,7 +185,8 @@ def place(picture: np.ndarray) -> tuple[float, float] | None:
     rows, columns = np.nonzero(foreground(picture))
     if not len(rows):
         return None
-    return tuple(float(np.clip(np.floor(3 * np.mean(part) / SIDE), 0, 2)) / 2 for part in (columns, rows))  # type: ignore[return-value]
+    x, y = (float(np.clip(np.floor(3 * np.mean(part) / SIDE), 0, 2)) / 2 for part in (columns, rows))
+    return x, y
 
 
 def halves(picture: np.ndarray, relation: str) -> list[np.ndarray]:
@@ -237,7 +239,8 @@ def measure(judge: Judge, listed: Sequence[Case], pictures: Sequence[np.ndarray]
 
 def originals(dataset: Dataset, heldout: Heldout) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The artwork on white: what training saw, and what it did not."""
-    seen, unseen = [], []
+    seen: list[np.ndarray] = []
+    unseen: list[np.ndarray] = []
     for picture, row in zip(dataset.pictures, dataset.rows, strict=True):
         cell = (row["concept"], row["style"]) in heldout.cells
         (unseen if cell else seen).append(on_white(picture))

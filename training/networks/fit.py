@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -28,16 +29,17 @@ EMA_EVERY = 4  # steps; averaging costs less than at every one, and is as smooth
 SAVE_MINUTES, LOOK_MINUTES = 4.0, 10.0
 LOG_EVERY = 50  # steps
 
+Model = TypeVar("Model", bound=nn.Module)
 Draw = Callable[[torch.Generator], tuple[Tensor, ...]]
 """A batch of B examples, every tensor (B, ...) on the CPU, with all the chance that the loss needs."""
 Loss = Callable[..., Tensor]
 """(model, *batch) -> a scalar."""
-Look = Callable[[int, nn.Module], None]
+Look = Callable[[int, Model], None]
 """(step, averaged model): what to show or measure now and then."""
 
 
 def fit(
-    model: nn.Module,
+    model: Model,
     loss: Loss,
     draw: Draw,
     out: Path,
@@ -49,7 +51,7 @@ def fit(
     steps: int | None = None,
     minutes: float | None = None,
     stage: str = "all",
-    look: Look | None = None,
+    look: Look[Model] | None = None,
 ) -> None:
     """Train `model` in the folder `out`, going on from the checkpoint there, until its budget is used up.
 
@@ -144,16 +146,16 @@ class Objective(nn.Module):
         return self.loss(self.model, *batch)
 
 
-class EMA:
+class EMA(Generic[Model]):
     """Exponential moving average of a model's weights, which draws better than the last step's (arXiv:2006.11239)."""
 
-    def __init__(self, model: nn.Module, decay: float):
+    def __init__(self, model: Model, decay: float):
         """decay: a step."""
         self.decay = decay**EMA_EVERY
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
+    def update(self, model: Model, step: int) -> None:
         """Move towards `model`, at every `EMA_EVERY`th step; the window grows, so that the start is soon forgotten."""
         if step % EMA_EVERY:
             return
@@ -218,10 +220,18 @@ class Every:
         return due
 
 
-class Checkpoint:
-    """`checkpoint.pt` in the folder `out`: the state of every part, which has `state_dict` and `load_state_dict`."""
+class Stateful(Protocol):
+    """What can be saved and go on from there: a model, an optimizer, a clock."""
 
-    def __init__(self, out: Path, parts: dict[str, object]):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any], /) -> object: ...
+
+
+class Checkpoint:
+    """`checkpoint.pt` in the folder `out`: the state of every part."""
+
+    def __init__(self, out: Path, parts: dict[str, Stateful]):
         out.mkdir(parents=True, exist_ok=True)
         self.path, self.parts = out / "checkpoint.pt", parts
 
@@ -231,13 +241,13 @@ class Checkpoint:
             return 0, 0
         saved = torch.load(self.path, weights_only=True, map_location="cpu")
         for name, part in self.parts.items():
-            part.load_state_dict(saved[name])  # type: ignore[attr-defined]
+            part.load_state_dict(saved[name])
         print(f"resumed at step {saved['step']}", flush=True)
         return saved["step"], saved["samples"]
 
     def save(self, step: int, samples: int) -> None:
         """Write beside the old checkpoint and swap them, so that a kill leaves one of the two whole."""
-        saved = {name: part.state_dict() for name, part in self.parts.items()}  # type: ignore[attr-defined]
+        saved: dict[str, Any] = {name: part.state_dict() for name, part in self.parts.items()}
         partial = self.path.with_suffix(".partial")
         torch.save(saved | {"step": step, "samples": samples}, partial)
         os.replace(partial, self.path)
@@ -273,20 +283,21 @@ class Log:
         if step % LOG_EVERY:
             return
         seconds = time.monotonic() - self._time
+        shares = {name: part / seconds for name, part in self._seconds.items()}
         entry = {
             "step": step,
             "samples": samples,
             "loss": torch.stack(self._losses).mean().item(),
             "samples_per_second": (samples - self._samples) / seconds,
-            "shares": {name: part / seconds for name, part in self._seconds.items()},
+            "shares": shares,
         }
         with self.path.open("a") as log:
             log.write(json.dumps(entry) + "\n")
         left = seconds * (1 - progress) / (progress - self._progress)
-        shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in entry["shares"].items())
+        parts = ", ".join(f"{name} {100 * share:.0f} %" for name, share in shares.items())
         print(
             f"step {step}  {entry['samples_per_second']:.1f} samples/s  loss {entry['loss']:.4f}  "
-            f"{left / 60:.0f} min left  ({shares})",
+            f"{left / 60:.0f} min left  ({parts})",
             flush=True,
         )
         self._start(samples, progress)

@@ -89,7 +89,7 @@ class StyledArtwork:
 
     def accuracy(self, model: StyleClassifier) -> float:
         """The share of the held-out pictures whose style `model` names."""
-        named = model.styles(self.pictures[self.heldout].numpy())
+        named = model.styles(list(self.pictures[self.heldout].numpy()))
         right = torch.tensor([STYLES.index(name) for name in named]) == self.styles[self.heldout]
         return right.float().mean().item()
 

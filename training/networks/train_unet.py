@@ -72,6 +72,9 @@ EMA_DECAY = 0.996  # a step
 class TextToLatents(nn.Module):
     """What is trained and shipped together: text encoder, U-Net, and the statistics of the latents that they know."""
 
+    latent_mean: Tensor
+    latent_std: Tensor
+
     def __init__(self, unet: UNetConfig, text: CLIPTextConfig):
         super().__init__()
         self.unet = UNet(unet)
@@ -163,7 +166,9 @@ def denoising_loss(
     return training_loss(lambda x_t, t: model(x_t, t, tokens), x_0, schedule, t=t, noise=noise)
 
 
-def train(model: TextToLatents, examples: CaptionedLatents, look: Look, args: argparse.Namespace) -> None:
+def train(
+    model: TextToLatents, examples: CaptionedLatents, look: Look[TextToLatents], args: argparse.Namespace
+) -> None:
     """Train until the minutes at this resolution, or `args.steps`, are used up."""
     schedule = NoiseSchedule(SCHEDULER)
 

@@ -62,7 +62,7 @@ class Crops:
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Pictures (size, 3, 64, 64) in [-1, 1], and the noise that their latents are sampled with."""
-        rng = np.random.default_rng(torch.randint(2**63 - 1, (), generator=generator).item())
+        rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
         pictures = torch.from_numpy(np.stack([self._crop(rng) for _ in range(size)])).permute(0, 3, 1, 2)
         side = CROP // CONFIG.downscale
         noise = torch.randn(size, CONFIG.latent_channels, side, side, generator=generator)

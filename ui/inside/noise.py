@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from ..errors import told_on_the_page
 from ..image2image import PHOTOS
 from ..models import ModelHolder
-from ..photo import photo_input
-from ..request import photo_path
-from ..tab import clear_error
+from ..photo import photo_input, photo_path
 from .view import curve, figure, inside_view
 
 if TYPE_CHECKING:
@@ -57,11 +57,15 @@ def noise_lab(holder: ModelHolder, menu: gr.Dropdown) -> None:
         with gr.Column(scale=5, min_width=320):
             view = inside_view("noise")
 
-    def draw(model: str, path: str | None, t: int, told: str) -> dict[str, Any]:
-        try:
-            return noised(holder.pipeline(model), photo_path(path), int(t), told or "")
-        except ValueError as error:
-            raise clear_error(error) from None
+    turn = asyncio.Semaphore(1)
+
+    async def draw(model: str, path: str | None, t: int, told: str) -> dict[str, Any]:
+        with told_on_the_page():
+            photo = photo_path(path)
+            async for _ in holder.wait(model):
+                pass
+            async with turn:
+                return await asyncio.to_thread(lambda: noised(holder.pipeline(model), photo, int(t), told or ""))
 
     # The view itself asks for its first picture, when it is first seen.
     gr.on(
@@ -71,8 +75,7 @@ def noise_lab(holder: ModelHolder, menu: gr.Dropdown) -> None:
         view,
         show_progress="hidden",
         trigger_mode="always_last",
-        concurrency_id="inside",
-        concurrency_limit=1,
+        concurrency_limit=None,
         api_visibility="private",
     )
 

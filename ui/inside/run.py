@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from PIL import Image
 
-from ..controls import MAX_PAGE_STEPS
+from stable_diffusion.request import Request
+
+from ..controls import Controls, Values, guidance_control, settings_of, steps_control
+from ..limits import prepare
 from ..live import data_uri
 from ..models import ModelHolder
-from ..options import MAX_GUIDANCE
-from ..request import Request
-from ..tab import QUEUE, clear_error, read_seed
+from .lane import connect_lane
 from .view import curve, inside_view
 
 if TYPE_CHECKING:
@@ -37,62 +39,31 @@ def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> None:
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
         prompt = gr.Textbox("a cat face next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
         seed = gr.Textbox("2", label="Seed", placeholder="random", scale=1, min_width=90, elem_id="inside-seed")
-        steps = gr.Slider(
-            1,
-            MAX_PAGE_STEPS,
-            defaults.num_inference_steps,
-            step=1,
-            label="Steps",
-            scale=2,
-            min_width=150,
-            elem_id="inside-steps",
-        )
-        guidance = gr.Slider(
-            0,
-            MAX_GUIDANCE,
-            defaults.guidance_scale,
-            step=0.5,
-            label="Guidance",
-            scale=2,
-            min_width=150,
-            elem_id="inside-guidance",
-        )
+        controls: Controls = {"model": menu, "prompt": prompt, "seed": seed}
+        controls |= steps_control(defaults, "inside-steps", scale=2, min_width=150)
+        controls |= guidance_control(defaults, "inside-guidance", scale=2, min_width=150)
     with gr.Row(elem_classes="run-row"):
         look = gr.Button("Look inside", variant="primary", elem_id="inside-look", scale=3)
         stop = gr.Button("Stop", elem_id="inside-stop", scale=1, min_width=90)
     view = inside_view("run")
 
-    def record(model: str, text: str, seed_text: str, n: int, w: float) -> Iterator[Film]:
-        try:
-            request = Request(prompt=text, seed=read_seed(seed_text), num_inference_steps=n, guidance_scale=w)
-            pipeline = holder.pipeline(model)
-            yield from films(pipeline, request.for_side(pipeline.default_size), holder.defaults_of(model).preview)
-        except ValueError as error:
-            raise clear_error(error) from None
+    def record(values: Values) -> Iterator[Film]:
+        yield from films(*prepare(holder, settings_of(controls, values)))
 
-    run = look.click(
-        record,
-        [menu, prompt, seed, steps, guidance],
-        view,
-        show_progress="minimal",
-        concurrency_id=QUEUE,
-        concurrency_limit=1,
-        api_visibility="private",
-    )
-    stop.click(None, cancels=[run], queue=False, api_visibility="private")
+    connect_lane(holder, menu, (look, stop), record, set(controls.values()), view)
 
 
-def films(pipeline: Pipeline, request: Request, preview: str) -> Iterator[Film]:
+def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
     """The record of a run as it grows, a frame a step."""
     from stable_diffusion.heatmap import prompt_words, word_heat
     from stable_diffusion.inside import look_inside
     from stable_diffusion.preview import Preview
 
     words = prompt_words(pipeline.models.tokenizer, request.prompt)
-    draw, match = Preview(pipeline.models.vae, preview), matcher(pipeline, request.prompt)
+    draw, match = Preview(pipeline.models.vae, request.preview), matcher(pipeline, request.prompt)
     film: Film = {"words": [word.text for word in words], "scale": request.guidance_scale, "frames": [], "charts": {}}
     pulls, matches, total = [], [], None
-    for inside in look_inside(pipeline, request.prompt, **{**request.arguments(), "preview": "none"}):
+    for inside in look_inside(pipeline, dataclasses.replace(request, preview="none")):
         step = inside.step
         heat = word_heat(inside.heat, words)[0]
         total = heat if total is None else total + heat

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from stable_diffusion.request import SAMPLER_LABELS, Request
+
+from ..controls import Controls, Values, settings_of, steps_control
+from ..limits import prepare
 from ..live import data_uri
 from ..models import ModelHolder
-from ..options import SAMPLERS
-from ..request import Request
-from ..tab import QUEUE, clear_error, read_seed
+from .lane import connect_lane
 from .view import curve, inside_view
 
 if TYPE_CHECKING:
@@ -38,11 +40,12 @@ def samplers_side_by_side(holder: ModelHolder, menu: gr.Dropdown) -> None:
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
         prompt = gr.Textbox("a red apple, fluent 3d style", label="Prompt", scale=4, elem_id="inside-compare-prompt")
         seed = gr.Textbox("1", label="Seed", placeholder="random", scale=1, min_width=90)
-        steps = gr.Slider(
-            1, MAX_STEPS, 10, step=1, label="Steps", scale=2, min_width=150, elem_id="inside-compare-steps"
+        controls: Controls = {"model": menu, "prompt": prompt, "seed": seed}
+        controls |= steps_control(
+            holder.defaults, "inside-compare-steps", maximum=MAX_STEPS, value=10, scale=2, min_width=150
         )
     chosen = gr.CheckboxGroup(
-        [(label, name) for name, label in SAMPLERS.items()],
+        [(label, name) for name, label in SAMPLER_LABELS.items()],
         value=list(CHOSEN),
         label="Samplers",
         elem_id="inside-samplers-chosen",
@@ -52,55 +55,33 @@ def samplers_side_by_side(holder: ModelHolder, menu: gr.Dropdown) -> None:
         stop = gr.Button("Stop", elem_id="inside-compare-stop", scale=1, min_width=90)
     view = inside_view("samplers")
 
-    def run(model: str, text: str, seed_text: str, n: int, names: list[str]) -> Iterator[dict[str, Any]]:
-        try:
-            if not names:
-                raise ValueError("samplers must name at least one, got none: choose some")
-            defaults = holder.defaults_of(model)
-            request = Request(
-                prompt=text,
-                seed=read_seed(seed_text),
-                num_inference_steps=n,
-                guidance_scale=defaults.guidance_scale,
-                preview=defaults.preview,
-            )
-            pipeline = holder.pipeline(model)
-            yield from comparisons(pipeline, request.for_side(pipeline.default_size), names)
-        except ValueError as error:
-            raise clear_error(error) from None
+    def run(values: Values) -> Iterator[dict[str, Any]]:
+        if not values[chosen]:
+            raise ValueError("samplers must name at least one, got none: choose some")
+        yield from comparisons(*prepare(holder, settings_of(controls, values)), values[chosen])
 
-    running = compare.click(
-        run,
-        [menu, prompt, seed, steps, chosen],
-        view,
-        show_progress="minimal",
-        concurrency_id=QUEUE,
-        concurrency_limit=1,
-        api_visibility="private",
-    )
-    stop.click(None, cancels=[running], queue=False, api_visibility="private")
+    connect_lane(holder, menu, (compare, stop), run, {*controls.values(), chosen}, view)
 
 
 def comparisons(pipeline: Pipeline, request: Request, names: list[str]) -> Iterator[dict[str, Any]]:
     """What the view shows as the samplers run, one after the other: strips, and the paths of those that are done."""
-    from stable_diffusion.pipeline import resolve_seed
-
-    options = {**request.arguments(), "seed": resolve_seed(request.seed)}
+    request = request.seeded()
     rows: list[dict[str, Any]] = []
     paths: list[dict[str, Any]] = []
     latents: list[dict[str, Any]] = []
     for name in names:
-        row, guesses, states = {"label": SAMPLERS[name], "frames": []}, [], []
-        for step in pipeline.stream(request.prompt, **{**options, "sampler": name}):
+        row: dict[str, Any] = {"label": SAMPLER_LABELS[name], "frames": []}
+        guesses: list[Tensor] = []
+        states: list[Tensor] = []
+        for step in pipeline.stream(dataclasses.replace(request, sampler=name)):
             guesses.append(step.denoised)
             # Euler's latents grow with sigma: comparable are those of unit variance.
-            states.append(step.latents / math.hypot(step.alpha, step.sigma))
+            states.append(step.latents / step.level.scale)
             frame = {"index": step.index, "total": step.total, "src": thumbnail(step.images)}
             row = {**row, "frames": [*row["frames"], frame]}
-            if step.result is not None:
-                final = step.result.latents
-                paths = [*paths, curve(SAMPLERS[name], distances(guesses, final))]
-                latents = [*latents, curve(SAMPLERS[name], distances(states, final))]
+            if step.final is not None:
+                paths = [*paths, curve(SAMPLER_LABELS[name], distances(guesses, step.final))]
+                latents = [*latents, curve(SAMPLER_LABELS[name], distances(states, step.final))]
             charts = {"guess": paths, "path": latents}
             yield {
                 "rows": [*rows, row],

@@ -1,0 +1,153 @@
+"""What a crowd of visitors gets from one network: everybody at once through the engine, beside one alone.
+
+    python -m benchmarks.visitors
+    python -m benchmarks.visitors --dtype bfloat16 --model stable-diffusion-v1-5/stable-diffusion-v1-5
+
+Everybody asks at the same moment. Prints medians over the rounds; machines are noisy, ratios in one run less so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from stable_diffusion import Pipeline
+from stable_diffusion.engine import Engine
+from stable_diffusion.request import Request
+from stable_diffusion.ticket import Ticket
+
+PROMPT = "a rocket, noto style, on a blue background"
+
+
+@dataclass(frozen=True)
+class Visit:
+    """Seconds from asking to the first step, and to the final pictures."""
+
+    first: float
+    done: float
+
+
+def visit(ticket: Ticket, asked: float) -> Visit:
+    """Read a ticket to its end."""
+    times = [time.perf_counter() for _ in ticket]
+    return Visit(times[0] - asked, times[-1] - asked)
+
+
+def crowd(engine: Engine, pipe: Pipeline, requests: Iterable[Request]) -> list[Visit]:
+    """What visitors who all ask at once are given, each a reader of its own."""
+    requests = list(requests)
+    asked = time.perf_counter()
+    tickets = [engine.submit(partial(pipe.begin, request), i) for i, request in enumerate(requests)]
+    with ThreadPoolExecutor(len(tickets)) as readers:
+        return list(readers.map(lambda ticket: visit(ticket, asked), tickets))
+
+
+def alone(pipe: Pipeline, request: Request) -> float:
+    """Seconds that a request takes from the library, with nobody else about."""
+    started = time.perf_counter()
+    pipe(request)
+    return time.perf_counter() - started
+
+
+def line(name: str, value: float, unit: str, goal: str = "") -> None:
+    print(f"{name:58} {value:8.2f} {unit:2} {goal}".rstrip(), flush=True)
+
+
+def crowds(engine: Engine, pipe: Pipeline, steps: int, rounds: int, preview: str) -> None:
+    """One alone, 8 and 30 at once."""
+    goals = {8: ("at most 1 s", "at most 4.5"), 30: ("at most 4 s", "")} if preview == "none" else {}
+    requests = [
+        Request(PROMPT, num_inference_steps=steps, guidance_scale=4.0, sampler="ddim", seed=i, preview=preview)
+        for i in range(30)
+    ]
+    singles: list[float] = []
+    visits: dict[int, list[list[Visit]]] = {count: [] for count in (1, 8, 30)}
+    for turn in range(rounds + 1):
+        single = alone(pipe, requests[0])
+        measured = {count: crowd(engine, pipe, requests[:count]) for count in visits}
+        if turn:  # the first turn warms up, and finds how large batches should be
+            singles.append(single)
+            for count, found in measured.items():
+                visits[count].append(found)
+
+    print(f"\n{steps} steps each, previews: {preview}")
+    reference = statistics.median(singles)
+    line("one alone, library", reference, "s")
+    for count, rounds_of in visits.items():
+        first_goal, ratio_goal = goals.get(count, ("", ""))
+        all_done = statistics.median(max(visit.done for visit in found) for found in rounds_of)
+        last_first = statistics.median(max(visit.first for visit in found) for found in rounds_of)
+        line(f"{count} at once: all are done", all_done, "s")
+        line(f"{count} at once over one alone", all_done / reference, "x", ratio_goal)
+        line(f"{count} at once: the last one's first step", last_first, "s", first_goal)
+        line(f"{count} at once: median wait", statistics.median(v.first for found in rounds_of for v in found), "s")
+        line(f"{count} at once: median finish", statistics.median(v.done for found in rounds_of for v in found), "s")
+
+
+def fairness(engine: Engine, pipe: Pipeline, steps: int) -> None:
+    """One run beside a visitor with four pictures of many steps."""
+    few = Request(PROMPT, num_inference_steps=steps, guidance_scale=4.0, seed=1, preview="none")
+    many = Request(PROMPT, num_inference_steps=150, guidance_scale=4.0, seed=2, num_images=4, preview="none")
+    [lone] = crowd(engine, pipe, [few])
+    greedy = engine.submit(lambda: pipe.begin(many), "greedy")
+    next(iter(greedy))
+    [beside] = crowd(engine, pipe, [few])
+    greedy.close()
+    print("\nfairness: beside a visitor with 4 pictures of 150 steps")
+    line(f"{steps} steps take", beside.done, "s")
+    line("over fair sharing, twice the time alone", beside.done / (2 * lone.done), "x", "at most 2")
+
+
+def leftovers(engine: Engine, pipe: Pipeline, runs: int) -> None:
+    """Memory and threads before and after many runs."""
+
+    def memory() -> float:
+        gc.collect()
+        return next(
+            int(row.split()[1]) / 1024
+            for row in Path("/proc/self/status").read_text().splitlines()
+            if row.startswith("VmRSS")
+        )
+
+    def some(count: int) -> None:
+        for start in range(0, count, 25):
+            crowd(engine, pipe, [Request(PROMPT, num_inference_steps=1, seed=start + i) for i in range(25)])
+
+    some(100)  # what libraries keep for themselves is there by then
+    before, threads = memory(), threading.active_count()
+    some(runs)
+    print(f"\n{runs} runs of one step")
+    line("memory, more than before", memory() - before, "MB", "none")
+    line("threads, more than before", threading.active_count() - threads, "", "none")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="as Pipeline.from_pretrained takes it; by default the bundled one")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="by default the device's usual")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=1000, help="how many are counted for memory and threads")
+    arguments = parser.parse_args()
+    dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
+    pipe = Pipeline.from_pretrained(arguments.model, dtype=dtype)
+    engine = Engine(pipe.models.unet.conv_in.weight.device)
+    for preview in ("none", pipe.defaults.preview):
+        crowds(engine, pipe, arguments.steps, arguments.rounds, preview)
+    fairness(engine, pipe, arguments.steps)
+    leftovers(engine, pipe, arguments.runs)
+    engine.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""What goes wrong in the middle of a run ends in a sentence, and who waits for a slow model keeps nobody waiting."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from playwright.sync_api import Browser, Page, expect
+
+from stable_diffusion.pipeline import Pipeline, Step
+from ui.errors import NO_MEMORY, UNEXPECTED
+from ui.models import ModelHolder, OnProgress
+from ui.page import build_page, look
+
+from .conftest import PATIENCE, free_port
+from .visitor import Visitor
+
+FAULTS = {"memory": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "bug": KeyError("conv_in")}
+SENTENCES = {"memory": NO_MEMORY, "bug": UNEXPECTED}
+
+
+class FaultyPipeline(Pipeline):
+    """A pipeline that fails at its second step where the prompt names a fault, and otherwise works."""
+
+    def stream(self, request: Any, **settings: object) -> Iterator[Step]:
+        for step in super().stream(request, **settings):
+            if step.index == 2 and request.prompt in FAULTS:
+                raise FAULTS[request.prompt]
+            yield step
+
+
+@pytest.fixture(scope="module")
+def faulty() -> Iterator[str]:
+    """The address of a page whose pipeline has faults, and whose model from the hub is not there before the end."""
+    released = threading.Event()
+
+    def load(source: str | None, device: str | None, dtype: str | None, tell: OnProgress) -> Pipeline:
+        if source is not None:
+            tell("Downloading for ever", 0.5)
+            assert released.wait(PATIENCE)
+        return FaultyPipeline(Pipeline.from_pretrained(device="cpu").models)
+
+    page = build_page(ModelHolder(load=load))
+    _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **look())
+    yield address
+    released.set()
+    page.close()
+
+
+@pytest.fixture
+def visit(faulty: str, browser: Browser) -> Iterator[Callable[[], Page]]:
+    """A function that opens that page as one more visitor."""
+    contexts = []
+
+    def open_page() -> Page:
+        contexts.append(browser.new_context(viewport={"width": 1280, "height": 1000}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(faulty)
+        page.locator("#t2i-generate").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def visitor(visit: Callable[[], Page]) -> Visitor:
+    """A visitor of that page."""
+    return Visitor(visit())
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_run_that_fails_ends_in_a_sentence(visitor: Visitor, fault: str, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, "ui"):
+        visitor.ask(fault, steps=4)
+        visitor.generate()
+        visitor.wait_until("failed")
+        visitor.expect_error(SENTENCES[fault])
+        expect(visitor.view).to_contain_text(SENTENCES[fault])
+    assert "Traceback" in caplog.text
+    expect(visitor.page.locator("#t2i-stop")).to_be_disabled()
+    visitor.ask("a cat", steps=2)
+    visitor.generate()
+    visitor.wait_until("finished")
+    visitor.expect_result()
+
+
+def test_a_comparison_that_fails_ends_in_a_sentence(visitor: Visitor):
+    page = visitor.page
+    page.get_by_role("tab", name="Inside", exact=True).click()
+    page.get_by_role("tab", name="Samplers side by side").click()
+    page.locator("#inside-compare-prompt textarea, #inside-compare-prompt input").first.fill("memory")
+    page.locator("#inside-compare").click()
+    visitor.expect_error(NO_MEMORY)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_program_gets_the_sentence_too(faulty: str, fault: str):
+    with pytest.raises(AppError, match=SENTENCES[fault]):
+        Client(faulty, verbose=False).predict(fault, api_name="/text2image")
+
+
+def test_while_one_waits_for_a_model_others_draw_and_who_stops_is_free(visit: Callable[[], Page]):
+    first, second = Visitor(visit()), Visitor(visit())
+    first.page.locator("#model input").click()
+    first.page.get_by_role("option", name="Stable Diffusion 1.5").click()
+    first.ask("a cat", steps=2)
+    first.generate()
+    expect(first.view).to_contain_text("Downloading for ever")
+    third = visit()
+    third.locator("#model input").click()
+    third.get_by_role("option", name="Stable Diffusion 1.5").click()
+    third.get_by_role("tab", name="Inside", exact=True).click()
+    second.ask("a dog", steps=2)
+    second.generate()
+    second.wait_until("finished")
+    second.page.get_by_role("tab", name="Inside", exact=True).click()
+    expect(second.page.locator("#inside-noise .pictures img")).to_have_count(4)
+    first.stop()
+    first.wait_until("idle")
+    expect(first.page.locator("#t2i-generate")).to_be_enabled()
+    first.page.locator("#model input").click()
+    first.page.get_by_role("option", name="emoji").click()
+    first.generate()
+    first.wait_until("finished")

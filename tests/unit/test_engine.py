@@ -1,0 +1,672 @@
+"""What holds for a crowd: everybody's own picture, fair turns, errors and departures that concern nobody else."""
+
+from __future__ import annotations
+
+import gc
+import random
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from stable_diffusion.batch_limit import BatchLimit
+from stable_diffusion.engine import Engine, LineFull
+from stable_diffusion.guidance import Query
+from stable_diffusion.painter import Painter
+from stable_diffusion.pipeline import Pipeline, Run, Step
+from stable_diffusion.preview import Preview
+from stable_diffusion.request import Request
+from stable_diffusion.samplers import Plan
+from stable_diffusion.ticket import Ticket
+from tests.tiny import save_model
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8))
+Denoise = Callable[[Sequence[Query]], list[Tensor]]
+
+CROWD = [
+    Request("a red fox", num_inference_steps=5, seed=1, preview="none"),
+    Request("a cat", num_inference_steps=3, seed=2, sampler="heun", guidance_scale=3.0),
+    Request("the moon", num_inference_steps=6, seed=3, sampler="euler_a", guidance_scale=1.0, preview="linear"),
+    Request("the sun", num_inference_steps=4, seed=4, sampler="dpmpp_2m_sde", num_images=3, preview="vae"),
+    Request("a photo of the fox", num_inference_steps=8, seed=5, sampler="unipc", image=PHOTO, strength=0.5),
+    Request("a blue cat", num_inference_steps=4, seed=6, sampler="dpmpp_2m", width=32, height=48, preview_every=2),
+    Request("a cat", num_inference_steps=7, seed=7, sampler="ddim", num_images=2, negative_prompt="blue"),
+    Request("the sun", num_inference_steps=2, seed=8, sampler="lcm", width=32, height=48),
+    Request(
+        "a red sun", num_inference_steps=5, seed=9, sampler="euler", image=PHOTO, num_images=2, width=64, height=64
+    ),
+    Request("a fox", num_inference_steps=1, seed=10),
+]
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return Pipeline.from_pretrained(save_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def exact(pipe: Pipeline) -> Pipeline:
+    """The same networks in float64, where the kernels of another batch size make no difference to speak of."""
+    parts = {part: deepcopy(getattr(pipe.models, part)).double() for part in ("text_encoder", "unet", "vae")}
+    return Pipeline(replace(pipe.models, **parts))
+
+
+@pytest.fixture(scope="module")
+def alone(exact: Pipeline) -> dict[int, Tensor]:
+    """The latents that each of the crowd, by its seed, ends with when it runs by itself."""
+    return {request.seed: exact(replace(request, preview="none")).latents for request in CROWD}
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    engine = Engine()
+    yield engine
+    engine.close()
+
+
+class Watched:
+    """A denoiser that notes every batch, and may be held up or made to fail: what an engine is watched through."""
+
+    def __init__(self, denoise: Denoise, before: Callable[[Sequence[Query]], None] = lambda queries: None):
+        self.denoise, self.before = denoise, before
+        self.batches: list[list[Query]] = []
+        self.now = 0.0
+
+    def __call__(self, queries: Sequence[Query]) -> list[Tensor]:
+        self.before(queries)
+        self.batches.append(list(queries))
+        self.now += 0.01 + 0.001 * self.rows[-1]
+        return self.denoise(queries)
+
+    def clock(self) -> float:
+        """The time on a machine where large batches pay."""
+        return self.now
+
+    @property
+    def rows(self) -> list[int]:
+        return [sum(query.rows for query in batch) for batch in self.batches]
+
+
+def watched(pipe: Pipeline, before: Callable[[Sequence[Query]], None] = lambda queries: None) -> Watched:
+    return Watched(pipe.read_words(Request()).denoise, before)
+
+
+def beginning(pipe: Pipeline, request: Request, denoise: Denoise | None = None) -> Callable[[], Run]:
+    def begin() -> Run:
+        run = pipe.begin(request)
+        if denoise is not None:
+            run.denoise = denoise  # one object for all runs: only those of the same network share a batch
+        return run
+
+    return begin
+
+
+class Gate:
+    """Holds the engine at the network until it is opened, so that everybody is in line before the first turn."""
+
+    def __init__(self) -> None:
+        self.reached, self._open = threading.Event(), threading.Event()
+
+    def __call__(self, queries: Sequence[Query]) -> None:
+        self.reached.set()
+        assert self._open.wait(30)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def last(ticket: Ticket) -> Step:
+    *_, step = ticket
+    return step
+
+
+def check(ticket: Ticket, request: Request, alone: dict[int, Tensor]) -> None:
+    step = last(ticket)
+    assert step.index == step.total
+    assert step.result is not None
+    assert step.result.seed == step.seed == request.seed
+    assert len(step.result.images) == request.num_images
+    assert step.images == step.result.images
+    torch.testing.assert_close(step.result.latents, alone[request.seed], rtol=0, atol=1e-9)
+
+
+def settle(engine: Engine) -> None:
+    """Wait until nobody has a place any more."""
+    until = time.monotonic() + 30
+    while engine.running:
+        assert time.monotonic() < until, f"{engine.running} runs still have a place"
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("own_thread", [False, True])
+def test_everybody_gets_the_picture_of_the_run_alone(
+    exact: Pipeline, alone: dict[int, Tensor], own_thread: bool
+) -> None:
+    gate = Gate()
+    network = watched(exact, gate)
+    engine = Engine(painter=Painter(own_thread=own_thread), clock=network.clock)
+    tickets = [engine.submit(beginning(exact, request, network), owner=i) for i, request in enumerate(CROWD)]
+    gate.open()
+    for ticket, request in zip(tickets, CROWD, strict=True):
+        check(ticket, request, alone)
+    assert max(len(batch) for batch in network.batches) >= 3  # they did share
+    engine.close()
+
+
+def test_a_run_alone_takes_the_steps_of_a_stream(exact: Pipeline, engine: Engine) -> None:
+    request = Request("a fox", num_inference_steps=6, seed=1, preview="linear", preview_every=3)
+    expected = list(exact.stream(request))
+    seen: dict[int, Step] = {}
+    turn = threading.Semaphore(1)
+
+    def wait(queries: Sequence[Query]) -> None:
+        assert turn.acquire(timeout=30)  # the reader keeps up, so that it misses none
+
+    for step in engine.submit(beginning(exact, request, watched(exact, wait)), "me"):
+        seen[step.index] = step
+        turn.release()
+    assert sorted(seen) == [step.index for step in expected]
+    for step in expected:
+        assert torch.equal(seen[step.index].denoised, step.denoised)
+        assert step.images is None or seen[step.index].images == step.images
+
+
+def test_first_come_first_drawn(pipe: Pipeline) -> None:
+    engine, gate, begun = Engine(max_running=2), Gate(), []
+    network = watched(pipe, gate)
+
+    def submit(name: int) -> Ticket:
+        def begin() -> Run:
+            begun.append(name)
+            return beginning(pipe, Request("a fox", num_inference_steps=3, seed=name), network)()
+
+        return engine.submit(begin, owner=name)
+
+    first = submit(0)
+    assert gate.reached.wait(30)
+    others = [submit(name) for name in range(1, 6)]
+    assert [ticket.position for ticket in [first, *others]] == [0, 1, 2, 3, 4, 5]
+    assert others[0].expected_wait == 0  # there is a place for it
+    assert others[1].expected_wait > 0
+    others[1].close()
+    assert [ticket.position for ticket in others] == [1, 0, 2, 3, 4]
+    gate.open()
+    for ticket in others:
+        list(ticket)
+    assert begun == [0, 1, 3, 4, 5]
+    assert all(ticket.position == 0 and ticket.expected_wait == 0 for ticket in others)
+    engine.close()
+
+
+def test_the_wait_is_told_by_how_fast_the_others_are(pipe: Pipeline) -> None:
+    now, told, gate = [0.0], [], Gate()
+
+    def look(queries: Sequence[Query]) -> None:
+        gate(queries)
+        if queries[0].guidance_scale == 5.0:
+            told.append([ticket.expected_wait for ticket in waiting])
+            now[0] += 2.0
+
+    engine = Engine(max_running=1, clock=lambda: now[0])
+    network = watched(pipe, look)
+    request = Request("a", num_inference_steps=6, guidance_scale=5.0, preview="none")
+    first = engine.submit(beginning(pipe, request, network), 0)
+    assert gate.reached.wait(30)
+    begin = beginning(pipe, Request("a", num_inference_steps=1), network)
+    waiting = [engine.submit(begin, i) for i in (1, 2)]
+    gate.open()
+    list(first)
+    # After n steps of 2 s, 6 - n remain, and whoever is second in line also waits for another run like this one.
+    assert told[1:] == [[2.0 * (6 - n), 2.0 * (6 - n) + 12.0] for n in range(1, 6)]
+    engine.close()
+
+
+def test_a_line_has_an_end(pipe: Pipeline) -> None:
+    engine, gate = Engine(max_running=1, max_waiting=2), Gate()
+    begin = beginning(pipe, Request("a fox", num_inference_steps=1), watched(pipe, gate))
+    engine.submit(begin, 0)
+    assert gate.reached.wait(30)
+    waiting = [engine.submit(begin, 0) for _ in range(2)]
+    with pytest.raises(LineFull, match="2 are waiting already, the most there may be: try again"):
+        engine.submit(begin, 0)
+    waiting[0].close()
+    ticket = engine.submit(begin, 0)  # whose place in line is free again
+    gate.open()
+    assert last(ticket).result is not None
+    engine.close()
+
+
+def test_departures_leave_the_others_as_they_are(exact: Pipeline, alone: dict[int, Tensor], engine: Engine) -> None:
+    chance = random.Random(0)
+    for _ in range(5):
+        staying = [(engine.submit(beginning(exact, request), "stays"), request) for request in CROWD[:4]]
+        leaving = [engine.submit(beginning(exact, CROWD[i % len(CROWD)]), i) for i in range(20)]
+        chance.shuffle(leaving)
+        for ticket in leaving:  # from this thread, while the engine's is at work
+            if chance.random() < 0.5:
+                next(iter(ticket), None)
+            ticket.close()
+            ticket.close()
+        for ticket, request in staying:
+            check(ticket, request, alone)
+        assert all(ticket.over for ticket in leaving)
+    settle(engine)
+
+
+def test_whoever_left_is_evaluated_no_more(pipe: Pipeline, engine: Engine) -> None:
+    gate = Gate()
+    network = watched(pipe, gate)
+    ticket = engine.submit(beginning(pipe, Request("a fox", num_inference_steps=500), network), 0)
+    assert gate.reached.wait(30)
+    reader = threading.Thread(target=lambda: list(ticket))
+    reader.start()
+    ticket.close()
+    reader.join(30)  # it need not wait for the turn
+    assert not reader.is_alive()
+    gate.open()
+    settle(engine)
+    assert len(network.batches) == 1
+
+
+class BrokenSampler(Pipeline):
+    """A pipeline whose sampler gives up at its second answer."""
+
+    def plan(self, request: Request) -> Plan:
+        plan = super().plan(request)
+
+        def function(x: Tensor, steps: object, noise: object) -> Iterator[object]:
+            yield x, plan.steps[0][0]
+            yield x, plan.steps[1][0]
+            raise ArithmeticError("this sampler is broken")
+
+        return replace(plan, sampler=replace(plan.sampler, function=function))  # type: ignore[arg-type]
+
+
+def test_an_error_ends_its_own_run(exact: Pipeline, alone: dict[int, Tensor], engine: Engine) -> None:
+    def fail(queries: Sequence[Query]) -> None:
+        if any(query.guidance_scale == 66.0 for query in queries):
+            raise ZeroDivisionError("this question is broken")
+
+    gate = Gate()
+    network = watched(exact, lambda queries: (gate(queries), fail(queries))[1])
+    well = CROWD[:4] + CROWD[6:7]
+    tickets = [engine.submit(beginning(exact, request, network), i) for i, request in enumerate(well)]
+    broken = {
+        "photo": engine.submit(beginning(exact, Request("a cat", image=Path("missing.png"))), 11),
+        "sampler": engine.submit(beginning(BrokenSampler(exact.models), Request("a cat", seed=1), network), 12),
+        "question": engine.submit(
+            beginning(exact, Request("a cat", guidance_scale=66.0, num_images=2, seed=1), network), 13
+        ),
+    }
+    gate.open()
+    with pytest.raises((OSError, ValueError), match="missing"):
+        list(broken["photo"])
+    with pytest.raises(ArithmeticError, match="this sampler is broken"):
+        list(broken["sampler"])
+    with pytest.raises(ZeroDivisionError, match="this question is broken"):
+        list(broken["question"])
+    for ticket, request in zip(tickets, well, strict=True):
+        check(ticket, request, alone)
+    settle(engine)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 1 bytes"),
+    ],
+    ids=["accelerator", "python", "processor"],
+)
+def test_out_of_memory_makes_batches_smaller(
+    exact: Pipeline, alone: dict[int, Tensor], engine: Engine, error: Exception
+) -> None:
+    refused = []
+
+    def run_out(queries: Sequence[Query]) -> None:
+        if sum(query.rows for query in queries) > 3:
+            refused.append(queries)
+            raise error
+
+    network = watched(exact, run_out)
+    crowd = [request for request in CROWD if request.width != 32] * 2
+    tickets = [engine.submit(beginning(exact, request, network), i) for i, request in enumerate(crowd)]
+    for ticket, request in zip(tickets, crowd, strict=True):
+        check(ticket, request, alone)
+    assert refused
+    assert max(network.rows) <= 3
+    assert len(refused) < len(network.batches) / 10  # it is learnt, not found out every time
+
+
+def test_a_picture_that_has_no_room_alone_ends_its_run(
+    exact: Pipeline, alone: dict[int, Tensor], engine: Engine
+) -> None:
+    def run_out(queries: Sequence[Query]) -> None:
+        if any(query.guidance_scale == 66.0 for query in queries):
+            raise torch.OutOfMemoryError("out of memory")
+
+    network = watched(exact, run_out)
+    large = engine.submit(beginning(exact, Request("a fox", guidance_scale=66.0, num_images=4), network), "large")
+    ticket = engine.submit(beginning(exact, CROWD[0], network), "small")
+    check(ticket, CROWD[0], alone)
+    with pytest.raises(torch.OutOfMemoryError):
+        list(large)
+
+
+def test_visitors_see_their_own_steps_alone(pipe: Pipeline, engine: Engine) -> None:
+    tickets = {seed: engine.submit(beginning(pipe, Request("a", seed=seed)), seed % 4) for seed in range(12)}
+    seeds: dict[int, set[int]] = {}
+    readers = [
+        threading.Thread(target=lambda seed=seed, ticket=ticket: seeds.update({seed: {step.seed for step in ticket}}))
+        for seed, ticket in tickets.items()
+    ]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(60)
+    assert seeds == {seed: {seed} for seed in tickets}
+
+
+@pytest.mark.parametrize("overhead", [8, 0], ids=["batching pays", "does not"])
+@pytest.mark.parametrize("greedy", [{"num_images": 4}, {"width": 128, "height": 128}], ids=["pictures", "size"])
+def test_the_greedy_leave_others_their_share(pipe: Pipeline, greedy: dict[str, int], overhead: int) -> None:
+    """A visitor with 4 pictures of 150 steps beside one with 20 steps, counted in rows times pixels."""
+    now = [0.0]
+    work: Counter[float] = Counter()
+    poor_work = 20 * 2 * 64  # 20 steps of a guided picture, 8 x 8 latents
+    totals: list[float] = []
+
+    def count(queries: Sequence[Query]) -> None:
+        gate(queries)
+        now[0] += 1e-4 * (overhead + sum(query.rows for query in queries))
+        for query in queries:
+            work[query.guidance_scale] += query.rows * query.x.shape[-2:].numel()
+        if work[4.0] == poor_work and not totals:
+            totals.append(work.total())
+
+    gate, engine = Gate(), Engine(clock=lambda: now[0])
+    network = watched(pipe, count)
+    many = Request("a", num_inference_steps=150, guidance_scale=5.0, preview="none", **greedy)
+    few = Request("a", num_inference_steps=20, guidance_scale=4.0, preview="none")
+    rich = engine.submit(beginning(pipe, many, network), "rich")
+    assert gate.reached.wait(30)
+    poor = engine.submit(beginning(pipe, few, network), "poor")
+    gate.open()
+    assert last(poor).result is not None
+    fair = 2 * poor_work  # half of what is done is theirs
+    assert totals[0] <= 2 * fair
+    assert not rich.over
+    engine.close()
+
+
+def test_a_newcomer_does_not_starve_those_who_were_there(pipe: Pipeline, engine: Engine) -> None:
+    turns: list[float] = []
+    newcomers: list[Ticket] = []
+
+    def come(queries: Sequence[Query]) -> None:
+        turns.append(queries[0].guidance_scale)
+        if len(turns) == 40:  # another size, so that nobody rides along
+            request = Request("a", num_inference_steps=20, width=72, guidance_scale=4.0, preview="none")
+            newcomers.append(engine.submit(beginning(pipe, request, network), "new"))
+
+    network = watched(pipe, come)
+    request = Request("a", num_inference_steps=60, guidance_scale=5.0, preview="none")
+    assert last(engine.submit(beginning(pipe, request, network), "old")).result is not None
+    assert last(newcomers[0]).result is not None
+    assert 9 <= turns[40:60].count(5.0) <= 11
+
+
+def test_nobody_waits_for_a_crowd_of_another_size(pipe: Pipeline, engine: Engine) -> None:
+    gate = Gate()
+    network = watched(pipe, gate)
+    request = Request("a", num_inference_steps=12, preview="none")
+    crowd = [engine.submit(beginning(pipe, request, network), i) for i in range(8)]
+    odd = engine.submit(beginning(pipe, replace(request, width=56, guidance_scale=4.0), network), "odd")
+    gate.open()
+    for ticket in [odd, *crowd]:
+        assert last(ticket).result is not None
+    turns = [{query.guidance_scale for query in batch} for batch in network.batches]
+    assert all(len(scales) == 1 for scales in turns)  # sizes do not mix
+    gaps = np.diff([i for i, scales in enumerate(turns) if scales == {4.0}])
+    assert gaps.max() <= 9  # not even if everybody else took a turn
+
+
+class NoLine:
+    """Where nobody waits."""
+
+    def position(self, ticket: Ticket) -> int:
+        return 0
+
+    def expected_wait(self, ticket: Ticket) -> float:
+        return 0.0
+
+
+def test_pictures_that_come_late_replace_no_newer_step(pipe: Pipeline) -> None:
+    ticket = Ticket("me", NoLine())
+    one, two, three, final = pipe.stream("a fox", num_inference_steps=4, seed=1, preview="none")
+    painted = replace(one, images=one.decoded())
+    reader = ticket.steps(every=1.0)  # None instead of waiting for ever, should a step be missing
+    for step in (one, two, painted):
+        ticket.publish(step)
+    assert [next(reader), next(reader)] == [two, painted]
+    ticket.publish(three)
+    late = ticket.steps(every=1.0)
+    assert [next(late), next(late)] == [painted, three]
+    ticket.publish(replace(three, images=three.decoded()))
+    ticket.publish(three)  # known by its pictures already
+    assert next(late).images is not None
+    ticket.publish(final)
+    ticket.publish(one)
+    assert list(late) == list(reader)[-1:] == list(ticket) == [final]
+
+
+def test_a_ticket_keeps_the_newest_step_and_the_last_for_ever(pipe: Pipeline, engine: Engine) -> None:
+    steps: list[weakref.ref[Tensor]] = []
+    network = watched(pipe, lambda queries: steps.append(weakref.ref(queries[0].x)))
+    ticket = engine.submit(beginning(pipe, Request("a fox", num_inference_steps=6, seed=1), network), 0)
+    settle(engine)
+    while not ticket.over:
+        time.sleep(0.002)
+    network.batches.clear()
+    gc.collect()
+    assert [step() is None for step in steps] == [True] * 5 + [False]
+    for _ in range(2):  # whoever comes late gets what is left, again and again
+        [step] = ticket
+        assert step.result is not None
+    ticket.close()
+    assert last(ticket).result is not None
+
+
+def test_two_readers_of_one_ticket_both_see_it_end(pipe: Pipeline, engine: Engine) -> None:
+    ticket = engine.submit(beginning(pipe, Request("a fox", num_inference_steps=4)), 0)
+    assert last(ticket).result is last(ticket).result
+
+
+def test_a_reader_may_ask_to_be_woken(pipe: Pipeline, engine: Engine) -> None:
+    gate = Gate()
+    engine.submit(beginning(pipe, Request("a fox", num_inference_steps=1), watched(pipe, gate)), 0)
+    assert gate.reached.wait(30)
+    ticket = engine.submit(beginning(pipe, Request("a fox", num_inference_steps=2)), 1)
+    steps = ticket.steps(every=0.001)
+    assert next(steps) is None
+    assert ticket.position == 1
+    gate.open()
+    told = [step for step in steps if step is not None]
+    assert told[-1].result is not None
+
+
+def test_closing_the_engine_ends_every_run(pipe: Pipeline) -> None:
+    engine, gate = Engine(max_running=1), Gate()
+    begin = beginning(pipe, Request("a fox", num_inference_steps=500), watched(pipe, gate))
+    tickets = [engine.submit(begin, i) for i in range(3)]
+    assert gate.reached.wait(30)
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    gate.open()
+    closing.join(30)
+    for ticket in tickets:
+        with pytest.raises(RuntimeError, match="the engine was closed before the run was over"):
+            list(ticket)
+    with pytest.raises(RuntimeError, match="the engine is closed"):
+        engine.submit(begin, 0)
+
+
+def test_nothing_is_left_of_two_hundred_runs(pipe: Pipeline) -> None:
+    threads = threading.active_count()
+    engine = Engine(painter=Painter(own_thread=True))
+    left: list[weakref.ref[object]] = []
+
+    def submit(i: int) -> Ticket:
+        def begin() -> Run:
+            run = pipe.begin(Request("a", seed=i, num_inference_steps=1 + i % 3, preview="linear"))
+            assert run.query is not None
+            left.extend((weakref.ref(run), weakref.ref(run.query.x), weakref.ref(run.query.context)))
+            if i % 10 == 3:
+                raise ValueError("not this one")
+            return run
+
+        return engine.submit(begin, i % 7)
+
+    for start in range(0, 200, 40):
+        tickets = [submit(i) for i in range(start, start + 40)]
+        for i, ticket in enumerate(tickets, start):
+            if i % 10 == 4:
+                ticket.close()
+            try:
+                list(ticket)
+            except ValueError:
+                assert i % 10 == 3
+    settle(engine)
+    del tickets, ticket
+    gc.collect()
+    assert len(left) > 3 * 160
+    assert not [object for ref in left if (object := ref()) is not None]
+    engine.close()
+    assert threading.active_count() == threads
+
+
+def test_grad_mode_is_off_in_the_engine_alone(pipe: Pipeline, engine: Engine) -> None:
+    modes = []
+    network = watched(pipe, lambda queries: modes.append(torch.is_grad_enabled()))
+    last(engine.submit(beginning(pipe, Request("a", num_inference_steps=1), network), 0))
+    assert modes == [False]
+    assert torch.is_grad_enabled()
+
+
+def test_limits_are_checked() -> None:
+    with pytest.raises(ValueError, match="max_running must be at least 1, got 0"):
+        Engine(max_running=0)
+    with pytest.raises(ValueError, match=r"share must be in \[0, 1\), got 1"):
+        Painter(share=1.0)
+
+
+def found_limit(seconds: Callable[[int], float], batches: int = 100) -> int:
+    """What a limit comes to when batches are always as large as it allows."""
+    limit = BatchLimit()
+    for _ in range(batches):
+        limit.measured(limit.rows, seconds(limit.rows))
+    return limit.rows
+
+
+def test_batches_grow_while_that_makes_rows_cheaper() -> None:
+    assert found_limit(lambda rows: 0.001 * rows) == 2
+    assert found_limit(lambda rows: 0.010 + 0.001 * rows) == 128  # from there on a doubling gains less than 5 %
+    assert found_limit(lambda rows: 0.001 * max(rows, 16)) == 16
+    assert found_limit(lambda rows: 0.1 * (10 + rows)) == 1  # a turn would take too long
+    assert found_limit(lambda rows: 0.02 * (10 + rows)) == 32
+
+
+def test_a_limit_is_not_raised_by_batches_that_do_not_fill_it() -> None:
+    limit = BatchLimit(16)
+    for _ in range(100):
+        limit.measured(8, 0.001)
+    assert limit.rows == 16
+
+
+def test_a_limit_outlives_a_bad_moment() -> None:
+    limit = BatchLimit()
+    limit.too_large(12)
+    assert limit.rows == 4  # half of it, in powers of two
+    for _ in range(1000):
+        limit.measured(limit.rows, 0.001 * max(limit.rows, 16))
+    assert limit.rows in (16, 32)  # 32 while it is tried again
+
+
+class Frames:
+    """A ticket's place in a painter's tests: notes what is published."""
+
+    over = False
+
+    def __init__(self, name: str, log: list[str]):
+        self.name, self.log = name, log
+
+    def publish(self, step: Step) -> None:
+        self.log.append(f"{self.name}{step.index}")
+
+    def fail(self, error: Exception) -> None:
+        raise error
+
+
+class SlowPreview(Preview):
+    """Takes a second of a clock that only this moves, or four by the VAE."""
+
+    def __init__(self, step: Step, name: str, now: list[float]):
+        super().__init__(step.vae, name, clock=lambda: now[0])
+        self.now = now
+
+    def __call__(self, latents: Tensor) -> list[Image.Image] | None:
+        self.now[0] += 4.0 if self.name == "vae" else 1.0
+        return super().__call__(latents)
+
+
+def test_previews_thin_out_and_the_longest_wait_ends_first(pipe: Pipeline) -> None:
+    now, log = [0.0], []
+    painter = Painter(share=1 / 3, own_thread=False, clock=lambda: now[0])
+    steps = list(pipe.stream("a", num_inference_steps=12, preview="none", seed=1))
+    visitors = [Frames(name, log) for name in "abc"]
+    for step in steps[:-1]:
+        for visitor in visitors:
+            painter.add(visitor, step, SlowPreview(step, "linear", now))  # type: ignore[arg-type]
+        painter.earn(2.0)  # of which previews may add one second
+        painter.work()
+    assert log == [f"{'abc'[i % 3]}{i + 1}" for i in range(11)]
+
+
+def test_cheaper_decoders_first_and_the_share_is_kept(pipe: Pipeline) -> None:
+    now, log = [0.0], []
+    painter = Painter(share=1 / 3, own_thread=False, clock=lambda: now[0])
+    steps = list(pipe.stream("a", num_inference_steps=41, preview="none", seed=1))
+    sharp, rough = Frames("sharp", log), Frames("rough", log)
+    for step in steps[:-1]:
+        painter.add(sharp, step, SlowPreview(step, "vae", now))  # type: ignore[arg-type]
+        painter.add(rough, step, SlowPreview(step, "linear", now))  # type: ignore[arg-type]
+        painter.earn(4.0)
+        painter.work()
+    painted = Counter(name[:5] for name in log)
+    assert log[0] == "rough1"
+    assert painted["sharp"] >= 5
+    assert painted["rough"] >= 15
+    assert now[0] <= 40 * 2 + 4  # half of the network's time, and a debt of one picture
+
+
+def test_final_pictures_wait_for_no_share(pipe: Pipeline) -> None:
+    log: list[str] = []
+    painter = Painter(share=0.0, own_thread=False)
+    first, *_, final = pipe.stream("a", num_inference_steps=3, preview="none", seed=1)
+    painter.earn(100.0)
+    painter.add(Frames("preview", log), first, Preview(first.vae, "linear"))  # type: ignore[arg-type]
+    for name in ("one", "two"):
+        painter.add(Frames(name, log), final, Preview(first.vae, "none"))  # type: ignore[arg-type]
+    painter.work()
+    assert log == ["one3", "two3"]

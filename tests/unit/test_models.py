@@ -1,0 +1,150 @@
+"""The page's models: who waits for one keeps nobody from another, and memory holds no more than it should."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ui.models import ModelHolder
+
+PATIENCE = 30
+
+
+@dataclass
+class Loader:
+    """A loader whose models are their sources' names: slow until released, and failing where told to."""
+
+    slow: dict[str, threading.Event] = field(default_factory=dict)
+    broken: set[str] = field(default_factory=set)
+    begun: list[str] = field(default_factory=list)
+    beginnings: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+
+    def __call__(
+        self, source: str | None, device: str | None, dtype: str | None, tell: Callable[[str, float], None]
+    ) -> str:
+        name = Path(str(source)).name
+        self.begun.append(name)
+        self.beginnings.release()
+        tell(f"Fetching {name}", 0.5)
+        if name in self.slow:
+            assert self.slow[name].wait(PATIENCE)
+        if name in self.broken:
+            raise RuntimeError("the disk is full")
+        return name
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with models a, b and c."""
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model_index.json").write_text("{}")
+    monkeypatch.setenv("SD_MODELS", str(tmp_path))
+    return tmp_path
+
+
+def gathered(holder: ModelHolder, name: str) -> list[tuple[str, float]]:
+    """What somebody is told who waits for a model."""
+
+    async def wait() -> list[tuple[str, float]]:
+        return [progress async for progress in holder.wait(name)]
+
+    return asyncio.run(asyncio.wait_for(wait(), PATIENCE))
+
+
+def test_while_one_waits_for_a_slow_model_others_get_theirs(folder: Path):
+    loader = Loader(slow={"a": threading.Event()})
+    holder = ModelHolder(load=loader)
+    slow = holder.ask("a")
+    assert holder.pipeline("b") == "b"
+    assert holder.loaded("b") == "b"
+    assert holder.loaded("a") is None
+    assert not slow.future.done()
+    loader.slow["a"].set()
+    assert holder.pipeline("a") == "a"
+
+
+def test_all_who_ask_for_a_model_share_one_loading(folder: Path):
+    loader = Loader(slow={"a": threading.Event()})
+    holder = ModelHolder(load=loader)
+    assert holder.ask("a") is holder.ask("a")
+    loader.slow["a"].set()
+    assert holder.pipeline("a") == "a"
+    assert loader.begun == ["a"]
+
+
+def test_who_waits_is_told_how_far_it_is_and_takes_no_thread(folder: Path):
+    loader = Loader(slow={"a": threading.Event()})
+    holder = ModelHolder(load=loader)
+
+    async def two_visitors() -> list[list[tuple[str, float]]]:
+        async def wait() -> list[tuple[str, float]]:
+            told = []
+            async for progress in holder.wait("a"):
+                told.append(progress)
+                if progress[1]:
+                    loader.slow["a"].set()
+            return told
+
+        return await asyncio.wait_for(asyncio.gather(wait(), wait()), PATIENCE)
+
+    for told in asyncio.run(two_visitors()):
+        assert ("Fetching a", 0.5) in told
+    assert gathered(holder, "a") == []
+
+
+def test_a_failed_load_is_a_sentence_for_all_who_wait_and_the_next_ask_tries_again(folder: Path):
+    loader = Loader(slow={"a": threading.Event()}, broken={"a"})
+    holder = ModelHolder(load=loader)
+    first, second = holder.ask("a"), holder.ask("a")
+    loader.slow["a"].set()
+    for waiting in (first, second):
+        with pytest.raises(ValueError, match="The model 'a' could not be loaded: the disk is full"):
+            waiting.future.result(PATIENCE)
+    with pytest.raises(ValueError, match="could not be loaded"):
+        gathered(holder, "a")
+    loader.broken.clear()
+    assert holder.pipeline("a") == "a"
+    assert holder.pipeline("b") == "b"
+
+
+def test_there_is_room_before_the_next_is_loaded(folder: Path):
+    held: list[int] = []
+    loader = Loader()
+
+    def load(*arguments: object) -> str:
+        held.append(sum(holder.loaded(name) is not None for name in "abc"))
+        return loader(*arguments)
+
+    holder = ModelHolder(load=load)
+    for name in "abacab":
+        assert holder.pipeline(name) == name
+    assert loader.begun == ["a", "b", "c", "b"]  # a was asked for last when c came, c was not when b came again
+    assert max(held) == 1  # beside the one that is being loaded
+
+
+def test_a_third_model_waits_while_two_are_being_loaded(folder: Path):
+    loader = Loader(slow={"a": threading.Event(), "b": threading.Event()})
+    holder = ModelHolder(load=loader)
+    waiting = [holder.ask(name).future for name in "ab"]
+    for _ in waiting:
+        assert loader.beginnings.acquire(timeout=PATIENCE)
+    waiting.append(holder.ask("c").future)
+    loader.slow["a"].set()
+    assert waiting[0].result(PATIENCE) == "a"
+    assert waiting[2].result(PATIENCE) == "c"
+    assert loader.begun.index("c") == 2
+    loader.slow["b"].set()
+    assert waiting[1].result(PATIENCE) == "b"
+
+
+def test_an_unknown_model_is_named(folder: Path):
+    holder = ModelHolder(load=Loader())
+    for ask in (holder.ask, holder.pipeline, holder.defaults_of):
+        with pytest.raises(ValueError, match=r"model must be one of .*'a', 'b', 'c'.*, got 'd'"):
+            ask("d")

@@ -1,0 +1,60 @@
+"""How an error ends an event: its traceback goes to the server's log, one sentence to the visitor or the program."""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import gradio as gr
+
+log = logging.getLogger(__name__)
+
+NO_MEMORY_SIGNS = ("out of memory", "not enough memory", "can't allocate memory")
+"""What torch's errors say: the first on an accelerator, the others on a processor."""
+NO_MEMORY = "There is not enough memory for this: choose a smaller size or fewer pictures."
+UNEXPECTED = "Something went wrong on the server: try again. Its log tells more."
+
+
+def explain(error: Exception) -> str:
+    """Log an error, and say in a sentence what went wrong.
+
+    A ValueError is somebody's to mend who asked, and its text says how; what else there is, nobody foresaw.
+    """
+    if isinstance(error, ValueError):
+        log.info("refused: %s", error, exc_info=error)
+        return str(error)
+    log.error("unforeseen", exc_info=error)
+    return NO_MEMORY if is_out_of_memory(error) else UNEXPECTED
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: as Python says it, or torch."""
+    text = str(error)
+    return isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY_SIGNS)
+
+
+def page_error(text: str) -> gr.Error:
+    """A message on the page, which reads HTML."""
+    return gr.Error(html.escape(text, quote=False), title="That did not work", print_exception=False)
+
+
+@contextmanager
+def told_on_the_page() -> Iterator[None]:
+    """End what is inside with a message on the page, whatever goes wrong."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except Exception as error:
+        raise page_error(explain(error)) from None
+
+
+@contextmanager
+def told_to_programs() -> Iterator[None]:
+    """End what is inside with plain text, whatever goes wrong: Gradio hides all errors but its own."""
+    try:
+        yield
+    except Exception as error:
+        raise gr.Error(explain(error), print_exception=False) from None

@@ -1,0 +1,47 @@
+"""What the page allows, and programs too: less than the library could, so that one visitor leaves room for others."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stable_diffusion.request import Request
+
+if TYPE_CHECKING:
+    from stable_diffusion.pipeline import Pipeline
+
+    from .models import ModelHolder
+
+MAX_SEED = 2**32 - 1
+MAX_GUIDANCE = 30
+MAX_IMAGES = 4
+MAX_SLIDER_STEPS = 150
+"""As far as the page's slider goes; programs may ask for more."""
+QUEUE_SIZE = 20
+"""How many events may wait at once."""
+SESSIONS = 200
+"""How many visits the server remembers, the least recent forgotten first: each takes half a megabyte of settings and
+results, and ten times those who can wait for a run are more than one machine serves."""
+
+LIMITS = {"guidance_scale": (0, MAX_GUIDANCE, ""), "num_images": (1, MAX_IMAGES, "")}
+LIMITS["seed"] = (0, MAX_SEED, ", or leave it empty for a random one")
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Raise ValueError, naming argument, value and remedy, where the settings can't be meant, whatever the model."""
+    for name, (low, high, remedy) in LIMITS.items():
+        value = settings.get(name)
+        if isinstance(value, (int, float)) and not low <= value <= high:
+            raise ValueError(
+                f"{name} must be between {low} and {high}, got {value}: choose a number in that range{remedy}"
+            )
+    Request(**{name: value for name, value in settings.items() if value is not None})
+
+
+def prepare(holder: ModelHolder, settings: dict[str, Any]) -> tuple[Pipeline, Request]:
+    """The model that the settings name, and the request, with the model's defaults for what is missing or None.
+
+    Raises ValueError, and before the model is loaded where that can be.
+    """
+    check(settings)
+    pipeline = holder.pipeline(settings.get("model"))
+    return pipeline, holder.defaults_of(settings.get("model")).request(**settings)
