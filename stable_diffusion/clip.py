@@ -23,9 +23,9 @@ from .loading.config import (
     CLIPTextConfig,
     CLIPVisionConfig,
     ModelError,
-    read_json,
     require,
 )
+from .loading.files import read_json
 from .loading.tokenizer import encode_text, frame, load_tokenizer
 
 # Where a directory in transformers' layout may keep its weights, best first.

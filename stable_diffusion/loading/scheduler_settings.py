@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from .config import ConfigError, SchedulerConfig
+from .fields import Positive, Within, expected, fits, shown
 
 
 class Rule(NamedTuple):
-    """A setting that shapes the run: the default of diffusers' class, and the values we have; None: any number."""
+    """A setting that shapes the run: the default of diffusers' class, and the values we have, or their annotation."""
 
     default: Any
-    values: tuple[Any, ...] | None
+    values: Any
 
 
 NO_EFFECT = None
@@ -29,10 +30,6 @@ def _only(default: Any, *others: Any) -> Rule:
     return Rule(default, (default, *others))
 
 
-def _number(default: float) -> Rule:
-    return Rule(default, None)
-
-
 ON_OFF, OFF_ON = _only(True, False), _only(False, True)
 
 Rules = dict[str, Rule | None]
@@ -40,7 +37,7 @@ Rules = dict[str, Rule | None]
 SPACED: Rules = {"use_karras_sigmas": OFF_ON, "use_exponential_sigmas": OFF_ON, "use_beta_sigmas": OFF_ON}
 ENDING: Rules = {"final_sigmas_type": _only("zero", "sigma_min")}
 SIGMA_RANGE: Rules = {"sigma_min": _only(None), "sigma_max": _only(None)}  # with SPACED, in classes without them too
-CLIPPED: Rules = {"clip_sample": ON_OFF, "clip_sample_range": _number(1.0)}
+CLIPPED: Rules = {"clip_sample": ON_OFF, "clip_sample_range": Rule(1.0, Positive)}
 NOT_CLIPPED: Rules = {**CLIPPED, "clip_sample": OFF_ON}
 THRESHOLD: Rules = {
     "thresholding": _only(False),
@@ -98,7 +95,12 @@ RULES: dict[str, Rules] = {
         "shift_terminal": _only(None),
         "solver_p": _only(None),
     },
-    "lcm": {**NOT_CLIPPED, **THRESHOLD, "original_inference_steps": _number(50), "timestep_scaling": _number(10.0)},
+    "lcm": {
+        **NOT_CLIPPED,
+        **THRESHOLD,
+        "original_inference_steps": Rule(50, Annotated[int, Within(1, 10**5)]),
+        "timestep_scaling": Rule(10.0, Positive),
+    },
 }
 """By sampler what it takes, beyond the fields of `SchedulerConfig` that are the noise schedule's own."""
 
@@ -115,12 +117,15 @@ def settings_for(sampler: str, config: SchedulerConfig) -> dict[str, Any]:
         value = config.others.get(name, rule.default)
         if value is None:  # as diffusers reads null: a switch that is off, and of other settings the usual
             value = False if isinstance(rule.default, bool) else rule.default
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (number if rule.values is None else value in rule.values):
-            known = "numbers" if rule.values is None else ", ".join(map(repr, rule.values))
+        if isinstance(rule.values, tuple):
+            known = ", ".join(map(repr, rule.values))
+            had = any(type(value) is type(one) and value == one for one in rule.values)
+        else:
+            known, had = expected(rule.values), fits(rule.values, value)
+        if not had:
             raise ConfigError(
-                f"sampler {sampler}: the model's scheduler asks for {name}={value!r}, and only {known} can be had: "
-                f"choose another sampler, or change {name} in scheduler_config.json"
+                f"sampler {sampler}: the model's scheduler asks for {name}={shown(value)}, and only {known} can be "
+                f"had: choose another sampler, or change {name} in scheduler_config.json"
             )
         settings[name] = value
     spaced = [name for name in SPACED if settings.get(name)]
