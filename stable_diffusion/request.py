@@ -215,10 +215,10 @@ def defaults_for(
 
     A small model is fast enough for a sharp preview of every step.
     """
-    try:
-        side = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)  # type: ignore[index]
-    except (TypeError, KeyError):
-        return Defaults()
+    size, widths = (unet or {}).get("sample_size"), (vae or {}).get("block_out_channels")
+    if not isinstance(size, int) or not isinstance(widths, (list, tuple)) or not 0 < len(widths) <= 10:
+        return Defaults()  # what a loader would refuse is not looked at any closer here
+    side = size * 2 ** (len(widths) - 1)
     distilled = _distillation(unet or {}, scheduler or {})
     if distilled is not None:
         return Defaults(side, **DISTILLED[distilled])
