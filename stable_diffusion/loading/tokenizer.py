@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Encoding
 from transformers import CLIPTokenizer
 
-from .config import CLIPTextConfig, ConfigError, ModelError, TokenizerConfig
+from .config import BUNDLED, CLIPTextConfig, ConfigError, ModelError, TokenizerConfig
 from .files import check_file
-from .hub import fetch_files
 from .model_config import TOKENIZER_FILES
 
 # The vocabulary of both Stable Diffusion families; single files do not carry it.
-CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
+CLIP_MERGES = BUNDLED.parents[1] / "clip_vocabulary" / "merges.txt.gz"
 MAX_VOCABULARY = 16 * 2**20  # bytes of a file; the largest of CLIP's, tokenizer.json, has 3.6 MB
 
 
@@ -38,14 +38,19 @@ def load_tokenizer(folder: Path, config: CLIPTextConfig) -> CLIPTokenizer:
         TokenizerConfig.from_dict({name: getattr(tokenizer, name) for name in names})
     except ConfigError as error:
         raise ConfigError(f"{folder}: {error}") from None
+    _fit(tokenizer, config, folder)
+    return tokenizer
+
+
+def _fit(tokenizer: CLIPTokenizer, config: CLIPTextConfig, origin: Path) -> None:
+    """Hold a tokenizer to the text tower's limits; raises `ModelError` where the tower lacks words of it."""
     words = max(tokenizer.get_vocab().values()) + 1
     if words > config.vocab_size:
         raise ModelError(
-            f"{folder} has {words} tokens, the text encoder only {config.vocab_size}: they belong to different models"
+            f"{origin} has {words} tokens, the text encoder only {config.vocab_size}: they belong to different models"
         )
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
     _reset(tokenizer)  # a tokenizer.json may carry padding and truncation
-    return tokenizer
 
 
 def encode_text(tokenizer: CLIPTokenizer, text: str) -> Encoding:
@@ -71,23 +76,38 @@ def _reset(tokenizer: CLIPTokenizer) -> None:
 
 
 def find_tokenizer(path: Path, config: CLIPTextConfig) -> CLIPTokenizer:
-    """The tokenizer for the single file `path`: in a folder `tokenizer` beside it, or else CLIP's, from the hub.
+    """The tokenizer for the single file `path`: in a folder `tokenizer` beside it, or else the CLIP one that we carry.
 
     The text tower knows what fills up short prompts: Stable Diffusion 2.x was trained with "!", 1.x with the end.
+    Raises `ModelError` where the tower lacks words of the tokenizer.
     """
     folder = path.parent / "tokenizer"
-    if not folder.is_dir():
+    if folder.is_dir():
+        tokenizer = load_tokenizer(folder, config)
+    else:
+        tokenizer = clip_tokenizer()
         try:
-            folder = fetch_files(CLIP_REPOSITORY, list(TOKENIZER_FILES))
+            _fit(tokenizer, config, CLIP_MERGES)
         except ModelError as error:
-            raise ModelError(
-                f"{path} carries no tokenizer, and CLIP's could not be had ({error}); "
-                f"put the folder `tokenizer` of any Stable Diffusion model directory beside it, as {folder}"
-            ) from None
-    tokenizer = load_tokenizer(folder, config)
+            raise ModelError(f"{error}; put the folder `tokenizer` of the model of {path} beside it") from None
     if config.pad_token_id is not None and config.pad_token_id < len(tokenizer):
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
     return tokenizer
+
+
+def clip_tokenizer() -> CLIPTokenizer:
+    """CLIP's own byte-pair encoding (arXiv:2103.00020, section 2.4), of 49,408 tokens, from its merges alone.
+
+    The tokens count up: the 256 bytes, the same at the end of a word, what each merge makes of two tokens,
+    start and end. Bytes are spelt as in GPT-2: a printable one as itself, the others as the characters from U+0100 on.
+    """
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    symbols = [chr(code) for code in (*printable, *range(256, 512 - len(printable)))]
+    with gzip.open(CLIP_MERGES, "rt", encoding="utf-8") as file:
+        merges = [tuple(line.split()) for line in file]
+    tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *(first + second for first, second in merges)]
+    vocabulary = {token: number for number, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from stable_diffusion.loading.config import ModelError
+from stable_diffusion.model_converter import convert
 from stable_diffusion.model_loader import load
 from tests.hub_server import Hub, serve
 from tests.tiny import save_model
@@ -200,13 +203,27 @@ def test_environment_decides_the_endpoint(hub: Hub, tmp_path: Path) -> None:
     assert done.stdout.split() == [REPOSITORY, "False"], done.stderr
 
 
-def test_single_file_fetches_the_vocabulary(hub: Hub, tmp_path: Path) -> None:
-    from stable_diffusion.loading.tokenizer import CLIP_REPOSITORY
-    from stable_diffusion.model_converter import convert
+@pytest.mark.parametrize(("kind", "padding"), [("sd1", 49407), ("sd2", 0)])
+def test_a_single_file_needs_no_network(hub: Hub, kind: str, padding: int, tmp_path: Path) -> None:
+    """The text tower has CLIP's tokens; nothing lies beside the file, and nobody is asked."""
+    folder, file = save_model(tmp_path / "model", kind), tmp_path / "alone.safetensors"
+    tower, weights = folder / "text_encoder" / "config.json", folder / "text_encoder" / "model.safetensors"
+    state = load_file(weights)
+    embedding = "text_model.embeddings.token_embedding.weight"
+    save_file({**state, embedding: torch.randn(49408, state[embedding].shape[1])}, weights)
+    numbers = {"vocab_size": 49408, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": padding}
+    tower.write_text(json.dumps({**json.loads(tower.read_text()), **numbers}))
+    convert(folder, file)
+    tokenizer = load(file, device="cpu").tokenizer
+    ids = [49406, 320, 736, 3240, 49407]
+    assert tokenizer("a red fox", padding="max_length").input_ids == ids + [padding] * 72
+    convert(file, tmp_path / "back")
+    written = load(tmp_path / "back", device="cpu").tokenizer
+    assert written("a red fox", padding="max_length").input_ids == ids + [padding] * 72
+    assert hub.requests == []
 
-    convert(served(hub), tmp_path / "alone.safetensors")
-    with pytest.raises(ModelError, match=r"alone.safetensors carries no tokenizer.*put the folder `tokenizer`"):
+
+def test_a_single_file_with_other_words_than_clips(tmp_path: Path) -> None:
+    convert(save_model(tmp_path / "model"), tmp_path / "alone.safetensors")
+    with pytest.raises(ModelError, match=r"49408 tokens, the text encoder only \d+.*put the folder `tokenizer`"):
         load(tmp_path / "alone.safetensors", device="cpu")
-    hub.repositories[CLIP_REPOSITORY] = served(hub) / "tokenizer"
-    models = load(tmp_path / "alone.safetensors", device="cpu")
-    assert models.tokenizer("a red fox").input_ids == load(served(hub), device="cpu").tokenizer("a red fox").input_ids

@@ -11,7 +11,7 @@ from transformers import CLIPTokenizer
 
 from stable_diffusion.heatmap import prompt_words
 from stable_diffusion.loading.config import CLIPTextConfig
-from stable_diffusion.loading.tokenizer import encode_text, frame, load_tokenizer
+from stable_diffusion.loading.tokenizer import clip_tokenizer, encode_text, frame, load_tokenizer
 from stable_diffusion.prompt import tokenize
 from tests.tiny import KINDS, configs, save_tokenizer
 
@@ -84,3 +84,24 @@ def test_eight_threads_read_one_tokenizer(folder: Path, config: CLIPTextConfig) 
     with ThreadPoolExecutor(8) as threads:
         for number, found in enumerate(threads.map(read, range(2000))):
             assert found == alone[number % len(TEXTS)]
+
+
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("a photo of an astronaut riding a horse", [320, 1125, 539, 550, 18376, 6765, 320, 4558]),
+        ("A photo  of a CAT!", [320, 1125, 539, 320, 2368, 256]),
+        ("<|startoftext|><|endoftext|>", [49406, 49407]),
+        ("!", [256]),  # at the end of a word; 0 is the one within a word
+    ],
+)
+def test_clips_own_tokenizer(text: str, ids: list[int]) -> None:
+    """Against the ids that CLIP's published tokenizer gives."""
+    tokenizer = clip_tokenizer()
+    assert sorted(tokenizer.get_vocab().values()) == list(range(49408))
+    assert tokenizer.convert_tokens_to_ids(["!", "ÿ", "Ā", "Ń", "!</w>", "in", "<|endoftext|>"]) == (
+        [0, 187, 188, 255, 256, 512, 49407]
+    )
+    assert encode_text(tokenizer, text).ids == ids
+    assert tokenizer(text).input_ids == [49406, *ids, 49407]
+    assert tokenizer.decode(encode_text(tokenizer, "日本 ß é").ids).strip() == "日本 ß é"
