@@ -31,6 +31,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--model",
         help="directory in diffusers' layout, .safetensors or .ckpt file, or hub id; default: the bundled model",
     )
+    parser.add_argument(
+        "--vae", help="the VAE of that model, where it has none or another is wanted: directory, file, or hub id"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; default: the fastest one here")
     parser.add_argument(
         "--dtype",
@@ -51,7 +54,7 @@ def main() -> None:
     options = parse_arguments()
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("ui").setLevel(logging.INFO)
-    holder = ModelHolder(options.model, options.device, options.dtype)
+    holder = ModelHolder(options.model, options.device, options.dtype, vae=options.vae)
     page = build_page(holder)
     page.launch(
         server_name=options.host,

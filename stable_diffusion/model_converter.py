@@ -26,6 +26,7 @@ from .loading.checkpoints import (
     SUFFIXES,
     WEIGHT_STEMS,
     State,
+    build,
     check,
     find_weights,
     finite,
@@ -38,7 +39,7 @@ from .loading.checkpoints import (
 from .loading.config import ATTENTION_DOWN, CLIPTextConfig, ConfigError, ModelError, UNetConfig, VAEConfig
 from .loading.hub import locate
 from .loading.model_config import SETTINGS_FILES, ModelConfig, Settings, read_settings
-from .loading.single_file import METADATA_KEY, OPEN_CLIP_LAYER, PREFIXES, UNUSED, recognise
+from .loading.single_file import METADATA_KEY, OPEN_CLIP_LAYER, PREFIXES, UNUSED, prediction_type, recognise
 from .loading.tokenizer import find_tokenizer, save_tokenizer
 from .vae import VAE
 
@@ -283,15 +284,24 @@ def read_directory(folder: Path, *, prefer_half: bool = False) -> dict[str, tupl
     return parts
 
 
-def read_single_file(path: Path) -> tuple[Settings, dict[str, tuple[State, Path]]]:
-    """The settings, and each part's weights under a directory's names, of a single file."""
+def read_single_file(path: Path, *, own_vae: bool = True) -> tuple[Settings, dict[str, tuple[State, Path]]]:
+    """The settings, and each part's weights under a directory's names, of a single file; without VAE if not `own_vae`.
+
+    Where nothing tells what the U-Net predicts it is asked, on the CPU, which takes memory for it in float32.
+    """
     state = read_tensors(path)
-    settings = recognise(path, state)
+
+    def ask(settings: Settings) -> str:
+        config = ModelConfig.from_settings(settings)
+        return prediction_type(build(UNet, config.unet, from_file("unet", config, state, path), path), config.unet)
+
+    settings = recognise(path, state, ask, own_vae=own_vae)
     try:
         config = ModelConfig.from_settings(settings)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return settings, {part: (from_file(part, config, state, path), path) for part in NETWORKS}
+    wanted = [part for part in NETWORKS if own_vae or part != "vae"]
+    return settings, {part: (from_file(part, config, state, path), path) for part in wanted}
 
 
 def convert(source: str | Path, target: str | Path, *, half: bool = False) -> None:

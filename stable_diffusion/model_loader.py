@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,18 @@ from transformers import CLIPTokenizer
 
 from .clip import CLIPTextEncoder
 from .diffusion import UNet
-from .loading.checkpoints import build
-from .loading.config import BUNDLED, ModelError, SchedulerConfig
+from .loading.checkpoints import State, build, read_tensors, read_weights, weight_names
+from .loading.config import BUNDLED, ConfigError, ModelError, SchedulerConfig, VAEConfig, require
+from .loading.files import read_json
 from .loading.hub import OnProgress, locate
-from .loading.model_config import ModelConfig, read_config
+from .loading.model_config import PART_CLASSES, ModelConfig, read_config
+from .loading.single_file import PREFIXES, carried_settings
 from .loading.tokenizer import find_tokenizer, load_tokenizer
-from .model_converter import NETWORKS, read_directory, read_single_file
+from .model_converter import LEGACY_NAMES, NETWORKS, from_file, read_directory, read_single_file
 from .vae import VAE
+
+VAE_FILES = ["config.json", "diffusion_pytorch_model.safetensors"]
+"""What the hub is asked for where a VAE alone is wanted: of a repository of its own, or of a model's folder `vae`."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Models:
 def load(
     source: str | Path | None = None,
     *,
+    vae: str | Path | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     on_progress: OnProgress | None = None,
@@ -44,6 +50,8 @@ def load(
 
     source: None for the bundled model, a model directory as diffusers writes it, a single file of Stable Diffusion
         1.x or 2.x (.safetensors, .ckpt), or a name on the hub, `owner/name`.
+    vae: another VAE instead of the model's own, or for a file that has none: the directory of a VAE or of a model, a
+        single file of either (.safetensors, .vae.pt, .ckpt), or a name on the hub.
     device: by default CUDA, then Apple's GPU, then the CPU.
     dtype: by default float16 on CUDA and float32 elsewhere, whatever the files hold.
     on_progress: told what is going on and how much of it is done, from 0 to 1, while downloading and while loading.
@@ -58,9 +66,11 @@ def load(
         parts = read_directory(path, prefer_half=half)
         tokenizer = load_tokenizer(path / "tokenizer", config.text_encoder)
     else:
-        settings, parts = read_single_file(path)
+        settings, parts = read_single_file(path, own_vae=vae is None)
         config = ModelConfig.from_settings(settings)
         tokenizer = find_tokenizer(path, config.text_encoder)
+    if vae is not None:
+        config, parts["vae"] = _with_vae(config, vae, prefer_half=half)
     networks: dict[str, Any] = {}
     for done, (part, network) in enumerate(NETWORKS.items()):
         if on_progress is not None:
@@ -76,6 +86,44 @@ def load(
         source=str(path if source is None else source),
         **networks,
     )
+
+
+def _with_vae(config: ModelConfig, source: str | Path, *, prefer_half: bool) -> tuple[ModelConfig, tuple[State, Path]]:
+    """A model's configuration with the VAE of `source`, and that VAE's weights; `ModelError` where it does not fit."""
+    path = locate(source, files=[*VAE_FILES, *(f"vae/{name}" for name in VAE_FILES)])
+    if path.is_dir():
+        settings, state, path = _vae_directory(path / "vae" if (path / "vae").is_dir() else path, prefer_half)
+    else:
+        state = read_tensors(path)
+        carried = carried_settings(path)
+        own = config if carried is None else ModelConfig.from_settings(carried)
+        settings, state = own.vae, _vae_weights(own, state, path)
+    try:
+        return replace(config, vae=settings), (state, path)
+    except ConfigError as error:
+        raise ConfigError(f"{path} does not fit the model: {error}") from None
+
+
+def _vae_directory(folder: Path, prefer_half: bool) -> tuple[VAEConfig, State, Path]:
+    """Settings, weights and weight file of a VAE as diffusers writes it."""
+    settings = read_json(folder / "config.json")
+    kind, supported = settings.get("_class_name", PART_CLASSES["vae"][0]), PART_CLASSES["vae"]
+    require(kind in supported, f"{folder} is no VAE: {kind!r}, only {' or '.join(supported)} is supported")
+    names = [Path(name).name for name in weight_names("vae", prefer_half=prefer_half)]
+    path = next((folder / name for name in names if (folder / name).exists()), None)
+    if path is None:
+        raise ModelError(f"{folder} holds no weights of a VAE: expected {' or '.join(names)}")
+    state = {LEGACY_NAMES.get(name, name): tensor for name, tensor in read_weights(path).items()}
+    return VAEConfig.from_dict(settings), state, path
+
+
+def _vae_weights(config: ModelConfig, state: State, path: Path) -> State:
+    """The VAE's in a single file: of a whole model, or of a VAE alone by the names of diffusers or of CompVis."""
+    if any(name.startswith("decoder.up_blocks.") for name in state):
+        return {LEGACY_NAMES.get(name, name): tensor for name, tensor in state.items()}
+    if not any(name.startswith(PREFIXES["vae"]) for name in state):
+        state = {PREFIXES["vae"] + name: tensor for name, tensor in state.items()}
+    return from_file("vae", config, state, path)
 
 
 def _device(device: torch.device | str | None) -> torch.device:

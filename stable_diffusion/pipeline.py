@@ -165,10 +165,18 @@ class Pipeline:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path | None = None, *, device: str | None = None, dtype: torch.dtype | None = None
+        cls,
+        source: str | Path | None = None,
+        *,
+        vae: str | Path | None = None,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Pipeline:
-        """Load a model: None for the bundled one, a directory, a .safetensors or .ckpt file, or a hub id."""
-        return cls(load(source, device=device, dtype=dtype))
+        """Load a model: None for the bundled one, a directory, a .safetensors or .ckpt file, or a hub id.
+
+        vae: another one than the model's own, from the same kinds of places.
+        """
+        return cls(load(source, vae=vae, device=device, dtype=dtype))
 
     @property
     def default_size(self) -> int:

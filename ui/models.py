@@ -34,8 +34,8 @@ Progress = tuple[str, float]
 """What loading is busy with, and its share from 0 to 1."""
 
 OnProgress = Callable[[str, float], None]
-Load = Callable[[str | None, str | None, str | None, OnProgress], "Pipeline"]
-"""How a model is loaded: source, device, dtype, and whom to tell how far it is."""
+Load = Callable[[str | None, str | None, str | None, str | None, OnProgress], "Pipeline"]
+"""How a model is loaded: source, VAE if not its own, device, dtype, and whom to tell how far it is."""
 
 
 @dataclass
@@ -49,18 +49,24 @@ class Loading:
 
 
 class ModelHolder:
-    """All visitors' models. `model` is the one that the page starts with; None is the bundled one.
+    """All visitors' models. `model` is the one that the page starts with, with `vae` if given; None is the bundled one.
 
     The lock guards the table alone, and nobody holds it while a model is loaded: who waits for one model keeps nobody
     from another. A model that has to go is forgotten before the next is loaded; runs that use it still keep it.
     """
 
     def __init__(
-        self, model: str | None = None, device: str | None = None, dtype: str | None = None, *, load: Load | None = None
+        self,
+        model: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        *,
+        vae: str | None = None,
+        load: Load | None = None,
     ):
         self.sources = find_models(model)
         self.first = next(iter(self.sources))
-        self._device, self._dtype = device, dtype
+        self._vae, self._device, self._dtype = vae, device, dtype
         self._load = load or load_pipeline
         self._table: OrderedDict[str, Loading] = OrderedDict()  # the one asked for last is at its end
         self._changed = threading.Condition()
@@ -130,7 +136,8 @@ class ModelHolder:
             self._changed.wait_for(self._make_room)
             loading.begun = True
         try:
-            pipeline = self._load(source, self._device, self._dtype, tell)
+            vae = self._vae if name == self.first else None
+            pipeline = self._load(source, vae, self._device, self._dtype, tell)
         except Exception as error:
             log.exception("the model %r could not be loaded", name)
             with self._changed:
@@ -169,7 +176,9 @@ def find_models(first: str | None) -> dict[str, str | None]:
     return {**sources, **HUB}
 
 
-def load_pipeline(source: str | None, device: str | None, dtype: str | None, on_progress: OnProgress) -> Pipeline:
+def load_pipeline(
+    source: str | None, vae: str | None, device: str | None, dtype: str | None, on_progress: OnProgress
+) -> Pipeline:
     """Load a model and take two steps with it where that is quick, so that the first visitor does not wait for it."""
     import torch
 
@@ -177,7 +186,7 @@ def load_pipeline(source: str | None, device: str | None, dtype: str | None, on_
     from stable_diffusion.pipeline import Pipeline
 
     kind = getattr(torch, dtype) if dtype else None
-    pipeline = Pipeline(load(source, device=device, dtype=kind, on_progress=on_progress))
+    pipeline = Pipeline(load(source, vae=vae, device=device, dtype=kind, on_progress=on_progress))
     if pipeline.default_size <= 256:
         steps = pipeline.stream("", preview="vae")
         next(steps)

@@ -25,15 +25,24 @@ OnProgress = Callable[[str, float], None]
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def locate(source: str | Path, *, prefer_half: bool = False, on_progress: OnProgress | None = None) -> Path:
+def locate(
+    source: str | Path,
+    *,
+    files: list[str] | None = None,
+    prefer_half: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Path:
     """The directory or file that `source` names, fetched where it is a model's name on the hub, `owner/name`.
 
-    prefer_half: fetch float16 weights where the hub has them. Raises `ModelError` where there is no such model.
+    files: fetch these of a repository that may hold less than a model, as far as it has them. prefer_half: fetch
+    float16 weights where the hub has them. Raises `ModelError` where there is no such model.
     """
     path = Path(source).expanduser()
     if os.path.exists(path):  # of a name that is too long for a file, pathlib's own raises
         return path
     if REPOSITORY.fullmatch(str(source)) and path.suffix not in SUFFIXES:
+        if files is not None:
+            return fetch_files(str(source), files)
         return fetch_model(str(source), prefer_half=prefer_half, on_progress=on_progress)
     raise ModelError(
         f"{source} does not exist: give a model directory, a single file, or a name on the hub, owner/name"

@@ -7,13 +7,15 @@ are therefore written down here, and only here; a file that our own converter wr
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from .checkpoints import read_metadata
-from .config import ConfigError, ModelError
+from .config import ConfigError, ModelError, UNetConfig
 from .files import parse_json, read_text
 from .model_config import ONLY_THESE, RELATIVES, RELATIVES_BY_CHANNELS, SETTINGS_FILES, Settings
 
@@ -53,6 +55,8 @@ OTHERS = {
     "encoder.": "it is one part of a model: give the whole model",
     "text_model.": "it is one part of a model directory: give the directory",
 }
+
+SOME_VAE = "stabilityai/sd-vae-ft-mse"  # on the hub, made for both families
 
 METADATA_KEY = "model_settings"
 PREDICTION_TYPES = {"v": "v_prediction", "eps": "epsilon"}  # by what a .yaml calls them
@@ -112,7 +116,7 @@ VAE = {
     "up_block_types": ["UpDecoderBlock2D"] * 4,
 }
 
-SCHEDULER = {
+SCHEDULER: dict[str, Any] = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -173,25 +177,47 @@ def stable_diffusion_2(prediction_type: str = "v_prediction") -> Settings:
     }
 
 
-def recognise(path: Path, state: Mapping[str, Tensor]) -> Settings:
+def recognise(
+    path: Path, state: Mapping[str, Tensor], ask: Callable[[Settings], str], *, own_vae: bool = True
+) -> Settings:
     """The settings of the model in the single file `path`, which holds `state`.
 
     In order: what our converter left in the file's metadata; the family that the shapes show, and for 2.x the
-    prediction type of a .yaml of the same name beside the file, in the form that Stability AI publishes, or else
-    v-prediction, as diffusers assumes. Raises `ModelError` for any other model.
+    prediction type of a .yaml of the same name beside the file, in the form that Stability AI publishes, or else the
+    one that `ask` finds, given the family's settings. Raises `ModelError` for any other model, and for one without a
+    VAE, unless not `own_vae`.
     """
-    _refuse_parts(path, state)
-    carried = read_metadata(path).get(METADATA_KEY)
+    _refuse_parts(path, state, own_vae)
+    carried = carried_settings(path)
     if carried is not None:
-        return _carried(path, carried)
+        return carried
     _refuse_others(path, state)
     context = [tensor.shape[-1] for name, tensor in state.items() if name.endswith(".attn2.to_k.weight")]
     if TEXT_2 in state and set(context) == {CONTEXT_2}:
-        return stable_diffusion_2(_neighbouring_prediction_type(path) or "v_prediction")
+        return stable_diffusion_2(_neighbouring_prediction_type(path) or ask(stable_diffusion_2()))
     return stable_diffusion_1()
 
 
-def _carried(path: Path, text: str) -> Settings:
+@torch.no_grad()
+def prediction_type(unet: nn.Module, config: UNetConfig) -> str:
+    """What a U-Net was trained to predict, "epsilon" or "v_prediction", found by asking it once.
+
+    At the last timestep x_T is noise and little else, alpha_T = 0.07. The epsilon in it is x_T itself; the velocity,
+    alpha eps - sigma x_0 (arXiv:2202.00512, appendix D), is nearly free of it. So the share of x_T in the answer,
+    <answer, x_T> / <x_T, x_T>, is about 1 or about 0, give or take one over the root of the numbers in x_T, 0.03. The
+    words hardly count there: they are zeros.
+    """
+    noise = torch.randn(1, config.in_channels, 16, 16, generator=torch.Generator().manual_seed(0))
+    last = torch.tensor([SCHEDULER["num_train_timesteps"] - 1])
+    answer = unet(noise, last, torch.zeros(1, 1, config.cross_attention_dim))
+    return "epsilon" if (answer * noise).sum() > 0.5 * noise.square().sum() else "v_prediction"
+
+
+def carried_settings(path: Path) -> Settings | None:
+    """What our converter left in a file's metadata; raises `ModelError` where it is damaged."""
+    text = read_metadata(path).get(METADATA_KEY)
+    if text is None:
+        return None
     try:
         settings = parse_json(text, path)
         if settings.keys() == SETTINGS_FILES.keys() and all(isinstance(part, dict) for part in settings.values()):
@@ -201,10 +227,12 @@ def _carried(path: Path, text: str) -> Settings:
     raise ModelError(f"{path} carries settings that are damaged: convert the model again")
 
 
-def _refuse_parts(path: Path, state: Mapping[str, Tensor]) -> None:
+def _refuse_parts(path: Path, state: Mapping[str, Tensor], own_vae: bool) -> None:
     """Raise `ModelError` where a file holds a part or two of a model, which people share by themselves."""
     held = [part for part, start in PREFIXES.items() if any(name.startswith(start) for name in state)]
-    missing = [TITLES[part] for part in PREFIXES if part not in held]
+    missing = [TITLES[part] for part in PREFIXES if part not in held and (own_vae or part != "vae")]
+    if held and missing == [TITLES["vae"]]:
+        raise ModelError(f"{path} lacks its VAE: name one as vae= or --vae, such as {SOME_VAE} or a NAME.vae.pt")
     if held and missing:
         raise ModelError(
             f"{path} holds only the {' and the '.join(TITLES[part] for part in held)} of a model, without the "

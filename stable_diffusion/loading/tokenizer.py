@@ -107,7 +107,7 @@ def clip_tokenizer() -> CLIPTokenizer:
         merges = [tuple(line.split()) for line in file]
     tokens = [*symbols, *(f"{symbol}</w>" for symbol in symbols), *(first + second for first, second in merges)]
     vocabulary = {token: number for number, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)  # type: ignore[arg-type]  # wants pairs
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:

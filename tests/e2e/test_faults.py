@@ -39,7 +39,7 @@ def faulty() -> Iterator[str]:
     """The address of a page whose pipeline has faults, and whose model from the hub is not there before the end."""
     released = threading.Event()
 
-    def load(source: str | None, device: str | None, dtype: str | None, tell: OnProgress) -> Pipeline:
+    def load(source: str | None, vae: None, device: None, dtype: None, tell: OnProgress) -> Pipeline:
         if source is not None:
             tell("Downloading for ever", 0.5)
             assert released.wait(PATIENCE)

@@ -227,3 +227,15 @@ def test_a_single_file_with_other_words_than_clips(tmp_path: Path) -> None:
     convert(save_model(tmp_path / "model"), tmp_path / "alone.safetensors")
     with pytest.raises(ModelError, match=r"49408 tokens, the text encoder only \d+.*put the folder `tokenizer`"):
         load(tmp_path / "alone.safetensors", device="cpu")
+
+
+@pytest.mark.parametrize("of_a_model", [True, False])
+def test_a_vae_alone_is_fetched(hub: Hub, of_a_model: bool, tmp_path: Path) -> None:
+    """From a repository of its own, or out of a model's: nothing but settings and weights."""
+    local = save_model(tmp_path / "local")
+    other = save_model(tmp_path / "other", seed=7)
+    hub.repositories["someone/vae"] = other if of_a_model else other / "vae"
+    models = load(local, vae="someone/vae", device="cpu")
+    assert torch.equal(models.vae.quant_conv.weight, load(other, device="cpu").vae.quant_conv.weight)
+    start = "vae/" if of_a_model else ""
+    assert sorted(hub.fetched()) == [f"{start}config.json", f"{start}diffusion_pytorch_model.safetensors"]

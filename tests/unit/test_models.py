@@ -24,12 +24,19 @@ class Loader:
     slow: dict[str, threading.Event] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
     begun: list[str] = field(default_factory=list)
+    vaes: dict[str, str | None] = field(default_factory=dict)
     beginnings: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def __call__(
-        self, source: str | None, device: str | None, dtype: str | None, tell: Callable[[str, float], None]
+        self,
+        source: str | None,
+        vae: str | None,
+        device: str | None,
+        dtype: str | None,
+        tell: Callable[[str, float], None],
     ) -> str:
         name = Path(str(source)).name
+        self.vaes[name] = vae
         self.begun.append(name)
         self.beginnings.release()
         tell(f"Fetching {name}", 0.5)
@@ -156,3 +163,11 @@ def test_an_unknown_model_is_named(folder: Path):
     for ask in (holder.ask, holder.pipeline, holder.defaults_of):
         with pytest.raises(ValueError, match=r"model must be one of .*'a', 'b', 'c'.*, got 'd'"):
             ask("d")
+
+
+def test_the_vae_is_the_first_models_alone(folder: Path):
+    loader = Loader()
+    holder = ModelHolder(str(folder / "b"), vae="better.vae.pt", load=loader)
+    for name in "abc":
+        holder.pipeline(name)
+    assert loader.vaes == {"a": None, "b": "better.vae.pt", "c": None}
