@@ -97,19 +97,18 @@ def test_who_waits_is_told_how_far_it_is_and_takes_no_thread(folder: Path):
     loader = Loader(slow={"a": threading.Event()})
     holder = ModelHolder(load=loader)
 
-    async def two_visitors() -> list[list[tuple[str, float]]]:
-        async def wait() -> list[tuple[str, float]]:
-            told = []
-            async for progress in holder.wait("a"):
-                told.append(progress)
-                if progress[1]:
-                    loader.slow["a"].set()
-            return told
+    visitors: list[list[tuple[str, float]]] = [[], []]
 
-        return await asyncio.gather(wait(), wait())
+    async def wait(told: list[tuple[str, float]]) -> None:
+        async for progress in holder.wait("a"):
+            told.append(progress)
+            if all(("Fetching a", 0.5) in each for each in visitors):
+                loader.slow["a"].set()
 
-    for told in run(two_visitors()):
-        assert ("Fetching a", 0.5) in told
+    async def both() -> None:
+        await asyncio.gather(*map(wait, visitors))
+
+    run(both())  # ends when both have been told
     assert gathered(holder, "a") == []
 
 
