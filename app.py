@@ -12,6 +12,8 @@ import argparse
 import importlib.util
 import logging
 
+import gradio as gr
+
 from ui.limits import SESSIONS
 from ui.models import ModelHolder
 from ui.page import build_page, look
@@ -46,12 +48,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main() -> None:
-    """Serve the page, and load the model behind it."""
-    options = parse_arguments()
-    logging.basicConfig(format="%(name)s: %(message)s")
-    logging.getLogger("ui").setLevel(logging.INFO)
-    holder = ModelHolder(options.model, options.device, options.dtype)
+def serve(options: argparse.Namespace, holder: ModelHolder) -> gr.Blocks:
+    """Serve the page around a model; returns at once."""
     page = build_page(holder)
     page.launch(
         server_name=options.host,
@@ -66,6 +64,16 @@ def main() -> None:
         mcp_server=options.mcp,
         **look(),
     )
+    return page
+
+
+def main() -> None:
+    """Serve the page, and load the model behind it."""
+    options = parse_arguments()
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.getLogger("ui").setLevel(logging.INFO)
+    holder = ModelHolder(options.model, options.device, options.dtype)
+    page = serve(options, holder)
     holder.ask()
     page.block_thread()
 

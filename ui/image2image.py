@@ -20,11 +20,10 @@ from .files import keep
 from .history import History, Kept
 from .limits import prepare
 from .models import ModelHolder
-from .photo import photo_input, photo_path
+from .photo import PHOTOS, photo_input, photo_path
 from .run import fitted_photo
 from .tab import Tab, connect, run_buttons, run_view
 
-PHOTOS = Path(__file__).resolve().parent.parent / "assets" / "examples"
 # Each names the photo's background. To the included model one left out means white, and while the photo's gives way,
 # things can lose their place.
 EXAMPLES = (

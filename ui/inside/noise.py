@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from ..errors import told_on_the_page
-from ..image2image import PHOTOS
 from ..models import ModelHolder
-from ..photo import photo_input, photo_path
+from ..photo import PHOTOS, photo_input, photo_path
 from .view import curve, figure, inside_view
 
 if TYPE_CHECKING:
