@@ -14,7 +14,8 @@ import logging
 
 import gradio as gr
 
-from ui.limits import SESSIONS
+from ui.limits import SESSIONS, UNHEARD
+from ui.listeners import watched
 from ui.models import ModelHolder
 from ui.page import build_page, look
 
@@ -42,6 +43,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--mcp", action="store_true", help="also serve tools for language models; needs `pip install 'gradio[mcp]'`"
     )
+    parser.add_argument(
+        "--unheard",
+        type=float,
+        default=os.environ.get("SD_UNHEARD", UNHEARD),
+        metavar="SECONDS",
+        help="end a run that nobody has listened to for so long ($SD_UNHEARD)",
+    )
     options = parser.parse_args(arguments)
     if options.mcp and importlib.util.find_spec("mcp") is None:
         parser.error("--mcp needs a package that is not here: pip install 'gradio[mcp]'")
@@ -62,6 +70,7 @@ def serve(options: argparse.Namespace, holder: ModelHolder) -> gr.Blocks:
         max_file_size="64mb",
         state_session_capacity=SESSIONS,
         mcp_server=options.mcp,
+        app_kwargs={"lifespan": watched(options.unheard)},
         **look(),
     )
     return page

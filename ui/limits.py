@@ -22,6 +22,9 @@ SESSIONS = 200
 """How many visits the server remembers, the least recent forgotten first: each takes half a megabyte of settings and
 results, and ten times those who can wait for a run are more than one machine serves."""
 
+UNHEARD = 60.0
+"""Seconds after which a run ends whose messages nobody reads."""
+
 LIMITS = {"guidance_scale": (0, MAX_GUIDANCE, ""), "num_images": (1, MAX_IMAGES, "")}
 LIMITS["seed"] = (0, MAX_SEED, ", or leave it empty for a random one")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from ui.models import ModelHolder
 from .caller import Caller
 
 CAT = ROOT / "assets" / "examples" / "cat.jpg"
-UNHEARD = 2.0
+UNHEARD = 1.0
 """Seconds; as short as a busy machine can keep apart from none."""
 
 
@@ -30,7 +32,7 @@ def page(bundled_model: Path) -> Iterator[gr.Blocks]:
     """`python app.py`, in this process."""
     holder = ModelHolder(device="cpu")
     holder.pipeline()
-    page = serve(parse_arguments(["--port", str(free_port())]), holder)
+    page = serve(parse_arguments(["--port", str(free_port()), "--unheard", str(UNHEARD)]), holder)
     yield page
     page.close()
 
@@ -108,3 +110,45 @@ def test_what_a_program_uploads_and_what_the_page_made_are_opened(caller: Caller
     again = caller.ask(caller.public("text2image", prompt="a", num_inference_steps=1))["data"][0][0]["image"]
     assert made
     assert "error" not in caller.ask(photo_calls(caller, {"path": again["path"]})["image2image"])
+
+
+@pytest.mark.parametrize("way", ["run", "api"])
+def test_no_way_leads_round_the_line(caller: Caller, way: str):
+    answer = caller.http.post(f"gradio_api/{way}/text2image", json={"data": ["a"] + [None] * 11})
+    assert answer.status_code == 404
+    assert "queue" in answer.text
+    number, data = caller.private("t2i-generate", "click")
+    answer = caller.http.post(f"gradio_api/{way}/predict", json={"fn_index": number, "data": data})
+    assert answer.status_code == 404
+
+
+def test_a_run_that_nobody_listens_to_ends_and_is_forgotten(
+    caller: Caller, page: gr.Blocks, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.INFO, "ui"):
+        body = {"data": ["a", "", 150, *[None] * 5, 4, *[None] * 3]}
+        ids = [caller.http.post("gradio_api/call/text2image", json=body).json()["event_id"] for _ in range(4)]
+        wait_until(lambda: page._queue.event_ids_to_events)
+        wait_until(lambda: not page._queue.event_ids_to_events, 5 * UNHEARD)
+    assert "stopped at step" in caplog.text
+    assert not set(ids) & {*page._queue.pending_messages_per_session, *page._queue.pending_event_ids_session}
+
+
+def test_who_listens_is_heard_out(caller: Caller):
+    call = caller.public("text2image", prompt="a", num_inference_steps=40)
+    begun = time.monotonic()
+    assert caller.ask(call)["data"][1]["finished"]
+    assert time.monotonic() - begun > UNHEARD, "the run was too quick to show anything: ask for more steps"
+
+
+def test_a_session_that_is_over_leaves_nothing_in_the_line(caller: Caller, page: gr.Blocks):
+    caller.ask(caller.public("text2image", prompt="a", num_inference_steps=1))
+    wait_until(lambda: not page._queue.pending_messages_per_session and not page._queue.pending_event_ids_session)
+
+
+def wait_until(there: Callable[[], Any], seconds: float = 30) -> None:
+    """Wait for something to be true; AssertionError where it is not in time."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
