@@ -20,10 +20,11 @@ UNEXPECTED = "Something went wrong on the server: try again. Its log tells more.
 def explain(error: Exception) -> str:
     """Log an error, and say in a sentence what went wrong.
 
-    A ValueError is somebody's to mend who asked, and its text says how; what else there is, nobody foresaw.
+    A ValueError is somebody's to mend who asked, and its text says how, so that a line of the log is enough; what else
+    there is, nobody foresaw.
     """
     if isinstance(error, ValueError):
-        log.info("refused: %s", error, exc_info=error)
+        log.info("refused: %s", error, exc_info=error if log.isEnabledFor(logging.DEBUG) else None)
         return str(error)
     log.error("unforeseen", exc_info=error)
     return NO_MEMORY if is_out_of_memory(error) else UNEXPECTED

@@ -18,6 +18,7 @@ from .controls import QUIET, Controls, Updates, Values, more_controls, prompt_co
 from .errors import told_on_the_page
 from .files import keep
 from .history import History, Kept
+from .inputs import Radio, Slider
 from .limits import prepare
 from .models import ModelHolder
 from .photo import PHOTOS, photo_input, photo_path
@@ -107,7 +108,7 @@ def photo_controls(holder: ModelHolder, kind: str) -> Controls:
             min_width=150,
         )
         start = gr.HTML(START_HINT, elem_id=f"{kind}-start", scale=1, min_width=150)
-    strength = gr.Slider(
+    strength = Slider(
         0.05,
         1,
         value=holder.defaults.strength,
@@ -118,7 +119,7 @@ def photo_controls(holder: ModelHolder, kind: str) -> Controls:
     )
     steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note")
     fits = [(label, name) for name, label in FIT_LABELS.items()]
-    fit = gr.Radio(fits, value="crop", label="Fit the photo", elem_id=f"{kind}-fit")
+    fit = Radio(fits, value="crop", label="Fit the photo", elem_id=f"{kind}-fit")
     return {"image": photo, "strength": strength, "fit": fit, "_steps": steps, "_start": start}
 
 
