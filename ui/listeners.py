@@ -1,4 +1,4 @@
-"""Nobody listens: the run ends, and what it had to say is forgotten.
+"""What visits leave: a run that nobody listens to ends, and what it had to say is forgotten; free memory is given back.
 
 Gradio ends a run when its listener leaves, but one that never had a listener goes on, and keeps its messages, a preview
 for every step, until 2,000 other sessions have come.
@@ -7,7 +7,9 @@ for every step, until 2,000 other sessions have come.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -39,8 +41,13 @@ def watched(seconds: float) -> Callable[[App], AbstractAsyncContextManager[None]
 async def watch(queue: Queue, seconds: float) -> None:
     """End runs whose oldest unread message is older than `seconds`, and forget sessions that wait for nothing."""
     oldest: dict[str, tuple[EventMessage, float]] = {}  # session -> its first unread message, and since when it is that
+    worked = False
     while True:
         await asyncio.sleep(seconds / LOOKS)
+        works = any(queue.active_jobs)
+        if worked and not works:
+            await asyncio.to_thread(give_back)
+        worked = works
         now, before, oldest = time.monotonic(), oldest, {}
         for session, messages in list(queue.pending_messages_per_session.items()):
             unread = messages._queue  # type: ignore[attr-defined]  # asyncio's own: get() would take the message away
@@ -60,3 +67,13 @@ def forget(queue: Queue, session: str) -> None:
     """Drop what the line keeps of a session; its next event makes it anew."""
     queue.pending_messages_per_session.pop(session, None)
     queue.pending_event_ids_session.pop(session, None)
+
+
+def give_back() -> None:
+    """Return freed memory to the system, where the C library can: glibc keeps what each thread has freed, for ever.
+
+    Runs go on in many threads, each with megabytes of its own: hundreds after a day. (malloc_trim(3))
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
+import os
+import platform
 import re
 import subprocess
 import sys
@@ -25,6 +28,7 @@ from tests.e2e.browser import launch
 from tests.e2e.conftest import PATIENCE, free_port
 from tests.e2e.visitor import Visitor
 from ui.guard import Guard
+from ui.listeners import give_back
 from ui.live import data_uri
 from ui.models import ModelHolder
 
@@ -304,6 +308,20 @@ def test_the_page_works_under_its_policy_in_a_browser(page: gr.Blocks):
         tab.locator("#inside-noise img").first.wait_for()
         browser.close()
     assert said == []
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have nothing to be told")
+def test_freed_memory_is_given_back():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    gc.collect()
+    blocks = [bytes(1000) for _ in range(100_000)]
+    before, last = resident(), blocks[-1]
+    del blocks  # the last block keeps the heap from shrinking by itself
+    give_back()
+    assert before - resident() > 50e6
+    assert last
 
 
 def wait_until(there: Callable[[], Any], seconds: float = 30) -> None:
