@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from threading import Lock
-from typing import TypeVar
+from typing import TypeVar, cast
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
@@ -43,7 +43,7 @@ def for_inference(network: Network) -> Network:
             packed = _networks.get(network)
             if packed is None:
                 packed = _networks[network] = _pack(network)
-    return packed
+    return cast(Network, packed)
 
 
 _networks: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
