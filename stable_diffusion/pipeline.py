@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .guidance import Denoiser, Query
 from .images import fit_image, read_image, to_images, to_tensor
+from .inference import for_inference
 from .lora import LoRAs
 from .model_loader import Models, load
 from .preview import Preview, linear_preview
@@ -295,6 +296,6 @@ class Pipeline:
         """The photo's latents, sampled once for each picture."""
         draws = noise()
         weight = self.models.vae.quant_conv.weight
-        posterior = self.models.vae.posterior(to_tensor([photo]).to(weight))
+        posterior = for_inference(self.models.vae).posterior(to_tensor([photo]).to(weight))
         latents = posterior.sample(draws.to(weight))  # one distribution, one draw of it for each picture
         return latents.to(draws.dtype) * self.models.vae.config.scaling_factor
