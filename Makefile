@@ -30,6 +30,7 @@ test-sse test-avx2: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	rm -f ui/*.pyi  # Gradio writes them when the page runs, and mypy would read them instead of the source
 	$(BIN)/mypy
 
 format: $(VENV)/.installed-dev

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def crowd(engine: Engine, pipe: Pipeline, requests: Iterable[Request]) -> list[V
     """What visitors who all ask at once are given, each a reader of its own."""
     requests = list(requests)
     asked = time.perf_counter()
-    tickets = [engine.submit(lambda request=request: pipe.begin(request), i) for i, request in enumerate(requests)]
+    tickets = [engine.submit(partial(pipe.begin, request), i) for i, request in enumerate(requests)]
     with ThreadPoolExecutor(len(tickets)) as readers:
         return list(readers.map(lambda ticket: visit(ticket, asked), tickets))
 
@@ -69,7 +70,8 @@ def crowds(engine: Engine, pipe: Pipeline, steps: int, rounds: int, preview: str
         Request(PROMPT, num_inference_steps=steps, guidance_scale=4.0, sampler="ddim", seed=i, preview=preview)
         for i in range(30)
     ]
-    singles, visits = [], {count: [] for count in (1, 8, 30)}
+    singles: list[float] = []
+    visits: dict[int, list[list[Visit]]] = {count: [] for count in (1, 8, 30)}
     for turn in range(rounds + 1):
         single = alone(pipe, requests[0])
         measured = {count: crowd(engine, pipe, requests[:count]) for count in visits}

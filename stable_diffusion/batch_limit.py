@@ -18,6 +18,12 @@ class BatchLimit:
     before stays for the next 256 batches; then it is measured anew, for machines have good and bad days.
     """
 
+    rows: int
+    _cost: dict[int, float]
+    """The least seconds a row took, by the batch's number of doublings."""
+    _tries: int
+    _rest: int
+
     def __init__(self, rows: int = 2):
         self._measure(rows)
 
@@ -45,7 +51,7 @@ class BatchLimit:
 
     def _measure(self, rows: int) -> None:
         self.rows = rows
-        self._cost: dict[int, float] = {}
+        self._cost = {}
         self._tries = self._rest = 0
 
     def _settle(self, rows: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ from .loading.config import (
     CLIPTextConfig,
     CLIPVisionConfig,
     ModelError,
-    read_json,
     require,
 )
+from .loading.files import read_json
 from .loading.tokenizer import encode_text, frame, load_tokenizer
 
 # Where a directory in transformers' layout may keep its weights, best first.
@@ -95,9 +96,9 @@ class CLIPLayers(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(CLIPLayer(config, causal=causal) for _ in range(config.num_hidden_layers))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (B, S, C) -> (B, S, C)."""
-        for layer in self.layers:
+    def forward(self, x: Tensor, skip: int = 0) -> Tensor:
+        """x (B, S, C) -> (B, S, C), without the last `skip` layers."""
+        for layer in islice(self.layers, len(self.layers) - skip):
             x = layer(x)
         return x
 
@@ -124,9 +125,9 @@ class CLIPTextTransformer(nn.Module):
         self.encoder = CLIPLayers(config, causal=True)
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, S) -> features (B, S, hidden_size)."""
-        return self.final_layer_norm(self.encoder(self.embeddings(tokens)))
+    def forward(self, tokens: Tensor, clip_skip: int = 0) -> Tensor:
+        """Token ids (B, S) -> features (B, S, hidden_size), of the layer that has `clip_skip` others behind it."""
+        return self.final_layer_norm(self.encoder(self.embeddings(tokens), clip_skip))
 
 
 class CLIPTextEncoder(nn.Module):
@@ -137,9 +138,9 @@ class CLIPTextEncoder(nn.Module):
         self.config = config
         self.text_model = CLIPTextTransformer(config)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Token ids (B, S) -> features (B, S, hidden_size)."""
-        return self.text_model(tokens)
+    def forward(self, tokens: Tensor, clip_skip: int = 0) -> Tensor:
+        """Token ids (B, S) -> features (B, S, hidden_size), of the layer that has `clip_skip` others behind it."""
+        return self.text_model(tokens, clip_skip)
 
 
 class CLIPVisionEmbeddings(nn.Module):

@@ -14,6 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from .loading.scheduler_settings import clip_bound, settings_for
 from .request import steps_for_strength
 from .schedule import NoiseSchedule
 
@@ -35,14 +36,17 @@ class Posterior:
     variance: float
 
     @classmethod
-    def between(cls, alphas_cumprod: float, alphas_cumprod_prev: float) -> Posterior:
-        """From alphas_cumprod at t and at an earlier timestep (1 for the clean image)."""
+    def between(cls, alphas_cumprod: float, alphas_cumprod_prev: float, *, large: bool = False) -> Posterior:
+        """From alphas_cumprod at t and at an earlier timestep (1 for the clean image).
+
+        large: the variance of the forward step instead, beta_t, the upper of the two bounds of Section 3.2.
+        """
         alpha = alphas_cumprod / alphas_cumprod_prev
         left, left_prev = 1.0 - alphas_cumprod, 1.0 - alphas_cumprod_prev
         return cls(
             x_0_weight=math.sqrt(alphas_cumprod_prev) * (1.0 - alpha) / left,
             x_t_weight=math.sqrt(alpha) * left_prev / left,
-            variance=left_prev / left * (1.0 - alpha),
+            variance=(1.0 - alpha) * (1.0 if large else left_prev / left),
         )
 
     def mean(self, x_0: Tensor, x_t: Tensor) -> Tensor:
@@ -68,6 +72,8 @@ class DDPMSampler:
     def __init__(self, schedule: NoiseSchedule, generator: torch.Generator | None = None) -> None:
         self.schedule = schedule
         self.generator = generator
+        settings = settings_for("ddpm", schedule.config)
+        self._clip, self._large = clip_bound(settings), settings["variance_type"] == "fixed_large"
         self._grid = list(range(schedule.num_train_timesteps))[::-1]
         self._start = 0
 
@@ -95,8 +101,9 @@ class DDPMSampler:
         """One line of Algorithm 2: from x_t and the network's prediction at t, draw the next timestep's latents."""
         grid = [*self._grid, -1]
         t_prev = grid[grid.index(t) + 1]
-        x_0 = self.schedule.predict_x_0(prediction, x_t, torch.full((len(x_t),), t))
-        posterior = Posterior.between(*(self.schedule.level(step).alpha ** 2 for step in (t, t_prev)))
+        x_0 = self.schedule.predict_x_0(prediction, x_t, torch.full((len(x_t),), t)).clamp(-self._clip, self._clip)
+        alphas_cumprod = (self.schedule.level(step).alpha ** 2 for step in (t, t_prev))
+        posterior = Posterior.between(*alphas_cumprod, large=self._large)
         if t == 0:
             return posterior.mean(x_0, x_t)
         return posterior.sample(x_0, x_t, self._noise(x_t))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .diffusion import UNet, timestep_embedding
+from .inference import for_inference
 from .schedule import Level, predict_x_0
 
 
@@ -72,14 +73,15 @@ class Denoiser:
         maps, if given, receives the cross-attention weights (rows, heads, pixels, S) of each layer, the rows of a
         query's negative prompt before those of its prompt.
         """
-        prediction = self.unet(
+        prediction = for_inference(self.unet)(
             torch.cat([self._inputs(query) for query in queries]),
             torch.cat([torch.full((query.rows,), query.level.timestep, device=query.x.device) for query in queries]),
             torch.cat([_contexts(query) for query in queries]),
             guidance=self._guidance_embeddings(queries),
             maps=maps,
         )
-        parts = prediction.to(queries[0].x.dtype).split([query.rows for query in queries])
+        prediction = prediction.to(queries[0].x.dtype, memory_format=torch.contiguous_format)
+        parts = prediction.split([query.rows for query in queries])
         return [_halves(query, part) for query, part in zip(queries, parts, strict=True)]
 
     def _inputs(self, query: Query) -> Tensor:

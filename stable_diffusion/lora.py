@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from .loading.checkpoints import finite, listed, read_metadata, read_tensors
 from .loading.config import ModelError
+from .loading.files import parse_json
 from .model_loader import Models
 from .weights import with_weights
 
@@ -129,14 +129,14 @@ def read_updates(file: Path, layers: dict[Layer, Tensor]) -> dict[Layer, Update]
     found = _collect(file, layers)
     _check(file, found, layers)
     try:
-        settings = json.loads(read_metadata(file).get(SETTINGS, "{}"))
+        settings = parse_json(read_metadata(file).get(SETTINGS, "{}"), file)
         if any(settings.get(f"{part}.use_dora") for part in PARTS):
             raise ModelError(f"{file} is a DoRA, which is not supported: use a LoRA")
         return {
             layer: Update(factors["down"], factors["up"], _scale(layer, factors, settings))
             for layer, factors in found.items()
         }
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+    except (TypeError, AttributeError) as error:
         raise ModelError(f"{file} has damaged settings in its metadata ({error}): download it again") from None
 
 

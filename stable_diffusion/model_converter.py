@@ -35,7 +35,7 @@ from .loading.checkpoints import (
     read_weights,
     write_tensors,
 )
-from .loading.config import ATTENTION_DOWN, CLIPTextConfig, ModelError, UNetConfig, VAEConfig
+from .loading.config import ATTENTION_DOWN, CLIPTextConfig, ConfigError, ModelError, UNetConfig, VAEConfig
 from .loading.hub import locate
 from .loading.model_config import SETTINGS_FILES, ModelConfig, Settings, read_settings
 from .loading.single_file import METADATA_KEY, OPEN_CLIP_LAYER, PREFIXES, UNUSED, recognise
@@ -287,7 +287,10 @@ def read_single_file(path: Path) -> tuple[Settings, dict[str, tuple[State, Path]
     """The settings, and each part's weights under a directory's names, of a single file."""
     state = read_tensors(path)
     settings = recognise(path, state)
-    config = ModelConfig.from_settings(settings)
+    try:
+        config = ModelConfig.from_settings(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
     return settings, {part: (from_file(part, config, state, path), path) for part in NETWORKS}
 
 
@@ -325,7 +328,7 @@ def _directory_to_file(source: Path, target: Path, half: bool) -> None:
 def _file_to_directory(source: Path, target: Path, half: bool) -> None:
     settings, parts = read_single_file(source)
     config = ModelConfig.from_settings(settings)
-    tokenizer = find_tokenizer(source, config.text_encoder, settings["text_encoder"].get("pad_token_id"))
+    tokenizer = find_tokenizer(source, config.text_encoder)
     with _appearing(target) as path:
         for part, name in SETTINGS_FILES.items():
             (path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from .diffusion import UNet
 from .loading.checkpoints import build
 from .loading.config import BUNDLED, ModelError, SchedulerConfig
 from .loading.hub import OnProgress, locate
-from .loading.model_config import ModelConfig, read_settings
+from .loading.model_config import ModelConfig, read_config
 from .loading.tokenizer import find_tokenizer, load_tokenizer
 from .model_converter import NETWORKS, read_directory, read_single_file
 from .vae import VAE
@@ -54,13 +54,13 @@ def load(
     half = dtype in (torch.float16, torch.bfloat16)
     path = BUNDLED if source is None else locate(source, prefer_half=half, on_progress=on_progress)
     if path.is_dir():
-        config = ModelConfig.from_settings(read_settings(path))
+        config = read_config(path)
         parts = read_directory(path, prefer_half=half)
         tokenizer = load_tokenizer(path / "tokenizer", config.text_encoder)
     else:
         settings, parts = read_single_file(path)
         config = ModelConfig.from_settings(settings)
-        tokenizer = find_tokenizer(path, config.text_encoder, settings["text_encoder"].get("pad_token_id"))
+        tokenizer = find_tokenizer(path, config.text_encoder)
     networks: dict[str, Any] = {}
     for done, (part, network) in enumerate(NETWORKS.items()):
         if on_progress is not None:

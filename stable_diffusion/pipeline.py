@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .guidance import Denoiser, Query
 from .images import fit_image, read_image, to_images, to_tensor
+from .inference import for_inference
 from .lora import LoRAs
 from .model_loader import Models, load
 from .preview import Preview, linear_preview
@@ -224,7 +225,7 @@ class Pipeline:
     def plan(self, request: Request) -> Plan:
         """Which steps a request will take, without taking them."""
         strength = None if request.image is None else request.strength
-        return plan(request.sampler, self.schedule, request.num_inference_steps, strength)
+        return plan(request.sampler, self.schedule, request.num_inference_steps, strength, request.schedule)
 
     def start(self, request: Request) -> Image.Image:
         """The picture that a request begins with, decoded: noise, or the photo with the noise of its strength."""
@@ -241,8 +242,14 @@ class Pipeline:
         """The features of prompt and negative prompt, for each picture; the latter where the request is guided.
 
         At a guidance scale of 1 or less the negative prompt is not evaluated; a distilled model is told its scale.
+        clip_skip is the prompt's alone, as in diffusers.
         """
         models = self.models
+        layers = models.text_encoder.config.num_hidden_layers
+        if request.clip_skip >= layers:
+            raise ValueError(
+                f"clip_skip must be below the {layers} layers of this model's text encoder, got {request.clip_skip}"
+            )
         texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
         tokens = {name: tokenize(models.tokenizer, text, request.prompt_syntax) for name, text in texts.items()}
         for name, read in tokens.items():
@@ -250,6 +257,9 @@ class Pipeline:
                 limit = models.tokenizer.model_max_length - 2
                 warnings.warn(f"{name} is longer than {limit} tokens, dropped: {read.dropped!r}", stacklevel=2)
         features = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()))
+        if request.clip_skip:
+            skipped = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()), request.clip_skip)
+            features = torch.cat([skipped[:1], features[1:]])
         context, negative = (half.expand(request.num_images, -1, -1) for half in features.chunk(2))
         guided = request.guidance_scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)
@@ -286,6 +296,6 @@ class Pipeline:
         """The photo's latents, sampled once for each picture."""
         draws = noise()
         weight = self.models.vae.quant_conv.weight
-        posterior = self.models.vae.posterior(to_tensor([photo]).to(weight))
+        posterior = for_inference(self.models.vae).posterior(to_tensor([photo]).to(weight))
         latents = posterior.sample(draws.to(weight))  # one distribution, one draw of it for each picture
         return latents.to(draws.dtype) * self.models.vae.config.scaling_factor

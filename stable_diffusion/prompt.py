@@ -81,10 +81,12 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, syntax: str = "plain") -> To
 
 
 @torch.no_grad()
-def encode_tokens(tokenizer: CLIPTokenizer, text_encoder: CLIPTextEncoder, prompts: Sequence[Tokens]) -> Tensor:
+def encode_tokens(
+    tokenizer: CLIPTokenizer, text_encoder: CLIPTextEncoder, prompts: Sequence[Tokens], clip_skip: int = 0
+) -> Tensor:
     """Prompts -> context (N, chunks * S, hidden_size): the text tower's features of each token.
 
-    Prompts of fewer chunks than the longest are filled up with empty ones.
+    Prompts of fewer chunks than the longest are filled up with empty ones. clip_skip: without that many last layers.
     """
     device = text_encoder.text_model.final_layer_norm.weight.device
     count = max(len(prompt.ids) for prompt in prompts)
@@ -92,7 +94,7 @@ def encode_tokens(tokenizer: CLIPTokenizer, text_encoder: CLIPTextEncoder, promp
     missing = [count - len(prompt.ids) for prompt in prompts]
     ids = torch.cat([row for prompt, n in zip(prompts, missing, strict=True) for row in (prompt.ids, *[empty] * n)])
     weights = torch.cat([F.pad(one.weights, (0, 0, 0, n), value=1.0) for one, n in zip(prompts, missing, strict=True)])
-    features = text_encoder(ids.to(device))
+    features = text_encoder(ids.to(device), clip_skip)
     if (weights != 1).any():
         features = _weigh(features, weights.to(device))
     return features.unflatten(0, (len(prompts), count)).flatten(1, 2)  # (N * chunks, S, D) -> (N, chunks * S, D)

@@ -28,6 +28,18 @@ SAMPLER_LABELS: dict[str, str] = {
 }
 """The samplers by name, and what other programs call them; `samplers.py` is what they do."""
 
+SCHEDULE_LABELS: dict[str, str] = {
+    "model": "Automatic",
+    "karras": "Karras",
+    "exponential": "Exponential",
+    "beta": "Beta",
+    "uniform": "Uniform",
+}
+"""How the noise levels of a run are spaced: as the model's scheduler says, or by name, as other programs call it."""
+
+SPACED_SAMPLERS = ("euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
+"""The samplers whose levels can be spaced by name; the others visit what they were trained or distilled for."""
+
 PREVIEW_LABELS: dict[str, str] = {
     "auto": "Automatic",
     "vae": "Sharp (VAE)",
@@ -48,6 +60,7 @@ MAX_STEPS = 1000
 MAX_GUIDANCE = 100.0
 MAX_IMAGES = 1000
 MAX_PROMPT = 20_000  # characters
+MAX_CLIP_SKIP = 11  # of the 12 layers of CLIP's text tower; other towers refuse what they do not have
 MAX_SEED = 2**63 - 1 - MAX_IMAGES  # picture i has seed + i
 RANDOM_SEEDS = 2**32
 
@@ -58,8 +71,9 @@ class Request:
 
     image is the picture that image-to-image starts from, or its path, and None for text-to-image; fit says how it is
     brought to width x height, and strength, in (0, 1], how much of it is given up. None for height and width means the
-    photo's own size, or the model's; for seed a random one. Picture i of num_images has seed + i. model names the one
-    of several models that draws; who runs the request has it already.
+    photo's own size, or the model's; for seed a random one. Picture i of num_images has seed + i. clip_skip is how many
+    of the text tower's last layers the prompt does not go through. model names the one of several models that draws;
+    who runs the request has it already.
     """
 
     prompt: str = ""
@@ -73,6 +87,8 @@ class Request:
     height: int | None = None
     width: int | None = None
     sampler: str = "ddpm"
+    schedule: str = "model"
+    clip_skip: int = 0
     seed: int | None = None
     num_images: int = 1
     preview: str = "auto"
@@ -89,6 +105,7 @@ class Request:
             "guidance_scale": _number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE),
             "height": _side("height", self.height),
             "width": _side("width", self.width),
+            "clip_skip": _whole("clip_skip", self.clip_skip, 0, MAX_CLIP_SKIP),
             "num_images": _whole("num_images", self.num_images, 1, MAX_IMAGES),
             "preview_every": _whole("preview_every", self.preview_every, 1, MAX_STEPS),
         }
@@ -103,6 +120,7 @@ class Request:
             ("prompt_syntax", SYNTAXES),
         ):
             _choice(name, getattr(self, name), choices)
+        check_schedule(self.sampler, self.schedule)
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # frozen, and this is its birth
 
@@ -116,6 +134,16 @@ class Request:
     def seeded(self) -> Request:
         """The same request with a seed: its own or, where it names none, a random one below 2^32."""
         return self if self.seed is not None else dataclasses.replace(self, seed=secrets.randbelow(RANDOM_SEEDS))
+
+
+def check_schedule(sampler: str, schedule: str) -> None:
+    """Raise ValueError unless `schedule` is known and `sampler` has it."""
+    _choice("schedule", schedule, SCHEDULE_LABELS)
+    if schedule not in ("model", "uniform") and sampler not in SPACED_SAMPLERS:
+        raise ValueError(
+            f"schedule must be model or uniform for the sampler {sampler}, got {schedule!r}: choose one of those, "
+            f"or a sampler of {', '.join(SPACED_SAMPLERS)}"
+        )
 
 
 def steps_for_strength(num_inference_steps: int, strength: float) -> int:
@@ -187,10 +215,10 @@ def defaults_for(
 
     A small model is fast enough for a sharp preview of every step.
     """
-    try:
-        side = unet["sample_size"] * 2 ** (len(vae["block_out_channels"]) - 1)  # type: ignore[index]
-    except (TypeError, KeyError):
-        return Defaults()
+    size, widths = (unet or {}).get("sample_size"), (vae or {}).get("block_out_channels")
+    if not isinstance(size, int) or not isinstance(widths, (list, tuple)) or not 0 < len(widths) <= 10:
+        return Defaults()  # what a loader would refuse is not looked at any closer here
+    side = size * 2 ** (len(widths) - 1)
     distilled = _distillation(unet or {}, scheduler or {})
     if distilled is not None:
         return Defaults(side, **DISTILLED[distilled])

@@ -21,7 +21,6 @@ gives diffusers' picture.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -30,9 +29,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from . import levels
 from .ddpm import Posterior
-from .request import steps_for_strength
-from .schedule import CLEAN, Level, NoiseSchedule, Transition, karras_sigmas
+from .levels import Settings
+from .loading.scheduler_settings import clip_bound, settings_for
+from .request import check_schedule, steps_for_strength
+from .schedule import Level, NoiseSchedule, Transition
 
 Steps = Sequence[Transition]
 Noise = Callable[[], Tensor]
@@ -40,22 +42,22 @@ Sampling = Generator[tuple[Tensor, Level], Tensor, Tensor]
 """Yields latents and their level, is sent x_0, returns the final latents."""
 
 
-def ddpm(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
+def ddpm(x: Tensor, steps: Steps, noise: Noise, clip: float = math.inf, large: bool = False) -> Sampling:
     """Ancestral sampling: draw from the posterior at each step (Algorithm 2, arXiv:2006.11239)."""
     for here, there in steps:
-        x_0 = yield x, here
-        posterior = Posterior.between(here.alpha**2, there.alpha**2)
+        x_0 = (yield x, here).clamp(-clip, clip)
+        posterior = Posterior.between(here.alpha**2, there.alpha**2, large=large)
         x = posterior.sample(x_0, x, noise()) if here.timestep > 0 else posterior.mean(x_0, x)
     return x
 
 
-def ddim(x: Tensor, steps: Steps, noise: Noise, eta: float = 0.0) -> Sampling:
+def ddim(x: Tensor, steps: Steps, noise: Noise, eta: float = 0.0, clip: float = math.inf) -> Sampling:
     """Denoising diffusion implicit models (Eq. 12, arXiv:2010.02502); eta 0 is deterministic, eta 1 is ancestral."""
     for here, there in steps:
         x_0 = yield x, here
         eps = (x - here.alpha * x_0) / here.sigma
         std = eta * math.sqrt(Posterior.between(here.alpha**2, there.alpha**2).variance)  # Eq. 16
-        x = there.alpha * x_0 + math.sqrt(max(0.0, there.sigma**2 - std**2)) * eps
+        x = there.alpha * x_0.clamp(-clip, clip) + math.sqrt(max(0.0, there.sigma**2 - std**2)) * eps
         if eta > 0:
             x = x + std * noise()
     return x
@@ -79,60 +81,62 @@ def euler_a(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     return x
 
 
-def heun(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
+def heun(x: Tensor, steps: Steps, noise: Noise, clip: float = math.inf) -> Sampling:
     """Heun's second-order steps: average the slopes at both ends (Algorithm 1, arXiv:2206.00364)."""
     for here, there in steps:
-        x_0 = yield x, here
+        x_0 = (yield x, here).clamp(-clip, clip)
         x = _euler_step(x, x_0, here, there)
         if there.sigma > 0:
-            x_0_there = yield x, there
+            x_0_there = (yield x, there).clamp(-clip, clip)
             # Euler's step keeps the slope (x - x_0) / sigma, so that the slopes differ by (x_0 - x_0_there) / sigma.
             x = x + (x_0_there - x_0) * ((here.sigma / there.sigma - 1) / 2)
     return x
 
 
-def dpmpp_2m(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
+def dpmpp_2m(x: Tensor, steps: Steps, noise: Noise, order: int = 2, ending: int = 0, curved: bool = False) -> Sampling:
     """DPM-Solver++(2M), a multistep solver in half log-SNR (Algorithm 2, arXiv:2211.01095)."""
-    past = None
-    for here, there in steps:
+    past: History = []
+    for (here, there), reached in zip(steps, _orders(steps, order, ending), strict=True):
         x_0 = yield x, here
-        x = _exponential_step(x, here, there, _extrapolate(x_0, here, there, past))
-        past = here, x_0
+        past = [(here, x_0), *past[: order - 1]]
+        x = _exponential_step(x, here, there, _extrapolate(past[:reached], there, curved))
     return x
 
 
-def dpmpp_2m_sde(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
+def dpmpp_2m_sde(
+    x: Tensor, steps: Steps, noise: Noise, order: int = 2, ending: int = 0, curved: bool = False
+) -> Sampling:
     """SDE-DPM-Solver++(2M), its stochastic form (Eq. 19 with Algorithm 2, arXiv:2211.01095)."""
-    past = None
-    for here, there in steps:
+    past: History = []
+    for (here, there), reached in zip(steps, _orders(steps, order, ending), strict=True):
         x_0 = yield x, here
+        past = [(here, x_0), *past[: order - 1]]
         decay = there.noise_to_signal / here.noise_to_signal  # e^-h, h the step in half log-SNR
-        estimate = _extrapolate(x_0, here, there, past)
+        estimate = _extrapolate(past[:reached], there, curved, speed=2)
         drift = there.sigma / here.sigma * decay * x + there.alpha * (1 - decay**2) * estimate
         x = drift + there.sigma * math.sqrt(1 - decay**2) * noise()
-        past = here, x_0
     return x
 
 
-def unipc(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
-    """UniPC-2 with B_2(h): each evaluation also corrects the step that led to it (Algorithm 1, arXiv:2302.04867)."""
-    past = older = None
-    origin = x
-    for here, there in steps:
+def unipc(x: Tensor, steps: Steps, noise: Noise, order: int = 2, ending: int = 0) -> Sampling:
+    """UniPC with B_2(h): each evaluation also corrects the step that led to it (Algorithm 1, arXiv:2302.04867)."""
+    past: History = []
+    origin, last = x, 0
+    for (here, there), reached in zip(steps, _orders(steps, order, ending), strict=True):
         x_0 = yield x, here
-        if past is not None:
-            x = _exponential_step(origin, past[0], here, _correct(x_0, here, past, older))
-        origin, older = x, past
-        x = _exponential_step(x, here, there, _extrapolate(x_0, here, there, past))
-        past = here, x_0
+        if past:
+            x = _exponential_step(origin, past[0][0], here, _unify(past[:last], here, x_0))
+        past = [(here, x_0), *past[: order - 1]]
+        origin, last = x, reached
+        x = _exponential_step(x, here, there, _unify(past[:reached], there))
     return x
 
 
-def lcm(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
+def lcm(x: Tensor, steps: Steps, noise: Noise, clip: float = math.inf, timestep_scaling: float = 10.0) -> Sampling:
     """Latent consistency sampling: jump to the clean image, add fresh noise, repeat (Algorithm 3, arXiv:2310.04378)."""
-    sigma_data, timestep_scaling = 0.5, 10.0
+    sigma_data = 0.5
     for here, there in steps:
-        x_0 = yield x, here
+        x_0 = (yield x, here).clamp(-clip, clip)
         t = here.timestep * timestep_scaling
         skip, out = sigma_data**2 / (t**2 + sigma_data**2), t / math.hypot(t, sigma_data)
         x = skip * x + out * x_0
@@ -141,8 +145,8 @@ def lcm(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     return x
 
 
-Evaluation = tuple[Level, Tensor]
-"""Where the network was asked, and the x_0 it gave."""
+History = list[tuple[Level, Tensor]]
+"""Where the network was asked, and the x_0 it gave; newest first."""
 
 
 def _euler_step(x: Tensor, x_0: Tensor, here: Level, there: Level) -> Tensor:
@@ -156,104 +160,89 @@ def _exponential_step(x: Tensor, here: Level, there: Level, x_0: Tensor) -> Tens
     return there.sigma / here.sigma * x + there.alpha * (1 - decay) * x_0
 
 
-def _extrapolate(x_0: Tensor, here: Level, there: Level, past: Evaluation | None) -> Tensor:
-    """x_0 half-way to `there`, on the line through the last two evaluations (Eq. 13-14, arXiv:2211.01095).
+def _orders(steps: Steps, order: int, ending: int) -> list[int]:
+    """Of which order each step of a multistep solver is: `order`, once there are as many evaluations.
 
-    First order, that is x_0 itself, with no past and on the step to the clean image, where h is infinite.
+    Over the last `ending` steps it falls to one, and it is one on the step to the clean image, where h is infinite.
     """
-    if past is None or there.sigma == 0:
+    orders = [min(order, evaluations) for evaluations in range(1, len(steps) + 1)]
+    for left in range(1, min(ending, len(steps)) + 1):
+        orders[-left] = min(orders[-left], left)
+    return [1 if there.sigma == 0 else reached for (_, there), reached in zip(steps, orders, strict=True)]
+
+
+def _extrapolate(past: History, there: Level, curved: bool, speed: float = 1) -> Tensor:
+    """The x_0 that, held constant over the step to `there`, stands for the line through the newest evaluations.
+
+    Half-way to `there` on it, or curved: its mean by the weights of the step (Eq. 13-14, arXiv:2211.01095). A third
+    evaluation bends it, by half of what a parabola would, as in diffusers.
+    speed: 2 for the stochastic solver, whose weights decay as e^-2h.
+    """
+    (here, x_0), *before = past
+    h = there.half_log_snr - here.half_log_snr
+    if not before or h == 0:
         return x_0
-    level, past_x_0 = past
-    r = (here.half_log_snr - level.half_log_snr) / (there.half_log_snr - here.half_log_snr)
-    return x_0 + (x_0 - past_x_0) / (2 * r)
+    times, values = zip(*((level.half_log_snr, value) for level, value in past), strict=True)
+    first = (values[0] - values[1]) * (h / (times[0] - times[1]))
+    if len(past) == 2 and not curved:
+        return x_0 + first / 2
+    reach = -math.expm1(-speed * h)
+    mean = 1 / reach - 1 / (speed * h)
+    if len(past) == 2:
+        return x_0 + mean * first
+    bend = (first - (values[1] - values[2]) * (h / (times[1] - times[2]))) / (times[0] - times[2])
+    first = first + (times[0] - times[1]) * bend
+    return x_0 + mean * first + (0.5 - (h - reach) / h**2) / reach * h * bend
 
 
-def _correct(x_0: Tensor, here: Level, past: Evaluation, older: Evaluation | None) -> Tensor:
-    """The x_0 that, held constant over the step that led `here`, makes the step exact to one order more.
+def _unify(past: History, there: Level, x_0_there: Tensor | None = None) -> Tensor:
+    """The x_0 that, held constant over the step to `there`, makes it exact to the order of len(past).
 
-    UniC with B_2(h) (Eq. 9-10 and Appendix A of arXiv:2302.04867). Weighs the differences to the x_0 where the step
-    began of the x_0 here and, at second order, of the x_0 before; the two weights solve a 2 x 2 system.
+    UniP and, with the x_0 found there, UniC, to one order more (Eq. 5-10 and Appendix A of arXiv:2302.04867): the
+    weights of the differences to the newest x_0 solve a small linear system. A single one weighs 1/2.
     """
-    start, start_x_0 = past
-    if older is None:
-        return start_x_0 + (x_0 - start_x_0) / 2
-    level, older_x_0 = older
-    h = here.half_log_snr - start.half_log_snr
-    r = (level.half_log_snr - start.half_log_snr) / h
-    b_h = math.expm1(-h)
-    phi_2 = b_h / -h - 1
-    phi_3 = phi_2 / -h - 0.5
-    older_weight = (phi_2 - 2 * phi_3) / b_h / (1 - r)
-    weight = phi_2 / b_h - older_weight
-    return start_x_0 + older_weight / r * (older_x_0 - start_x_0) + weight * (x_0 - start_x_0)
+    (start, start_x_0), *before = past
+    if not before and x_0_there is None:
+        return start_x_0
+    h = there.half_log_snr - start.half_log_snr
+    ratios = [(level.half_log_snr - start.half_log_snr) / h for level, _ in before]
+    values = [value for _, value in before]
+    if x_0_there is not None:
+        ratios, values = [*ratios, 1.0], [*values, x_0_there]
+    phi = b_h = math.expm1(-h)
+    sides = []
+    for k in range(1, len(ratios) + 1):
+        phi = phi / -h - 1 / math.factorial(k)
+        sides.append(phi * math.factorial(k) / b_h)
+    weights = np.linalg.solve(np.vander(ratios, increasing=True).T, sides) if len(ratios) > 1 else [0.5]
+    terms = zip(weights, ratios, values, strict=True)
+    return start_x_0 + sum(float(weight / ratio) * (value - start_x_0) for weight, ratio, value in terms)
 
 
-# Which levels a run visits. diffusers' classes differ in this as much as in their algorithms, and so do ours.
+Options = dict[str, Any]
+"""Keyword arguments of a sampler, from its settings and the number of steps of a whole run."""
 
 
-def _ddpm_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
-    """Trained timesteps, each step leading to the next of the grid and the last to the clean image."""
-    timesteps = schedule.timesteps(n, schedule.spacing("leading")).round()
-    return _consecutive([schedule.level(int(t)) for t in timesteps])
+def _clip(settings: Settings, n: int) -> Options:
+    return {"clip": clip_bound(settings)}
 
 
-def _ddim_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
-    """Trained timesteps, each step leading T // n below; the last to timestep 0 or, set_alpha_to_one, the clean image.
-
-    T // n below is the next timestep of leading grids only. In others diffusers' class is a little off; so are we.
-    """
-    end = CLEAN if schedule.config.set_alpha_to_one else schedule.level(0)
-    stride = schedule.num_train_timesteps // n
-    timesteps = [int(t) for t in schedule.timesteps(n, schedule.spacing("leading")).round()]
-    return [(schedule.level(t), schedule.level(t - stride) if t >= stride else end) for t in timesteps]
+def _ddpm_options(settings: Settings, n: int) -> Options:
+    return {"clip": clip_bound(settings), "large": settings["variance_type"] == "fixed_large"}
 
 
-def _sigma_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
-    """Levels with alpha 1; timesteps may be fractional. Karras' sigmas span those of the grid."""
-    timesteps = schedule.timesteps(n, schedule.spacing("linspace"))
-    sigmas = schedule.sigma_at(timesteps)
-    if schedule.config.use_karras_sigmas:
-        sigmas = karras_sigmas(sigmas[-1], sigmas[0], n)
-        timesteps = schedule.timestep_at(sigmas)
-    return _consecutive([Level(1.0, float(sigma), float(t)) for sigma, t in zip(sigmas, timesteps, strict=True)])
+def _dpm_options(settings: Settings, n: int) -> Options:
+    """Short runs end in lower orders; so does, by one step, whatever is told to."""
+    ending = 2 if settings["lower_order_final"] and n < 15 else int(settings["euler_at_final"])
+    return {"order": settings["solver_order"], "ending": ending, "curved": settings["solver_type"] == "heun"}
 
 
-def _euler_a_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
-    """As `_sigma_steps`, but diffusers' ancestral sampler knows no Karras sigmas."""
-    return _sigma_steps(_with(schedule, use_karras_sigmas=False), n)
+def _unipc_options(settings: Settings, n: int) -> Options:
+    return {"order": settings["solver_order"], "ending": settings["solver_order"]}
 
 
-def _heun_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
-    """As `_sigma_steps`, but diffusers' Heun leaves the betas as they are, whatever their terminal SNR."""
-    return _sigma_steps(_with(schedule, rescale_betas_zero_snr=False), n)
-
-
-def _multistep_steps(schedule: NoiseSchedule, n: int) -> list[Transition]:
-    """Trained timesteps above a spare last one. Karras' sigmas span all the trained ones."""
-    timesteps = schedule.timesteps(n, schedule.spacing("linspace"), spare=1).round()
-    sigmas = schedule.sigma_at(timesteps)
-    if schedule.config.use_karras_sigmas:
-        sigmas = karras_sigmas(schedule.sigmas[0].item(), schedule.sigmas[-1].item(), n)
-        timesteps = schedule.timestep_at(sigmas).round()
-    alphas = 1 / np.hypot(sigmas, 1)
-    return _consecutive([Level(*map(float, level)) for level in zip(alphas, sigmas * alphas, timesteps, strict=True)])
-
-
-def _lcm_steps(schedule: NoiseSchedule, n: int, trained_steps: int = 50) -> list[Transition]:
-    """n of the 50 timesteps at which latent consistency models are distilled, the last leading to the clean image."""
-    if not 1 <= n <= trained_steps:
-        raise ValueError(f"num_inference_steps must be in [1, {trained_steps}] for lcm, got {n}")
-    trained = np.arange(trained_steps, 0, -1) * (schedule.num_train_timesteps // trained_steps) - 1
-    chosen = np.floor(np.linspace(0, trained_steps, n, endpoint=False)).astype(int)
-    return _consecutive([schedule.level(int(t)) for t in trained[chosen]])
-
-
-def _consecutive(levels: list[Level]) -> list[Transition]:
-    return list(zip(levels, [*levels[1:], CLEAN], strict=True))
-
-
-def _with(schedule: NoiseSchedule, **changes: Any) -> NoiseSchedule:
-    return NoiseSchedule(dataclasses.replace(schedule.config, **changes))
+def _lcm_options(settings: Settings, n: int) -> Options:
+    return {"clip": clip_bound(settings), "timestep_scaling": settings["timestep_scaling"]}
 
 
 @dataclass(frozen=True)
@@ -261,32 +250,29 @@ class Sampler:
     """A sampler by name: its algorithm, the steps it takes, and the diffusers class that gives the same picture."""
 
     name: str
-    function: Callable[[Tensor, Steps, Noise], Sampling]
-    steps: Callable[[NoiseSchedule, int], list[Transition]]
+    function: Callable[..., Sampling]
+    steps: Callable[[NoiseSchedule, int, Settings], list[Transition]]
     scheduler: str
+    options: Callable[[Settings, int], Options] = lambda settings, n: {}
     draws_noise: bool = False
     evaluations_per_step: int = 1
     """Network evaluations a step takes; the last one always takes one."""
 
 
+DPM_SOLVER = "DPMSolverMultistepScheduler"  # with algorithm_type="sde-dpmsolver++" for the stochastic form
+
 SAMPLERS: dict[str, Sampler] = {
     sampler.name: sampler
     for sampler in (
-        Sampler("ddpm", ddpm, _ddpm_steps, "DDPMScheduler", draws_noise=True),
-        Sampler("ddim", ddim, _ddim_steps, "DDIMScheduler"),
-        Sampler("euler", euler, _sigma_steps, "EulerDiscreteScheduler"),
-        Sampler("euler_a", euler_a, _euler_a_steps, "EulerAncestralDiscreteScheduler", draws_noise=True),
-        Sampler("heun", heun, _heun_steps, "HeunDiscreteScheduler", evaluations_per_step=2),
-        Sampler("dpmpp_2m", dpmpp_2m, _multistep_steps, "DPMSolverMultistepScheduler"),
-        Sampler(
-            "dpmpp_2m_sde",
-            dpmpp_2m_sde,
-            _multistep_steps,
-            "DPMSolverMultistepScheduler",  # with algorithm_type="sde-dpmsolver++"
-            draws_noise=True,
-        ),
-        Sampler("unipc", unipc, _multistep_steps, "UniPCMultistepScheduler"),
-        Sampler("lcm", lcm, _lcm_steps, "LCMScheduler", draws_noise=True),
+        Sampler("ddpm", ddpm, levels.ddpm_steps, "DDPMScheduler", _ddpm_options, draws_noise=True),
+        Sampler("ddim", ddim, levels.ddim_steps, "DDIMScheduler", _clip),
+        Sampler("euler", euler, levels.sigma_steps, "EulerDiscreteScheduler"),
+        Sampler("euler_a", euler_a, levels.sigma_steps, "EulerAncestralDiscreteScheduler", draws_noise=True),
+        Sampler("heun", heun, levels.heun_steps, "HeunDiscreteScheduler", _clip, evaluations_per_step=2),
+        Sampler("dpmpp_2m", dpmpp_2m, levels.dpm_steps, DPM_SOLVER, _dpm_options),
+        Sampler("dpmpp_2m_sde", dpmpp_2m_sde, levels.dpm_steps, DPM_SOLVER, _dpm_options, draws_noise=True),
+        Sampler("unipc", unipc, levels.multistep_steps, "UniPCMultistepScheduler", _unipc_options),
+        Sampler("lcm", lcm, levels.lcm_steps, "LCMScheduler", _lcm_options, draws_noise=True),
     )
 }
 
@@ -301,6 +287,7 @@ class Plan:
     strength: float | None
     start_scale: float
     """The standard deviation of the noise that a text-to-image run starts from."""
+    options: Options
 
     @property
     def evaluations(self) -> int:
@@ -318,24 +305,37 @@ class Plan:
 
     def run(self, x: Tensor, noise: Noise) -> Sampling:
         """The sampler at its start, latents x from `start`; `noise` draws standard normal tensors of x's shape."""
-        return self.sampler.function(x, self.steps, noise)
+        return self.sampler.function(x, self.steps, noise, **self.options)
 
 
-def plan(sampler: str, schedule: NoiseSchedule, num_inference_steps: int, strength: float | None = None) -> Plan:
+def plan(
+    sampler: str,
+    noise_schedule: NoiseSchedule,
+    num_inference_steps: int,
+    strength: float | None = None,
+    schedule: str = "model",
+) -> Plan:
     """Lay out a run: which levels it visits and what it starts from.
 
     strength: for image-to-image, in (0, 1]; the run takes the last int(n * strength) steps, at least one.
-    Raises ValueError for an unknown sampler, and for a number of steps that the schedule does not have.
+    schedule: how the levels are spaced (`SCHEDULE_LABELS`); model: as its configuration says.
+    Raises ValueError for an unknown sampler, a schedule that it does not have and a number of steps that the noise
+    schedule does not have, and `ConfigError` where the configuration asks for what the sampler does not do.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+    check_schedule(sampler, schedule)
     chosen = SAMPLERS[sampler]
-    steps = chosen.steps(schedule, num_inference_steps)
+    settings = settings_for(sampler, noise_schedule.config)
+    if schedule != "model":
+        settings |= {name: name.split("_")[1] == schedule for name in levels.SPACED_SIGMAS if name in settings}
+    steps = chosen.steps(noise_schedule, num_inference_steps, settings)
+    options = chosen.options(settings, num_inference_steps)
     first, _ = steps[0]
     # Latents of the Euler family start as noise of variance sigma^2, the limit of sigma^2 + 1, where a grid reaches the
     # last trained timestep; leading grids stop short of it.
-    reaches_end = schedule.spacing("linspace") != "leading"
+    reaches_end = noise_schedule.spacing("linspace") != "leading"
     start_scale = first.sigma if first.alpha == 1 and reaches_end else first.scale
     if strength is not None:
         steps = steps[-steps_for_strength(num_inference_steps, strength) :]
-    return Plan(chosen, tuple(steps), num_inference_steps, strength, start_scale)
+    return Plan(chosen, tuple(steps), num_inference_steps, strength, start_scale, options)

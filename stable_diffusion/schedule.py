@@ -11,6 +11,7 @@ All of it is computed in float64 and cast once, to the dtype of the latents that
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,10 @@ CLEAN = Level(alpha=1.0, sigma=0.0, timestep=-1.0)
 
 Transition = tuple[Level, Level]
 """What one step of a run does: from a noise level to a lower one."""
+
+
+Spacing = Callable[[float, float, int], np.ndarray]
+"""From the lowest sigma, the highest and a number n to n sigmas, highest first."""
 
 
 class NoiseSchedule:
@@ -118,6 +123,22 @@ class NoiseSchedule:
         """The inverse of `sigma_at`, linear in log sigma and clipped to the trained range; fractional."""
         return np.interp(np.log(sigmas), self.sigmas.log().numpy(), np.arange(self.num_train_timesteps))
 
+    def spaced(self, space: Spacing, n: int) -> tuple[np.ndarray, np.ndarray]:
+        """n sigmas by `space` over all the trained ones, with their timesteps.
+
+        In float32, as diffusers has it: whoever cuts the fractions off these timesteps cuts where rounding leaves them,
+        the first of Stable Diffusion's at 998.999.
+        """
+        betas = _betas(self.config, torch.float32)
+        if self.config.rescale_betas_zero_snr:
+            betas, _ = rescale_zero_terminal_snr(betas)
+        alphas_cumprod = torch.cumprod(1.0 - betas, dim=0)
+        if self.config.rescale_betas_zero_snr:
+            alphas_cumprod[-1] = FINITE_TERMINAL_ALPHA_CUMPROD
+        trained = (((1.0 - alphas_cumprod) / alphas_cumprod) ** 0.5).numpy()
+        sigmas = space(trained[0].item(), trained[-1].item(), n)
+        return sigmas, np.interp(np.log(sigmas), np.log(trained), np.arange(len(trained)))
+
     # Grids: which timesteps a run of n steps visits, highest first.
 
     def spacing(self, default: str) -> str:
@@ -156,6 +177,34 @@ def karras_sigmas(sigma_min: float, sigma_max: float, n: int, rho: float = 7.0) 
     return (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
 
 
+def exponential_sigmas(sigma_min: float, sigma_max: float, n: int) -> np.ndarray:
+    """n sigmas from sigma_max down to sigma_min, evenly spaced in log sigma."""
+    return np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), n))
+
+
+def beta_sigmas(sigma_min: float, sigma_max: float, n: int) -> np.ndarray:
+    """n sigmas from sigma_max down to sigma_min, close together at both ends (arXiv:2407.12173)."""
+    return sigma_min + beta_quantiles(1 - np.linspace(0, 1, n)) * (sigma_max - sigma_min)
+
+
+def beta_quantiles(p: np.ndarray, shape: float = 0.6) -> np.ndarray:
+    """Where the distribution function of Beta(shape, shape) is p, for p in [0, 1]; by bisection.
+
+    Below 1/2 the function is a power series, x^a / B(a, a) sum_k (1 - a)_k / k! x^k / (a + k), whose terms shrink
+    faster than 2^-k; above it is that of the mirror image.
+    """
+    k = np.arange(64)
+    series = np.cumprod(np.append(1.0, (k[1:] - shape) / k[1:])) / (shape + k)
+    scale = math.gamma(2 * shape) / math.gamma(shape) ** 2
+    tail = np.minimum(p, 1 - p)
+    low, high = np.zeros_like(tail), np.full_like(tail, 0.5)
+    for _ in range(64):
+        middle = (low + high) / 2
+        below = scale * middle**shape * (middle[:, None] ** k @ series) < tail
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.where(p < 0.5, high, 1 - high)
+
+
 def predict_x_0(
     prediction: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor, prediction_type: str
 ) -> Tensor:
@@ -184,17 +233,17 @@ def rescale_zero_terminal_snr(betas: Tensor) -> tuple[Tensor, Tensor]:
     return 1.0 - alphas_cumprod / previous, alphas_cumprod
 
 
-def _betas(config: SchedulerConfig) -> Tensor:
-    """The variances of the forward process's steps (Section 2, arXiv:2006.11239), float64."""
+def _betas(config: SchedulerConfig, dtype: torch.dtype = torch.float64) -> Tensor:
+    """The variances of the forward process's steps (Section 2, arXiv:2006.11239)."""
     n, low, high = config.num_train_timesteps, config.beta_start, config.beta_end
     if config.trained_betas is not None:
-        return torch.tensor(config.trained_betas, dtype=torch.float64)
+        return torch.tensor(config.trained_betas, dtype=dtype)
     if config.beta_schedule == "linear":
-        return torch.linspace(low, high, n, dtype=torch.float64)
+        return torch.linspace(low, high, n, dtype=dtype)
     if config.beta_schedule == "scaled_linear":
-        return torch.linspace(low**0.5, high**0.5, n, dtype=torch.float64) ** 2
+        return torch.linspace(low**0.5, high**0.5, n, dtype=dtype) ** 2
     if config.beta_schedule == "squaredcos_cap_v2":  # Eq. 17, arXiv:2102.09672
         time = torch.linspace(0, 1, n + 1, dtype=torch.float64)
         alphas_cumprod = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
-        return (1.0 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=0.999)
+        return (1.0 - alphas_cumprod[1:] / alphas_cumprod[:-1]).clamp(max=0.999).to(dtype)
     raise ValueError(f"beta_schedule must be linear, scaled_linear or squaredcos_cap_v2, got {config.beta_schedule!r}")

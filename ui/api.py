@@ -44,6 +44,7 @@ def add_endpoints(holder: ModelHolder) -> None:
     ):
         inputs = arguments(photo=name == "image2image")
         function = endpoint(holder, list(inputs))
+        function.__name__ = name  # by which language models call it
         function.__doc__ = f"{text} Streams every step; the last answer holds the pictures as PNG files."
         gr.Button(visible=False).click(
             function,

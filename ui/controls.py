@@ -7,7 +7,14 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from stable_diffusion.request import MAX_PROMPT, PREVIEW_LABELS, SAMPLER_LABELS, Defaults
+from stable_diffusion.request import (
+    MAX_CLIP_SKIP,
+    MAX_PROMPT,
+    PREVIEW_LABELS,
+    SAMPLER_LABELS,
+    SCHEDULE_LABELS,
+    Defaults,
+)
 
 from .inputs import Dropdown, Slider
 from .limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SLIDER_STEPS
@@ -153,7 +160,32 @@ def more_controls(defaults: Defaults, kind: str) -> Controls:
                 elem_id=f"{kind}-preview",
             )
         with gr.Row():
+            schedule = Dropdown(
+                [(label, name) for name, label in SCHEDULE_LABELS.items()],
+                value="model",
+                label="Schedule",
+                info="How the noise levels are spaced",
+                elem_id=f"{kind}-schedule",
+            )
+            clip_skip = Slider(
+                0,
+                MAX_CLIP_SKIP,
+                value=0,
+                step=1,
+                label="CLIP skip",
+                info="Layers of the text tower left out; many drawing models want 1",
+                elem_id=f"{kind}-clip-skip",
+            )
+        with gr.Row():
             width = SizeSlider(**sides, label="Width", elem_id=f"{kind}-width")
             height = SizeSlider(**sides, label="Height", elem_id=f"{kind}-height")
         count = Slider(1, MAX_IMAGES, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
-    return {"sampler": sampler, "preview": preview, "width": width, "height": height, "num_images": count}
+    return {
+        "sampler": sampler,
+        "preview": preview,
+        "schedule": schedule,
+        "clip_skip": clip_skip,
+        "width": width,
+        "height": height,
+        "num_images": count,
+    }

@@ -50,7 +50,7 @@ async def watch(queue: Queue, seconds: float) -> None:
         worked = works
         now, before, oldest = time.monotonic(), oldest, {}
         for session, messages in list(queue.pending_messages_per_session.items()):
-            unread = messages._queue  # type: ignore[attr-defined]  # asyncio's own: get() would take the message away
+            unread = messages._queue  # asyncio's own: get() would take the message away
             if not unread:
                 if not queue.pending_event_ids_session.get(session):
                     forget(queue, session)

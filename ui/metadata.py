@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from stable_diffusion.request import SAMPLER_LABELS, Request
+from stable_diffusion.request import SAMPLER_LABELS, SCHEDULE_LABELS, Request, check_schedule
 
 KEY = "parameters"
 MAX_TEXT = 64 * 1024
@@ -28,6 +28,10 @@ def write_infotext(request: Request, seed: int, model: str, stopped_at: tuple[in
         "Size": f"{request.width}x{request.height}",
         "Model": model.replace(",", " "),
     }
+    if request.schedule != "model":
+        pairs["Schedule type"] = SCHEDULE_LABELS[request.schedule]
+    if request.clip_skip:
+        pairs["Clip skip"] = request.clip_skip + 1  # counted from the last layer, which is 1 there and 0 here
     if request.image is not None:
         pairs["Denoising strength"] = f"{request.strength:g}"
     if stopped_at is not None:
@@ -55,11 +59,12 @@ def parse_infotext(text: str) -> dict[str, Any]:
         lines.append(last)
     prompt, _, negative = "\n".join(["", *lines]).partition("\nNegative prompt: ")
     settings: dict[str, Any] = {"prompt": prompt.strip(), "negative_prompt": negative.strip()}
-    numbers = {
+    numbers: dict[str, tuple[str, Callable[[str], int | float]]] = {
         "num_inference_steps": ("Steps", int),
         "guidance_scale": ("CFG scale", float),
         "seed": ("Seed", int),
         "strength": ("Denoising strength", float),
+        "clip_skip": ("Clip skip", lambda text: max(0, int(text) - 1)),
     }
     for name, (key, kind) in numbers.items():
         try:
@@ -69,7 +74,8 @@ def parse_infotext(text: str) -> dict[str, Any]:
     if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", pairs.get("Size", "")):
         settings["width"], settings["height"] = int(size[1]), int(size[2])
     if sampler := _sampler(pairs.get("Sampler", "")):
-        settings["sampler"] = sampler
+        # Where the line is silent about these two, the usual was meant, and not what the form happens to hold.
+        settings = {"clip_skip": 0, **settings, "sampler": sampler, "schedule": _schedule(pairs, sampler)}
     return settings
 
 
@@ -115,3 +121,14 @@ def _sampler(label: str) -> str | None:
         name for name, ours in SAMPLER_LABELS.items() if label == ours.lower() or label.startswith(ours.lower() + " ")
     ]
     return max(fitting, key=lambda name: len(SAMPLER_LABELS[name]), default=None)
+
+
+def _schedule(pairs: dict[str, str], sampler: str) -> str:
+    """The schedule that is named apart, or behind the sampler as older versions do; the model's own for all others."""
+    label = pairs.get("Schedule type") or pairs["Sampler"].strip()[len(SAMPLER_LABELS[sampler]) :]
+    named = next((name for name, ours in SCHEDULE_LABELS.items() if ours.lower() == label.strip().lower()), "model")
+    try:
+        check_schedule(sampler, named)
+    except ValueError:
+        return "model"
+    return named

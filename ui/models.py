@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stable_diffusion.loading.config import BUNDLED, ConfigError, read_json
+from stable_diffusion.loading.config import BUNDLED, ModelError
+from stable_diffusion.loading.files import read_json
 from stable_diffusion.request import Defaults, defaults_for, shown
 
 from .limits import MAX_WORK
@@ -202,6 +203,6 @@ def read_configs(source: str | None) -> list[dict[str, Any] | None]:
     for part in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
         try:
             configs.append(read_json(folder / part))
-        except (OSError, ConfigError):
+        except ModelError:
             configs.append(None)
     return configs

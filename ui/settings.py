@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stable_diffusion.request import FIT_LABELS, PREVIEW_LABELS, SAMPLER_LABELS
+from stable_diffusion.request import FIT_LABELS, PREVIEW_LABELS, SAMPLER_LABELS, SCHEDULE_LABELS
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ SETTINGS = (
     Setting("height", int),
     Setting("width", int),
     Setting("sampler", str, choices=SAMPLER_LABELS),
+    Setting("schedule", str, choices=SCHEDULE_LABELS),
+    Setting("clip_skip", int),
     Setting("seed", int),
     Setting("num_images", int),
     Setting("preview", str, choices=PREVIEW_LABELS, linked=False),

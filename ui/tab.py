@@ -25,6 +25,8 @@ from .run import dropped_text, run
 QUEUE = "run"
 """The one line in which all visitors' runs wait, of every tab."""
 
+TURN = "Waiting for your turn…"
+
 COPY_LINK = """() => {
   const query = document.querySelector("#%s .live").dataset.link;
   if (!query) return;
@@ -153,7 +155,7 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
         with told_on_the_page():
             check_work(holder, tab.settings(values))
         return {
-            view.live: live.waiting("next", "Waiting for your turn…"),
+            view.live: live.waiting("next", TURN),
             view.generate: gr.Button(interactive=False),
             view.stop: gr.Button(interactive=True),
             view.stopping: threading.Event(),
@@ -164,6 +166,7 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
             async for text, _ in holder.wait(model):
                 if not stopping.is_set():
                     yield live.waiting("next", f"{text}…")
+            yield live.waiting("next", TURN)
         except Exception as error:
             sentence = explain(error)
             yield live.failed("next", sentence)

@@ -6,9 +6,6 @@ complaint is a `ModelError` that names the file and the remedy; a network that d
 
 from __future__ import annotations
 
-import json
-import pickle
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .config import ModelError
+from .config import ConfigError, ModelError
+from .files import MAX_WEIGHTS, check_file, read_json
+from .pickles import read_pickle
 
 State = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
@@ -33,6 +32,7 @@ WEIGHT_STEMS = {
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 SUFFIXES = (".safetensors", *PICKLED)
+MAX_HEADER = 8 * 2**20  # bytes of names and metadata in a safetensors file; a whole model has 0.3 MB of names
 LISTED = 5  # how many names an error lists
 
 
@@ -43,49 +43,24 @@ def read_tensors(path: Path) -> State:
 
     Raises `ModelError` where the file is missing, damaged, of another kind, or wants to run code.
     """
-    if not path.is_file():
-        raise ModelError(f"{path} does not exist: check the name, or download the model again")
+    check_file(path, MAX_WEIGHTS)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in PICKLED:
-        return _read_pickle(path)
+        return read_pickle(path)
     raise ModelError(f"{path} is no weight file: its name must end in {', '.join(SUFFIXES)}")
 
 
 def _read_safetensors(path: Path) -> State:
     try:
+        with path.open("rb") as start:
+            header = int.from_bytes(start.read(8), "little")
+        if header > MAX_HEADER:  # the library's own limit takes gigabytes, and not having them it ends the program
+            raise ModelError(f"{path} is damaged or cut short (a header of {header:,} bytes): download it again")
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the handle is no mapping
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or cut short ({error}): download it again") from None
-
-
-def _read_pickle(path: Path) -> State:
-    """A PyTorch file, flat or wrapped in `state_dict`; entries that are not tensors are left out."""
-    zipped = zipfile.is_zipfile(path)  # files from before PyTorch 1.6 are not
-    try:
-        if zipped and not _stored(path):
-            raise ModelError(f"{path} is compressed, as PyTorch never writes it: use the model's .safetensors file")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except ModelError:
-        raise
-    except pickle.UnpicklingError:
-        raise ModelError(
-            f"{path} is damaged, or holds Python code, which is never run: use the model's .safetensors file"
-        ) from None
-    except Exception as error:  # a damaged pickle can raise anything at all
-        raise ModelError(f"{path} is damaged or cut short ({error}): download it again") from None
-    while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping):
-        raise ModelError(f"{path} holds a {type(content).__name__} instead of named tensors: it is no model")
-    return {name: tensor for name, tensor in content.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
-
-
-def _stored(path: Path) -> bool:
-    """Whether a zip archive holds its entries as they are, so that none can unpack to more than the file's size."""
-    with zipfile.ZipFile(path) as archive:
-        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def weight_names(part: str, *, prefer_half: bool = False) -> list[str]:
@@ -106,7 +81,7 @@ def find_weights(folder: Path, part: str, *, prefer_half: bool = False) -> Path:
     """The best of `weight_names` that a model directory has; raises `ModelError` where it has none."""
     names = weight_names(part, prefer_half=prefer_half)
     for name in names:
-        if (folder / name).is_file():
+        if (folder / name).exists():
             return folder / name
     raise ModelError(f"{folder} holds no weights of the {part}: expected {' or '.join(names)}")
 
@@ -114,9 +89,9 @@ def find_weights(folder: Path, part: str, *, prefer_half: bool = False) -> Path:
 def shards(index: Path) -> dict[str, Path]:
     """Which file holds each weight, of those that an index lists; raises `ModelError` where it is damaged."""
     try:
-        placed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        placed = read_json(index)["weight_map"]
         outside = sorted(file for file in set(placed.values()) if Path(file).name != file)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ConfigError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{index} is no index of shards: download it again") from None
     if outside:
         raise ModelError(f"{index} names the shard {outside[0]!r}, which lies outside its folder")

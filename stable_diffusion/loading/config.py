@@ -7,10 +7,12 @@ Every number of the networks comes from here, so the same code is the small bund
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
+
+from .fields import Epsilon, Layers, Levels, Pixels, Positive, Token, Width, Within, bare, expected, fits, shown
 
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
 """The directory of the included model."""
@@ -25,47 +27,43 @@ class ConfigError(ModelError):
 
 
 Config = TypeVar("Config")
+Activation = Literal["quick_gelu", "gelu"]
+LayersPerBlock = Annotated[int, Within(1, 32)]
+Share = Annotated[float, Within(0.0, 1.0)]
 
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read one configuration file; a missing or malformed file raises `ConfigError` naming it."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist: a model directory needs it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid JSON ({error}): download it again") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path} must hold a JSON object, got {type(values).__name__}")
-    return values
+CORRECT_IT = "correct it in the model's settings, or download them again"
 
 
 def _read(cls: type[Config], values: dict[str, Any], only: dict[str, Any], ignored: set[str], part: str) -> Config:
-    """Build `cls` from `values`: known fields are read, `only` fields must hold their one value, the rest raises."""
-    fields = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    kept = {}
+    """Build `cls` from `values`: known fields must be what their annotations say, `only` fields hold their one value.
+
+    Any other setting raises, unless it is null or false, `ignored`, or for the file's own use (`_class_name`).
+    """
+    hints = get_type_hints(cls, include_extras=True)
+    kept: dict[str, Any] = {}
+    others: dict[str, Any] = {}
     for name, value in values.items():
-        if name.startswith("_") or name in ignored:
-            continue
         value = tuple(value) if isinstance(value, list) else value
-        if name in fields:
-            kept[name] = value
-        elif name in only:
-            if value != only[name] and value is not None:
-                raise ConfigError(f"{part}: {name}={value!r} is not supported, only {only[name]!r}")
-        elif value is not None and value is not False:
-            raise ConfigError(f"{part}: unknown setting {name}={value!r}")
+        (kept if name in hints else others)[name] = value
+    for name, value in kept.items():
+        hint = hints[name]
+        require(fits(hint, value), f"{part}: {name}={shown(value)} must be {expected(hint)}: {CORRECT_IT}")
+    for name, value in others.items():
+        if name.startswith("_") or name in ignored or value is None:
+            continue
+        if name not in only:
+            require(
+                value is False, f"{part}: unknown setting {bare(name)}={shown(value)}: its model is of another kind"
+            )
+        elif value != only[name]:
+            raise ConfigError(f"{part}: {name}={shown(value)} is not supported, only {only[name]!r}")
     missing = [
         field.name
         for field in dataclasses.fields(cls)  # type: ignore[arg-type]
         if field.default is dataclasses.MISSING and field.name not in kept
     ]
-    if missing:
-        raise ConfigError(f"{part}: the settings {', '.join(missing)} are missing")
-    try:
-        return cls(**kept)
-    except TypeError as error:
-        raise ConfigError(f"{part}: a setting has the wrong type ({error})") from None
+    require(not missing, f"{part}: the settings {', '.join(missing)} are missing: {CORRECT_IT}")
+    return cls(**kept)
 
 
 def require(condition: bool, message: str) -> None:
@@ -80,12 +78,15 @@ def _relevant(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in fields}
 
 
+def _section(values: dict[str, Any], name: str, part: str) -> dict[str, Any]:
+    """A setting that holds settings; empty where there is none."""
+    section = {} if values.get(name) is None else values[name]
+    require(isinstance(section, dict), f"{part}: {name}={shown(section)} must be a JSON object: {CORRECT_IT}")
+    return section
+
+
 def _check_tower(config: CLIPTextConfig | CLIPVisionConfig, part: str) -> None:
     """What holds for both towers of CLIP."""
-    require(
-        config.hidden_act in ("quick_gelu", "gelu"),
-        f"{part}: hidden_act={config.hidden_act!r} is not supported, only 'quick_gelu' and 'gelu'",
-    )
     require(
         config.hidden_size % config.num_attention_heads == 0,
         f"{part}: hidden_size={config.hidden_size} must be a multiple of "
@@ -97,19 +98,24 @@ def _check_tower(config: CLIPTextConfig | CLIPVisionConfig, part: str) -> None:
 class CLIPTextConfig:
     """`text_encoder/config.json`: the CLIP text tower (arXiv:2103.00020, section 2.4)."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    vocab_size: int
-    max_position_embeddings: int = 77
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    eos_token_id: int = 49407
-    projection_dim: int = 512
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Layers
+    num_attention_heads: Width
+    vocab_size: Annotated[int, Within(1, 2**24)]
+    max_position_embeddings: Annotated[int, Within(3, 2**16)] = 77  # start, end and a word
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
+    eos_token_id: Token = 49407
+    pad_token_id: Token | None = None
+    projection_dim: Width = 512
 
     def __post_init__(self) -> None:
         _check_tower(self, "text encoder")
+        require(
+            self.eos_token_id < self.vocab_size,
+            f"text encoder: eos_token_id={self.eos_token_id} must be below vocab_size={self.vocab_size}: {CORRECT_IT}",
+        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CLIPTextConfig:
@@ -121,18 +127,22 @@ class CLIPTextConfig:
 class CLIPVisionConfig:
     """`vision_config` of a CLIP model: the image tower, a vision transformer (arXiv:2010.11929)."""
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    image_size: int
-    patch_size: int
-    num_channels: int = 3
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Layers
+    num_attention_heads: Width
+    image_size: Pixels
+    patch_size: Pixels
+    num_channels: Literal[3] = 3
+    hidden_act: Activation = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
 
     def __post_init__(self) -> None:
         _check_tower(self, "image encoder")
+        require(
+            self.patch_size <= self.image_size,
+            f"image encoder: patch_size={self.patch_size} must be at most image_size={self.image_size}: {CORRECT_IT}",
+        )
 
     @property
     def num_positions(self) -> int:
@@ -146,18 +156,18 @@ class CLIPConfig:
 
     text: CLIPTextConfig
     vision: CLIPVisionConfig
-    projection_dim: int = 512
+    projection_dim: Width = 512
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CLIPConfig:
         """Read transformers' `CLIPModel` layout; generation settings that it adds do not matter here."""
-        towers: dict[str, Any] = {}
+        both: dict[str, Any] = {"projection_dim": values.get("projection_dim", cls.projection_dim)}
         for part, kind in (("text", CLIPTextConfig), ("vision", CLIPVisionConfig)):
             # OpenAI's first uploads repeat some settings under `..._config_dict`, and those count.
-            settings = {**(values.get(f"{part}_config") or {}), **(values.get(f"{part}_config_dict") or {})}
+            settings = {**_section(values, f"{part}_config", "clip"), **_section(values, f"{part}_config_dict", "clip")}
             require(bool(settings), f"clip: config.json has no {part}_config: give the directory of a whole CLIP model")
-            towers[part] = _read(kind, _relevant(kind, settings), {}, set(), f"clip {part}_config")
-        return cls(**towers, projection_dim=values.get("projection_dim", cls.projection_dim))
+            both[part] = _read(kind, _relevant(kind, settings), {}, set(), f"clip {part}_config")
+        return _read(cls, both, {}, set(), "clip")
 
 
 @dataclass(frozen=True)
@@ -167,47 +177,65 @@ class CLIPImageConfig:
     shortest_edge is the length that the shorter side is brought to; None where the file names both sides, in `size`.
     """
 
-    crop_size: tuple[int, int]
-    shortest_edge: int | None
-    size: tuple[int, int] | None
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
-    rescale_factor: float
-    resample: int
+    crop_size: tuple[Pixels, Pixels]
+    shortest_edge: Pixels | None
+    size: tuple[Pixels, Pixels] | None
+    image_mean: tuple[Share, Share, Share]
+    image_std: tuple[Positive, Positive, Positive]
+    rescale_factor: Annotated[float, Within(1e-6, 1.0)] = 1 / 255
+    resample: Annotated[int, Within(0, 5)] = 3  # Pillow's `Resampling`
+
+    def __post_init__(self) -> None:
+        require(
+            (self.shortest_edge is None) != (self.size is None),
+            f"clip preprocessor: size must be a shortest_edge, or height and width: {CORRECT_IT}",
+        )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CLIPImageConfig:
         """Read the settings of a `CLIPImageProcessor`; every step must be on, as CLIP was trained with them all."""
         for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"):
             require(values.get(name) in (True, None), f"clip preprocessor: {name}=false is not supported")
-        try:
-            size, crop = values["size"], values["crop_size"]
-            whole = isinstance(size, dict) and "shortest_edge" not in size
-            return cls(
-                crop_size=(crop["height"], crop["width"]) if isinstance(crop, dict) else (crop, crop),
-                shortest_edge=None if whole else size["shortest_edge"] if isinstance(size, dict) else size,
-                size=(size["height"], size["width"]) if whole else None,
-                image_mean=tuple(values["image_mean"]),
-                image_std=tuple(values["image_std"]),
-                rescale_factor=values.get("rescale_factor", 1 / 255),
-                resample=values.get("resample", 3),
-            )
-        except KeyError as error:
-            raise ConfigError(f"clip preprocessor: the setting {error} is missing") from None
+        settings = _relevant(cls, values)
+        size, crop = settings.get("size"), settings.get("crop_size")
+        if isinstance(crop, dict):
+            settings["crop_size"] = (crop.get("height"), crop.get("width"))
+        elif crop is not None:
+            settings["crop_size"] = (crop, crop)
+        if isinstance(size, dict) and "shortest_edge" not in size:
+            settings |= {"shortest_edge": None, "size": (size.get("height"), size.get("width"))}
+        elif size is not None:
+            settings |= {"shortest_edge": size["shortest_edge"] if isinstance(size, dict) else size, "size": None}
+        return _read(cls, settings, {}, set(), "clip preprocessor")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """What a CLIP tokenizer of any layout says, once it is read; the tokens are numbered as in its vocabulary."""
+
+    model_max_length: Annotated[int, Within(3, math.inf)]  # transformers writes 1e30 where there is no limit
+    bos_token_id: Token
+    eos_token_id: Token
+    pad_token_id: Token
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TokenizerConfig:
+        """Read these settings; others do not matter here."""
+        return _read(cls, _relevant(cls, values), {}, set(), "tokenizer")
 
 
 @dataclass(frozen=True)
 class VAEConfig:
     """`vae/config.json`: the autoencoder of latent diffusion (arXiv:2112.10752, section 3.1)."""
 
-    block_out_channels: tuple[int, ...]
-    in_channels: int = 3
-    out_channels: int = 3
-    latent_channels: int = 4
-    layers_per_block: int = 1
-    norm_num_groups: int = 32
-    sample_size: int = 32
-    scaling_factor: float = 0.18215
+    block_out_channels: Levels
+    in_channels: Literal[3] = 3
+    out_channels: Literal[3] = 3
+    latent_channels: Width = 4
+    layers_per_block: LayersPerBlock = 1
+    norm_num_groups: Width = 32
+    sample_size: Pixels = 32
+    scaling_factor: Positive = 0.18215
     mid_block_add_attention: bool = True
 
     def __post_init__(self) -> None:
@@ -226,7 +254,8 @@ class VAEConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> VAEConfig:
         """Read `vae/config.json`."""
-        levels = len(values.get("block_out_channels", ()))
+        channels = values.get("block_out_channels")
+        levels = len(channels) if isinstance(channels, (list, tuple)) else 0
         only = {
             "act_fn": "silu",
             "down_block_types": ("DownEncoderBlock2D",) * levels,
@@ -237,27 +266,31 @@ class VAEConfig:
         return _read(cls, values, only, {"force_upcast"}, "vae")
 
 
-ATTENTION_DOWN, PLAIN_DOWN = "CrossAttnDownBlock2D", "DownBlock2D"
-ATTENTION_UP, PLAIN_UP = "CrossAttnUpBlock2D", "UpBlock2D"
+ATTENTION_DOWN: Final = "CrossAttnDownBlock2D"
+PLAIN_DOWN: Final = "DownBlock2D"
+ATTENTION_UP: Final = "CrossAttnUpBlock2D"
+PLAIN_UP: Final = "UpBlock2D"
+DownBlocks = Annotated[tuple[Literal["CrossAttnDownBlock2D", "DownBlock2D"], ...], Within(1, 8)]
+UpBlocks = Annotated[tuple[Literal["CrossAttnUpBlock2D", "UpBlock2D"], ...], Within(1, 8)]
 
 
 @dataclass(frozen=True)
 class UNetConfig:
     """`unet/config.json`: the conditional U-Net (arXiv:2112.10752, section 3.3)."""
 
-    block_out_channels: tuple[int, ...]
-    cross_attention_dim: int
-    attention_head_dim: int | tuple[int, ...]  # diffusers' name; it holds the number of heads
-    in_channels: int = 4
-    out_channels: int = 4
-    sample_size: int = 64
-    down_block_types: tuple[str, ...] = (ATTENTION_DOWN, ATTENTION_DOWN, ATTENTION_DOWN, PLAIN_DOWN)
-    up_block_types: tuple[str, ...] = (PLAIN_UP, ATTENTION_UP, ATTENTION_UP, ATTENTION_UP)
-    layers_per_block: int = 2
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
+    block_out_channels: Levels
+    cross_attention_dim: Width
+    attention_head_dim: Width | Levels  # diffusers' name; it holds the number of heads
+    in_channels: Width = 4
+    out_channels: Width = 4
+    sample_size: Pixels = 64
+    down_block_types: DownBlocks = (ATTENTION_DOWN, ATTENTION_DOWN, ATTENTION_DOWN, PLAIN_DOWN)
+    up_block_types: UpBlocks = (PLAIN_UP, ATTENTION_UP, ATTENTION_UP, ATTENTION_UP)
+    layers_per_block: LayersPerBlock = 2
+    norm_num_groups: Width = 32
+    norm_eps: Epsilon = 1e-5
     use_linear_projection: bool = False
-    time_cond_proj_dim: int | None = None  # width of the guidance-scale embedding, in distilled models (LCM)
+    time_cond_proj_dim: Width | None = None  # width of the guidance-scale embedding, in distilled models (LCM)
 
     def __post_init__(self) -> None:
         require(
@@ -267,7 +300,7 @@ class UNetConfig:
         )
         levels = len(self.block_out_channels)
         require(
-            len(self.down_block_types) == levels and set(self.down_block_types) <= {ATTENTION_DOWN, PLAIN_DOWN},
+            len(self.down_block_types) == levels,
             f"unet: down_block_types={self.down_block_types} is not supported for {levels} levels",
         )
         mirrored = tuple(ATTENTION_UP if block == ATTENTION_DOWN else PLAIN_UP for block in self.down_block_types[::-1])
@@ -321,6 +354,8 @@ class UNetConfig:
         return _read(cls, values, only, {"addition_embed_type_num_heads", "upcast_attention"}, "unet")
 
 
+Beta = Annotated[float, Within(1e-8, 0.999)]
+MAX_DECAY = 2 * math.log(65504)  # then sigma / alpha is what float16 ends at
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 TIMESTEP_SPACINGS = ("leading", "linspace", "trailing", None)
@@ -331,20 +366,21 @@ class SchedulerConfig:
     """`scheduler/scheduler_config.json`: the noise schedule and how its timesteps are spaced.
 
     timestep_spacing is None where the file names none: each sampler then has its own, as each class of diffusers does.
+    others are the file's other settings, of which every sampler reads its own: `scheduler_settings.py` says which.
     """
 
-    num_train_timesteps: int = 1000
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
+    num_train_timesteps: Annotated[int, Within(10, 10**5)] = 1000
+    beta_start: Beta = 0.00085
+    beta_end: Beta = 0.012
     beta_schedule: str = "scaled_linear"
-    trained_betas: tuple[float, ...] | None = None
+    trained_betas: Annotated[tuple[Beta, ...], Within(10, 10**5)] | None = None
     prediction_type: str = "epsilon"
     timestep_spacing: str | None = None
-    steps_offset: int = 0
+    steps_offset: Annotated[int, Within(0, 9)] = 0  # published are 0 and 1; a run needs it below its timesteps
     rescale_betas_zero_snr: bool = False
     set_alpha_to_one: bool = True
-    use_karras_sigmas: bool = False
     class_name: str = "DDPMScheduler"
+    others: dict[str, Any] = dataclasses.field(default_factory=lambda: {"clip_sample": False})
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -353,20 +389,35 @@ class SchedulerConfig:
             ("timestep_spacing", TIMESTEP_SPACINGS),
         ):
             value = getattr(self, name)
-            require(value in choices, f"scheduler: {name}={value!r} is not supported, only {choices}")
+            require(value in choices, f"scheduler: {name}={shown(value)} is not supported, only {choices}")
+        require(
+            self.trained_betas is None or len(self.trained_betas) == self.num_train_timesteps,
+            f"scheduler: trained_betas has {len(self.trained_betas or ())} entries, one for each of "
+            f"num_train_timesteps={self.num_train_timesteps} is needed: {CORRECT_IT}",
+        )
+        require(
+            self._decay() <= MAX_DECAY,
+            f"scheduler: beta_start={self.beta_start}, beta_end={self.beta_end} or trained_betas leave less signal "
+            f"after num_train_timesteps={self.num_train_timesteps} than float16 can tell from none: {CORRECT_IT}",
+        )
+
+    def _decay(self) -> float:
+        """At least -log(alphas_cumprod) of the last timestep, in nats: -log(1 - beta) is convex, and so is its rise."""
+        if self.trained_betas is not None:
+            return sum(-math.log1p(-beta) for beta in self.trained_betas)
+        if self.beta_schedule == "squaredcos_cap_v2":  # it takes no betas
+            return 0.0
+        return self.num_train_timesteps * -(math.log1p(-self.beta_start) + math.log1p(-self.beta_end)) / 2
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SchedulerConfig:
-        """Read `scheduler_config.json` of any of diffusers' schedulers; only what shapes the schedule is kept."""
+        """Read `scheduler_config.json` of any of diffusers' schedulers."""
         values = {**values, "class_name": values.get("_class_name", cls.class_name)}
         for name in ("beta_start", "beta_end", "beta_schedule"):
             require(
                 name in values or values.get("trained_betas") is not None,
                 f"scheduler: the setting {name} is missing, and diffusers' classes disagree on its default",
             )
-        for name in ("clip_sample", "thresholding"):
-            require(
-                not values.get(name, False),
-                f"scheduler: {name}=true is not supported: latents of Stable Diffusion are never clipped",
-            )
-        return _read(cls, _relevant(cls, values), {}, set(), "scheduler")
+        own = _relevant(cls, values)
+        others = {name: value for name, value in values.items() if name not in own and not name.startswith("_")}
+        return _read(cls, {**own, "others": others}, {}, set(), "scheduler")

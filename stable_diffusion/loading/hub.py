@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from .checkpoints import SUFFIXES, WEIGHT_STEMS, find_weights, shards, weight_names
 from .config import ModelError
-from .model_config import SETTINGS_FILES, TOKENIZER_FILES, ModelConfig, read_settings
+from .model_config import SETTINGS_FILES, TOKENIZER_FILES, read_config
 
 OnProgress = Callable[[str, float], None]
 """Receives what is going on and how much of it is done, from 0 to 1; a download calls it from its own threads."""
@@ -30,7 +31,7 @@ def locate(source: str | Path, *, prefer_half: bool = False, on_progress: OnProg
     prefer_half: fetch float16 weights where the hub has them. Raises `ModelError` where there is no such model.
     """
     path = Path(source).expanduser()
-    if path.exists():
+    if os.path.exists(path):  # of a name that is too long for a file, pathlib's own raises
         return path
     if REPOSITORY.fullmatch(str(source)) and path.suffix not in SUFFIXES:
         return fetch_model(str(source), prefer_half=prefer_half, on_progress=on_progress)
@@ -49,7 +50,7 @@ def fetch_model(repository: str, *, prefer_half: bool = False, on_progress: OnPr
     tokenizer_files = [f"tokenizer/{name}" for name in TOKENIZER_FILES]
     folder = fetch_files(repository, [*SETTINGS_FILES.values(), *tokenizer_files])
     try:
-        ModelConfig.from_settings(read_settings(folder))
+        read_config(folder)
     except ModelError as error:
         raise ModelError(f"{repository} on the hub can't be used: {error}") from None
     if all(_has_weights(folder, part) for part in WEIGHT_STEMS):

@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..request import MAX_SIDE, SIZE_UNIT
 from .config import (
+    CORRECT_IT,
     CLIPTextConfig,
     ConfigError,
     SchedulerConfig,
     UNetConfig,
     VAEConfig,
-    read_json,
     require,
 )
+from .fields import bare
+from .files import read_json
 
 # The JSON files of a model directory, by the part that they describe.
 SETTINGS_FILES = {
@@ -66,6 +69,10 @@ PART_CLASSES = {
 ONLY_THESE = "only Stable Diffusion 1.x and 2.x and models built like them can be loaded"
 
 
+CLIPPING_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
+"""The classes of diffusers that clip samples unless told not to."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """A whole model directory's configuration, of parts that fit each other."""
@@ -86,33 +93,49 @@ class ModelConfig:
             f"unet: in_channels={self.unet.in_channels} does not fit the vae's "
             f"latent_channels={self.vae.latent_channels}",
         )
+        side = self.unet.sample_size * self.vae.downscale
+        require(
+            SIZE_UNIT <= side <= MAX_SIDE and side % SIZE_UNIT == 0,
+            f"unet: sample_size={self.unet.sample_size} makes pictures of {side} pixels a side, and not a multiple of "
+            f"{SIZE_UNIT} from {SIZE_UNIT} to {MAX_SIDE}: {CORRECT_IT}",
+        )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ModelConfig:
         """Read the content of a directory's JSON files; raises `ConfigError` for a pipeline of another kind."""
         pipeline = _check_pipeline(settings["model_index"])
         channels = settings["unet"].get("in_channels")
+        relative = RELATIVES_BY_CHANNELS.get(channels) if isinstance(channels, int) else None
         # Extra channels carry a mask or another picture; a model that also gives as many back has wider latents.
-        if channels in RELATIVES_BY_CHANNELS and channels != settings["unet"].get("out_channels"):
-            raise ConfigError(f"unet: in_channels={channels}: {RELATIVES_BY_CHANNELS[channels]}; {ONLY_THESE}")
+        if relative is not None and channels != settings["unet"].get("out_channels"):
+            raise ConfigError(f"unet: in_channels={channels}: {relative}; {ONLY_THESE}")
         scheduler = settings["scheduler"]
         if pipeline.startswith("StableDiffusion"):
-            # diffusers' pipeline makes the same two corrections to configurations from its first weeks.
-            scheduler = {**scheduler, "clip_sample": False, "steps_offset": 1}
-        try:
-            return cls(
-                text_encoder=CLIPTextConfig.from_dict(settings["text_encoder"]),
-                unet=UNetConfig.from_dict(settings["unet"]),
-                vae=VAEConfig.from_dict(settings["vae"]),
-                scheduler=SchedulerConfig.from_dict(scheduler),
-            )
-        except (TypeError, AttributeError, ArithmeticError) as error:
-            raise ConfigError(f"a config.json of the model holds a value of the wrong type ({error})") from None
+            # diffusers' pipeline makes the same two corrections to configurations from its first weeks. It looks at the
+            # file's own class: where the file is silent, that of another sampler may still clip.
+            scheduler = {**scheduler, "steps_offset": 1}
+            if scheduler.get("clip_sample", scheduler.get("_class_name") in CLIPPING_SCHEDULERS):
+                scheduler["clip_sample"] = False
+        return cls(
+            text_encoder=CLIPTextConfig.from_dict(settings["text_encoder"]),
+            unet=UNetConfig.from_dict(settings["unet"]),
+            vae=VAEConfig.from_dict(settings["vae"]),
+            scheduler=SchedulerConfig.from_dict(scheduler),
+        )
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The configuration of a model directory; raises `ConfigError` naming the directory, the setting and its value."""
+    settings = read_settings(folder)
+    try:
+        return ModelConfig.from_settings(settings)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from None
 
 
 def read_settings(folder: Path) -> Settings:
     """The content of a model directory's JSON files; raises `ConfigError` where `folder` is no model directory."""
-    if not (folder / SETTINGS_FILES["model_index"]).is_file():
+    if not (folder / SETTINGS_FILES["model_index"]).exists():
         raise ConfigError(
             f"{folder} is no model directory: it has no model_index.json; "
             "give the folder that holds unet, vae, text_encoder, tokenizer and scheduler"
@@ -128,9 +151,10 @@ def _check_pipeline(index: dict[str, Any]) -> str:
     name = str(index.get("_class_name", "StableDiffusionPipeline"))
     if name.removesuffix("Pipeline") not in PIPELINES:
         reason = next((reason for piece, reason in RELATIVES.items() if piece in name), "it is of another kind")
-        raise ConfigError(f"model_index.json: {name} is not supported, {reason}; {ONLY_THESE}")
+        raise ConfigError(f"model_index.json: {bare(name)} is not supported, {reason}; {ONLY_THESE}")
     for part, classes in PART_CLASSES.items():
         entry = index.get(part)
         found = entry[1] if isinstance(entry, (list, tuple)) and len(entry) == 2 else entry
-        require(found in classes, f"model_index.json: the {part} is {found}, only {' or '.join(classes)} is supported")
+        only = f"only {' or '.join(classes)} is supported"
+        require(found in classes, f"model_index.json: the {part} is {bare(found)}, {only}")
     return name

@@ -6,22 +6,22 @@ are therefore written down here, and only here; a file that our own converter wr
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import yaml
 from torch import Tensor
 
 from .checkpoints import read_metadata
-from .config import ModelError
+from .config import ConfigError, ModelError
+from .files import parse_json, read_text
 from .model_config import ONLY_THESE, RELATIVES, RELATIVES_BY_CHANNELS, SETTINGS_FILES, Settings
 
 # How the names of each part's weights begin in a file. What begins otherwise is the state of its training: averaged
 # weights (model_ema), the noise schedule (betas and what follows from them), the loss.
 PREFIXES = {"text_encoder": "cond_stage_model.", "unet": "model.diffusion_model.", "vae": "first_stage_model."}
+
+TITLES = {"text_encoder": "text encoder", "unet": "U-Net", "vae": "VAE"}
 
 # Weights within those parts that making pictures does not need, and that a model directory does not keep.
 UNUSED = re.compile(
@@ -47,12 +47,16 @@ OTHERS = {
     "double_blocks.": RELATIVES["Flux"],
     "control_model.": RELATIVES["ControlNet"],
     "lora_": "it is a LoRA, a change to a model and no model",
+    "input_blocks.": "it is a U-Net alone: give a file of the whole model",
+    "transformer.text_model.": "it is a text encoder alone: give a file of the whole model",
     "down_blocks.": "it is one part of a model directory: give the directory",
     "encoder.": "it is one part of a model: give the whole model",
     "text_model.": "it is one part of a model directory: give the directory",
 }
 
 METADATA_KEY = "model_settings"
+PREDICTION_TYPES = {"v": "v_prediction", "eps": "epsilon"}  # by what a .yaml calls them
+MAX_YAML = 2**16  # bytes; what Stability AI published has 2 kB
 
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -176,6 +180,7 @@ def recognise(path: Path, state: Mapping[str, Tensor]) -> Settings:
     prediction type of a .yaml of the same name beside the file, in the form that Stability AI publishes, or else
     v-prediction, as diffusers assumes. Raises `ModelError` for any other model.
     """
+    _refuse_parts(path, state)
     carried = read_metadata(path).get(METADATA_KEY)
     if carried is not None:
         return _carried(path, carried)
@@ -188,12 +193,23 @@ def recognise(path: Path, state: Mapping[str, Tensor]) -> Settings:
 
 def _carried(path: Path, text: str) -> Settings:
     try:
-        settings = json.loads(text)
+        settings = parse_json(text, path)
         if settings.keys() == SETTINGS_FILES.keys() and all(isinstance(part, dict) for part in settings.values()):
             return settings
-    except (ValueError, AttributeError):
+    except ConfigError:
         pass
     raise ModelError(f"{path} carries settings that are damaged: convert the model again")
+
+
+def _refuse_parts(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Raise `ModelError` where a file holds a part or two of a model, which people share by themselves."""
+    held = [part for part, start in PREFIXES.items() if any(name.startswith(start) for name in state)]
+    missing = [TITLES[part] for part in PREFIXES if part not in held]
+    if held and missing:
+        raise ModelError(
+            f"{path} holds only the {' and the '.join(TITLES[part] for part in held)} of a model, without the "
+            f"{' and the '.join(missing)}: give a file of the whole model, or its directory"
+        )
 
 
 def _refuse_others(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -213,13 +229,14 @@ def _refuse_others(path: Path, state: Mapping[str, Tensor]) -> None:
 def _neighbouring_prediction_type(path: Path) -> str | None:
     """What `NAME.yaml` beside `NAME.safetensors` says about the prediction type, if there is one."""
     beside = path.with_suffix(".yaml")
-    if not beside.is_file():
+    if not beside.exists():
         return None
-    try:
-        values: Any = yaml.safe_load(beside.read_text(encoding="utf-8"))
-        kind = values["model"]["params"].get("parameterization", "eps")
-        return {"v": "v_prediction", "eps": "epsilon"}[kind]
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+    text = read_text(beside, MAX_YAML)
+    # By its lines, not parsed: of a few hostile ones PyYAML would make gigabytes.
+    kinds = set(re.findall(r"^ +parameterization: *[\"']?(\w+)", text, re.MULTILINE)) or {"eps"}
+    described = all(re.search(rf"^ *{name}: *(#.*)?$", text, re.MULTILINE) for name in ("model", "params"))
+    if not described or len(kinds) != 1 or not kinds <= PREDICTION_TYPES.keys():
         raise ModelError(
             f"{beside} does not tell model.params.parameterization as v or eps: correct it, or take it away"
-        ) from None
+        )
+    return PREDICTION_TYPES[kinds.pop()]

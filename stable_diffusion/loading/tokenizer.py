@@ -8,12 +8,14 @@ from pathlib import Path
 from tokenizers import Encoding
 from transformers import CLIPTokenizer
 
-from .config import CLIPTextConfig, ModelError
+from .config import CLIPTextConfig, ConfigError, ModelError, TokenizerConfig
+from .files import check_file
 from .hub import fetch_files
 from .model_config import TOKENIZER_FILES
 
 # The vocabulary of both Stable Diffusion families; single files do not carry it.
 CLIP_REPOSITORY = "openai/clip-vit-large-patch14"
+MAX_VOCABULARY = 16 * 2**20  # bytes of a file; the largest of CLIP's, tokenizer.json, has 3.6 MB
 
 
 def load_tokenizer(folder: Path, config: CLIPTextConfig) -> CLIPTokenizer:
@@ -21,7 +23,9 @@ def load_tokenizer(folder: Path, config: CLIPTextConfig) -> CLIPTokenizer:
 
     Its `model_max_length` is at most the number of positions that the tower knows.
     """
-    present = {name for name in TOKENIZER_FILES if (folder / name).is_file()}
+    present = {name for name in TOKENIZER_FILES if (folder / name).exists()}
+    for name in present:
+        check_file(folder / name, MAX_VOCABULARY)
     # Without a vocabulary transformers would make up one of two words.
     if "tokenizer.json" not in present and not {"vocab.json", "merges.txt"} <= present:
         raise ModelError(f"{folder} holds no tokenizer: it needs vocab.json and merges.txt, or tokenizer.json")
@@ -29,6 +33,11 @@ def load_tokenizer(folder: Path, config: CLIPTextConfig) -> CLIPTokenizer:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the parser raises bare Exceptions
         raise ModelError(f"{folder} holds a damaged tokenizer ({error}): download it again") from None
+    names = ("model_max_length", "bos_token_id", "eos_token_id", "pad_token_id")
+    try:
+        TokenizerConfig.from_dict({name: getattr(tokenizer, name) for name in names})
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: {error}") from None
     words = max(tokenizer.get_vocab().values()) + 1
     if words > config.vocab_size:
         raise ModelError(
@@ -61,10 +70,10 @@ def _reset(tokenizer: CLIPTokenizer) -> None:
     tokenizer.backend_tokenizer.no_truncation()
 
 
-def find_tokenizer(path: Path, config: CLIPTextConfig, pad_token_id: int | None) -> CLIPTokenizer:
+def find_tokenizer(path: Path, config: CLIPTextConfig) -> CLIPTokenizer:
     """The tokenizer for the single file `path`: in a folder `tokenizer` beside it, or else CLIP's, from the hub.
 
-    pad_token_id: what fills up short prompts. Stable Diffusion 2.x was trained with "!", 1.x with the end of text.
+    The text tower knows what fills up short prompts: Stable Diffusion 2.x was trained with "!", 1.x with the end.
     """
     folder = path.parent / "tokenizer"
     if not folder.is_dir():
@@ -76,8 +85,8 @@ def find_tokenizer(path: Path, config: CLIPTextConfig, pad_token_id: int | None)
                 f"put the folder `tokenizer` of any Stable Diffusion model directory beside it, as {folder}"
             ) from None
     tokenizer = load_tokenizer(folder, config)
-    if pad_token_id is not None and pad_token_id < len(tokenizer):
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_token_id)
+    if config.pad_token_id is not None and config.pad_token_id < len(tokenizer):
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
     return tokenizer
 
 

@@ -152,27 +152,38 @@ class Pipelines:
             folder, safety_checker=None, local_files_only=True
         )
         self.image2image = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(self.text2image)
+        # For clip_skip diffusers asks for `text_encoder.text_model`, in newer transformers the encoder itself.
+        if not hasattr(self.text2image.text_encoder, "text_model"):
+            object.__setattr__(self.text2image.text_encoder, "text_model", self.text2image.text_encoder)
         for pipe in (self.text2image, self.image2image):
             pipe.set_progress_bar_config(disable=True)
 
-    def use_scheduler(self, name: str) -> None:
-        """The scheduler class of a sampler, made from the model's own file, not from what was used before."""
+    def use_scheduler(self, name: str, **settings: Any) -> None:
+        """The scheduler class of a sampler, made from the model's own file and `settings`, not from the one before."""
         index = json.loads((self.folder / "model_index.json").read_text())
         own = getattr(diffusers, index["scheduler"][1]).from_pretrained(self.folder, subfolder="scheduler")
-        options = {"algorithm_type": "sde-dpmsolver++"} if name == "dpmpp_2m_sde" else {}
+        options = settings | ({"algorithm_type": "sde-dpmsolver++"} if name == "dpmpp_2m_sde" else {})
         scheduler = getattr(diffusers, SAMPLERS[name].scheduler).from_config(own.config, **options)
         self.text2image.scheduler = self.image2image.scheduler = scheduler
 
-    def latents(self, name: str, steps: int, strength: float | None = None) -> Pair:
+    def latents(
+        self, name: str, steps: int, strength: float | None = None, schedule: str = "model", clip_skip: int = 0
+    ) -> Pair:
         """The final latents of a guided request for two pictures; with a strength, image-to-image."""
-        self.use_scheduler(name)
+        self.use_scheduler(name, **({} if schedule == "model" else {f"use_{schedule}_sigmas": True}))
         pipe = self.text2image if strength is None else self.image2image
         options: dict[str, Any] = {} if strength is None else {"image": photo(), "strength": strength}
         options |= {"num_inference_steps": steps, "guidance_scale": self.GUIDANCE, "negative_prompt": self.NEGATIVE}
         theirs = pipe(
-            self.PROMPT, num_images_per_prompt=self.COUNT, generator=self.generators(), output_type="latent", **options
+            self.PROMPT,
+            num_images_per_prompt=self.COUNT,
+            generator=self.generators(),
+            output_type="latent",
+            clip_skip=clip_skip or None,
+            **options,
         )
-        ours = self.ours(self.PROMPT, num_images=self.COUNT, seed=self.SEED, sampler=name, **options)
+        options |= {"num_images": self.COUNT, "seed": self.SEED, "schedule": schedule, "clip_skip": clip_skip}
+        ours = self.ours(self.PROMPT, sampler=name, **options)
         return ours.latents, theirs.images
 
     def generators(self) -> list[torch.Generator]:

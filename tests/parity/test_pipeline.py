@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stable_diffusion.request import SPACED_SAMPLERS
 from stable_diffusion.samplers import SAMPLERS
 from tests.parity.pairs import BOUND, Pipelines, difference
 from tests.tiny import KINDS, save_model
@@ -25,6 +26,23 @@ def test_text_to_image(both: Pipelines, name: str, steps: int) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_image_to_image(both: Pipelines, name: str, strength: float) -> None:
     assert difference(both.latents(name, 7, strength)) <= BOUND
+
+
+@pytest.mark.parametrize("schedule", ["karras", "exponential", "beta"])
+@pytest.mark.parametrize("name", SPACED_SAMPLERS)
+def test_schedules(both: Pipelines, name: str, schedule: str) -> None:
+    assert difference(both.latents(name, 7, schedule=schedule)) <= BOUND
+
+
+def test_clip_skip(both: Pipelines) -> None:
+    layers = both.ours.models.text_encoder.config.num_hidden_layers
+    plain, _ = both.latents("ddim", 3)
+    for clip_skip in range(1, layers):
+        ours, theirs = both.latents("ddim", 3, clip_skip=clip_skip)
+        assert difference((ours, theirs)) <= BOUND
+        assert difference((ours, plain)) > 10 * BOUND
+    with pytest.raises(ValueError, match=rf"clip_skip must be below the {layers} layers .*, got {layers}"):
+        both.ours("a fox", clip_skip=layers)
 
 
 def test_final_picture_and_unguided_run(both: Pipelines) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import itertools
 from collections.abc import Iterator
 
@@ -11,19 +12,31 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stable_diffusion.levels import SPACED_SIGMAS
 from stable_diffusion.loading.config import SchedulerConfig
-from stable_diffusion.samplers import SAMPLERS, plan
+from stable_diffusion.loading.scheduler_settings import NO_EFFECT, RULES, Rule
+from stable_diffusion.request import SCHEDULE_LABELS, SPACED_SAMPLERS
+from stable_diffusion.samplers import SAMPLERS, Sampler, plan
 from stable_diffusion.schedule import NoiseSchedule, predict_x_0
 
 diffusers.utils.logging.set_verbosity_error()
 
 SHAPE = (2, 4, 6, 5)
+SILENT = "silent"
 SPACINGS = ["leading", "linspace", "trailing", None]  # None: the configuration names none
 
 
 def stable_diffusion(**settings: object) -> SchedulerConfig:
-    """The scheduler of Stable Diffusion, but for `settings`."""
-    return SchedulerConfig(**({"steps_offset": 1, "set_alpha_to_one": False} | settings))
+    """The scheduler of Stable Diffusion, but for `settings`; those that are `SILENT` are in no file."""
+    usual = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+    }
+    return SchedulerConfig.from_dict({name: value for name, value in (usual | settings).items() if value != SILENT})
 
 
 def zero_terminal_snr(spacing: str | None) -> SchedulerConfig:
@@ -73,10 +86,11 @@ def run_ours(name: str, config: SchedulerConfig, n: int, strength: float | None,
 
 
 def make_scheduler(name: str, config: SchedulerConfig) -> diffusers.SchedulerMixin:
-    settings = dataclasses.asdict(config) | {"clip_sample": False}
-    settings = {key: value for key, value in settings.items() if key != "class_name" and value is not None}
-    if name == "dpmpp_2m_sde":
-        settings["algorithm_type"] = "sde-dpmsolver++"
+    settings = dataclasses.asdict(config)
+    del settings["class_name"]
+    settings = {key: value for key, value in settings.items() if value is not None} | settings.pop("others")
+    if name.startswith("dpmpp_2m"):
+        settings["algorithm_type"] = "sde-dpmsolver++" if name == "dpmpp_2m_sde" else "dpmsolver++"
     return getattr(diffusers, SAMPLERS[name].scheduler).from_config(settings)
 
 
@@ -133,15 +147,95 @@ def test_image_to_image(name: str, strength: float, spacing: str | None) -> None
         assert_same(name, stable_diffusion(timestep_spacing=spacing), n, strength)
 
 
+NUMBERS = {"clip_sample_range": [0.7], "original_inference_steps": [100, 25], "timestep_scaling": [1.0]}
+EACH_SETTING = [
+    (name, setting, value)
+    for name, rules in RULES.items()
+    for setting, rule in rules.items()
+    if rule is not NO_EFFECT
+    for value in [SILENT, *NUMBERS.get(setting, rule.values)]
+]
+
+
+@pytest.mark.parametrize(("name", "setting", "value"), EACH_SETTING)
+def test_each_setting(name: str, setting: str, value: object) -> None:
+    """What a file says about it, and what its silence means to the class in use."""
+    switched_on = {"clip_sample": True} if setting == "clip_sample_range" else {}
+    config = stable_diffusion(**switched_on | {setting: value})
+    # diffusers' float32 sigmas are off by 1e-5 at the low end, and two or three steps of Heun multiply that.
+    for n in (1, 7, 20) if name == "heun" else (1, 2, 3, 7, 20):
+        assert_same(name, config, n)
+    assert_same(name, config, 20, strength=0.58)
+
+
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("setting", SPACED_SIGMAS)
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_karras_sigmas(name: str, prediction: str, spacing: str | None) -> None:
-    """Classes without Karras sigmas ignore the setting, and so do our samplers of their names."""
-    config = stable_diffusion(prediction_type=prediction, timestep_spacing=spacing, use_karras_sigmas=True)
+def test_spaced_sigmas(name: str, setting: str, prediction: str, spacing: str | None) -> None:
+    """Classes without a setting ignore it, and so do our samplers of their names."""
+    config = stable_diffusion(prediction_type=prediction, timestep_spacing=spacing, **{setting: True})
     for n in (1, 2, 7, 20):
         assert_same(name, config, n)
     assert_same(name, config, 7, strength=0.58)
+
+
+@pytest.mark.parametrize("setting", sorted(set(SPACED_SIGMAS) - {"use_lu_lambdas"}))  # its first hangs on a rounding
+@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_2m_sde", "unipc"])
+def test_spaced_sigmas_on_a_cosine_schedule(name: str, setting: str) -> None:
+    """There fractions of timesteps are cut off that are rounded elsewhere, but not by every class."""
+    config = stable_diffusion(beta_schedule="squaredcos_cap_v2", **{setting: True})
+    scheduler = make_scheduler(name, config)
+    for n in (2, 7, 20):
+        scheduler.set_timesteps(n)
+        levels = [here for here, _ in plan(name, NoiseSchedule(config), n).steps]
+        assert [level.timestep for level in levels] == scheduler.timesteps.tolist()
+        sigmas = torch.tensor([level.noise_to_signal for level in levels])
+        torch.testing.assert_close(sigmas, scheduler.sigmas[:-1], rtol=1e-4, atol=0)
+
+
+ORDERS = [(name, order) for name, rules in RULES.items() for order in rules.get("solver_order", Rule(None, ())).values]
+
+
+@pytest.mark.parametrize("spaced", [*SPACED_SIGMAS, None])
+@pytest.mark.parametrize("solver_type", ["midpoint", "heun"])
+@pytest.mark.parametrize(("name", "order"), ORDERS)
+def test_a_run_that_ends_in_noise(name: str, order: int, solver_type: str, spaced: str | None) -> None:
+    """There the order of the last step shows, which runs of 15 and more steps do not lower unless told to."""
+    settings = {"final_sigmas_type": "sigma_min", "solver_order": order, "solver_type": solver_type}
+    settings |= {} if spaced is None else {spaced: True}
+    runs = [(2, {}), (7, {}), (20, {"euler_at_final": True})]
+    # Spaced sigmas end where the run ends: the last step has no length, of which diffusers' higher orders make 0 / 0.
+    if spaced is None or order == 1 or name == "unipc" or (order == 2 and solver_type == "midpoint"):
+        runs += [(20, {})] + ([] if name == "unipc" else [(7, {"lower_order_final": False})])
+    for n, more in runs:
+        if name != "unipc" or "euler_at_final" not in more:
+            assert_same(name, stable_diffusion(**settings, **more), n)
+            assert_same(name, stable_diffusion(**settings, **more), n, strength=0.58)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+def test_every_setting_of_diffusers_is_known(sampler: Sampler) -> None:
+    """Each parameter of the class is the noise schedule's, honoured, refused or without effect; its default is ours."""
+    parameters = inspect.signature(getattr(diffusers, sampler.scheduler).__init__).parameters.values()
+    rules = RULES[sampler.name]
+    schedules_own = {field.name for field in dataclasses.fields(SchedulerConfig)}
+    assert {parameter.name for parameter in parameters} - {"self"} <= schedules_own | set(rules)
+    for parameter in parameters:
+        rule = rules.get(parameter.name, NO_EFFECT)
+        if rule is not NO_EFFECT:
+            assert parameter.default == rule.default, parameter.name
+
+
+def test_schedules_are_diffusers_settings() -> None:
+    """A request's schedule gives the levels of the setting of its name, whatever the model's own is."""
+    own = NoiseSchedule(stable_diffusion(use_exponential_sigmas=True))
+    for name in SAMPLERS:
+        assert ("use_karras_sigmas" in RULES[name]) == (name in SPACED_SAMPLERS)
+        for schedule in set(SCHEDULE_LABELS) - {"model"} if name in SPACED_SAMPLERS else ("uniform",):
+            settings = {} if schedule == "uniform" else {f"use_{schedule}_sigmas": True}
+            expected = plan(name, NoiseSchedule(stable_diffusion(**settings)), 10)
+            assert plan(name, own, 10, schedule=schedule).steps == expected.steps
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)

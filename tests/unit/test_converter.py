@@ -240,6 +240,43 @@ def test_files_that_hold_no_model(tmp_path: Path) -> None:
         load(tmp_path / "list.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("parts", "held", "missing"),
+    [
+        (["unet"], "U-Net", "text encoder and the VAE"),
+        (["vae"], "VAE", "text encoder and the U-Net"),
+        (["text_encoder", "unet"], "text encoder and the U-Net", "VAE"),
+    ],
+)
+@pytest.mark.parametrize("published", [True, False])
+def test_parts_by_themselves(parts: list[str], held: str, missing: str, published: bool, tmp_path: Path) -> None:
+    """Files of one part, which people share, in the layout of the published ones and in our converter's."""
+    convert(save_model(tmp_path / "tiny"), tmp_path / "one.safetensors")
+    with safe_open(tmp_path / "one.safetensors", framework="pt") as handle:
+        metadata = None if published else handle.metadata()
+    starts = tuple(single_file.PREFIXES[part] for part in parts)
+    state = {name: t for name, t in load_file(tmp_path / "one.safetensors").items() if name.startswith(starts)}
+    save_file(state, tmp_path / "part.safetensors", metadata)
+    with pytest.raises(ModelError, match=f"holds only the {held} of a model, without the {missing}: give") as caught:
+        load(tmp_path / "part.safetensors")
+    assert len(str(caught.value)) < 150 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_parts_without_their_beginning(part: str, tmp_path: Path) -> None:
+    """The same, as other programs save them: with names that begin inside the part."""
+    convert(save_model(tmp_path / "tiny"), tmp_path / "one.safetensors")
+    start = single_file.PREFIXES[part]
+    state = {
+        name.removeprefix(start): t
+        for name, t in load_file(tmp_path / "one.safetensors").items()
+        if name.startswith(start)
+    }
+    save_file(state, tmp_path / "part.safetensors")
+    with pytest.raises(ModelError, match=r"part.safetensors is not supported, it is .*: give"):
+        load(tmp_path / "part.safetensors")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"unet": {}}', "null"])
 def test_damaged_settings_in_a_file(text: str, tmp_path: Path) -> None:
     save_file({"numbers": torch.ones(3)}, tmp_path / "one.safetensors", {METADATA_KEY: text})

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stable_diffusion import model_loader
 from stable_diffusion.loading.config import ConfigError, ModelError
+from stable_diffusion.loading.scheduler_settings import settings_for
 from stable_diffusion.model_converter import LEGACY_NAMES
 from stable_diffusion.model_loader import Models, load
 from tests.tiny import KINDS, networks, save_model
@@ -303,25 +304,29 @@ def test_compressed_archive_is_not_unpacked(tmp_path: Path) -> None:
 
 
 def test_tensor_that_claims_to_be_huge(model: Path) -> None:
-    """A terabyte by strides of zero: refused by its shape before anything is made of it."""
+    """A terabyte by strides of zero: refused before anything is made of it."""
     state = load_file(model / UNET)
     state["conv_in.weight"] = torch.zeros(1).expand(2**38)
     torch.save(state, model / UNET.with_suffix(".bin"))
     (model / UNET).unlink()
-    with pytest.raises(ModelError, match=r"conv_in.weight is"):
+    with pytest.raises(ModelError, match=r"describes 1,\d+,\d+,\d+,\d+ bytes of weights and does not hold them"):
         load(model)
 
 
 @pytest.mark.parametrize(
-    "odd",
-    [torch.ones(8).to_sparse(), torch.ones(8, device="meta"), torch.ones(8).bool()],
+    ("odd", "message"),
+    [
+        (torch.ones(8).to_sparse(), r"\.bin .* holds more than weights"),
+        (torch.ones(8, device="meta"), r"quantised or sparse weights \(conv_in.bias\)"),
+        (torch.ones(8).bool(), r"quantised or sparse weights \(conv_in.bias\)"),
+    ],
     ids=["sparse", "meta", "bool"],
 )
-def test_tensors_of_odd_kinds(model: Path, odd: Tensor) -> None:
+def test_tensors_of_odd_kinds(model: Path, odd: Tensor, message: str) -> None:
     state: dict[Any, Any] = {**load_file(model / UNET), "conv_in.bias": odd, 3: torch.ones(1), "epoch": 7}
     torch.save(state, model / UNET.with_suffix(".bin"))
     (model / UNET).unlink()
-    with pytest.raises(ModelError, match=r"quantised or sparse weights \(conv_in.bias\)"):
+    with pytest.raises(ModelError, match=message):
         load(model)
 
 
@@ -334,6 +339,7 @@ def test_sources_that_are_no_model(model: Path, tmp_path: Path) -> None:
         ("missing.safetensors", "does not exist"),
         ("owner/missing.safetensors", "does not exist"),
         ("./here/there", "does not exist"),
+        ("long" * 2000, "does not exist"),
         (tmp_path, "is no model directory: it has no model_index.json"),
         (model / "unet", "is no model directory"),
         (model / "model_index.json", "is no weight file"),
@@ -426,11 +432,24 @@ def test_settings_of_the_wrong_type(model: Path, file: str, values: dict[str, An
 
 def test_corrections_that_diffusers_makes(model: Path) -> None:
     change_json(model / "scheduler" / "scheduler_config.json", steps_offset=0, clip_sample=True)
-    assert load(model).scheduler.steps_offset == 1
+    scheduler = load(model).scheduler
+    assert scheduler.steps_offset == 1
+    assert scheduler.others["clip_sample"] is False
+
+
+@pytest.mark.parametrize("class_name", ["PNDMScheduler", "DDIMScheduler", "DDPMScheduler"])
+def test_a_scheduler_file_that_is_silent_on_clipping(model: Path, class_name: str) -> None:
+    """diffusers' pipeline looks at the file's own class; made from it, another class has its own default."""
+    file = model / "scheduler" / "scheduler_config.json"
+    settings = json.loads(file.read_text())
+    del settings["clip_sample"]
+    file.write_text(json.dumps({**settings, "_class_name": class_name}))
+    clips = {name: settings_for(name, load(model).scheduler)["clip_sample"] for name in ("ddpm", "ddim", "lcm")}
+    assert clips == {"ddpm": class_name == "PNDMScheduler", "ddim": class_name == "PNDMScheduler", "lcm": False}
 
 
 def test_tokenizers_that_do_not_fit(model: Path) -> None:
-    change_json(model / "text_encoder" / "config.json", vocab_size=100)
+    change_json(model / "text_encoder" / "config.json", vocab_size=100, eos_token_id=99)
     with pytest.raises(ModelError, match=r"tokenizer has \d+ tokens, the text encoder only 100"):
         load(model)
 

@@ -349,8 +349,9 @@ def test_a_wrong_file_merges_nothing(models: Models, case: str, message: str, tm
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("{", "damaged settings"),
-        ("[]", "damaged settings"),
+        ("{", "not valid JSON"),
+        ("[]", "must hold a JSON object"),
+        ('{"a":' * 100_000, "nested too deep"),
         ('{"unet.lora_alpha": "eight"}', "damaged settings"),
         ('{"unet.alpha_pattern": [1]}', "damaged settings"),
         (json.dumps({"unet.use_dora": True}), "is a DoRA"),

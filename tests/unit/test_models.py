@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,13 +50,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """What a coroutine returns, run in a thread of its own: in this one the browser may have a loop running."""
+    with ThreadPoolExecutor() as pool:
+        return pool.submit(asyncio.run, asyncio.wait_for(coroutine, PATIENCE)).result()
+
+
 def gathered(holder: ModelHolder, name: str) -> list[tuple[str, float]]:
     """What somebody is told who waits for a model."""
 
     async def wait() -> list[tuple[str, float]]:
         return [progress async for progress in holder.wait(name)]
 
-    return asyncio.run(asyncio.wait_for(wait(), PATIENCE))
+    return run(wait())
 
 
 def test_while_one_waits_for_a_slow_model_others_get_theirs(folder: Path):
@@ -91,9 +99,9 @@ def test_who_waits_is_told_how_far_it_is_and_takes_no_thread(folder: Path):
                     loader.slow["a"].set()
             return told
 
-        return await asyncio.wait_for(asyncio.gather(wait(), wait()), PATIENCE)
+        return await asyncio.gather(wait(), wait())
 
-    for told in asyncio.run(two_visitors()):
+    for told in run(two_visitors()):
         assert ("Fetching a", 0.5) in told
     assert gathered(holder, "a") == []
 

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 
 from stable_diffusion.loading.config import SchedulerConfig
 from stable_diffusion.prompt import EMPHASIS, parse_weights
-from stable_diffusion.request import FIT_LABELS, MAX_STEPS, SAMPLER_LABELS, Request
+from stable_diffusion.request import (
+    FIT_LABELS,
+    MAX_CLIP_SKIP,
+    MAX_STEPS,
+    SAMPLER_LABELS,
+    SCHEDULE_LABELS,
+    SPACED_SAMPLERS,
+    Request,
+)
 from stable_diffusion.schedule import NoiseSchedule, karras_sigmas
 from ui.limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SEED
 from ui.link import LINKED, from_query, to_query
@@ -36,8 +44,12 @@ requests = st.builds(
     height=sides,
     width=sides,
     sampler=st.sampled_from(sorted(SAMPLER_LABELS)),
+    clip_skip=st.integers(0, MAX_CLIP_SKIP),
     seed=seeds,
     num_images=st.integers(1, MAX_IMAGES),
+)
+spaced_requests = st.builds(
+    replace, requests, sampler=st.sampled_from(SPACED_SAMPLERS), schedule=st.sampled_from(sorted(SCHEDULE_LABELS))
 )
 photo_requests = st.builds(
     replace,
@@ -52,11 +64,15 @@ photo_requests = st.builds(
 
 
 @every_input
-@given(requests | photo_requests, model_names, st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)))
+@given(
+    requests | spaced_requests | photo_requests,
+    model_names,
+    st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)),
+)
 def test_infotext_comes_back(request: Request, model: str, stopped_at: tuple[int, int] | None) -> None:
     # A line that starts the negative prompt is all that tells the two apart.
     assume("\nNegative prompt: " not in f"\n{request.prompt}")
-    names = ["num_inference_steps", "guidance_scale", "seed", "width", "height", "sampler"]
+    names = ["num_inference_steps", "guidance_scale", "seed", "width", "height", "sampler", "schedule", "clip_skip"]
     names += ["strength"] if request.image is not None else []
     expected = {name: getattr(request, name) for name in names}
     expected |= {"prompt": request.prompt.strip(), "negative_prompt": request.negative_prompt.strip()}
@@ -75,7 +91,7 @@ def test_any_text_is_read_as_infotext(text: str) -> None:
 
 
 @every_input
-@given(requests | photo_requests, st.none() | model_names)
+@given(requests | spaced_requests | photo_requests, st.none() | model_names)
 def test_a_link_comes_back(request: Request, model: str | None) -> None:
     request = replace(request, model=model)
     read = from_query(dict(parse_qsl(to_query(request))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from itertools import pairwise
 
@@ -14,7 +15,8 @@ from torch import Tensor
 
 from stable_diffusion import samplers
 from stable_diffusion.ddpm import DDPMSampler
-from stable_diffusion.loading.config import SchedulerConfig
+from stable_diffusion.loading.config import ConfigError, SchedulerConfig
+from stable_diffusion.request import SPACED_SAMPLERS, Request
 from stable_diffusion.samplers import SAMPLERS, Plan, Sampling, plan
 from stable_diffusion.schedule import CLEAN, Level, NoiseSchedule, karras_sigmas
 
@@ -23,7 +25,8 @@ Denoiser = Callable[[Tensor, Level], Tensor]
 
 
 def make_schedule(**settings: object) -> NoiseSchedule:
-    return NoiseSchedule(SchedulerConfig(**({"steps_offset": 1} | settings)))
+    others = {name: settings.pop(name) for name in set(settings) - {f.name for f in fields(SchedulerConfig)}}
+    return NoiseSchedule(SchedulerConfig(**{"steps_offset": 1} | settings, others={"clip_sample": False} | others))
 
 
 class Draws:
@@ -187,8 +190,9 @@ def test_ddim_with_full_noise_is_ddpm(zero_snr: bool) -> None:
     torch.testing.assert_close(x, ddpm, rtol=1e-10, atol=1e-10)
 
 
-def test_the_class_that_teaches_gives_the_samplers_picture() -> None:
-    schedule = make_schedule(prediction_type="sample")
+@pytest.mark.parametrize("settings", [{}, {"clip_sample": True}, {"variance_type": "fixed_large"}])
+def test_the_class_that_teaches_gives_the_samplers_picture(settings: dict[str, object]) -> None:
+    schedule = make_schedule(prediction_type="sample", **settings)
     start = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
     teacher = DDPMSampler(schedule, torch.Generator().manual_seed(0))
     teacher.set_timesteps(15)
@@ -218,6 +222,28 @@ def flow_error(name: str, n: int, variance: float = 0.25) -> float:
     x, _ = drive(SAMPLERS[name].function(start, steps, Draws((1,))), denoiser)
     exact = levels[-1].alpha * 10.0 * math.sqrt((variance + 0.1**2) / (variance + 10.0**2))
     return abs(x.item() / exact - 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "order", "degree"),
+    [("curved", 2, 1), ("curved", 3, 1), ("predictor", 3, 2), ("corrector", 2, 2), ("corrector", 3, 3)],
+)
+def test_a_multistep_solver_is_exact_for_polynomials(method: str, order: int, degree: int) -> None:
+    """The x_0 that it holds constant is the mean of x_0 over the step, weighted by e^lambda."""
+    levels = [Level(float(1 / np.hypot(s, 1)), float(s / np.hypot(s, 1)), 1.0) for s in (0.5, 0.9, 2.0, 5.0)]
+    there, *asked = levels
+
+    def x_0(half_log_snr: float) -> Tensor:
+        return torch.tensor([half_log_snr**degree], dtype=torch.float64)
+
+    past = [(level, x_0(level.half_log_snr)) for level in asked[:order]]
+    points = np.linspace(asked[0].half_log_snr, there.half_log_snr, 200_001)
+    middles = (points[1:] + points[:-1]) / 2
+    if method == "curved":
+        actual = samplers._extrapolate(past, there, curved=True)
+    else:
+        actual = samplers._unify(past, there, x_0(there.half_log_snr) if method == "corrector" else None)
+    assert actual.item() == pytest.approx(np.average(middles**degree, weights=np.exp(middles)), rel=1e-8)
 
 
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1), ("euler", 1), ("heun", 2), ("dpmpp_2m", 2), ("unipc", 2)])
@@ -272,10 +298,43 @@ def test_noise_only_goes_down(name: str, spacing: str | None, karras: bool) -> N
         assert steps[-1][1] in (CLEAN, schedule.level(0))
 
 
-def test_karras_sigmas_are_used_where_the_sampler_knows_them() -> None:
-    plain, karras = make_schedule(), make_schedule(use_karras_sigmas=True)
-    changed = {name for name in SAMPLERS if plan(name, plain, 10).steps != plan(name, karras, 10).steps}
-    assert changed == {"euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc"}
+@pytest.mark.parametrize("schedule", ["karras", "exponential", "beta"])
+def test_schedules_span_the_same_noise(schedule: str) -> None:
+    for name in SPACED_SAMPLERS:
+        plain, spaced = plan(name, make_schedule(), 10), plan(name, make_schedule(), 10, schedule=schedule)
+        assert plain.steps != spaced.steps
+        assert spaced.steps[0][0].noise_to_signal == pytest.approx(plain.steps[0][0].noise_to_signal, rel=1e-5)
+
+
+def test_a_schedule_that_the_sampler_does_not_have() -> None:
+    for name in set(SAMPLERS) - set(SPACED_SAMPLERS):
+        with pytest.raises(ValueError, match=rf"model or uniform for the sampler {name}, got 'karras'"):
+            plan(name, make_schedule(), 10, schedule="karras")
+        with pytest.raises(ValueError, match=r"choose one of those, or a sampler of euler, heun"):
+            Request("a fox", sampler=name, schedule="beta")
+        assert plan(name, make_schedule(), 10, schedule="uniform").steps == plan(name, make_schedule(), 10).steps
+    with pytest.raises(ValueError, match=r"schedule must be one of model, .*, got 'normal'"):
+        plan("euler", make_schedule(), 10, schedule="normal")
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("ddim", {"thresholding": True}, r"sampler ddim: .* thresholding=True, and only False .* another sampler"),
+        ("euler", {"interpolation_type": "log_linear"}, r"interpolation_type='log_linear', and only 'linear'"),
+        ("dpmpp_2m_sde", {"solver_order": 3}, r"solver_order=3, and only 2, 1"),
+        ("lcm", {"timestep_scaling": "ten"}, r"timestep_scaling='ten', and only a number from"),
+        ("lcm", {"original_inference_steps": 0}, r"original_inference_steps=0, and only a whole number from 1 "),
+        ("heun", {"use_karras_sigmas": True, "use_beta_sigmas": True}, r"use_karras_sigmas and use_beta_sigmas"),
+    ],
+)
+def test_what_a_sampler_does_not_have_is_refused_when_it_is_asked_for(
+    name: str, settings: dict[str, object], message: str
+) -> None:
+    schedule = make_schedule(**settings)
+    with pytest.raises(ConfigError, match=message):
+        plan(name, schedule, 10)
+    assert plan("euler_a", schedule, 10)
 
 
 def test_lcm_visits_timesteps_of_its_distillation() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from stable_diffusion.loading.config import SchedulerConfig
@@ -12,6 +13,9 @@ from stable_diffusion.schedule import (
     CLEAN,
     Level,
     NoiseSchedule,
+    beta_quantiles,
+    beta_sigmas,
+    exponential_sigmas,
     karras_sigmas,
     predict_x_0,
     rescale_zero_terminal_snr,
@@ -103,6 +107,23 @@ def test_karras_sigmas_are_even_in_the_seventh_root() -> None:
     assert sigmas[[0, -1]].tolist() == pytest.approx([14.6, 0.03])
     roots = sigmas ** (1 / 7)
     np.testing.assert_allclose(np.diff(roots), (0.03 ** (1 / 7) - 14.6 ** (1 / 7)) / 8)
+
+
+def test_exponential_sigmas_keep_their_ratio() -> None:
+    np.testing.assert_allclose(exponential_sigmas(0.01, 100.0, 5), [100, 10, 1, 0.1, 0.01])
+
+
+def test_beta_quantiles_against_scipy() -> None:
+    p = np.concatenate([np.linspace(0, 1, 101), [1e-9, 0.5 - 1e-12, 0.5 + 1e-12, 1 - 1e-9]])
+    np.testing.assert_allclose(beta_quantiles(p), scipy.stats.beta.ppf(p, 0.6, 0.6), rtol=1e-12, atol=1e-14)
+
+
+def test_beta_sigmas_are_close_together_at_both_ends() -> None:
+    sigmas = beta_sigmas(0.03, 14.6, 9)
+    assert sigmas[[0, 4, -1]].tolist() == pytest.approx([14.6, (14.6 + 0.03) / 2, 0.03])
+    gaps = -np.diff(sigmas)
+    np.testing.assert_allclose(gaps, gaps[::-1])
+    assert (np.diff(gaps[:4]) > 0).all()
 
 
 def test_sigmas_and_timesteps_are_each_others_inverse(schedule: NoiseSchedule) -> None:

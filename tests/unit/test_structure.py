@@ -9,15 +9,18 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-TENSOR_MATHS = {"schedule", "ddpm", "samplers", "request"}
+TENSOR_MATHS = {"schedule", "ddpm", "levels", "samplers", "request"}
 NETWORKS = {"attention", "blocks", "clip", "encoder", "decoder", "vae", "diffusion"}
 
 # The floors of the library: a module imports from the floors below and, where there is no other way round, its own.
 FLOORS = (
-    {"request", "loading", "loading.config", "attention", "blocks", "weights"},
-    {"loading.model_config", "loading.checkpoints", "loading.hub", "loading.single_file", "loading.tokenizer"},
+    {"request", "loading", "loading.fields", "attention", "blocks", "weights", "inference"},
+    {"loading.config"},
+    {"loading.files", "loading.pickles", "loading.scheduler_settings"},
+    {"loading.model_config", "loading.checkpoints"},
+    {"loading.hub", "loading.single_file", "loading.tokenizer"},
     {"schedule", "images", "encoder", "decoder", "diffusion", "clip"},
-    {"ddpm", "samplers", "vae", "guidance", "prompt", "preview", "heatmap"},
+    {"ddpm", "levels", "samplers", "vae", "guidance", "prompt", "preview", "heatmap"},
     {"model_converter", "model_loader"},
     {"lora"},
     {"pipeline"},

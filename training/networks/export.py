@@ -97,8 +97,8 @@ def scheduler_json(config: SchedulerConfig) -> dict[str, Any]:
     return {
         "_class_name": values.pop("class_name"),
         "_diffusers_version": DIFFUSERS_VERSION,
+        **values.pop("others"),
         **values,
-        "clip_sample": False,
         "thresholding": False,
     }
 

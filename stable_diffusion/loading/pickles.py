@@ -1,0 +1,126 @@
+"""Weight files of PyTorch: pickles, which are looked through before PyTorch reads them.
+
+PyTorch runs no code of a file (`weights_only`), but lets it ask for more than weights need: `bytearray(10**12)`, a
+text that a codec doubles again and again, a key that is a pair of twice the same pair, forty times over. A few bytes
+would take all memory, or a year. So what a file may name is written down here, and what its pickle takes is counted.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from .config import ModelError
+
+ORDERED_DICT = "collections OrderedDict"
+# What pickled weights name, as "module name": their container, dtypes and kinds of storage, and how they are made.
+# Quantised ones are no weights of ours, but harmless, and told better once they are read.
+PLAIN = re.compile(
+    rf"{ORDERED_DICT}|torch (Size|device|(u?int|b?float|complex|bool|q?u?int|per_)\w*|\w+Storage)"
+    r"|torch\.storage UntypedStorage"
+    r"|torch\._utils _rebuild_(tensor(_v[23])?|parameter|qtensor|meta_tensor_no_storage)"
+)
+MAX_PICKLE = 4 * 2**20  # bytes; with averaged weights and an optimiser's state it is 1 MB, the numbers lie outside
+MAX_WORK = 10**7  # objects looked at; reading a pickle of 4 MB looks at each of its million a few times
+BEFORE_PYTORCH_1_6 = 5  # pickles in a row: a magic number, the version, the system, the tensors, the storages' names
+SHARED = 4  # how many times what it holds a file may describe; tied weights are described twice
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """The tensors of a PyTorch file, flat or wrapped in `state_dict`; other entries are left out.
+
+    Raises `ModelError` where the file is damaged, compressed, or asks for more than tensors.
+    """
+    try:
+        zipped = zipfile.is_zipfile(path)  # files from before PyTorch 1.6 are not
+        if zipped:
+            _check_archive(path)
+        else:
+            with path.open("rb") as file:
+                for _ in range(BEFORE_PYTORCH_1_6):
+                    _check_pickle(file)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+    except ModelError:
+        raise
+    except pickle.UnpicklingError:
+        raise ModelError(
+            f"{path} is damaged, or holds more than weights, such as Python code, which is never run: "
+            "use the model's .safetensors file"
+        ) from None
+    except Exception as error:  # a damaged pickle can raise anything at all
+        raise ModelError(f"{path} is damaged or cut short ({error}): download it again") from None
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise ModelError(f"{path} holds a {type(content).__name__} instead of named tensors: it is no model")
+    state = {name: t for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}
+    described = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if described > SHARED * path.stat().st_size:
+        raise ModelError(
+            f"{path} describes {described:,} bytes of weights and does not hold them: it is damaged, download it again"
+        )
+    return state
+
+
+def _check_archive(path: Path) -> None:
+    """Raise unless entries are stored as they are, none larger than the file, and the pickle is plain."""
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise ModelError(f"{path} is compressed, as PyTorch never writes it: use the model's .safetensors file")
+            if entry.filename.lower().endswith("data.pkl"):  # PyTorch's reader does not mind the case
+                with archive.open(entry) as file:
+                    _check_pickle(file)
+
+
+def _check_pickle(file: IO[bytes]) -> None:
+    """Raise `UnpicklingError` where one pickle names, or takes, more than weights need.
+
+    It is run with the sizes of its objects in their place: a tuple is as large as all that it holds, which is what its
+    hash takes, and everything else counts one, as nothing that may be called looks into it.
+    """
+    stack: list[int | str] = []  # the size of an object, or the name of what can be called
+    marks: list[int] = []
+    memo: dict[int, int | str] = {}
+    work, start = 0, file.tell()
+    argument: Any
+    for operation, argument, _ in pickletools.genops(file):
+        if operation.name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif operation.name in ("BINPUT", "LONG_BINPUT"):
+            memo[argument] = stack[-1]
+        elif operation.name == "MARK":
+            marks.append(len(stack))
+        elif operation.name == "GLOBAL":
+            if not PLAIN.fullmatch(argument):
+                raise pickle.UnpicklingError(argument)
+            stack.append(argument)
+        else:
+            taken = _take(operation, stack, marks)
+            if taken[:1] == [ORDERED_DICT] and taken[1:] != [1] and operation.name in ("REDUCE", "NEWOBJ"):
+                raise pickle.UnpicklingError("an OrderedDict of something")
+            size = 1 + sum(one if isinstance(one, int) else 1 for one in taken)
+            work += size
+            stack += [size if operation.name.startswith("TUPLE") else 1] * len(operation.stack_after)
+        if work > MAX_WORK or file.tell() - start > MAX_PICKLE:
+            raise pickle.UnpicklingError("too large")
+
+
+def _take(operation: pickletools.OpcodeInfo, stack: list[int | str], marks: list[int]) -> list[int | str]:
+    """Take what an operation takes off the stack: so many objects, and perhaps all those above the last mark."""
+    before = operation.stack_before
+    count = before.index(pickletools.markobject) if pickletools.markobject in before else len(before)
+    bottom = (marks.pop() if count < len(before) else len(stack)) - count
+    if bottom < 0:
+        raise pickle.UnpicklingError("more taken than there is")
+    taken = stack[bottom:]
+    del stack[bottom:]
+    return taken

@@ -1,0 +1,59 @@
+"""Requests as values: what is filled in, what a run will take, and what a model's JSON says of it."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from stable_diffusion.request import SPACED_SAMPLERS, Defaults, Request, defaults_for
+
+
+def test_a_request_stays_as_it_was_checked() -> None:
+    request = Request("a fox", num_inference_steps=20.0, seed=7.0)  # type: ignore[arg-type]  # as forms send numbers
+    assert (request.num_inference_steps, request.seed) == (20, 7)
+    assert isinstance(request.seed, int)
+    with pytest.raises(FrozenInstanceError):
+        request.seed = 8  # type: ignore[misc]
+
+
+def test_a_seed_is_drawn_once_and_stays() -> None:
+    seeded = Request("a fox").seeded()
+    assert seeded.seed is not None
+    assert seeded.seeded() is seeded
+    assert Request("a fox", seed=0).seeded().seed == 0
+
+
+def test_strength_counts_only_where_there_is_a_photo() -> None:
+    assert Request(num_inference_steps=50, strength=0.58).steps == 50
+    assert Request(num_inference_steps=50, strength=0.58, image="photo.png").steps == 28
+
+
+def test_defaults_fill_what_is_missing_or_none_and_nothing_else() -> None:
+    defaults = Defaults(side=128, num_inference_steps=20, guidance_scale=4.0)
+    request = defaults.request(prompt="a fox", seed=0, guidance_scale=0.0, width=None, height=64)
+    assert (request.num_inference_steps, request.guidance_scale, request.seed) == (20, 0.0, 0)
+    assert (request.width, request.height) == (128, 64)
+    with pytest.raises(ValueError, match="width must be at most 256 with this model, got 264"):
+        defaults.request(width=264)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "euler_a", "lcm"])
+def test_a_schedule_that_the_sampler_does_not_have_is_refused(sampler: str) -> None:
+    with pytest.raises(ValueError, match=f"schedule must be model or uniform for the sampler {sampler}, got 'karras'"):
+        Request(sampler=sampler, schedule="karras")
+    assert Request(sampler=SPACED_SAMPLERS[0], schedule="karras").schedule == "karras"
+
+
+@pytest.mark.parametrize(
+    ("unet", "vae"),
+    [
+        (None, None),
+        ({"sample_size": "x"}, {"block_out_channels": [1, 2]}),
+        ({"sample_size": 64}, {"block_out_channels": 4}),
+        ({"sample_size": 64}, {"block_out_channels": [1] * 100_000}),
+        ({"sample_size": 64}, {}),
+    ],
+)
+def test_settings_that_no_loader_would_take_give_the_usual_defaults(unet: dict | None, vae: dict | None) -> None:
+    assert defaults_for(unet, vae, {}) == Defaults()
