@@ -21,8 +21,8 @@ UNEXPECTED = "Something went wrong on the server: try again. Its log tells more.
 def explain(error: Exception) -> str:
     """Log an error, and say in a sentence what went wrong.
 
-    A ValueError is somebody's to mend who asked, and its text says how: one line of the log, with the place that refused,
-    so that who calls a thousand times doesn't fill it. What else there is, nobody foresaw.
+    A ValueError is somebody's to mend who asked, and its text says how: it takes one line of the log, with the place
+    that refused, so that a thousand calls don't fill it. What else there is, nobody foresaw.
     """
     if isinstance(error, ValueError):
         frames = traceback.extract_tb(error.__traceback__)

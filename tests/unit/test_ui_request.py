@@ -114,6 +114,7 @@ def test_every_error_is_a_sentence_and_where_nobody_foresaw_it_a_traceback_in_th
         assert explain(raised.value) == sentence
     assert ("Traceback" in caplog.text) is not isinstance(error, ValueError)
     assert str(error) in caplog.text
+    assert __file__ in caplog.text  # where it was raised
 
 
 def test_a_processor_without_memory_is_recognised():
