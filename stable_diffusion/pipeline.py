@@ -260,7 +260,10 @@ class Pipeline:
         if request.clip_skip:
             skipped = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()), request.clip_skip)
             features = torch.cat([skipped[:1], features[1:]])
-        context, negative = (half.expand(request.num_images, -1, -1) for half in features.chunk(2))
+        # Keys and values stay the same for the run: here they are computed once, not at every step.
+        context, negative = (
+            half.expand(request.num_images, -1, -1) for half in for_inference(models.unet).read(features).chunk(2)
+        )
         guided = request.guidance_scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)
         return Words(denoise, context, negative if guided else None, request.guidance_scale)

@@ -78,8 +78,7 @@ def test_packed_networks_answer_as_plain_ones(models: Models) -> None:
             assert pair[0].shape == pair[1].shape
 
 
-@needs_packing
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="no instructions for bfloat16")
+@pytest.mark.skipif(not (packs and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="no instructions for bfloat16")
 @torch.no_grad()
 def test_bfloat16_is_no_farther_from_float32_packed_than_plain(folder: Path, models: Models) -> None:
     """Both round alike, in another order: errors of one size, give or take half for chance."""
@@ -233,3 +232,12 @@ def test_merging_and_unmerging_draw_what_plain_networks_draw(
         assert difference(pair) <= BOUND
     assert difference((drawn[1], drawn[0])) > 100 * BOUND
     assert drawn[2].equal(drawn[0])
+
+
+@torch.no_grad()
+def test_words_read_once_are_words_read_at_each_step(models: Models) -> None:
+    """Also where those of several runs are joined."""
+    latents, timesteps, context = unet_inputs(models, 4, 8, 8)
+    network = for_inference(models.unet)
+    words = torch.cat([network.read(context[:1]), network.read(context[1:])])
+    assert difference((network.predict(latents, timesteps, words), network(latents, timesteps, context))) <= BOUND
