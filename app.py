@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import os
 
-# Both before gradio is imported: nothing about a visit is sent anywhere.
+# All before gradio is imported. Nothing about a visit is sent anywhere.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+# Nor is it kept for /monitoring, which is closed: Gradio would remember 10,000 events, and go through them at each.
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 
 import argparse
 import importlib.util
 import logging
+import sys
 
-from ui.limits import SESSIONS
+import gradio as gr
+from fastapi.exceptions import RequestValidationError
+from starlette.middleware import Middleware
+
+from ui.guard import IN_A_SPACE, NOWHERE, THIS_MACHINE, Guard, is_loopback, malformed
+from ui.limits import MAX_WORK, PUBLIC_WORK, SESSIONS, UNHEARD
+from ui.listeners import watched
 from ui.models import ModelHolder
 from ui.page import build_page, look
+
+log = logging.getLogger("ui")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -43,18 +55,48 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--mcp", action="store_true", help="also serve tools for language models; needs `pip install 'gradio[mcp]'`"
     )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name that the page answers to, for one behind a proxy; may be given again",
+    )
+    parser.add_argument(
+        "--max-work",
+        type=float,
+        default=os.environ.get("SD_MAX_WORK"),
+        metavar="STEPS",
+        help="the most that one request may ask for, in steps of one picture of the model's own size ($SD_MAX_WORK); "
+        f"default: {MAX_WORK:g}, and {PUBLIC_WORK:g} where others can come",
+    )
+    parser.add_argument(
+        "--unheard",
+        type=float,
+        default=os.environ.get("SD_UNHEARD", UNHEARD),
+        metavar="SECONDS",
+        help="end a run that nobody has listened to for so long ($SD_UNHEARD)",
+    )
     options = parser.parse_args(arguments)
+    options.public = options.share or not is_loopback(options.host)
+    if options.max_work is None:
+        options.max_work = PUBLIC_WORK if options.public else MAX_WORK
+    for name in ("max_work", "unheard"):
+        if not getattr(options, name) > 0:
+            parser.error(f"--{name.replace('_', '-')} must be above 0, got {getattr(options, name)}")
     if options.mcp and importlib.util.find_spec("mcp") is None:
         parser.error("--mcp needs a package that is not here: pip install 'gradio[mcp]'")
     return options
 
 
-def main() -> None:
-    """Serve the page, and load the model behind it."""
-    options = parse_arguments()
-    logging.basicConfig(format="%(name)s: %(message)s")
-    logging.getLogger("ui").setLevel(logging.INFO)
-    holder = ModelHolder(options.model, options.device, options.dtype, vae=options.vae)
+def guards(options: argparse.Namespace) -> list[Middleware]:
+    """What stands before the page: names are checked unless others come by names that nobody here knows."""
+    hosts = None if options.public and not options.allow_host else {*THIS_MACHINE, *options.allow_host}
+    return [Middleware(Guard, hosts=hosts, frame_ancestors=IN_A_SPACE if "SPACE_ID" in os.environ else NOWHERE)]
+
+
+def serve(options: argparse.Namespace, holder: ModelHolder) -> gr.Blocks:
+    """Serve the page around a model; returns at once. OSError where the address can't be listened on."""
     page = build_page(holder)
     page.launch(
         server_name=options.host,
@@ -64,11 +106,33 @@ def main() -> None:
         ssr_mode=False,
         pwa=False,
         run_history=False,
-        max_file_size="64mb",
+        enable_monitoring=False,
+        max_file_size="20mb" if options.public else "64mb",
         state_session_capacity=SESSIONS,
         mcp_server=options.mcp,
+        app_kwargs={
+            "middleware": guards(options),
+            "exception_handlers": {RequestValidationError: malformed},
+            "lifespan": watched(options.unheard),
+        },
         **look(),
     )
+    return page
+
+
+def main() -> None:
+    """Serve the page, and load the model behind it."""
+    options = parse_arguments()
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.getLogger("ui").setLevel(logging.INFO)
+    holder = ModelHolder(options.model, options.device, options.dtype, vae=options.vae, max_work=options.max_work)
+    try:
+        page = serve(options, holder)
+    except OSError:
+        at = f"port {options.port} of {options.host}"
+        sys.exit(f"{at} is taken, or not this machine's: choose another with --port or --host")
+    if options.public and "SPACE_ID" not in os.environ:
+        log.warning("open to others: whoever reaches this address can use the page, and there is no password")
     holder.ask()
     page.block_thread()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,7 +36,7 @@ def _split_heads(tensor: Tensor, heads: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Self-attention, or cross-attention where a context is given, with the key names of diffusers.
+    """Self-attention, or cross-attention where a context was read, with the key names of diffusers.
 
     `channels` is the width of the queries and of the answer, `context_channels` that of keys and values.
     """
@@ -42,16 +44,20 @@ class Attention(nn.Module):
     def __init__(self, channels: int, context_channels: int | None = None, heads: int = 1, *, bias: bool = False):
         super().__init__()
         context_channels = channels if context_channels is None else context_channels
-        self.heads = heads
+        self.heads, self.channels = heads, channels
         self.to_q = nn.Linear(channels, channels, bias=bias)
         self.to_k = nn.Linear(context_channels, channels, bias=bias)
         self.to_v = nn.Linear(context_channels, channels, bias=bias)
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
-    def forward(self, x: Tensor, context: Tensor | None = None, maps: list[Tensor] | None = None) -> Tensor:
-        """x (B, L, C) attends to context (B, S, C'), or to itself; the weights are appended to `maps`, if given."""
-        context = x if context is None else context
-        query, key, value = self.to_q(x), self.to_k(context), self.to_v(context)
+    def read(self, context: Tensor) -> Tensor:
+        """Keys and values of a context (B, S, C'), side by side: (B, S, 2C)."""
+        return torch.cat([self.to_k(context), self.to_v(context)], dim=2)
+
+    def forward(self, x: Tensor, words: Tensor | None = None, maps: list[Tensor] | None = None) -> Tensor:
+        """x (B, L, C) attends to what was `read`, or to itself; the weights are appended to `maps`, if given."""
+        query = self.to_q(x)
+        key, value = (self.to_k(x), self.to_v(x)) if words is None else words.chunk(2, dim=2)
         if maps is not None:
             maps.append(attention_map(query, key, self.heads))
         return self.to_out[0](attend(query, key, value, self.heads))
@@ -111,10 +117,10 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Tensor, context: Tensor, maps: list[Tensor] | None = None) -> Tensor:
-        """x (B, L, C), context (B, S, D) -> (B, L, C)."""
+    def forward(self, x: Tensor, words: Iterator[Tensor], maps: list[Tensor] | None = None) -> Tensor:
+        """x (B, L, C) -> (B, L, C); the next of `words` is this block's."""
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), context, maps)
+        x = x + self.attn2(self.norm2(x), next(words), maps)
         return x + self.ff(self.norm3(x))
 
 
@@ -133,8 +139,8 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context_channels, heads)])
         self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, context: Tensor, maps: list[Tensor] | None = None) -> Tensor:
-        """x (B, C, H, W), context (B, S, D) -> (B, C, H, W)."""
+    def forward(self, x: Tensor, words: Iterator[Tensor], maps: list[Tensor] | None = None) -> Tensor:
+        """x (B, C, H, W) -> (B, C, H, W); the next of `words` is this block's."""
         height, width = x.shape[2:]
         hidden = self.norm(x)
         if not self.linear:
@@ -143,7 +149,7 @@ class SpatialTransformer(nn.Module):
         if self.linear:
             hidden = self.proj_in(hidden)
         for block in self.transformer_blocks:
-            hidden = block(hidden, context, maps)
+            hidden = block(hidden, words, maps)
         if self.linear:
             hidden = self.proj_out(hidden)
         hidden = hidden.transpose(1, 2).unflatten(2, (height, width))  # (B, HW, C) -> (B, C, H, W)

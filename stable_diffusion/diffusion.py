@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import SpatialTransformer
+from .attention import Attention, SpatialTransformer
 from .blocks import Downsample, ResnetBlock, Upsample
 from .loading.config import ATTENTION_DOWN, UNetConfig
 
@@ -42,7 +43,10 @@ class TimeEmbedding(nn.Module):
 
 
 class UNetLevel(nn.Module):
-    """Residual blocks, each followed by a transformer where the level attends to the words."""
+    """Residual blocks, each followed by a transformer where the level attends to the words.
+
+    `words` of the levels' forward gives each transformer its keys and values when it is reached, (B, S, 2C).
+    """
 
     def __init__(self, config: UNetConfig, level: int, widths: list[tuple[int, int]], *, attention: bool):
         super().__init__()
@@ -75,8 +79,8 @@ class DownBlock(UNetLevel):
         last = level == len(channels) - 1
         self.downsamplers = nn.ModuleList([] if last else [Downsample(channels[level], symmetric=True)])
 
-    def forward(self, x: Tensor, time: Tensor, context: Tensor, maps: list[Tensor] | None) -> list[Tensor]:
-        """x (B, C_in, H, W), time (B, T), context (B, S, D) -> each feature map made on the way.
+    def forward(self, x: Tensor, time: Tensor, words: Iterator[Tensor], maps: list[Tensor] | None) -> list[Tensor]:
+        """x (B, C_in, H, W), time (B, T) -> each feature map made on the way.
 
         One (B, C, H, W) for each residual block and, except at the deepest level, one (B, C, H/2, W/2).
         """
@@ -84,7 +88,7 @@ class DownBlock(UNetLevel):
         for index, resnet in enumerate(self.resnets):
             x = resnet(x, time)
             if self.attentions:
-                x = self.attentions[index](x, context, maps)
+                x = self.attentions[index](x, words, maps)
             skips.append(x)
         for downsample in self.downsamplers:
             skips.append(downsample(skips[-1]))
@@ -100,10 +104,10 @@ class MidBlock(UNetLevel):
         super().__init__(config, level, [(channels, channels)] * 2, attention=False)
         self.attentions = nn.ModuleList([transformer(config, level)])
 
-    def forward(self, x: Tensor, time: Tensor, context: Tensor, maps: list[Tensor] | None) -> Tensor:
-        """x (B, C, H, W), time (B, T), context (B, S, D) -> (B, C, H, W)."""
+    def forward(self, x: Tensor, time: Tensor, words: Iterator[Tensor], maps: list[Tensor] | None) -> Tensor:
+        """x (B, C, H, W), time (B, T) -> (B, C, H, W)."""
         x = self.resnets[0](x, time)
-        x = self.attentions[0](x, context, maps)
+        x = self.attentions[0](x, words, maps)
         return self.resnets[1](x, time)
 
 
@@ -121,13 +125,13 @@ class UpBlock(UNetLevel):
         self.upsamplers = nn.ModuleList([] if level == 0 else [Upsample(channels[level])])
 
     def forward(
-        self, x: Tensor, skips: list[Tensor], time: Tensor, context: Tensor, maps: list[Tensor] | None
+        self, x: Tensor, skips: list[Tensor], time: Tensor, words: Iterator[Tensor], maps: list[Tensor] | None
     ) -> Tensor:
-        """x (B, C_in, H, W), time (B, T), context (B, S, D) -> (B, C, 2H, 2W), or as large as the next of `skips`."""
+        """x (B, C_in, H, W), time (B, T) -> (B, C, 2H, 2W), or as large as the next of `skips`."""
         for index, resnet in enumerate(self.resnets):
             x = resnet(torch.cat([x, skips.pop()], dim=1), time)
             if self.attentions:
-                x = self.attentions[index](x, context, maps)
+                x = self.attentions[index](x, words, maps)
         for upsample in self.upsamplers:
             # An odd size was rounded up on the way down: the next skip tells the size to come back to.
             x = upsample(x, tuple(skips[-1].shape[2:]))
@@ -158,20 +162,46 @@ class UNet(nn.Module):
         guidance: Tensor | None = None,
         maps: list[Tensor] | None = None,
     ) -> Tensor:
+        """Predict the noise (or velocity) in `latents`: `read` and `predict` in one."""
+        return self.predict(latents, timesteps, self.read(context), guidance=guidance, maps=maps)
+
+    def read(self, context: Tensor) -> Tensor:
+        """Words (B, S, K): the keys and values in each cross-attention, side by side, of a context (B, S, D).
+
+        They are the same at every step of a run, which needs them once.
+        """
+        return torch.cat([attention.read(context) for attention in self._cross_attentions()], dim=2)
+
+    def predict(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        words: Tensor,
+        *,
+        guidance: Tensor | None = None,
+        maps: list[Tensor] | None = None,
+    ) -> Tensor:
         """Predict the noise (or velocity) in `latents`.
 
-        latents (B, C, h, w); timesteps (B,), whole or fractional; context (B, S, D), the words' features.
+        latents (B, C, h, w); timesteps (B,), whole or fractional; words (B, S, K), what `read` made of a context.
         guidance (B, time_cond_proj_dim) is the embedded guidance scale of a distilled model.
         maps, if a list is given, receives the weights (B, heads, pixels, S) of each cross-attention in order.
         Returns (B, C, h, w).
         """
         time = timestep_embedding(timesteps, self.config.block_out_channels[0]).to(latents.dtype)
         time = self.time_embedding(time, guidance)
+        widths = [2 * attention.channels for attention in self._cross_attentions()]
+        each = iter(words.split(widths, dim=2))
         x = self.conv_in(latents)
         skips = [x]
         for block in self.down_blocks:
-            skips += block(skips[-1], time, context, maps)
-        x = self.mid_block(skips[-1], time, context, maps)
+            skips += block(skips[-1], time, each, maps)
+        x = self.mid_block(skips[-1], time, each, maps)
         for block in self.up_blocks:
-            x = block(x, skips, time, context, maps)
+            x = block(x, skips, time, each, maps)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
+
+    def _cross_attentions(self) -> list[Attention]:
+        """In the order in which they are evaluated."""
+        levels = (*self.down_blocks, self.mid_block, *self.up_blocks)
+        return [block.attn2 for level in levels for one in level.attentions for block in one.transformer_blocks]

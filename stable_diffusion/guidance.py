@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .diffusion import UNet, timestep_embedding
+from .inference import for_inference
 from .schedule import Level, predict_x_0
 
 
@@ -16,8 +17,8 @@ from .schedule import Level, predict_x_0
 class Query:
     """What a run wants to know next: the x_0 in its latents x = alpha x_0 + sigma eps, (N, C, h, w), float32.
 
-    context and negative are (N, S, D), the features of prompt and negative prompt; negative is None where the run is
-    not guided. guidance_scale is Stable Diffusion's w in uncond + w (cond - uncond): the paper's plus one.
+    context and negative are (N, S, K), prompt and negative prompt as `UNet.read` gives them; negative is None where the
+    run is not guided. guidance_scale is Stable Diffusion's w in uncond + w (cond - uncond): the paper's plus one.
     """
 
     x: Tensor
@@ -72,14 +73,15 @@ class Denoiser:
         maps, if given, receives the cross-attention weights (rows, heads, pixels, S) of each layer, the rows of a
         query's negative prompt before those of its prompt.
         """
-        prediction = self.unet(
+        prediction = for_inference(self.unet).predict(
             torch.cat([self._inputs(query) for query in queries]),
             torch.cat([torch.full((query.rows,), query.level.timestep, device=query.x.device) for query in queries]),
             torch.cat([_contexts(query) for query in queries]),
             guidance=self._guidance_embeddings(queries),
             maps=maps,
         )
-        parts = prediction.to(queries[0].x.dtype).split([query.rows for query in queries])
+        prediction = prediction.to(queries[0].x.dtype, memory_format=torch.contiguous_format)
+        parts = prediction.split([query.rows for query in queries])
         return [_halves(query, part) for query, part in zip(queries, parts, strict=True)]
 
     def _inputs(self, query: Query) -> Tensor:

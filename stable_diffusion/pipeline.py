@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .guidance import Denoiser, Query
 from .images import fit_image, read_image, to_images, to_tensor
+from .inference import for_inference
 from .lora import LoRAs
 from .model_loader import Models, load
 from .preview import Preview, linear_preview
@@ -267,7 +268,10 @@ class Pipeline:
         if request.clip_skip:
             skipped = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()), request.clip_skip)
             features = torch.cat([skipped[:1], features[1:]])
-        context, negative = (half.expand(request.num_images, -1, -1) for half in features.chunk(2))
+        # Keys and values stay the same for the run: here they are computed once, not at every step.
+        context, negative = (
+            half.expand(request.num_images, -1, -1) for half in for_inference(models.unet).read(features).chunk(2)
+        )
         guided = request.guidance_scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)
         return Words(denoise, context, negative if guided else None, request.guidance_scale)
@@ -303,6 +307,6 @@ class Pipeline:
         """The photo's latents, sampled once for each picture."""
         draws = noise()
         weight = self.models.vae.quant_conv.weight
-        posterior = self.models.vae.posterior(to_tensor([photo]).to(weight))
+        posterior = for_inference(self.models.vae).posterior(to_tensor([photo]).to(weight))
         latents = posterior.sample(draws.to(weight))  # one distribution, one draw of it for each picture
         return latents.to(draws.dtype) * self.models.vae.config.scaling_factor

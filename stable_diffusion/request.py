@@ -112,7 +112,7 @@ class Request:
         if self.seed is not None:
             checked["seed"] = _whole("seed", self.seed, 0, MAX_SEED, "or leave it empty for a random one")
         if not isinstance(self.image, (Image.Image, str, Path, type(None))):
-            raise ValueError(f"image must be a picture or the path of one, got {_shown(self.image)}")
+            raise ValueError(f"image must be a picture or the path of one, got {shown(self.image)}")
         for name, choices in (
             ("sampler", SAMPLER_LABELS),
             ("preview", PREVIEW_LABELS),
@@ -240,7 +240,7 @@ def _distillation(unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> str 
 def _text(name: str, value: object) -> str:
     text = "" if value is None else value
     if not isinstance(text, str):
-        raise ValueError(f"{name} must be text, got {_shown(value)}")
+        raise ValueError(f"{name} must be text, got {shown(value)}")
     if len(text) > MAX_PROMPT:
         raise ValueError(f"{name} must be at most {MAX_PROMPT:,} characters long, got {len(text):,}: shorten it")
     return text
@@ -251,13 +251,13 @@ def _number(name: str, value: object, low: float, high: float, remedy: str = "")
     tail = f": choose a number in that range{', ' + remedy if remedy else ''}"
     fine = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
     if not fine:  # NaN is not between any two numbers either
-        raise ValueError(f"{name} must be between {low:g} and {limit}, got {_shown(value)}{tail}")
+        raise ValueError(f"{name} must be between {low:g} and {limit}, got {shown(value)}{tail}")
     return value  # type: ignore[return-value]
 
 
 def _strength(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise ValueError(f"strength must be in (0, 1], got {_shown(value)}: low stays close to the photo")
+        raise ValueError(f"strength must be in (0, 1], got {shown(value)}: low stays close to the photo")
     return value
 
 
@@ -282,10 +282,10 @@ def _side(name: str, value: object) -> int | None:
 
 def _choice(name: str, value: object, choices: Container[str]) -> None:
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {_shown(value)}")  # type: ignore[arg-type]
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")  # type: ignore[arg-type]
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """A refused value, as short as a message needs."""
     try:
         text = repr(value)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .decoder import Decoder
 from .encoder import Encoder
+from .inference import for_inference
 from .loading.config import VAEConfig
 from .weights import with_weights
 
@@ -63,7 +64,7 @@ class VAE(nn.Module):
         which other threads decode with, stays as it is.
         """
         dtype = self.post_quant_conv.weight.dtype
-        pictures = self.decode(latents.to(dtype))
+        pictures = for_inference(self).decode(latents.to(dtype))
         if dtype == torch.float32 or pictures.isfinite().all():
             return pictures
         used = ("decoder.", "post_quant_conv.")

@@ -8,13 +8,14 @@ import gradio as gr
 
 from .controls import QUIET, SAMPLED, SIZED, SizeSlider, Updates, bounds
 from .errors import explain
+from .inputs import Dropdown
 from .models import ModelHolder
 from .tab import Tab
 
 
 def model_menu(holder: ModelHolder) -> gr.Dropdown:
     """The list of models."""
-    return gr.Dropdown(holder.names, value=holder.first, label="Model", elem_id="model", min_width=260, scale=1)
+    return Dropdown(holder.names, value=holder.first, label="Model", elem_id="model", min_width=260, scale=1)
 
 
 def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs: list[Tab]) -> None:

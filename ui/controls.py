@@ -7,8 +7,16 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from stable_diffusion.request import MAX_CLIP_SKIP, PREVIEW_LABELS, SAMPLER_LABELS, SCHEDULE_LABELS, Defaults
+from stable_diffusion.request import (
+    MAX_CLIP_SKIP,
+    MAX_PROMPT,
+    PREVIEW_LABELS,
+    SAMPLER_LABELS,
+    SCHEDULE_LABELS,
+    Defaults,
+)
 
+from .inputs import Dropdown, Slider
 from .limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SLIDER_STEPS
 from .models import ModelHolder
 
@@ -90,6 +98,8 @@ def count_tokens(prompt: gr.Textbox, model: gr.Dropdown, holder: ModelHolder, ki
         pipeline = holder.loaded(name)
         if not text or pipeline is None:
             return ""
+        if len(text) > MAX_PROMPT:
+            return f"too long: at most {MAX_PROMPT:,} characters are read"
         tokens, limit = pipeline.read_prompt(text), pipeline.models.tokenizer.model_max_length - 2
         # The text goes into a code span, where Markdown and HTML mean nothing.
         left_out = tokens.dropped[:200].replace("`", "")
@@ -121,13 +131,13 @@ def sampling_controls(defaults: Defaults, kind: str) -> Controls:
 def steps_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
     """The number of steps; `look` is for the slider, and may lower its maximum or change its value."""
     look = {"maximum": MAX_SLIDER_STEPS, "value": defaults.num_inference_steps, **look}
-    return {"num_inference_steps": gr.Slider(1, step=1, label="Steps", elem_id=elem_id, **look)}
+    return {"num_inference_steps": Slider(1, step=1, label="Steps", elem_id=elem_id, **look)}
 
 
 def guidance_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
     """How closely to follow the prompt; `look` is for the slider."""
     value = defaults.guidance_scale
-    return {"guidance_scale": gr.Slider(0, MAX_GUIDANCE, value, step=0.5, label="Guidance", elem_id=elem_id, **look)}
+    return {"guidance_scale": Slider(0, MAX_GUIDANCE, value, step=0.5, label="Guidance", elem_id=elem_id, **look)}
 
 
 def more_controls(defaults: Defaults, kind: str) -> Controls:
@@ -135,14 +145,14 @@ def more_controls(defaults: Defaults, kind: str) -> Controls:
     sides = {**bounds(defaults), "value": defaults.side}
     with gr.Accordion("More settings", open=False):
         with gr.Row():
-            sampler = gr.Dropdown(
+            sampler = Dropdown(
                 [(label, name) for name, label in SAMPLER_LABELS.items()],
                 value=defaults.sampler,
                 label="Sampler",
                 info="The recipe that removes the noise",
                 elem_id=f"{kind}-sampler",
             )
-            preview = gr.Dropdown(
+            preview = Dropdown(
                 [(label, name) for name, label in PREVIEW_LABELS.items()],
                 value=defaults.preview,
                 label="Live preview",
@@ -150,14 +160,14 @@ def more_controls(defaults: Defaults, kind: str) -> Controls:
                 elem_id=f"{kind}-preview",
             )
         with gr.Row():
-            schedule = gr.Dropdown(
+            schedule = Dropdown(
                 [(label, name) for name, label in SCHEDULE_LABELS.items()],
                 value="model",
                 label="Schedule",
                 info="How the noise levels are spaced",
                 elem_id=f"{kind}-schedule",
             )
-            clip_skip = gr.Slider(
+            clip_skip = Slider(
                 0,
                 MAX_CLIP_SKIP,
                 value=0,
@@ -169,7 +179,7 @@ def more_controls(defaults: Defaults, kind: str) -> Controls:
         with gr.Row():
             width = SizeSlider(**sides, label="Width", elem_id=f"{kind}-width")
             height = SizeSlider(**sides, label="Height", elem_id=f"{kind}-height")
-        count = gr.Slider(1, MAX_IMAGES, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
+        count = Slider(1, MAX_IMAGES, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
     return {
         "sampler": sampler,
         "preview": preview,

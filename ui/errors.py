@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,10 +21,13 @@ UNEXPECTED = "Something went wrong on the server: try again. Its log tells more.
 def explain(error: Exception) -> str:
     """Log an error, and say in a sentence what went wrong.
 
-    A ValueError is somebody's to mend who asked, and its text says how; what else there is, nobody foresaw.
+    A ValueError is somebody's to mend who asked, and its text says how: it takes one line of the log, with the place
+    that refused, so that a thousand calls don't fill it. What else there is, nobody foresaw.
     """
     if isinstance(error, ValueError):
-        log.info("refused: %s", error, exc_info=error)
+        frames = traceback.extract_tb(error.__traceback__)
+        place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
+        log.info("refused at %s: %s", place, error)
         return str(error)
     log.error("unforeseen", exc_info=error)
     return NO_MEMORY if is_out_of_memory(error) else UNEXPECTED

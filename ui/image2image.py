@@ -18,13 +18,13 @@ from .controls import QUIET, Controls, Updates, Values, more_controls, prompt_co
 from .errors import told_on_the_page
 from .files import keep
 from .history import History, Kept
+from .inputs import Radio, Slider
 from .limits import prepare
 from .models import ModelHolder
-from .photo import photo_input, photo_path
+from .photo import PHOTOS, photo_input, photo_path
 from .run import fitted_photo
 from .tab import Tab, connect, run_buttons, run_view
 
-PHOTOS = Path(__file__).resolve().parent.parent / "assets" / "examples"
 # Each names the photo's background. To the included model one left out means white, and while the photo's gives way,
 # things can lose their place.
 EXAMPLES = (
@@ -108,7 +108,7 @@ def photo_controls(holder: ModelHolder, kind: str) -> Controls:
             min_width=150,
         )
         start = gr.HTML(START_HINT, elem_id=f"{kind}-start", scale=1, min_width=150)
-    strength = gr.Slider(
+    strength = Slider(
         0.05,
         1,
         value=holder.defaults.strength,
@@ -119,7 +119,7 @@ def photo_controls(holder: ModelHolder, kind: str) -> Controls:
     )
     steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note")
     fits = [(label, name) for name, label in FIT_LABELS.items()]
-    fit = gr.Radio(fits, value="crop", label="Fit the photo", elem_id=f"{kind}-fit")
+    fit = Radio(fits, value="crop", label="Fit the photo", elem_id=f"{kind}-fit")
     return {"image": photo, "strength": strength, "fit": fit, "_steps": steps, "_start": start}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stable_diffusion.request import Request
+from stable_diffusion.request import Request, shown
 
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
@@ -22,6 +22,14 @@ SESSIONS = 200
 """How many visits the server remembers, the least recent forgotten first: each takes half a megabyte of settings and
 results, and ten times those who can wait for a run are more than one machine serves."""
 
+MAX_WORK = 600.0
+"""What one request may ask for: evaluations of the network x pictures x pixels, counted in pictures of the model's own
+size. 150 steps of four such pictures; 37 of them at twice the width and height."""
+PUBLIC_WORK = MAX_WORK / 4
+"""The same where anybody may come."""
+UNHEARD = 60.0
+"""Seconds after which a run ends whose messages nobody reads."""
+
 LIMITS = {"guidance_scale": (0, MAX_GUIDANCE, ""), "num_images": (1, MAX_IMAGES, "")}
 LIMITS["seed"] = (0, MAX_SEED, ", or leave it empty for a random one")
 
@@ -32,9 +40,29 @@ def check(settings: dict[str, Any]) -> None:
         value = settings.get(name)
         if isinstance(value, (int, float)) and not low <= value <= high:
             raise ValueError(
-                f"{name} must be between {low} and {high}, got {value}: choose a number in that range{remedy}"
+                f"{name} must be between {low} and {high}, got {shown(value)}: choose a number in that range{remedy}"
             )
     Request(**{name: value for name, value in settings.items() if value is not None})
+
+
+def check_work(holder: ModelHolder, settings: dict[str, Any]) -> Request:
+    """The request of the settings, with the model's defaults; ValueError where it asks for more than one may.
+
+    Of a model that is not loaded yet, what its JSON files say is what is known.
+    """
+    defaults = holder.defaults_of(settings.get("model"))
+    request = defaults.request(**settings)
+    assert request.width is not None
+    assert request.height is not None
+    evaluations = request.steps * (2 if request.sampler == "heun" else 1)
+    work = evaluations * request.num_images * request.width * request.height / defaults.side**2
+    if work > holder.max_work:
+        raise ValueError(
+            f"{request.steps} {request.sampler} steps x {request.num_images} of {request.width}x{request.height} are "
+            f"the work of {work:,.0f} steps at {defaults.side}x{defaults.side}, and one request may ask for "
+            f"{holder.max_work:,g}: choose fewer steps, fewer pictures or a smaller size"
+        )
+    return request
 
 
 def prepare(holder: ModelHolder, settings: dict[str, Any]) -> tuple[Pipeline, Request]:
@@ -44,4 +72,4 @@ def prepare(holder: ModelHolder, settings: dict[str, Any]) -> tuple[Pipeline, Re
     """
     check(settings)
     pipeline = holder.pipeline(settings.get("model"))
-    return pipeline, holder.defaults_of(settings.get("model")).request(**settings)
+    return pipeline, check_work(holder, settings)

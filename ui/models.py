@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from stable_diffusion.loading.config import BUNDLED, ModelError
 from stable_diffusion.loading.files import read_json
-from stable_diffusion.request import Defaults, defaults_for
+from stable_diffusion.request import Defaults, defaults_for, shown
+
+from .limits import MAX_WORK
 
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
@@ -50,6 +52,7 @@ class Loading:
 
 class ModelHolder:
     """All visitors' models. `model` is the one that the page starts with, with `vae` if given; None is the bundled one.
+    `max_work` is how much one request may ask of it (`limits.MAX_WORK`).
 
     The lock guards the table alone, and nobody holds it while a model is loaded: who waits for one model keeps nobody
     from another. A model that has to go is forgotten before the next is loaded; runs that use it still keep it.
@@ -62,10 +65,12 @@ class ModelHolder:
         dtype: str | None = None,
         *,
         vae: str | None = None,
+        max_work: float = MAX_WORK,
         load: Load | None = None,
     ):
         self.sources = find_models(model)
         self.first = next(iter(self.sources))
+        self.max_work = max_work
         self._vae, self._device, self._dtype = vae, device, dtype
         self._load = load or load_pipeline
         self._table: OrderedDict[str, Loading] = OrderedDict()  # the one asked for last is at its end
@@ -83,14 +88,14 @@ class ModelHolder:
 
     def defaults_of(self, name: str | None = None) -> Defaults:
         """What suits a model, by its JSON files where it is not loaded yet; ValueError where there is no such model."""
-        pipeline = self.loaded(name)
-        return defaults_for(*read_configs(self.source(name))) if pipeline is None else pipeline.defaults
+        source, pipeline = self.source(name), self.loaded(name)
+        return defaults_for(*read_configs(source)) if pipeline is None else pipeline.defaults
 
     def source(self, name: str | None = None) -> str | None:
         """Where a model of the list comes from; ValueError where the list has no such model."""
         name = name or self.first
-        if name not in self.sources:
-            raise ValueError(f"model must be one of {', '.join(map(repr, self.sources))}, got {name[:100]!r}")
+        if not isinstance(name, str) or name not in self.sources:
+            raise ValueError(f"model must be one of {', '.join(map(repr, self.sources))}, got {shown(name)}")
         return self.sources[name]
 
     def loaded(self, name: str | None = None) -> Pipeline | None:

@@ -64,7 +64,8 @@ def build_page(holder: ModelHolder) -> gr.Blocks:
         add_endpoints(holder)
         page.unload(sweep)
     page.temp_file_sets.append(FILMS)  # what no component shows, Gradio would not delete
-    return page.queue(max_size=QUEUE_SIZE)
+    # Closed: the routes that compute at once, beside the line.
+    return page.queue(max_size=QUEUE_SIZE, api_open=False)
 
 
 def look() -> dict[str, Any]:

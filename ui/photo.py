@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
+
+from .errors import told_on_the_page
+
+PHOTOS = Path(__file__).resolve().parent.parent / "assets" / "examples"
+NOT_OURS = "image must be uploaded here, or be one of the examples: choose it again"
+
+
+def own_file(path: str) -> str:
+    """The path as it came, where its file was uploaded, made by the page or is an example; ValueError for all others.
+
+    Whoever speaks HTTP may send any path. What is not there is refused in the same words as what is not ours, so that
+    no answer tells what lies on the server.
+    """
+    try:
+        real = Path(os.path.realpath(path))
+        folders = [os.path.realpath(folder) for folder in (get_upload_folder(), PHOTOS)]
+        if real.is_file() and any(real.is_relative_to(folder) for folder in folders):
+            return path
+    except (OSError, ValueError):  # too long, or with a zero inside
+        pass
+    raise ValueError(NOT_OURS)
 
 
 class PhotoInput(gr.Image):
@@ -18,12 +41,18 @@ class PhotoInput(gr.Image):
     is_template = True  # drawn as its base class is
 
     def preprocess(self, payload: ImageData | None) -> str | None:
-        """The upload's path; a webcam's picture comes as text and becomes a file first."""
-        if payload is not None and payload.path:
-            return payload.path
-        path = super().preprocess(payload)
-        assert path is None or isinstance(path, str), "the component's type is filepath"
-        return path
+        """The upload's path; a webcam's picture comes as text and becomes a file first.
+
+        Gradio trusts a path that comes without its `meta`, so it is checked here, for every event.
+        """
+        with told_on_the_page():
+            if payload is None:
+                return None
+            if payload.path or not (payload.url or "").startswith("data:"):
+                return own_file(payload.path or "")
+            path = super().preprocess(payload)
+            assert isinstance(path, str), "the component's type is filepath"
+            return path
 
 
 def photo_input(**options: Any) -> PhotoInput:

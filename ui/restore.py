@@ -17,6 +17,7 @@ from .history import History, Kept, at
 from .link import from_query
 from .metadata import read_infotext
 from .models import ModelHolder
+from .photo import own_file
 from .tab import Tab, shown
 
 
@@ -55,7 +56,8 @@ def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, h
     """A click on a thumbnail brings back picture, film and settings."""
 
     def restore(runs: list[Kept], event: gr.SelectData) -> Updates:
-        run = at(runs, event.index)
+        with told_on_the_page():
+            run = at(runs, event.index)
         tab = tabs[run.kind]
         updates: Updates = {pages: gr.Tabs(selected=run.kind)} | fill(tab, run.settings, holder)
         try:
@@ -75,7 +77,7 @@ def connect_file(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, file
 
     def restore(path: str) -> Updates:
         with told_on_the_page():
-            settings = read_infotext(path)
+            settings = read_infotext(own_file(path))
         kind = "i2i" if "strength" in settings else "t2i"
         gr.Info("The settings of this picture are in the form now.", title="Restored")
         return {pages: gr.Tabs(selected=kind), file: None} | fill(tabs[kind], settings, holder)

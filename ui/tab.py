@@ -18,7 +18,7 @@ from .errors import explain, page_error, told_on_the_page
 from .files import keep, stem
 from .film import animation, pictures, read_film, strip
 from .history import History, Kept, keep_run
-from .limits import check, prepare
+from .limits import check, check_work, prepare
 from .models import ModelHolder
 from .run import dropped_text, run
 
@@ -153,7 +153,7 @@ def connect_run(tab: Tab, holder: ModelHolder) -> None:
 
     def begin(values: Values) -> Updates:
         with told_on_the_page():
-            tab.settings(values)
+            check_work(holder, tab.settings(values))
         return {
             view.live: live.waiting("next", TURN),
             view.generate: gr.Button(interactive=False),

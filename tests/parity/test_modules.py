@@ -10,7 +10,8 @@ from torch import Tensor
 
 from stable_diffusion.attention import attention_map
 from stable_diffusion.diffusion import timestep_embedding
-from tests.parity.pairs import BOUND, difference, gaussian, text_tower, unet, unets, vae_decoder, vae_encoder
+from stable_diffusion.inference import for_inference
+from tests.parity.pairs import BOUND, difference, gaussian, text_tower, unet, unets, vae_decoder, vae_encoder, vaes
 from tests.tiny import KINDS
 
 DOUBLE_BOUND = 1e-12
@@ -54,6 +55,21 @@ def test_vae_of_other_sizes() -> None:
 def test_unet(kind: str, size: tuple[int, int]) -> None:
     """Odd sizes are rounded up on the way down and cut on the way up."""
     assert difference(unet(kind, size)) <= BOUND
+
+
+@torch.no_grad()
+def test_networks_for_inference(kind: str) -> None:
+    """Packed for one size after the other."""
+    ours, theirs = unets(kind)
+    vae, their_vae = vaes()
+    for size in ((8, 8), (7, 9), (16, 12)):
+        latents, context = gaussian(2, 4, *size), gaussian(2, 77, ours.config.cross_attention_dim, seed=1)
+        arguments = latents, torch.tensor([3.0, 981.0]), context
+        assert difference((for_inference(ours)(*arguments), theirs(*arguments).sample)) <= BOUND
+        decoded = for_inference(vae).decode(latents * vae.config.scaling_factor)
+        assert difference((decoded, their_vae.decode(latents).sample)) <= BOUND
+        mean = for_inference(vae).posterior(decoded).mean
+        assert difference((mean, their_vae.encode(decoded).latent_dist.mean)) <= BOUND
 
 
 @pytest.mark.parametrize(

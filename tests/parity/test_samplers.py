@@ -153,7 +153,7 @@ EACH_SETTING = [
     for name, rules in RULES.items()
     for setting, rule in rules.items()
     if rule is not NO_EFFECT
-    for value in [SILENT, *(NUMBERS[setting] if rule.values is None else rule.values)]
+    for value in [SILENT, *NUMBERS.get(setting, rule.values)]
 ]
 
 

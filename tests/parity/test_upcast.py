@@ -54,7 +54,8 @@ def test_as_diffusers_where_it_upcasts() -> None:
     with torch.no_grad():
         share_weights_of(ours, theirs, without)
         x, context = gaussian(2, 16, 32).half(), gaussian(2, 7, 48, seed=1).half()
-        answers = [network.half()(x, context).float() for network in (ours, theirs, without)]
+        ours, theirs, without = (network.half() for network in (ours, theirs, without))
+        answers = [answer.float() for answer in (ours(x, ours.read(context)), theirs(x, context), without(x, context))]
     assert not answers[2].isfinite().all()
     # Weights, their sum and the projection are rounded to half, in another order; entries are about 1.
     bound = 8 * torch.finfo(torch.float16).eps * answers[1].abs().max()

@@ -284,7 +284,7 @@ class BrokenSampler(Pipeline):
     def plan(self, request: Request) -> Plan:
         plan = super().plan(request)
 
-        def function(x: Tensor, steps: object, noise: object) -> Iterator[object]:
+        def function(x: Tensor, steps: object, noise: object, **options: object) -> Iterator[object]:
             yield x, plan.steps[0][0]
             yield x, plan.steps[1][0]
             raise ArithmeticError("this sampler is broken")

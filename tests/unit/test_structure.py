@@ -14,7 +14,7 @@ NETWORKS = {"attention", "blocks", "clip", "encoder", "decoder", "vae", "diffusi
 
 # The floors of the library: a module imports from the floors below and, where there is no other way round, its own.
 FLOORS = (
-    {"request", "loading", "loading.fields", "attention", "blocks", "weights"},
+    {"request", "loading", "loading.fields", "attention", "blocks", "weights", "inference"},
     {"loading.config"},
     {"loading.files", "loading.pickles", "loading.scheduler_settings"},
     {"loading.model_config", "loading.checkpoints"},

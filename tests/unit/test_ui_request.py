@@ -105,15 +105,16 @@ def test_a_program_that_asks_for_the_impossible_waits_for_no_model(lcm: ModelHol
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), UNEXPECTED),
     ],
 )
-def test_every_error_is_a_sentence_and_a_traceback_in_the_log(
+def test_every_error_is_a_sentence_and_where_nobody_foresaw_it_a_traceback_in_the_log(
     error: Exception, sentence: str, caplog: pytest.LogCaptureFixture
 ):
     with pytest.raises(type(error)) as raised:
         raise error
     with caplog.at_level("INFO", "ui"):
         assert explain(raised.value) == sentence
-    assert "Traceback" in caplog.text
+    assert ("Traceback" in caplog.text) is not isinstance(error, ValueError)
     assert str(error) in caplog.text
+    assert __file__ in caplog.text  # where it was raised
 
 
 def test_a_processor_without_memory_is_recognised():

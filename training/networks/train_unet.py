@@ -139,6 +139,7 @@ class Sheets:
 
     def __call__(self, step: int, averaged: TextToLatents) -> None:
         """Draw the sheet of a step."""
+        averaged = copy.deepcopy(averaged)  # the weights of what a pipeline draws with must not change any more
         mean, std = averaged.latent_mean, averaged.latent_std
         vae = standardise(copy.deepcopy(self.vae).to(mean.device), mean, std)
         models = Models(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from ..errors import told_on_the_page
-from ..image2image import PHOTOS
+from ..inputs import Slider
 from ..models import ModelHolder
-from ..photo import photo_input, photo_path
+from ..photo import PHOTOS, photo_input, photo_path
 from .view import curve, figure, inside_view
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def noise_lab(holder: ModelHolder, menu: gr.Dropdown) -> None:
                 height=220,
                 elem_id="inside-photo",
             )
-            timestep = gr.Slider(
+            timestep = Slider(
                 0, LAST_TIMESTEP, value=400, step=1, label="Timestep t", info="0: the photo", elem_id="inside-t"
             )
             prompt = gr.Textbox(

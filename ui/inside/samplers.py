@@ -11,6 +11,7 @@ import gradio as gr
 from stable_diffusion.request import SAMPLER_LABELS, Request
 
 from ..controls import Controls, Values, settings_of, steps_control
+from ..inputs import CheckboxGroup
 from ..limits import prepare
 from ..live import data_uri
 from ..models import ModelHolder
@@ -44,7 +45,7 @@ def samplers_side_by_side(holder: ModelHolder, menu: gr.Dropdown) -> None:
         controls |= steps_control(
             holder.defaults, "inside-compare-steps", maximum=MAX_STEPS, value=10, scale=2, min_width=150
         )
-    chosen = gr.CheckboxGroup(
+    chosen = CheckboxGroup(
         [(label, name) for name, label in SAMPLER_LABELS.items()],
         value=list(CHOSEN),
         label="Samplers",

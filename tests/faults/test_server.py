@@ -1,0 +1,332 @@
+"""The server on the open internet: nobody reads its files, passes the line, holds everybody up, or fills its memory."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import os
+import platform
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+from gradio.utils import get_upload_folder
+from gradio_client import Client, handle_file
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from app import guards, parse_arguments, serve
+from tests.conftest import ROOT
+from tests.e2e.browser import launch
+from tests.e2e.conftest import PATIENCE, free_port
+from tests.e2e.visitor import Visitor
+from ui.guard import Guard
+from ui.listeners import give_back
+from ui.live import data_uri
+from ui.models import ModelHolder
+
+from .caller import Caller
+
+CAT = ROOT / "assets" / "examples" / "cat.jpg"
+UNHEARD = 1.0
+"""Seconds; as short as a busy machine can keep apart from none."""
+
+
+@pytest.fixture(scope="module")
+def page(bundled_model: Path) -> Iterator[gr.Blocks]:
+    """`python app.py`, in this process."""
+    holder = ModelHolder(device="cpu")
+    holder.pipeline()
+    page = serve(parse_arguments(["--port", str(free_port()), "--unheard", str(UNHEARD)]), holder)
+    yield page
+    page.close()
+
+
+@pytest.fixture(scope="module")
+def caller(page: gr.Blocks) -> Caller:
+    """Somebody who speaks HTTP to it."""
+    return Caller(page.local_url)
+
+
+@pytest.fixture(scope="module")
+def secret(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of the server's that nobody uploaded."""
+    path = tmp_path_factory.mktemp("secret") / "secret.png"
+    path.write_bytes((ROOT / "assets" / "contact_sheet.png").read_bytes())
+    return path
+
+
+def photo_calls(caller: Caller, photo: dict[str, Any]) -> dict[str, tuple[int, list[Any]]]:
+    """Every way to hand the page a photo."""
+    return {
+        "image2image": caller.public("image2image", image=photo, prompt="a", num_inference_steps=1),
+        "generate": caller.private("i2i-generate", "click", Photo=photo),
+        "start": caller.private("i2i-photo", "change", Photo=photo),
+        "noise lab": caller.private("inside-photo", "change", Photo=photo),
+    }
+
+
+WAYS = ("image2image", "generate", "start", "noise lab")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_path_of_the_servers_opens_nothing_and_tells_nothing(caller: Caller, secret: Path, way: str):
+    link = Path(get_upload_folder()) / "link.png"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.unlink(missing_ok=True)
+    link.symlink_to(secret)
+    paths = [
+        secret,
+        secret.with_name("none.png"),
+        Path("/etc/passwd"),
+        link,
+        Path(get_upload_folder()) / ".." / secret.relative_to(Path(get_upload_folder()).parent.anchor),
+        Path(get_upload_folder()),
+        "a\0b.png",
+        "x" * 5000,
+        "",
+        "http://127.0.0.1:9/x.png",
+    ]
+    answers = {str(caller.ask(photo_calls(caller, {"path": str(path)})[way]).get("error")) for path in paths}
+    [sentence] = answers
+    assert sentence.startswith("image must be uploaded here")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_upload_is_opened(caller: Caller, way: str):
+    photo = {"path": caller.upload("cat.jpg", CAT.read_bytes()), "meta": {"_type": "gradio.FileData"}}
+    assert "error" not in caller.ask(photo_calls(caller, photo)[way])
+
+
+def test_a_camera_s_picture_comes_as_text_and_is_opened(caller: Caller):
+    photo = {"url": data_uri(Image.new("RGB", (64, 64), "red"))}
+    assert "error" not in caller.ask(photo_calls(caller, photo)["start"])
+
+
+@pytest.mark.parametrize("extra", [{}, {"meta": {"_type": "gradio.FileData"}}])
+def test_only_uploads_are_restored(caller: Caller, secret: Path, extra: dict[str, Any]):
+    number, _ = caller.private("restore", "upload")
+    assert "error" in caller.ask((number, [{"path": str(secret), **extra}]))
+
+
+def test_what_a_program_uploads_and_what_the_page_made_are_opened(caller: Caller, page: gr.Blocks):
+    client = Client(page.local_url, verbose=False)
+    made, _ = client.predict(handle_file(str(CAT)), "a", num_inference_steps=1, api_name="/image2image")
+    again = caller.ask(caller.public("text2image", prompt="a", num_inference_steps=1))["data"][0][0]["image"]
+    assert made
+    assert "error" not in caller.ask(photo_calls(caller, {"path": again["path"]})["image2image"])
+
+
+@pytest.mark.parametrize("way", ["run", "api"])
+def test_no_way_leads_round_the_line(caller: Caller, way: str):
+    answer = caller.http.post(f"gradio_api/{way}/text2image", json={"data": ["a"] + [None] * 11})
+    assert answer.status_code == 404
+    assert "queue" in answer.text
+    number, data = caller.private("t2i-generate", "click")
+    answer = caller.http.post(f"gradio_api/{way}/predict", json={"fn_index": number, "data": data})
+    assert answer.status_code == 404
+
+
+def test_a_run_that_nobody_listens_to_ends_and_is_forgotten(
+    caller: Caller, page: gr.Blocks, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.INFO, "ui"):
+        body = {"data": ["a", "", 150, *[None] * 5, 4, *[None] * 3]}
+        ids = [caller.http.post("gradio_api/call/text2image", json=body).json()["event_id"] for _ in range(4)]
+        wait_until(lambda: page._queue.event_ids_to_events)
+        wait_until(lambda: not page._queue.event_ids_to_events, 5 * UNHEARD)
+    assert "stopped at step" in caplog.text
+    assert not set(ids) & {*page._queue.pending_messages_per_session, *page._queue.pending_event_ids_session}
+
+
+def test_who_listens_is_heard_out(caller: Caller):
+    call = caller.public("text2image", prompt="a", num_inference_steps=40)
+    begun = time.monotonic()
+    assert caller.ask(call)["data"][1]["finished"]
+    assert time.monotonic() - begun > UNHEARD, "the run was too quick to show anything: ask for more steps"
+
+
+def test_a_session_that_is_over_leaves_nothing_in_the_line(caller: Caller, page: gr.Blocks):
+    caller.ask(caller.public("text2image", prompt="a", num_inference_steps=1))
+    wait_until(lambda: not page._queue.pending_messages_per_session and not page._queue.pending_event_ids_session)
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 601), ("heun", 301), ("heun", 999)])
+def test_one_program_can_t_hold_everybody(caller: Caller, sampler: str, steps: int):
+    call = caller.public("text2image", prompt="a", num_inference_steps=steps, sampler=sampler)
+    sentence = rf"{steps} {sampler} steps x 1 of 128x128 are the work of .* one request may ask for 600: choose fewer"
+    assert re.search(sentence, caller.ask(call)["error"])
+
+
+def test_nor_can_one_person(caller: Caller):
+    call = caller.private("t2i-generate", "click", Steps=150, Pictures=4, Width=136)
+    assert "and one request may ask for 600" in caller.ask(call)["error"]
+
+
+def test_what_one_may_ask_for_is_a_setting_and_less_where_anybody_may_come(monkeypatch: pytest.MonkeyPatch):
+    assert parse_arguments([]).max_work == 600
+    assert parse_arguments(["--host", "0.0.0.0"]).max_work == parse_arguments(["--share"]).max_work == 150
+    monkeypatch.setenv("SD_MAX_WORK", "77")
+    assert parse_arguments(["--share"]).max_work == 77
+    assert parse_arguments(["--share", "--max-work", "88"]).max_work == 88
+
+
+LONG = "x" * 1_000_000
+NUMBERS = ("num_inference_steps", "guidance_scale", "height", "width", "seed", "num_images", "preview_every")
+TEXTS = ("sampler", "preview", "model")
+MEANT_BADLY = [(name, value) for name in NUMBERS for value in (10**400, -(10**400), math.nan, math.inf, [], {}, LONG)]
+MEANT_BADLY += [(name, value) for name in TEXTS for value in ([LONG], {"a": 1}, 7, LONG, "\0")]
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, *TEXTS])
+def test_programs_get_a_short_sentence(caller: Caller, name: str, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, "ui"):
+        for value in (value for one, value in MEANT_BADLY if one == name):
+            error = caller.ask(caller.public("text2image", **{"prompt": "a", "num_inference_steps": 1, name: value}))
+            expect_sentence(error["error"], caplog)
+
+
+BOXES = ("Model", "Sampler", "Live preview", "Steps", "Guidance", "Width", "Height", "Pictures")
+BAD = {label: (10**400, math.nan, [], {}, [LONG], LONG) for label in BOXES}
+BAD |= {"Seed": ([], LONG, "9" * 4000, "9" * 4400), "Prompt": (LONG, [LONG])}
+
+
+@pytest.mark.parametrize("label", BAD)
+def test_the_page_s_own_endpoints_answer_in_a_short_sentence_too(
+    caller: Caller, label: str, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level(logging.INFO, "ui"):
+        for value in BAD[label]:
+            answer = caller.ask(caller.private("t2i-generate", "click", **{label: value}))
+            expect_sentence(answer["error"], caplog)
+
+
+def expect_sentence(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It names what is wrong and the remedy, is short, and is one line of the log."""
+    assert re.search(r"must be|can't be", text), text
+    assert len(text) < 400
+    [line] = [record for record in caplog.records if record.name == "ui.errors"]
+    assert line.getMessage() == f"refused: {text}"
+    assert line.exc_info is None
+    caplog.clear()
+
+
+@pytest.mark.parametrize("body", ["9" * 5000, "{", '{"data": [' + "[" * 100_000, "NaN", '{"data": {"a": 1}}', "null"])
+def test_a_body_that_is_no_call_is_the_caller_s_fault(caller: Caller, body: str):
+    headers = {"Content-Type": "application/json"}
+    answer = caller.http.post("gradio_api/queue/join", content=body.encode(), headers=headers)
+    assert 400 <= answer.status_code < 500
+    assert len(answer.content) < 200_000
+
+
+def test_a_busy_port_is_a_sentence(page: gr.Blocks):
+    port = page.local_url.rstrip("/").rsplit(":")[-1]
+    ended = subprocess.run([sys.executable, "app.py", "--port", port], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.strip().splitlines()[-1].startswith(f"port {port} of 127.0.0.1 is taken")
+    assert "Traceback" not in ended.stderr
+
+
+def test_every_answer_carries_its_headers(caller: Caller, page: gr.Blocks):
+    for path in (
+        "",
+        "config",
+        "theme.css",
+        "none",
+        f"gradio_api/file={CAT}",
+        "gradio_api/queue/status",
+    ):
+        headers = caller.http.get(path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "same-origin"
+        policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+        assert policy["default-src"] == policy["base-uri"] == "'self'"
+        assert policy["frame-ancestors"] == policy["object-src"] == "'none'"
+
+
+def test_only_in_a_space_the_page_is_framed(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SPACE_ID", "somebody/something")
+    options = parse_arguments([])
+    assert options.public
+    [guard] = [Guard(None, **one.kwargs) for one in guards(options)]
+    assert "frame-ancestors 'self' https://huggingface.co " in guard.headers["Content-Security-Policy"]
+    assert guard.hosts is None
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "", "[", "x" * 9000])
+def test_another_name_for_this_machine_is_refused(caller: Caller, host: str, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, "ui"):
+        answer = caller.http.get("config", headers={"Host": host})
+    assert answer.status_code == 421
+    assert "--allow-host" in answer.text
+    assert len(answer.text) < 300
+    assert "refused: the host" in caplog.text
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:80", "[::1]:7860"])
+def test_this_machine_s_own_names_are_answered(caller: Caller, host: str):
+    assert caller.http.get("config", headers={"Host": host}).status_code == 200
+
+
+def test_names_are_allowed_by_a_flag():
+    assert "a.example" in guards(parse_arguments(["--allow-host", "a.example"]))[0].kwargs["hosts"]
+    public = ["--host", "0.0.0.0"]
+    assert guards(parse_arguments(public))[0].kwargs["hosts"] is None
+    assert guards(parse_arguments([*public, "--allow-host", "a.example"]))[0].kwargs["hosts"] > {"a.example"}
+
+
+@pytest.mark.parametrize("path", ["monitoring", "monitoring/summary", "monitoring/x"])
+def test_what_visitors_do_is_nobody_s_to_read(caller: Caller, path: str):
+    assert caller.http.get(path).status_code == 403
+
+
+def test_the_page_works_under_its_policy_in_a_browser(page: gr.Blocks):
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        tab = browser.new_page()
+        said: list[str] = []
+        tab.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.set_default_timeout(PATIENCE)
+        tab.goto(page.local_url)
+        visitor = Visitor(tab, "i2i")
+        visitor.choose_photo(CAT)
+        visitor.ask("a cat", steps=2)
+        visitor.generate()
+        visitor.wait_until("finished")
+        visitor.expect_result()
+        tab.click("#i2i-save")
+        tab.locator("#i2i-files a").first.wait_for()
+        tab.get_by_role("tab", name="Inside", exact=True).click()
+        tab.locator("#inside-noise img").first.wait_for()
+        browser.close()
+    assert said == []
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have nothing to be told")
+def test_freed_memory_is_given_back():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    gc.collect()
+    blocks = [bytes(1000) for _ in range(100_000)]
+    before, last = resident(), blocks[-1]
+    del blocks  # the last block keeps the heap from shrinking by itself
+    give_back()
+    assert before - resident() > 50e6
+    assert last
+
+
+def wait_until(there: Callable[[], Any], seconds: float = 30) -> None:
+    """Wait for something to be true; AssertionError where it is not in time."""
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)

@@ -1,0 +1,96 @@
+"""What stands between the page and the open internet: to whom it answers, and what a browser may do with an answer."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Collection
+from urllib.parse import urlsplit
+
+from fastapi.exceptions import RequestValidationError
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stable_diffusion.request import shown
+
+log = logging.getLogger(__name__)
+
+THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+NOWHERE, IN_A_SPACE = "'none'", "'self' https://huggingface.co https://*.hf.space"
+"""Whose pages may frame this one."""
+POLICY = {
+    "default-src": "'self'",
+    # Gradio's page has its settings in a script, and builds templates and scripts of gr.HTML as functions from text.
+    "script-src": "'self' 'unsafe-inline' 'unsafe-eval'",
+    "style-src": "'self' 'unsafe-inline'",
+    "img-src": "'self' data: blob:",
+    "media-src": "'self' data: blob:",  # the camera
+    "font-src": "'self' data:",
+    "connect-src": "'self' data: blob:",  # a photo that was pasted or cut is read back from a blob
+    "worker-src": "'self' blob:",
+    "object-src": "'none'",
+    "base-uri": "'self'",
+    "form-action": "'self'",
+}
+"""What a page may load, and from where: nothing from another host. (https://www.w3.org/TR/CSP3/)"""
+
+
+class Guard:
+    """An ASGI middleware: names that are not in `hosts` are refused, and every answer carries its headers.
+
+    Names are checked against DNS rebinding: a page of another site, whose name suddenly means this machine, could
+    otherwise read all answers. `hosts` None allows every name.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Collection[str] | None, frame_ancestors: str):
+        self.app, self.hosts = app, hosts
+        policy = {**POLICY, "frame-ancestors": frame_ancestors}
+        self.headers = {
+            "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "same-origin",  # a link to a run holds its prompt
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, or let the page answer."""
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self.headers)
+            await send(message)
+
+        if scope["type"] in ("http", "websocket") and self.hosts is not None:
+            host = Headers(scope=scope).get("host", "")
+            if hostname(host) not in self.hosts:
+                log.info("refused: the host %s", shown(host))
+                text = f"This page does not answer to the name {shown(host)}: start it with --allow-host and that name."
+                await PlainTextResponse(text, status_code=421)(scope, receive, send_guarded)  # Misdirected Request
+                return
+        await self.app(scope, receive, send_guarded)
+
+
+async def malformed(request: Request, error: Exception) -> Response:
+    """The answer to a body that is no call. FastAPI's own repeats the body, of any length, and fails at NaN."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"[:200]
+    log.info("refused: %s", text)
+    return JSONResponse({"detail": text}, status_code=422)
+
+
+def hostname(host: str) -> str | None:
+    """The name in a Host header, without its port; None where there is none."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens at that address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
