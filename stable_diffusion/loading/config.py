@@ -286,6 +286,7 @@ class UNetConfig:
     sample_size: Pixels = 64
     down_block_types: DownBlocks = (ATTENTION_DOWN, ATTENTION_DOWN, ATTENTION_DOWN, PLAIN_DOWN)
     up_block_types: UpBlocks = (PLAIN_UP, ATTENTION_UP, ATTENTION_UP, ATTENTION_UP)
+    mid_block_type: Literal["UNetMidBlock2DCrossAttn"] | None = "UNetMidBlock2DCrossAttn"  # none: arXiv:2305.15798
     layers_per_block: LayersPerBlock = 2
     norm_num_groups: Width = 32
     norm_eps: Epsilon = 1e-5
@@ -342,7 +343,6 @@ class UNetConfig:
             "flip_sin_to_cos": True,
             "freq_shift": 0,
             "mid_block_scale_factor": 1,
-            "mid_block_type": "UNetMidBlock2DCrossAttn",
             "only_cross_attention": False,
             "resnet_out_scale_factor": 1.0,
             "resnet_skip_time_act": False,

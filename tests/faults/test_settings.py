@@ -56,7 +56,7 @@ ALLOWED: dict[str, list[Any]] = {
 }
 OPTIONAL = {
     *(("text encoder", "pad_token_id"), ("clip text_config", "pad_token_id"), ("unet", "time_cond_proj_dim")),
-    *(("scheduler", "timestep_spacing"), ("scheduler", "trained_betas")),
+    *(("unet", "mid_block_type"), ("scheduler", "timestep_spacing"), ("scheduler", "trained_betas")),
 }
 
 TEXT = {**configs("sd1")["text_encoder"], "pad_token_id": 0}
@@ -70,7 +70,7 @@ IMAGES = {
 }
 CLIP = {"text_config": TEXT, "vision_config": VISION, "projection_dim": 24}
 TOKENIZER = {"model_max_length": 77, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
-UNET = {**configs("sd2")["unet"], "time_cond_proj_dim": 8}
+UNET = {**configs("sd2")["unet"], "time_cond_proj_dim": 8, "mid_block_type": "UNetMidBlock2DCrossAttn"}
 VAE = {**configs("sd1")["vae"], "mid_block_add_attention": True}
 
 

@@ -20,6 +20,18 @@ THREE_LEVELS = {
     "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
 }
+# BK-SDM (arXiv:2305.15798): Small as deep as Stable Diffusion, Tiny without its deepest level, both without the middle.
+WITHOUT_MIDDLE = {"mid_block_type": None, "layers_per_block": 1}
+BK_SMALL = {
+    "block_out_channels": [8, 16, 24, 24],
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+}
+BK_TINY = {
+    "block_out_channels": [8, 16, 24],
+    "down_block_types": ["CrossAttnDownBlock2D"] * 3,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 3,
+}
 
 
 @pytest.fixture(params=KINDS)
@@ -66,8 +78,11 @@ def test_unet(kind: str, size: tuple[int, int]) -> None:
         {"use_linear_projection": False},
         {**THREE_LEVELS, "attention_head_dim": [1, 2, 3]},
         {"norm_eps": 1e-3},
+        {"mid_block_type": None},
+        {**BK_SMALL, "attention_head_dim": 8, **WITHOUT_MIDDLE},
+        {**BK_TINY, "attention_head_dim": [1, 2, 3], **WITHOUT_MIDDLE},
     ],
-    ids=lambda options: next(reversed(options)),
+    ids=lambda options: f"{next(reversed(options))}-{len(options)}",
 )
 def test_unet_with_other_settings(kind: str, options: dict[str, Any]) -> None:
     assert difference(unet(kind, (6, 10), **options)) <= BOUND
