@@ -10,8 +10,19 @@ from torch import Tensor
 
 from stable_diffusion.attention import attention_map
 from stable_diffusion.diffusion import timestep_embedding
-from tests.parity.pairs import BOUND, difference, gaussian, text_tower, unet, unets, vae_decoder, vae_encoder
-from tests.tiny import KINDS
+from tests.parity.pairs import (
+    BOUND,
+    difference,
+    gaussian,
+    text_tower,
+    tiny_vae_decoder,
+    tiny_vae_encoder,
+    unet,
+    unets,
+    vae_decoder,
+    vae_encoder,
+)
+from tests.tiny import KINDS, SMALL
 
 DOUBLE_BOUND = 1e-12
 """What two orders of the same sums may differ by in float64."""
@@ -19,18 +30,6 @@ THREE_LEVELS = {
     "block_out_channels": [8, 16, 24],
     "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-}
-# BK-SDM (arXiv:2305.15798): Small as deep as Stable Diffusion, Tiny without its deepest level, both without the middle.
-WITHOUT_MIDDLE = {"mid_block_type": None, "layers_per_block": 1}
-BK_SMALL = {
-    "block_out_channels": [8, 16, 24, 24],
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-}
-BK_TINY = {
-    "block_out_channels": [8, 16, 24],
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3,
-    "up_block_types": ["CrossAttnUpBlock2D"] * 3,
 }
 
 
@@ -62,6 +61,15 @@ def test_vae_of_other_sizes() -> None:
     assert difference(vae_decoder(layers_per_block=2, **levels)) <= BOUND
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"scaling_factor": 0.18215}, {"num_encoder_blocks": [2, 1, 1, 3], "latent_magnitude": 7}], ids=str
+)
+def test_tiny_vae(options: dict[str, Any]) -> None:
+    """Latents well beyond the 3 at which the decoder presses them together, a picture that is no multiple of 8."""
+    assert difference(tiny_vae_encoder(**options)) <= BOUND
+    assert difference(tiny_vae_decoder(**options)) <= BOUND
+
+
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 11)])
 def test_unet(kind: str, size: tuple[int, int]) -> None:
     """Odd sizes are rounded up on the way down and cut on the way up."""
@@ -79,10 +87,11 @@ def test_unet(kind: str, size: tuple[int, int]) -> None:
         {**THREE_LEVELS, "attention_head_dim": [1, 2, 3]},
         {"norm_eps": 1e-3},
         {"mid_block_type": None},
-        {**BK_SMALL, "attention_head_dim": 8, **WITHOUT_MIDDLE},
-        {**BK_TINY, "attention_head_dim": [1, 2, 3], **WITHOUT_MIDDLE},
+        {**SMALL["bk_small"], "attention_head_dim": 8},
+        {**SMALL["bk_tiny"], "attention_head_dim": [1, 2, 3]},
+        {**SMALL["sdxs"], "attention_head_dim": 4},
     ],
-    ids=lambda options: f"{next(reversed(options))}-{len(options)}",
+    ids=lambda options: "-".join(map(str, next(reversed(options.items())))),
 )
 def test_unet_with_other_settings(kind: str, options: dict[str, Any]) -> None:
     assert difference(unet(kind, (6, 10), **options)) <= BOUND
