@@ -16,8 +16,8 @@ from .loading.config import BUNDLED, ModelError, SchedulerConfig
 from .loading.hub import OnProgress, locate
 from .loading.model_config import ModelConfig, read_config
 from .loading.tokenizer import find_tokenizer, load_tokenizer
-from .model_converter import NETWORKS, read_directory, read_single_file
-from .vae import VAE
+from .model_converter import networks_of, read_directory, read_single_file
+from .vae import Autoencoder
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Models:
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextEncoder
     unet: UNet
-    vae: VAE
+    vae: Autoencoder
     scheduler: SchedulerConfig
     name: str
     source: str
@@ -62,9 +62,10 @@ def load(
         config = ModelConfig.from_settings(settings)
         tokenizer = find_tokenizer(path, config.text_encoder)
     networks: dict[str, Any] = {}
-    for done, (part, network) in enumerate(NETWORKS.items()):
+    kinds = networks_of(config)
+    for done, (part, network) in enumerate(kinds.items()):
         if on_progress is not None:
-            on_progress(f"Loading {part.replace('_', ' ')}", done / len(NETWORKS))
+            on_progress(f"Loading {part.replace('_', ' ')}", done / len(kinds))
         state, origin = parts.pop(part)
         networks[part] = build(network, getattr(config, part), state, origin, device=device, dtype=dtype)
     named = path.stem if path.is_file() else path.name

@@ -12,6 +12,7 @@ from .config import (
     CLIPTextConfig,
     ConfigError,
     SchedulerConfig,
+    TinyVAEConfig,
     UNetConfig,
     VAEConfig,
     require,
@@ -63,7 +64,7 @@ PART_CLASSES = {
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
     "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
+    "vae": ("AutoencoderKL", "AutoencoderTiny"),
 }
 
 ONLY_THESE = "only Stable Diffusion 1.x and 2.x and models built like them can be loaded"
@@ -79,7 +80,7 @@ class ModelConfig:
 
     text_encoder: CLIPTextConfig
     unet: UNetConfig
-    vae: VAEConfig
+    vae: VAEConfig | TinyVAEConfig
     scheduler: SchedulerConfig
 
     def __post_init__(self) -> None:
@@ -116,10 +117,11 @@ class ModelConfig:
             scheduler = {**scheduler, "steps_offset": 1}
             if scheduler.get("clip_sample", scheduler.get("_class_name") in CLIPPING_SCHEDULERS):
                 scheduler["clip_sample"] = False
+        tiny = settings["vae"].get("_class_name") == "AutoencoderTiny"
         return cls(
             text_encoder=CLIPTextConfig.from_dict(settings["text_encoder"]),
             unet=UNetConfig.from_dict(settings["unet"]),
-            vae=VAEConfig.from_dict(settings["vae"]),
+            vae=(TinyVAEConfig if tiny else VAEConfig).from_dict(settings["vae"]),
             scheduler=SchedulerConfig.from_dict(scheduler),
         )
 
