@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .embeddings import with_embedding
 from .guidance import Denoiser, Query
 from .images import fit_image, read_image, to_images, to_tensor
 from .inference import for_inference
@@ -172,6 +173,15 @@ class Pipeline:
     ) -> Pipeline:
         """Load a model: None for the bundled one, a directory, a .safetensors or .ckpt file, or a hub id."""
         return cls(load(source, device=device, dtype=dtype))
+
+    def add_embedding(self, file: str | Path) -> None:
+        """Teach the prompt a word by textual inversion (arXiv:2208.01618): the file's name, in any case, `my-cat.pt`.
+
+        It takes the files of AUTOMATIC1111 (.pt), diffusers (.bin, .safetensors) and their like, of one vector or more,
+        each a token of the prompt. Runs under way keep what they have. Raises `ModelError` where a file is damaged, of
+        another model, or has the name of a word that is there; then nothing changes.
+        """
+        self.loras.rebase(lambda models: with_embedding(models, Path(file).expanduser()))
 
     @property
     def default_size(self) -> int:

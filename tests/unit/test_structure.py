@@ -22,7 +22,7 @@ FLOORS = (
     {"schedule", "images", "encoder", "decoder", "diffusion", "clip"},
     {"ddpm", "levels", "samplers", "vae", "tiny_vae", "guidance", "prompt", "preview", "heatmap"},
     {"model_converter", "model_loader"},
-    {"lora"},
+    {"lora", "embeddings"},
     {"pipeline"},
     {"inside", "ticket", "batch_limit"},
     {"painter"},
