@@ -148,7 +148,7 @@ class UNet(nn.Module):
         self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.time_embedding = TimeEmbedding(channels[0], 4 * channels[0], config.time_cond_proj_dim)
         self.down_blocks = nn.ModuleList(DownBlock(config, level) for level in range(len(channels)))
-        self.mid_block = MidBlock(config)
+        self.mid_block = MidBlock(config) if config.mid_block_type else None
         self.up_blocks = nn.ModuleList(UpBlock(config, level) for level in reversed(range(len(channels))))
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
@@ -196,12 +196,13 @@ class UNet(nn.Module):
         skips = [x]
         for block in self.down_blocks:
             skips += block(skips[-1], time, each, maps)
-        x = self.mid_block(skips[-1], time, each, maps)
+        x = skips[-1] if self.mid_block is None else self.mid_block(skips[-1], time, each, maps)
         for block in self.up_blocks:
             x = block(x, skips, time, each, maps)
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
     def _cross_attentions(self) -> list[Attention]:
         """In the order in which they are evaluated."""
-        levels = (*self.down_blocks, self.mid_block, *self.up_blocks)
+        middle = [] if self.mid_block is None else [self.mid_block]
+        levels = (*self.down_blocks, *middle, *self.up_blocks)
         return [block.attn2 for level in levels for one in level.attentions for block in one.transformer_blocks]

@@ -68,7 +68,7 @@ def add_noise(pipeline: Pipeline, photo: Image.Image, t: int, *, prompt: str = "
     if not 0 <= t < schedule.num_train_timesteps:
         raise ValueError(f"t must be in [0, {schedule.num_train_timesteps - 1}], got {t}")
     generator = torch.Generator().manual_seed(seed)
-    pixels = to_tensor([photo]).to(models.vae.quant_conv.weight)
+    pixels = to_tensor([photo]).to(next(models.vae.parameters()))
     x_0 = models.vae.encode(pixels).float()
     level, steps = schedule.level(t), torch.tensor([t])
     x_t = schedule.add_noise(x_0, torch.randn(x_0.shape, generator=generator).to(x_0), steps)

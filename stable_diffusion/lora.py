@@ -1,9 +1,10 @@
-"""LoRA (arXiv:2106.09685): small files that change a model by adding matrices of low rank to its weights."""
+"""LoRA (arXiv:2106.09685) and its kin DoRA, LoHa and LoKr: small files that change the weights of a model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from .loading.checkpoints import finite, listed, read_metadata, read_tensors
 from .loading.config import ModelError
-from .loading.files import parse_json
+from .loading.files import parse_json, read_json
 from .model_loader import Models
 from .weights import with_weights
 
@@ -22,19 +23,34 @@ PARTS = ("unet", "text_encoder")
 Layer = tuple[str, str]
 """A part of the model and the name of a linear layer or convolution in it."""
 
-# How the name of a tensor ends, in the files of kohya, PEFT and diffusers' three generations, and what it is there.
+# The factors that make a change, by method; of LoHa's and LoKr's matrices each may be split in turn.
+_SPLIT_LOHA = {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}
+FACTORS = (
+    {"down", "up"},
+    _SPLIT_LOHA,
+    _SPLIT_LOHA | {"hada_t1", "hada_t2"},
+    *(
+        first | second
+        for first in ({"lokr_w1"}, {"lokr_w1_a", "lokr_w1_b"})
+        for second in ({"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"}, {"lokr_w2_a", "lokr_w2_b", "lokr_t2"})
+    ),
+)
+
+# How the name of a tensor ends, in the files of kohya, LyCORIS, PEFT and diffusers' three generations, and what it is.
 ENDINGS = {
-    **{".lora_down.weight": "down", ".lora_up.weight": "up", ".alpha": "alpha"},
-    **{".lora_A.weight": "down", ".lora_B.weight": "up"},
+    **{".lora_down.weight": "down", ".lora_up.weight": "up", ".alpha": "alpha", ".dora_scale": "magnitude"},
+    **{".lora_A.weight": "down", ".lora_B.weight": "up", ".lora_magnitude_vector": "magnitude"},
     **{
         f"{kind}.{factor}.weight": factor
         for kind in (".lora", "_lora", ".lora_linear_layer")
         for factor in ("down", "up")
     },
+    **{f".{factor}": factor for factors in FACTORS[1:] for factor in factors},
 }
 
-# Where diffusers, since 0.34, keeps PEFT's settings in a file's metadata, as JSON.
+# Where diffusers, since 0.34, keeps PEFT's settings in a file's metadata, as JSON; PEFT itself, in a file of its own.
 SETTINGS = "lora_adapter_metadata"
+PEFT_SETTINGS, PEFT_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 
 KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 
@@ -50,6 +66,7 @@ def file_names(part: str, name: str) -> Iterator[str]:
     # transformers 5 leaves `text_model` out.
     for ours in {name, name.removeprefix("text_model.")}:
         yield f"{part}.{ours}"
+        yield f"base_model.model.{ours}"
         yield KOHYA[part] + ours.replace(".", "_")
         for ending, first in FIRST_NAMES[part].items():
             if ours.endswith(ending):
@@ -60,17 +77,53 @@ def file_names(part: str, name: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Update:
-    """What a file adds to one weight: scale * up @ down, with down (r, in, ...) and up (out, r, ...)."""
+    """What a file makes of one weight: `factors` of one of the `FACTORS`' kinds, with DoRA also the `magnitude`."""
 
-    down: Tensor
-    up: Tensor
+    factors: dict[str, Tensor]
     scale: float
 
-    def added_to(self, weight: Tensor, strength: float) -> Tensor:
-        """weight + strength * scale * up @ down (Eq. 3, arXiv:2106.09685), summed in float32."""
-        up, down = (factor.flatten(1).to(weight.device, torch.float32) for factor in (self.up, self.down))
-        delta = (up @ down).reshape(weight.shape)
-        return (weight.float() + strength * self.scale * delta).to(weight.dtype)
+    def applied_to(self, weight: Tensor, strength: float) -> Tensor:
+        """weight + strength * scale * change (Eq. 3, arXiv:2106.09685), in float32.
+
+        DoRA keeps of that only the direction: m V / ||V|| (Eq. 5, arXiv:2402.09353), where m holds a length for every
+        output or, as LyCORIS once trained it, for every input. Its lengths stay at strength 0, as they do in PEFT.
+        """
+        factors = {name: factor.to(weight.device, torch.float32) for name, factor in self.factors.items()}
+        changed = weight.float() + strength * self.scale * change(factors).reshape(weight.shape)
+        if "magnitude" in factors:
+            lengths = factors["magnitude"].reshape(_lengths(factors["magnitude"], weight))
+            across = [axis for axis, size in enumerate(lengths.shape) if size == 1]
+            changed *= lengths / torch.linalg.vector_norm(changed, dim=across, keepdim=True)
+        return changed.to(weight.dtype)
+
+
+def change(factors: dict[str, Tensor]) -> Tensor:
+    """What is added to a weight, but for the scale, as a matrix (out, in * kernel).
+
+    LoRA: up @ down. LoHa: the elementwise product of two matrices (Eq. 1, arXiv:2108.06098). LoKr: their Kronecker
+    product (Section 3, arXiv:2309.14859).
+    """
+    if "up" in factors:
+        return factors["up"].flatten(1) @ factors["down"].flatten(1)
+    if "hada_w1_a" in factors:
+        return _matrix(factors, "hada_w1") * _matrix(factors, "hada_w2")
+    return torch.kron(_matrix(factors, "lokr_w1"), _matrix(factors, "lokr_w2"))
+
+
+def _matrix(factors: dict[str, Tensor], name: str) -> Tensor:
+    """A matrix of LoHa or LoKr: whole, a product a @ b, or a core with a and b at its sides (Tucker)."""
+    if name in factors:
+        return factors[name].flatten(1)
+    a, b, core = factors[f"{name}_a"], factors[f"{name}_b"], factors.get(name.replace("_w", "_t"))
+    if core is None:
+        return a.flatten(1) @ b.flatten(1)
+    return torch.einsum("rshw,ro,si->oihw", core, a, b).flatten(1)
+
+
+def _lengths(magnitude: Tensor, weight: Tensor) -> list[int]:
+    """The shape (out, 1, ...) or (1, in, ...) in which DoRA's lengths multiply a weight."""
+    axis = 1 if magnitude.ndim > 1 and len(magnitude) == 1 else 0
+    return [magnitude.numel() if one == axis else 1 for one in range(weight.ndim)]
 
 
 class LoRAs:
@@ -85,10 +138,11 @@ class LoRAs:
         self._merging = Lock()  # so that of two merges at once none is lost; no run waits for it
 
     def merge(self, file: str | Path, scale: float = 1.0) -> None:
-        """Add a file (.safetensors, .bin, .ckpt, .pt) to the weights, `scale` times; several add up.
+        """Add a file (.safetensors, .bin, .ckpt, .pt) or PEFT's folder to the weights, `scale` times; several add up.
 
-        Files are those of kohya's scripts, of PEFT and of diffusers, for linear layers and convolutions. Raises
-        `ModelError` where one is damaged, of another model or of another method; then nothing is merged.
+        Files are LoRA, DoRA, LoHa and LoKr for linear layers and convolutions, from kohya's scripts, LyCORIS, PEFT and
+        diffusers. Raises `ModelError` where one is damaged, of another model or of another method; then nothing is
+        merged. Embeddings in it are left out, with a warning.
         """
         if not math.isfinite(scale):
             raise ValueError(f"scale must be a finite number, got {scale!r}")
@@ -100,13 +154,20 @@ class LoRAs:
         with self._merging:
             self.models = self._original
 
+    def rebase(self, change: Callable[[Models], Models]) -> None:
+        """Change what lies under the merged files, and so what unmerging gives; whatever `change` raises, undone."""
+        with self._merging:
+            original = change(self._original)
+            self.models = original if self.models is self._original else change(self.models)
+            self._original = original
+
 
 def merged(models: Models, file: Path, scale: float) -> Models:
     """`models` with a file added `scale` times, sharing every weight that it does not change; see `LoRAs.merge`."""
     layers = _layers(models)
     weights: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     for (part, name), update in read_updates(file, layers).items():
-        weights[part][f"{name}.weight"] = update.added_to(layers[part, name], scale)
+        weights[part][f"{name}.weight"] = update.applied_to(layers[part, name], scale)
     broken = [f"{part}/{name}" for part in PARTS for name, weight in weights[part].items() if not finite(weight)]
     if broken:
         raise ModelError(f"{file} makes weights that are not finite at scale {scale} ({listed(broken)}): lower it")
@@ -124,49 +185,73 @@ def _layers(models: Models) -> dict[Layer, Tensor]:
     }
 
 
-def read_updates(file: Path, layers: dict[Layer, Tensor]) -> dict[Layer, Update]:
-    """Read what a file adds to each of `layers`; raises `ModelError` unless all of it is understood and fits."""
+def read_updates(path: Path, layers: dict[Layer, Tensor]) -> dict[Layer, Update]:
+    """Read what a file does to each of `layers`; raises `ModelError` unless all of it is understood and fits."""
+    file = next((path / name for name in PEFT_WEIGHTS if (path / name).exists()), path) if path.is_dir() else path
     found = _collect(file, layers)
     _check(file, found, layers)
     try:
-        settings = parse_json(read_metadata(file).get(SETTINGS, "{}"), file)
-        if any(settings.get(f"{part}.use_dora") for part in PARTS):
-            raise ModelError(f"{file} is a DoRA, which is not supported: use a LoRA")
+        settings = _read_settings(file)
+        for part in PARTS:
+            lengths = ["magnitude" in factors for layer, factors in found.items() if layer[0] == part]
+            if lengths and settings[part].get("use_dora") and not any(lengths):
+                raise ModelError(f"{file} says that it is a DoRA, and holds none of its lengths: download it again")
         return {
-            layer: Update(factors["down"], factors["up"], _scale(layer, factors, settings))
-            for layer, factors in found.items()
+            layer: Update(factors, _scale(layer[1], factors, settings[layer[0]])) for layer, factors in found.items()
         }
-    except (TypeError, AttributeError) as error:
-        raise ModelError(f"{file} has damaged settings in its metadata ({error}): download it again") from None
+    except (TypeError, AttributeError, ZeroDivisionError) as error:
+        raise ModelError(f"{file} has damaged settings ({error}): download it again") from None
+
+
+def _read_settings(file: Path) -> dict[str, dict[str, Any]]:
+    """PEFT's settings for each part: of the file beside, of one model alone, or of the metadata, of both."""
+    if file.name in PEFT_WEIGHTS:
+        return dict.fromkeys(PARTS, read_json(file.parent / PEFT_SETTINGS))
+    settings = parse_json(read_metadata(file).get(SETTINGS, "{}"), file)
+    return {
+        part: {key.removeprefix(f"{part}."): value for key, value in settings.items() if key.startswith(f"{part}.")}
+        for part in PARTS
+    }
 
 
 def _collect(file: Path, layers: dict[Layer, Tensor]) -> dict[Layer, dict[str, Tensor]]:
-    """The tensors of a file by layer: down, up and perhaps alpha."""
+    """The tensors of a file by layer: factors, perhaps alpha, and with DoRA the magnitude."""
     names = {alias: layer for layer in layers for alias in file_names(*layer)}
     found: dict[Layer, dict[str, Tensor]] = {}
-    unknown = []
+    unknown, bundled = [], []
     for key, tensor in read_tensors(file).items():
         ending = next((ending for ending in ENDINGS if key.endswith(ending)), None)
         layer = None if ending is None else names.get(key.removesuffix(ending))
-        if ending is None or layer is None or ENDINGS[ending] in found.setdefault(layer, {}):
+        if key.startswith("bundle_emb."):
+            bundled.append(key)
+        elif ending is None or layer is None or ENDINGS[ending] in found.setdefault(layer, {}):
             unknown.append(key)
         else:
-            found[layer][ENDINGS[ending]] = tensor
+            # PEFT has the length of every output, as a vector or, for a convolution, behind an axis of 1.
+            found[layer][ENDINGS[ending]] = tensor.flatten() if ending == ".lora_magnitude_vector" else tensor
     if unknown or not found:
         raise ModelError(
             f"{file} is no LoRA of this model ({f'unknown: {listed(unknown)}' if unknown else 'it is empty'}): "
-            "it may be of another model, such as Stable Diffusion XL, or of another method, such as LoHa or DoRA"
+            "it may be of another model, such as Stable Diffusion XL, or of another method than LoRA, DoRA, LoHa, LoKr"
         )
+    if bundled:
+        warnings.warn(f"{file} brings embeddings, which are left out ({listed(bundled)})", stacklevel=2)
     return found
 
 
 def _check(file: Path, found: dict[Layer, dict[str, Tensor]], layers: dict[Layer, Tensor]) -> None:
-    """Raise `ModelError` unless every layer has two factors of its shape, of finite numbers."""
-    halves = ["/".join(layer) for layer, factors in found.items() if not {"down", "up"} <= factors.keys()]
+    """Raise `ModelError` unless every layer has all factors of a method, in its shape, of finite numbers."""
+    halves = [
+        f"{'/'.join(layer)}: {', '.join(sorted(factors))}"
+        for layer, factors in found.items()
+        if factors.keys() - {"alpha", "magnitude"} not in FACTORS
+    ]
     if halves:
-        raise ModelError(f"{file} has only one of two factors for {listed(halves)}: download it again")
+        raise ModelError(
+            f"{file} has not all the factors, or those of two methods ({listed(halves)}): download it again"
+        )
     wrong = [
-        f"{'/'.join(layer)}: up {tuple(factors['up'].shape)}, down {tuple(factors['down'].shape)}, "
+        f"{'/'.join(layer)}: {', '.join(f'{name} {tuple(factors[name].shape)}' for name in sorted(factors))}, "
         f"weight {tuple(layers[layer].shape)}"
         for layer, factors in found.items()
         if not _fits(factors, layers[layer])
@@ -183,26 +268,33 @@ def _check(file: Path, found: dict[Layer, dict[str, Tensor]], layers: dict[Layer
 
 
 def _fits(factors: dict[str, Tensor], weight: Tensor) -> bool:
-    """Whether up @ down has the weight's shape; a linear layer's may be stored as a 1x1 convolution's."""
-    up, down, alpha = factors["up"], factors["down"], factors.get("alpha")
-    return (
-        min(up.ndim, down.ndim) >= 2
-        and len(up) == len(weight)
-        and up[0].numel() == len(down) > 0
-        and down.shape[1] == weight.shape[1]
-        and down[0].numel() == weight[0].numel()
-        and (alpha is None or alpha.numel() == 1)
-    )
+    """Whether the change has the weight's shape; a linear layer's factors may be stored as a 1x1 convolution's."""
+    if not all(tensor.numel() for tensor in factors.values()) or factors.get("alpha", torch.ones(1)).numel() != 1:
+        return False
+    if "magnitude" in factors:
+        lengths = _lengths(factors["magnitude"], weight)
+        if any(length not in (1, size) for length, size in zip(lengths, weight.shape, strict=True)):
+            return False
+    try:  # shapes alone: a file may describe far more than there is memory
+        made = change({name: torch.empty(factor.shape, device="meta") for name, factor in factors.items()})
+    except (RuntimeError, IndexError):
+        return False
+    return made.shape == weight.flatten(1).shape
 
 
-def _scale(layer: Layer, factors: dict[str, Tensor], settings: dict[str, Any]) -> float:
-    """alpha / r; alpha is in the file, or in its metadata, or else it is r."""
-    part, name = layer
-    rank = len(factors["down"])
+def _scale(name: str, factors: dict[str, Tensor], settings: dict[str, Any]) -> float:
+    """alpha / r; alpha is in the file, or in its settings, or else it is r. LoKr of whole matrices has no r of its own,
+    which LyCORIS takes for a scale of 1, and PEFT has it in the settings."""
+    inner = next((len(factors[key]) for key in ("down", "hada_w1_b", "lokr_w2_b", "lokr_w1_b") if key in factors), None)
     if "alpha" in factors:
-        return factors["alpha"].item() / rank
-    alpha = settings.get(f"{part}.lora_alpha", rank)
-    for pattern, other in (settings.get(f"{part}.alpha_pattern") or {}).items():
-        if f".{name}".endswith(f".{pattern}"):
-            alpha = other
-    return alpha / (math.sqrt(rank) if settings.get(f"{part}.use_rslora") else rank)
+        return 1.0 if inner is None else factors["alpha"].item() / inner
+    rank = inner or _of_layer(name, settings, "rank_pattern", settings.get("r", 1))
+    alpha = settings.get("lora_alpha", settings.get("alpha", rank))
+    alpha = _of_layer(name, settings, "alpha_pattern", alpha)
+    return alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+
+
+def _of_layer(name: str, settings: dict[str, Any], patterns: str, common: float) -> float:
+    """What PEFT's settings give a layer: that of the first pattern which is the end of its name, or what is common."""
+    found = (settings.get(patterns) or {}).items()
+    return next((value for pattern, value in found if f".{name}".endswith(f".{pattern}")), common)

@@ -36,14 +36,24 @@ from .loading.checkpoints import (
     read_weights,
     write_tensors,
 )
-from .loading.config import ATTENTION_DOWN, CLIPTextConfig, ConfigError, ModelError, UNetConfig, VAEConfig
+from .loading.config import (
+    ATTENTION_DOWN,
+    CLIPTextConfig,
+    ConfigError,
+    ModelError,
+    TinyVAEConfig,
+    UNetConfig,
+    VAEConfig,
+)
 from .loading.hub import locate
 from .loading.model_config import SETTINGS_FILES, ModelConfig, Settings, read_settings
 from .loading.single_file import METADATA_KEY, OPEN_CLIP_LAYER, PREFIXES, UNUSED, prediction_type, recognise
 from .loading.tokenizer import find_tokenizer, save_tokenizer
+from .tiny_vae import TinyVAE
 from .vae import VAE
 
 NETWORKS: dict[str, type[nn.Module]] = {"text_encoder": CLIPTextEncoder, "unet": UNet, "vae": VAE}
+"""The parts of a model that a single file can hold."""
 
 # Names within a block: a directory's on the left, the file's on the right.
 UNET_RESNET = {
@@ -93,9 +103,16 @@ class Entry:
     part_shape: tuple[int, ...]
 
 
+def networks_of(config: ModelConfig) -> dict[str, type[nn.Module]]:
+    """The class of each part's network."""
+    return {**NETWORKS, "vae": TinyVAE} if isinstance(config.vae, TinyVAEConfig) else NETWORKS
+
+
 def table(part: str, config: ModelConfig) -> list[Entry]:
-    """Every tensor of one part: "text_encoder", "unet" or "vae"."""
+    """Every tensor of one part: "text_encoder", "unet" or "vae"; raises `ConfigError` for what no single file holds."""
     settings = getattr(config, part)
+    if isinstance(settings, TinyVAEConfig):
+        raise ConfigError("vae: a single file has no place for an AutoencoderTiny: use the model's directory")
     names_of: dict[str, Callable[[Any], dict[str, str]]] = {
         "text_encoder": _text_names,
         "unet": _unet_names,
@@ -298,10 +315,10 @@ def read_single_file(path: Path, *, own_vae: bool = True) -> tuple[Settings, dic
     settings = recognise(path, state, ask, own_vae=own_vae)
     try:
         config = ModelConfig.from_settings(settings)
+        wanted = [part for part in NETWORKS if own_vae or part != "vae"]
+        return settings, {part: (from_file(part, config, state, path), path) for part in wanted}
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    wanted = [part for part in NETWORKS if own_vae or part != "vae"]
-    return settings, {part: (from_file(part, config, state, path), path) for part in wanted}
 
 
 def convert(source: str | Path, target: str | Path, *, half: bool = False) -> None:
@@ -327,9 +344,10 @@ def _directory_to_file(source: Path, target: Path, half: bool) -> None:
         raise ModelError(f"{target} must end in .safetensors: no other format is written")
     settings = read_settings(source)
     config = ModelConfig.from_settings(settings)
+    kinds = networks_of(config)
     tensors: State = {}
     for part, (state, origin) in read_directory(source, prefer_half=half).items():
-        check(outline(NETWORKS[part], getattr(config, part)), state, origin)
+        check(outline(kinds[part], getattr(config, part)), state, origin)
         tensors |= to_file(part, config, _halved(state, origin) if half else state)
     with _appearing(target) as path:
         write_tensors(path, tensors, {METADATA_KEY: json.dumps(settings)})

@@ -12,15 +12,15 @@ from transformers import CLIPTokenizer
 from .clip import CLIPTextEncoder
 from .diffusion import UNet
 from .loading.checkpoints import State, build, read_tensors, read_weights, weight_names
-from .loading.config import BUNDLED, ConfigError, ModelError, SchedulerConfig, VAEConfig, require
+from .loading.config import BUNDLED, ConfigError, ModelError, SchedulerConfig, TinyVAEConfig, VAEConfig, require
 from .loading.fields import bare
 from .loading.files import read_json
 from .loading.hub import OnProgress, locate
-from .loading.model_config import PART_CLASSES, ModelConfig, read_config
+from .loading.model_config import PART_CLASSES, ModelConfig, read_config, vae_config
 from .loading.single_file import PREFIXES, carried_settings
 from .loading.tokenizer import find_tokenizer, load_tokenizer
-from .model_converter import LEGACY_NAMES, NETWORKS, from_file, read_directory, read_single_file
-from .vae import VAE
+from .model_converter import LEGACY_NAMES, from_file, networks_of, read_directory, read_single_file
+from .vae import Autoencoder
 
 VAE_FILES = ["config.json", "diffusion_pytorch_model.safetensors"]
 """What the hub is asked for where a VAE alone is wanted: of a repository of its own, or of a model's folder `vae`."""
@@ -33,7 +33,7 @@ class Models:
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextEncoder
     unet: UNet
-    vae: VAE
+    vae: Autoencoder
     scheduler: SchedulerConfig
     name: str
     source: str
@@ -73,9 +73,10 @@ def load(
     if vae is not None:
         config, parts["vae"] = _with_vae(config, vae, prefer_half=half)
     networks: dict[str, Any] = {}
-    for done, (part, network) in enumerate(NETWORKS.items()):
+    kinds = networks_of(config)
+    for done, (part, network) in enumerate(kinds.items()):
         if on_progress is not None:
-            on_progress(f"Loading {part.replace('_', ' ')}", done / len(NETWORKS))
+            on_progress(f"Loading {part.replace('_', ' ')}", done / len(kinds))
         state, origin = parts.pop(part)
         networks[part] = build(network, getattr(config, part), state, origin, device=device, dtype=dtype)
     named = path.stem if path.is_file() else path.name
@@ -105,7 +106,7 @@ def _with_vae(config: ModelConfig, source: str | Path, *, prefer_half: bool) -> 
         raise ConfigError(f"{path} does not fit the model: {error}") from None
 
 
-def _vae_directory(folder: Path, prefer_half: bool) -> tuple[VAEConfig, State, Path]:
+def _vae_directory(folder: Path, prefer_half: bool) -> tuple[VAEConfig | TinyVAEConfig, State, Path]:
     """Settings, weights and weight file of a VAE as diffusers writes it."""
     settings = read_json(folder / "config.json")
     kind, supported = settings.get("_class_name", PART_CLASSES["vae"][0]), PART_CLASSES["vae"]
@@ -115,7 +116,7 @@ def _vae_directory(folder: Path, prefer_half: bool) -> tuple[VAEConfig, State, P
     if path is None:
         raise ModelError(f"{folder} holds no weights of a VAE: expected {' or '.join(names)}")
     state = {LEGACY_NAMES.get(name, name): tensor for name, tensor in read_weights(path).items()}
-    return VAEConfig.from_dict(settings), state, path
+    return vae_config(settings), state, path
 
 
 def _vae_weights(config: ModelConfig, state: State, path: Path) -> State:

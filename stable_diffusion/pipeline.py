@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .embeddings import with_embedding
 from .guidance import Denoiser, Query
 from .images import fit_image, read_image, to_images, to_tensor
 from .inference import for_inference
@@ -22,7 +23,7 @@ from .prompt import Tokens, encode_tokens, tokenize
 from .request import Defaults, Request, defaults_for
 from .samplers import Plan, plan
 from .schedule import Level, NoiseSchedule
-from .vae import VAE
+from .vae import Autoencoder
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Step:
     latents: Tensor
     denoised: Tensor
     seed: int
-    vae: VAE = field(repr=False)
+    vae: Autoencoder = field(repr=False)
     images: list[Image.Image] | None = None
     final: Tensor | None = None
     result: Result | None = None
@@ -89,7 +90,9 @@ class Run:
             step = run.answer(x_0)
     """
 
-    def __init__(self, request: Request, plan: Plan, words: Words, x: Tensor, noise: Callable[[], Tensor], vae: VAE):
+    def __init__(
+        self, request: Request, plan: Plan, words: Words, x: Tensor, noise: Callable[[], Tensor], vae: Autoencoder
+    ):
         self.request, self.denoise = request, words.denoise
         self._words, self._total, self._vae = words, plan.evaluations, vae
         self._index = 0
@@ -178,6 +181,15 @@ class Pipeline:
         vae: another one than the model's own, from the same kinds of places.
         """
         return cls(load(source, vae=vae, device=device, dtype=dtype))
+
+    def add_embedding(self, file: str | Path) -> None:
+        """Teach the prompt a word by textual inversion (arXiv:2208.01618): the file's name, in any case, `my-cat.pt`.
+
+        It takes the files of AUTOMATIC1111 (.pt), diffusers (.bin, .safetensors) and their like, of one vector or more,
+        each a token of the prompt. Runs under way keep what they have. Raises `ModelError` where a file is damaged, of
+        another model, or has the name of a word that is there; then nothing changes.
+        """
+        self.loras.rebase(lambda models: with_embedding(models, Path(file).expanduser()))
 
     @property
     def default_size(self) -> int:
@@ -304,9 +316,7 @@ class Pipeline:
         return noise
 
     def _encode(self, photo: Image.Image, noise: Callable[[], Tensor]) -> Tensor:
-        """The photo's latents, sampled once for each picture."""
-        draws = noise()
-        weight = self.models.vae.quant_conv.weight
-        posterior = for_inference(self.models.vae).posterior(to_tensor([photo]).to(weight))
-        latents = posterior.sample(draws.to(weight))  # one distribution, one draw of it for each picture
-        return latents.to(draws.dtype) * self.models.vae.config.scaling_factor
+        """The photo's latents, sampled once for each picture where the autoencoder samples."""
+        vae = self.models.vae
+        latents = for_inference(vae).encode(to_tensor([photo]).to(next(vae.parameters())), noise)
+        return latents.to(torch.promote_types(latents.dtype, torch.float32))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from .images import to_images
 from .request import PREVIEW_LABELS
-from .vae import VAE
+from .vae import Autoencoder
 
 SHARE = 0.05
 """How much longer "auto" lets previews make a run."""
@@ -36,7 +36,7 @@ class Preview:
 
     def __init__(
         self,
-        vae: VAE,
+        vae: Autoencoder,
         name: str = "auto",
         clock: Callable[[], float] = time.perf_counter,
         wait: Callable[[torch.device], None] = wait_for,
@@ -81,21 +81,21 @@ class Preview:
 
     def _now(self) -> float:
         """The time at which all that was asked for so far is done."""
-        self.wait(self.vae.post_quant_conv.weight.device)
+        self.wait(next(self.vae.parameters()).device)
         return self.clock()
 
 
-def linear_preview(vae: VAE, latents: Tensor) -> Tensor:
+def linear_preview(vae: Autoencoder, latents: Tensor) -> Tensor:
     """Scaled latents (N, C, h, w) -> (N, 3, f*h, f*w) about in [-1, 1] by one matrix, enlarged bilinearly."""
     matrix = latent_to_rgb(vae).to(latents)
     small = torch.einsum("nchw,cd->ndhw", F.pad(latents, (0, 0, 0, 0, 0, 1), value=1.0), matrix)
     return F.interpolate(small, scale_factor=vae.config.downscale, mode="bilinear")
 
 
-_fitted: WeakKeyDictionary[VAE, Tensor] = WeakKeyDictionary()
+_fitted: WeakKeyDictionary[Autoencoder, Tensor] = WeakKeyDictionary()
 
 
-def latent_to_rgb(vae: VAE) -> Tensor:
+def latent_to_rgb(vae: Autoencoder) -> Tensor:
     """The affine map from a latent (C + 1 entries, the last one 1) to its pixel's colour, (C + 1, 3), fitted once.
 
     Least squares on what the VAE itself makes of smooth random latents, so that it holds for every model.
@@ -106,8 +106,8 @@ def latent_to_rgb(vae: VAE) -> Tensor:
 
 
 @torch.no_grad()
-def _fit_latent_to_rgb(vae: VAE, size: int = 16) -> Tensor:
-    weight = vae.post_quant_conv.weight
+def _fit_latent_to_rgb(vae: Autoencoder, size: int = 16) -> Tensor:
+    weight = next(vae.parameters())
     coarse = torch.randn(
         4, vae.config.latent_channels, size // 4, size // 4, generator=torch.Generator().manual_seed(0)
     )

@@ -215,7 +215,8 @@ def defaults_for(
 
     A small model is fast enough for a sharp preview of every step.
     """
-    size, widths = (unet or {}).get("sample_size"), (vae or {}).get("block_out_channels")
+    size, vae = (unet or {}).get("sample_size"), vae or {}
+    widths = vae.get("decoder_block_out_channels", vae.get("block_out_channels"))  # the first is an AutoencoderTiny's
     if not isinstance(size, int) or not isinstance(widths, (list, tuple)) or not 0 < len(widths) <= 10:
         return Defaults()  # what a loader would refuse is not looked at any closer here
     side = size * 2 ** (len(widths) - 1)

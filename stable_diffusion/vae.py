@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from .decoder import Decoder
 from .encoder import Encoder
 from .inference import for_inference
-from .loading.config import VAEConfig
+from .loading.config import TinyVAEConfig, VAEConfig
 from .weights import with_weights
 
 
@@ -30,8 +32,43 @@ class DiagonalGaussian:
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)
 
 
-class VAE(nn.Module):
+class Autoencoder(nn.Module, ABC):
     """Picture <-> latents. Latents here carry `scaling_factor`, so that the diffusion sees about unit variance."""
+
+    config: VAEConfig | TinyVAEConfig
+
+    @abstractmethod
+    def encode(self, pictures: Tensor, noise: Callable[[], Tensor] | None = None) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] -> scaled latents (B, C, H/f, W/f).
+
+        Where a picture has a distribution of latents, they are its mean, or with `noise`, which draws (N, C, H/f, W/f)
+        standard normal numbers, N samples of a single picture or one of each.
+        """
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, h, w) -> pictures (B, 3, f*h, f*w), about in [-1, 1]."""
+
+    @torch.no_grad()
+    def decode_finite(self, latents: Tensor) -> Tensor:
+        """Decode, again in float32 where half precision overflowed; the full-size VAE does, and shows black.
+
+        The second time takes a float32 copy of the decoder, for that call alone: 200 MB at full size. The VAE itself,
+        which other threads decode with, stays as it is.
+        """
+        dtype = next(self.parameters()).dtype
+        pictures = for_inference(self).decode(latents.to(dtype))
+        if dtype == torch.float32 or pictures.isfinite().all():
+            return pictures
+        used = ("decoder.", "post_quant_conv.")
+        weights = {name: weight.float() for name, weight in self.named_parameters() if name.startswith(used)}
+        return with_weights(self, weights).decode(latents.float())
+
+
+class VAE(Autoencoder):
+    """The autoencoder of Stable Diffusion, which gives each picture a distribution of latents."""
+
+    config: VAEConfig
 
     def __init__(self, config: VAEConfig):
         super().__init__()
@@ -46,27 +83,16 @@ class VAE(nn.Module):
         mean, logvar = self.quant_conv(self.encoder(pictures)).chunk(2, dim=1)
         return DiagonalGaussian(mean, logvar.clamp(-30.0, 20.0))
 
-    def encode(self, pictures: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] -> scaled latents (B, C, H/f, W/f): a sample, or the mean without noise."""
+    def encode(self, pictures: Tensor, noise: Callable[[], Tensor] | None = None) -> Tensor:
+        """As `Autoencoder.encode`: a sample, or the mean without noise; no less precise than the noise is."""
         posterior = self.posterior(pictures)
-        latents = posterior.mean if noise is None else posterior.sample(noise)
+        if noise is None:
+            latents = posterior.mean
+        else:
+            draws = noise()
+            latents = posterior.sample(draws.to(posterior.mean)).to(draws.dtype)
         return latents * self.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w) -> pictures (B, 3, f*h, f*w), about in [-1, 1]."""
+        """As `Autoencoder.decode`."""
         return self.decoder(self.post_quant_conv(latents / self.config.scaling_factor))
-
-    @torch.no_grad()
-    def decode_finite(self, latents: Tensor) -> Tensor:
-        """Decode, again in float32 where half precision overflowed; the full-size VAE does, and shows black.
-
-        The second time takes a float32 copy of the decoder, for that call alone: 200 MB at full size. The VAE itself,
-        which other threads decode with, stays as it is.
-        """
-        dtype = self.post_quant_conv.weight.dtype
-        pictures = for_inference(self).decode(latents.to(dtype))
-        if dtype == torch.float32 or pictures.isfinite().all():
-            return pictures
-        used = ("decoder.", "post_quant_conv.")
-        weights = {name: weight.float() for name, weight in self.named_parameters() if name.startswith(used)}
-        return with_weights(self, weights).decode(latents.float())

@@ -13,10 +13,55 @@ from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIPTextEncoder
 from stable_diffusion.diffusion import UNet
-from stable_diffusion.loading.config import CLIPTextConfig, UNetConfig, VAEConfig
+from stable_diffusion.loading.config import CLIPTextConfig, TinyVAEConfig, UNetConfig, VAEConfig
+from stable_diffusion.tiny_vae import TinyVAE
 from stable_diffusion.vae import VAE
 
 KINDS = ("sd1", "sd2")
+SMALL = {
+    "bk_small": {
+        "mid_block_type": None,
+        "layers_per_block": 1,
+        "block_out_channels": [8, 16, 24, 24],
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
+    },
+    "bk_tiny": {
+        "mid_block_type": None,
+        "layers_per_block": 1,
+        "block_out_channels": [8, 16, 24],
+        "down_block_types": ["CrossAttnDownBlock2D"] * 3,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 3,
+    },
+    "sdxs": {
+        "mid_block_type": None,
+        "layers_per_block": 1,
+        "block_out_channels": [8, 16, 24],
+        "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+    },
+}
+"""What sets the U-Nets of small models apart, otherwise as in SD 1.x: BK-SDM (arXiv:2305.15798), SDXS (2403.16627)."""
+
+TINY_VAE = {
+    "_class_name": "AutoencoderTiny",
+    "act_fn": "relu",
+    "block_out_channels": [12] * 4,
+    "decoder_block_out_channels": [12] * 4,
+    "encoder_block_out_channels": [8] * 4,
+    "force_upcast": False,
+    "in_channels": 3,
+    "latent_channels": 4,
+    "latent_magnitude": 3,
+    "latent_shift": 0.5,
+    "num_decoder_blocks": [2, 1, 2, 1],
+    "num_encoder_blocks": [1, 2, 1, 1],
+    "out_channels": 3,
+    "scaling_factor": 1.0,
+    "shift_factor": 0.0,
+    "upsample_fn": "nearest",
+    "upsampling_scaling_factor": 2,
+}
 WORDS = ("a", "red", "blue", "fox", "cat", "sun", "moon", "photo", "of", "the")
 
 
@@ -40,7 +85,11 @@ def vocabulary() -> tuple[dict[str, int], list[str]]:
 
 
 def configs(kind: str) -> dict[str, dict[str, Any]]:
-    """The JSON of each component of a tiny model; `kind` is "sd1" or "sd2"."""
+    """The JSON of each component of a tiny model; `kind` is "sd1", "sd2" or one of `SMALL`."""
+    if kind in SMALL:
+        base = configs("sd1")
+        vae = TINY_VAE if kind == "sdxs" else base["vae"]
+        return {**base, "unet": {**base["unet"], **SMALL[kind]}, "vae": vae}
     two = kind == "sd2"
     vocab_size = len(vocabulary()[0])
     return {
@@ -115,10 +164,13 @@ def configs(kind: str) -> dict[str, dict[str, Any]]:
 def networks(kind: str, seed: int = 0) -> dict[str, nn.Module]:
     """The three networks of a tiny model with random weights, in float32 and evaluation mode."""
     settings = configs(kind)
+    tiny = settings["vae"]["_class_name"] == "AutoencoderTiny"
     made: dict[str, nn.Module] = {
         "text_encoder": CLIPTextEncoder(CLIPTextConfig.from_dict(settings["text_encoder"])),
         "unet": UNet(UNetConfig.from_dict(settings["unet"])),
-        "vae": VAE(VAEConfig.from_dict(settings["vae"])),
+        "vae": (
+            TinyVAE(TinyVAEConfig.from_dict(settings["vae"])) if tiny else VAE(VAEConfig.from_dict(settings["vae"]))
+        ),
     }
     generator = torch.Generator().manual_seed(seed)
     for network in made.values():
@@ -150,7 +202,7 @@ def save_tokenizer(folder: Path, kind: str) -> None:
 
 
 def save_model(folder: Path, kind: str = "sd1", *, seed: int = 0, dtype: torch.dtype = torch.float32) -> Path:
-    """Write a tiny random model as a diffusers directory and return it; `kind` is "sd1" or "sd2"."""
+    """Write a tiny random model as a diffusers directory and return it; `kind` as in `configs`."""
     settings = configs(kind)
     for part, network in networks(kind, seed).items():
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -171,7 +223,7 @@ def save_model(folder: Path, kind: str = "sd1", *, seed: int = 0, dtype: torch.d
         "text_encoder": ["transformers", "CLIPTextModel"],
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
+        "vae": ["diffusers", settings["vae"]["_class_name"]],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
     return folder

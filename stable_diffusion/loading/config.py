@@ -29,6 +29,7 @@ class ConfigError(ModelError):
 Config = TypeVar("Config")
 Activation = Literal["quick_gelu", "gelu"]
 LayersPerBlock = Annotated[int, Within(1, 32)]
+BlocksPerLevel = Annotated[tuple[LayersPerBlock, ...], Within(1, 8)]
 Share = Annotated[float, Within(0.0, 1.0)]
 
 CORRECT_IT = "correct it in the model's settings, or download them again"
@@ -266,6 +267,42 @@ class VAEConfig:
         return _read(cls, values, only, {"force_upcast"}, "vae")
 
 
+@dataclass(frozen=True)
+class TinyVAEConfig:
+    """`vae/config.json` of diffusers' `AutoencoderTiny`: blocks for each level, of one width in each half."""
+
+    encoder_block_out_channels: Levels = (64, 64, 64, 64)
+    decoder_block_out_channels: Levels = (64, 64, 64, 64)
+    num_encoder_blocks: BlocksPerLevel = (1, 3, 3, 3)
+    num_decoder_blocks: BlocksPerLevel = (3, 3, 3, 1)
+    in_channels: Literal[3] = 3
+    out_channels: Literal[3] = 3
+    latent_channels: Width = 4
+    scaling_factor: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        levels = len(self.num_decoder_blocks)
+        for half in ("decoder", "encoder"):
+            widths, counts = getattr(self, f"{half}_block_out_channels"), getattr(self, f"num_{half}_blocks")
+            require(
+                len(widths) == len(counts) == levels and len(set(widths)) == 1,
+                f"vae: {half}_block_out_channels={widths} and num_{half}_blocks={counts} must have an entry for each "
+                f"of {levels} levels, and one width: {CORRECT_IT}",
+            )
+
+    @property
+    def downscale(self) -> int:
+        """How many pixels wide one latent is: 8 for Stable Diffusion."""
+        return 2 ** (len(self.num_decoder_blocks) - 1)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TinyVAEConfig:
+        """Read `vae/config.json`; the range of latents is for storing them, and no picture depends on it."""
+        only = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
+        ignored = {"block_out_channels", "force_upcast", "latent_magnitude", "latent_shift", "shift_factor"}
+        return _read(cls, values, only, ignored, "vae")
+
+
 ATTENTION_DOWN: Final = "CrossAttnDownBlock2D"
 PLAIN_DOWN: Final = "DownBlock2D"
 ATTENTION_UP: Final = "CrossAttnUpBlock2D"
@@ -286,6 +323,7 @@ class UNetConfig:
     sample_size: Pixels = 64
     down_block_types: DownBlocks = (ATTENTION_DOWN, ATTENTION_DOWN, ATTENTION_DOWN, PLAIN_DOWN)
     up_block_types: UpBlocks = (PLAIN_UP, ATTENTION_UP, ATTENTION_UP, ATTENTION_UP)
+    mid_block_type: Literal["UNetMidBlock2DCrossAttn"] | None = "UNetMidBlock2DCrossAttn"  # none: arXiv:2305.15798
     layers_per_block: LayersPerBlock = 2
     norm_num_groups: Width = 32
     norm_eps: Epsilon = 1e-5
@@ -342,7 +380,6 @@ class UNetConfig:
             "flip_sin_to_cos": True,
             "freq_shift": 0,
             "mid_block_scale_factor": 1,
-            "mid_block_type": "UNetMidBlock2DCrossAttn",
             "only_cross_attention": False,
             "resnet_out_scale_factor": 1.0,
             "resnet_skip_time_act": False,

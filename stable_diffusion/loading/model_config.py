@@ -12,6 +12,7 @@ from .config import (
     CLIPTextConfig,
     ConfigError,
     SchedulerConfig,
+    TinyVAEConfig,
     UNetConfig,
     VAEConfig,
     require,
@@ -63,7 +64,7 @@ PART_CLASSES = {
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection"),
     "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
+    "vae": ("AutoencoderKL", "AutoencoderTiny"),
 }
 
 ONLY_THESE = "only Stable Diffusion 1.x and 2.x and models built like them can be loaded"
@@ -79,7 +80,7 @@ class ModelConfig:
 
     text_encoder: CLIPTextConfig
     unet: UNetConfig
-    vae: VAEConfig
+    vae: VAEConfig | TinyVAEConfig
     scheduler: SchedulerConfig
 
     def __post_init__(self) -> None:
@@ -119,9 +120,15 @@ class ModelConfig:
         return cls(
             text_encoder=CLIPTextConfig.from_dict(settings["text_encoder"]),
             unet=UNetConfig.from_dict(settings["unet"]),
-            vae=VAEConfig.from_dict(settings["vae"]),
+            vae=vae_config(settings["vae"]),
             scheduler=SchedulerConfig.from_dict(scheduler),
         )
+
+
+def vae_config(settings: dict[str, Any]) -> VAEConfig | TinyVAEConfig:
+    """Read `vae/config.json` as the class that it names."""
+    tiny = settings.get("_class_name") == "AutoencoderTiny"
+    return (TinyVAEConfig if tiny else VAEConfig).from_dict(settings)
 
 
 def read_config(folder: Path) -> ModelConfig:

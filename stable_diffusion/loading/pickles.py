@@ -30,12 +30,13 @@ PLAIN = re.compile(
 )
 MAX_PICKLE = 4 * 2**20  # bytes; with averaged weights and an optimiser's state it is 1 MB, the numbers lie outside
 MAX_WORK = 10**7  # objects looked at; reading a pickle of 4 MB looks at each of its million a few times
+WRAPPERS = ("state_dict", "string_to_param")  # of checkpoints, and of AUTOMATIC1111's embeddings
 BEFORE_PYTORCH_1_6 = 5  # pickles in a row: a magic number, the version, the system, the tensors, the storages' names
 SHARED = 4  # how many times what it holds a file may describe; tied weights are described twice
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch file, flat or wrapped in `state_dict`; other entries are left out.
+    """The tensors of a PyTorch file, flat or in one of its `WRAPPERS`; other entries are left out.
 
     Raises `ModelError` where the file is damaged, compressed, or asks for more than tensors.
     """
@@ -57,8 +58,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         ) from None
     except Exception as error:  # a damaged pickle can raise anything at all
         raise ModelError(f"{path} is damaged or cut short ({error}): download it again") from None
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    if isinstance(content, Mapping):
+        content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), content)
     if not isinstance(content, Mapping):
         raise ModelError(f"{path} holds a {type(content).__name__} instead of named tensors: it is no model")
     state = {name: t for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}

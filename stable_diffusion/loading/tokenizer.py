@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
-from tokenizers import Encoding
 from transformers import CLIPTokenizer
 
 from .config import BUNDLED, CLIPTextConfig, ConfigError, ModelError, TokenizerConfig
@@ -53,15 +54,37 @@ def _fit(tokenizer: CLIPTokenizer, config: CLIPTextConfig, origin: Path) -> None
     _reset(tokenizer)  # a tokenizer.json may carry padding and truncation
 
 
-def encode_text(tokenizer: CLIPTokenizer, text: str) -> Encoding:
-    """All tokens of a text, without start, end and padding: ids, offsets and word_ids.
+class Encoded(NamedTuple):
+    """The tokens of a text: ids, where in the text each begins and ends, and the number of its word."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    word_ids: list[int | None]
+
+
+def encode_text(tokenizer: CLIPTokenizer, text: str) -> Encoded:
+    """All tokens of a text, without start, end and padding; an embedding's word has all its vectors' tokens.
 
     It reads the tokenizer and changes nothing in it, so that many threads may share one. Calling the tokenizer itself
     does not: it sets padding and truncation on the shared object, and a call beside it then gets the wrong length.
     """
     if tokenizer.backend_tokenizer.padding is not None or tokenizer.backend_tokenizer.truncation is not None:
         _reset(tokenizer)  # somebody did call it, and left them set
-    return tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    found = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    added = tokenizer.get_added_vocab()
+    places = []
+    for place, (id, word) in enumerate(zip(found.ids, found.tokens, strict=True)):
+        places.append((id, place))
+        # As diffusers names them: a word that was learned as several vectors is `<name>`, `<name>_1`, `<name>_2`, ...
+        for i in count(1) if added.get(word) == id else ():
+            if f"{word}_{i}" not in added:
+                break
+            places.append((added[f"{word}_{i}"], place))
+    return Encoded(
+        [id for id, _ in places],
+        [found.offsets[place] for _, place in places],
+        [found.word_ids[place] for _, place in places],
+    )
 
 
 def frame(tokenizer: CLIPTokenizer, ids: Sequence[int], length: int) -> list[int]:

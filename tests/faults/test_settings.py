@@ -22,6 +22,7 @@ from stable_diffusion.loading.config import (
     ConfigError,
     ModelError,
     SchedulerConfig,
+    TinyVAEConfig,
     TokenizerConfig,
     UNetConfig,
     VAEConfig,
@@ -29,7 +30,7 @@ from stable_diffusion.loading.config import (
 from stable_diffusion.model_loader import load
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import SAMPLER_LABELS
-from tests.tiny import configs, save_model
+from tests.tiny import TINY_VAE, configs, save_model
 
 HUGE = 10**400  # JSON has it; no float has
 NAN, INFINITY = math.nan, math.inf
@@ -56,7 +57,7 @@ ALLOWED: dict[str, list[Any]] = {
 }
 OPTIONAL = {
     *(("text encoder", "pad_token_id"), ("clip text_config", "pad_token_id"), ("unet", "time_cond_proj_dim")),
-    *(("scheduler", "timestep_spacing"), ("scheduler", "trained_betas")),
+    *(("unet", "mid_block_type"), ("scheduler", "timestep_spacing"), ("scheduler", "trained_betas")),
 }
 
 TEXT = {**configs("sd1")["text_encoder"], "pad_token_id": 0}
@@ -70,7 +71,7 @@ IMAGES = {
 }
 CLIP = {"text_config": TEXT, "vision_config": VISION, "projection_dim": 24}
 TOKENIZER = {"model_max_length": 77, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
-UNET = {**configs("sd2")["unet"], "time_cond_proj_dim": 8}
+UNET = {**configs("sd2")["unet"], "time_cond_proj_dim": 8, "mid_block_type": "UNetMidBlock2DCrossAttn"}
 VAE = {**configs("sd1")["vae"], "mid_block_add_attention": True}
 
 
@@ -108,6 +109,7 @@ PARTS = [
     Part("tokenizer", TokenizerConfig, TOKENIZER, TokenizerConfig.from_dict),
     Part("unet", UNetConfig, UNET, UNetConfig.from_dict),
     Part("vae", VAEConfig, VAE, VAEConfig.from_dict),
+    Part("vae", TinyVAEConfig, TINY_VAE, TinyVAEConfig.from_dict),
     Part(
         "scheduler",
         SchedulerConfig,
@@ -195,6 +197,13 @@ def test_lists_of_other_lengths_than_their_model() -> None:
     assert SchedulerConfig.from_dict({**betas, "num_train_timesteps": 10}).trained_betas == (0.01,) * 10
     with pytest.raises(ConfigError, match=r"attention_head_dim=\(1, 2, 4\) needs one entry for each of 2 levels"):
         UNetConfig.from_dict({**UNET, "attention_head_dim": [1, 2, 4]})
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+@pytest.mark.parametrize("widths", [[8] * 3, [8, 8, 8, 16]])
+def test_halves_of_a_tiny_autoencoder(half: str, widths: list[int]) -> None:
+    with pytest.raises(ConfigError, match=rf"vae: {half}_block_out_channels=.* and num_{half}_blocks=.* of 4 levels"):
+        TinyVAEConfig.from_dict({**TINY_VAE, f"{half}_block_out_channels": widths})
 
 
 def test_schedules_that_leave_nothing() -> None:

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from stable_diffusion.clip import CLIPModel, CLIPTextEncoder
 from stable_diffusion.diffusion import UNet
-from stable_diffusion.loading.config import CLIPConfig, CLIPTextConfig, UNetConfig, VAEConfig
+from stable_diffusion.loading.config import CLIPConfig, CLIPTextConfig, TinyVAEConfig, UNetConfig, VAEConfig
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.samplers import SAMPLERS
+from stable_diffusion.tiny_vae import TinyVAE
 from stable_diffusion.vae import VAE
-from tests.tiny import configs, randomise
+from tests.tiny import TINY_VAE, configs, randomise
 
 Pair = tuple[Tensor, Tensor]
 BOUND = 1e-4
@@ -120,6 +121,25 @@ def vae_decoder(size: tuple[int, int] = (6, 8), **options: Any) -> Pair:
     return ours.decode(latents * ours.config.scaling_factor), theirs.decode(latents).sample
 
 
+def tiny_vaes(**options: Any) -> tuple[TinyVAE, diffusers.AutoencoderTiny]:
+    settings = {**TINY_VAE, **options}
+    ours, theirs = TinyVAE(TinyVAEConfig.from_dict(settings)), diffusers.AutoencoderTiny.from_config(settings)
+    share_weights(ours, theirs)
+    return ours, theirs
+
+
+def tiny_vae_encoder(**options: Any) -> Pair:
+    ours, theirs = tiny_vaes(**options)
+    pictures = gaussian(2, 3, 43, 61).clamp(-1, 1)
+    return ours.encode(pictures) / ours.config.scaling_factor, theirs.encode(pictures).latents
+
+
+def tiny_vae_decoder(**options: Any) -> Pair:
+    ours, theirs = tiny_vaes(**options)
+    latents = 4 * gaussian(2, 4, 6, 8)
+    return ours.decode(latents * ours.config.scaling_factor), theirs.decode(latents).sample
+
+
 def unets(kind: str, **options: Any) -> tuple[UNet, diffusers.UNet2DConditionModel]:
     settings = {**configs(kind)["unet"], **options}
     ours, theirs = UNet(UNetConfig.from_dict(settings)), diffusers.UNet2DConditionModel.from_config(settings)
@@ -151,7 +171,9 @@ class Pipelines:
         self.text2image = diffusers.StableDiffusionPipeline.from_pretrained(
             folder, safety_checker=None, local_files_only=True
         )
-        self.image2image = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(self.text2image)
+        self.image2image = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(
+            self.text2image, vae=self.text2image.vae
+        )  # it takes over an AutoencoderKL only, unless it is told
         # For clip_skip diffusers asks for `text_encoder.text_model`, in newer transformers the encoder itself.
         if not hasattr(self.text2image.text_encoder, "text_model"):
             object.__setattr__(self.text2image.text_encoder, "text_model", self.text2image.text_encoder)

@@ -11,8 +11,20 @@ from torch import Tensor
 from stable_diffusion.attention import attention_map
 from stable_diffusion.diffusion import timestep_embedding
 from stable_diffusion.inference import for_inference
-from tests.parity.pairs import BOUND, difference, gaussian, text_tower, unet, unets, vae_decoder, vae_encoder, vaes
-from tests.tiny import KINDS
+from tests.parity.pairs import (
+    BOUND,
+    difference,
+    gaussian,
+    text_tower,
+    tiny_vae_decoder,
+    tiny_vae_encoder,
+    unet,
+    unets,
+    vae_decoder,
+    vae_encoder,
+    vaes,
+)
+from tests.tiny import KINDS, SMALL
 
 DOUBLE_BOUND = 1e-12
 """What two orders of the same sums may differ by in float64."""
@@ -51,6 +63,15 @@ def test_vae_of_other_sizes() -> None:
     assert difference(vae_decoder(layers_per_block=2, **levels)) <= BOUND
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"scaling_factor": 0.18215}, {"num_encoder_blocks": [2, 1, 1, 3], "latent_magnitude": 7}], ids=str
+)
+def test_tiny_vae(options: dict[str, Any]) -> None:
+    """Latents well beyond the 3 at which the decoder presses them together, a picture that is no multiple of 8."""
+    assert difference(tiny_vae_encoder(**options)) <= BOUND
+    assert difference(tiny_vae_decoder(**options)) <= BOUND
+
+
 @pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 11)])
 def test_unet(kind: str, size: tuple[int, int]) -> None:
     """Odd sizes are rounded up on the way down and cut on the way up."""
@@ -82,8 +103,12 @@ def test_networks_for_inference(kind: str) -> None:
         {"use_linear_projection": False},
         {**THREE_LEVELS, "attention_head_dim": [1, 2, 3]},
         {"norm_eps": 1e-3},
+        {"mid_block_type": None},
+        {**SMALL["bk_small"], "attention_head_dim": 8},
+        {**SMALL["bk_tiny"], "attention_head_dim": [1, 2, 3]},
+        {**SMALL["sdxs"], "attention_head_dim": 4},
     ],
-    ids=lambda options: next(reversed(options)),
+    ids=lambda options: "-".join(map(str, next(reversed(options.items())))),
 )
 def test_unet_with_other_settings(kind: str, options: dict[str, Any]) -> None:
     assert difference(unet(kind, (6, 10), **options)) <= BOUND

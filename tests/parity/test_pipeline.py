@@ -8,7 +8,7 @@ import pytest
 from stable_diffusion.request import SPACED_SAMPLERS
 from stable_diffusion.samplers import SAMPLERS
 from tests.parity.pairs import BOUND, Pipelines, difference
-from tests.tiny import KINDS, save_model
+from tests.tiny import KINDS, SMALL, save_model
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -43,6 +43,22 @@ def test_clip_skip(both: Pipelines) -> None:
         assert difference((ours, plain)) > 10 * BOUND
     with pytest.raises(ValueError, match=rf"clip_skip must be below the {layers} layers .*, got {layers}"):
         both.ours("a fox", clip_skip=layers)
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pipelines:
+    return Pipelines(save_model(tmp_path_factory.mktemp("model") / request.param, request.param))
+
+
+@pytest.mark.parametrize("strength", [None, 0.6])
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "lcm"])
+def test_small_models(small: Pipelines, name: str, strength: float | None) -> None:
+    """`lcm` draws at every step: what is drawn for a photo, or is not, shows in all that follows."""
+    assert difference(small.latents(name, 5, strength)) <= BOUND
+
+
+def test_final_picture_of_small_models(small: Pipelines) -> None:
+    test_final_picture_and_unguided_run(small)
 
 
 def test_final_picture_and_unguided_run(both: Pipelines) -> None:

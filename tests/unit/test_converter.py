@@ -20,7 +20,7 @@ from stable_diffusion.loading.model_config import SETTINGS_FILES, ModelConfig, r
 from stable_diffusion.loading.single_file import METADATA_KEY, recognise, stable_diffusion_1, stable_diffusion_2
 from stable_diffusion.model_converter import NETWORKS, convert, main, table
 from stable_diffusion.model_loader import load
-from tests.tiny import KINDS, networks, save_model
+from tests.tiny import KINDS, configs, networks, save_model
 
 # What Stability AI's files hold beside what a directory keeps, and the first of them beside what ours keep.
 UNUSED = {
@@ -65,6 +65,18 @@ def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def test_a_tiny_autoencoder_has_no_place_in_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no place for an AutoencoderTiny: use the model's directory"):
+        convert(save_model(tmp_path / "sdxs", "sdxs"), tmp_path / "one.safetensors")
+    assert not (tmp_path / "one.safetensors").exists()
+    convert(save_model(tmp_path / "sd1"), tmp_path / "one.safetensors")
+    settings = json.dumps({**read_settings(tmp_path / "sd1"), "vae": configs("sdxs")["vae"]})
+    save_file(load_file(tmp_path / "one.safetensors"), tmp_path / "two.safetensors", {METADATA_KEY: settings})
+    with pytest.raises(ModelError, match=r"two.safetensors: vae: a single file has no place for an AutoencoderTiny"):
+        load(tmp_path / "two.safetensors")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "bk_small", "bk_tiny"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_directory_to_file_and_back(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     folder, file, back = save_model(tmp_path / kind, kind, dtype=dtype), tmp_path / "one.safetensors", tmp_path / "back"

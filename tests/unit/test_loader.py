@@ -400,8 +400,10 @@ def test_unets_with_other_inputs(model: Path, channels: int, reason: str) -> Non
 
 
 def test_parts_of_other_classes(model: Path) -> None:
-    change_json(model / "model_index.json", vae=["diffusers", "AutoencoderTiny"])
-    with pytest.raises(ConfigError, match="the vae is AutoencoderTiny, only AutoencoderKL is supported"):
+    change_json(model / "model_index.json", vae=["diffusers", "AsymmetricAutoencoderKL"])
+    with pytest.raises(
+        ConfigError, match="the vae is AsymmetricAutoencoderKL, only AutoencoderKL or AutoencoderTiny is supported"
+    ):
         load(model)
     change_json(model / "model_index.json", vae=None)
     with pytest.raises(ConfigError, match="the vae is None"):

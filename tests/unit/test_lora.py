@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.lora import PARTS, LoRAs
@@ -153,7 +156,6 @@ def test_every_layer_has_its_own_alpha(models: Models, tmp_path: Path) -> None:
 
 def test_settings_in_the_metadata_count(folder: Path, models: Models, tmp_path: Path) -> None:
     """diffusers saves a LoRA whose alpha is no tensor, and loads it again."""
-    from peft import LoraConfig
     from peft.utils import get_peft_model_state_dict
 
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
@@ -292,8 +294,8 @@ def wrong(models: Models, case: str) -> dict[str, Tensor]:
     match case:
         case "unknown":
             state |= {f"lora_te2_text_model_encoder_layers_{n}.alpha": torch.ones(()) for n in range(7)}
-        case "loha":
-            state = {f"{stem}.hada_w1_a": torch.ones(2, 2)}
+        case "mixed":
+            state[f"{stem}.hada_w1_a"] = torch.ones(2, 2)
         case "twice":
             state[f"unet.{LINEAR[0]}.lora_A.weight"] = state[down].clone()
         case "half":
@@ -325,10 +327,13 @@ def wrong(models: Models, case: str) -> dict[str, Tensor]:
             r"is no LoRA of this model \(unknown: (lora_te2_text_model_encoder_layers_\d.alpha, ){4}"
             r"lora_te2_text_model_encoder_layers_4.alpha and 2 more\)",
         ),
-        ("loha", r"unknown: lora_unet_\S+.hada_w1_a\).* LoHa"),
+        ("mixed", r"not all the factors.*unet/\S+to_q: alpha, down, hada_w1_a, up"),
         ("twice", r"unknown: unet\.\S+to_q.lora_A.weight"),
-        ("half", r"only one of two factors for unet/\S+to_q"),
-        ("shape", r"does not have the shapes of this model \(unet/\S+to_q: up .* down \(2, 7\), weight \(8, 8\)\)"),
+        ("half", r"not all the factors.*unet/\S+to_q: alpha, down"),
+        (
+            "shape",
+            r"does not have the shapes of this model \(unet/\S+to_q: alpha \(\), down \(2, 7\), up .* weight \(8, 8\)",
+        ),
         ("rank", "does not have the shapes"),
         ("alphas", "does not have the shapes"),
         ("vector", "does not have the shapes"),
@@ -354,7 +359,7 @@ def test_a_wrong_file_merges_nothing(models: Models, case: str, message: str, tm
         ('{"a":' * 100_000, "nested too deep"),
         ('{"unet.lora_alpha": "eight"}', "damaged settings"),
         ('{"unet.alpha_pattern": [1]}', "damaged settings"),
-        (json.dumps({"unet.use_dora": True}), "is a DoRA"),
+        (json.dumps({"unet.use_dora": True}), "says that it is a DoRA"),
     ],
 )
 def test_wrong_settings_merge_nothing(models: Models, settings: str, message: str, tmp_path: Path) -> None:
@@ -377,3 +382,107 @@ def test_a_wild_scale_merges_nothing(models: Models, scale: float, tmp_path: Pat
 def test_a_missing_file_is_named(models: Models, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"lora.safetensors does not exist"):
         LoRAs(models).merge(tmp_path / "lora.safetensors")
+
+
+PEFT_KINDS: dict[str, Callable[[], PeftConfig]] = {
+    "lora": lambda: LoraConfig(
+        r=2, lora_alpha=5, alpha_pattern={"attn1.to_q": 9}, rank_pattern={"to_v": 3}, init_lora_weights=False
+    ),
+    "rslora": lambda: LoraConfig(r=2, lora_alpha=5, use_rslora=True, init_lora_weights=False),
+    "dora": lambda: LoraConfig(r=2, lora_alpha=5, use_dora=True, init_lora_weights=False),
+    "loha": lambda: LoHaConfig(r=2, alpha=5, init_weights=False),
+    "loha with a core": lambda: LoHaConfig(r=2, alpha=5, use_effective_conv2d=True, init_weights=False),
+    "lokr": lambda: LoKrConfig(r=2, alpha=5, init_weights=False),
+    "lokr of whole matrices": lambda: LoKrConfig(r=4, alpha=5, rank_pattern={"to_v": 9}, init_weights=False),
+    "lokr of split matrices": lambda: LoKrConfig(r=1, alpha=5, decompose_both=True, init_weights=False),
+    "lokr with a core": lambda: LoKrConfig(r=2, alpha=5, use_effective_conv2d=True, init_weights=False),
+}
+LAYERS = {
+    "unet": ["to_q", "to_v", "ff.net.2", "conv1", "conv_shortcut", "proj_in"],
+    "text_encoder": ["q_proj", "fc1"],
+}
+
+
+def save_adapter(network: nn.Module, settings: PeftConfig, part: str, folder: Path) -> PeftModel:
+    """`network` with random factors, whose folder PEFT writes; DoRA's lengths are made others than the weight's."""
+    settings.target_modules = LAYERS[part]
+    adapted = get_peft_model(network, settings)
+    numbers = torch.Generator().manual_seed(3)
+    for name, parameter in adapted.named_parameters():
+        if "lora_magnitude_vector" in name:
+            parameter.data *= 0.5 + torch.rand(parameter.shape, generator=numbers)
+    adapted.save_pretrained(str(folder))
+    return adapted
+
+
+@pytest.mark.parametrize("kind", PEFT_KINDS)
+@pytest.mark.parametrize("part", PARTS)
+def test_pefts_folders_merge_as_peft_merges_them(
+    folder: Path, models: Models, kind: str, part: str, tmp_path: Path
+) -> None:
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    torch.manual_seed(0)  # PEFT draws its factors
+    adapted = save_adapter(getattr(pipe, part), PEFT_KINDS[kind](), part, tmp_path)
+    before = outputs(models.text_encoder, models.unet)
+    theirs = {"text_encoder": pipe.text_encoder, "unet": pipe.unet, part: adapted.merge_and_unload()}
+    models = merged(models, tmp_path)
+    after = outputs(models.text_encoder, models.unet)
+    assert difference((after, before)) > 100 * BOUND
+    assert difference((after, outputs(theirs["text_encoder"], theirs["unet"]))) <= BOUND
+    again = merged(load(folder), tmp_path / "adapter_model.safetensors")
+    assert_state(again, state(models))
+
+
+@pytest.mark.parametrize("kind", ["dora", "loha", "lokr of split matrices"])
+def test_the_scale_counts_as_in_peft(folder: Path, models: Models, kind: str, tmp_path: Path) -> None:
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    torch.manual_seed(0)
+    adapted = save_adapter(pipe.unet, PEFT_KINDS[kind](), "unet", tmp_path)
+    for module in adapted.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.scale_layer(-0.6)
+    models = merged(models, tmp_path, -0.6)
+    theirs = outputs(pipe.text_encoder, adapted.merge_and_unload())
+    assert difference((outputs(models.text_encoder, models.unet), theirs)) <= BOUND
+
+
+@pytest.mark.parametrize("kind", ["dora", "loha with a core", "lokr of split matrices"])
+def test_lycoris_names_say_the_same(folder: Path, models: Models, kind: str, tmp_path: Path) -> None:
+    """kohya's and LyCORIS' names, an alpha for each layer, and DoRA's lengths as a column."""
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    torch.manual_seed(0)
+    save_adapter(pipe.unet, PEFT_KINDS[kind](), "unet", tmp_path)
+    file = {}
+    for key, tensor in load_file(tmp_path / "adapter_model.safetensors").items():
+        name, ending = re.fullmatch(r"base_model\.model\.(.+?)\.((?:lora|hada|lokr)_.+)", key).groups()
+        stem = "lora_unet_" + name.replace(".", "_")
+        for theirs, ours in (("lora_A", "lora_down"), ("lora_B", "lora_up"), ("lora_magnitude_vector", "dora_scale")):
+            ending = ending.replace(theirs, ours)
+        if ending == "dora_scale":
+            tensor = tensor.reshape(-1, *[1] * (weight(models, "unet", name).ndim - 1))
+        file |= {f"{stem}.{ending}": tensor}
+        file[f"{stem}.alpha"] = torch.tensor(5.0)
+    save_file(file, tmp_path / "lora.safetensors")
+    assert_state(merged(models, tmp_path / "lora.safetensors"), state(merged(models, tmp_path)))
+
+
+def test_lengths_of_the_inputs(models: Models, tmp_path: Path) -> None:
+    """LyCORIS' first DoRA normalises what each input contributes, over outputs and kernel."""
+    file = kohya(models)
+    lengths = {name: gaussian(weight(models, "unet", name).shape[1], seed=9).abs() for name in CONVOLUTIONS}
+    for name, one in lengths.items():
+        file["lora_unet_" + name.replace(".", "_") + ".dora_scale"] = one.reshape(1, -1, 1, 1)
+    save_file(file, tmp_path / "lora.safetensors")
+    models = merged(models, tmp_path / "lora.safetensors")
+    for name, one in lengths.items():
+        found = weight(models, "unet", name).transpose(0, 1).flatten(1).norm(dim=1)
+        torch.testing.assert_close(found, one)
+
+
+def test_embeddings_in_a_lora_are_left_out_and_said(models: Models, tmp_path: Path) -> None:
+    file = kohya(models)
+    save_file(file, tmp_path / "lora.safetensors")
+    save_file({**file, "bundle_emb.style.string_to_param.*": torch.ones(2, 32)}, tmp_path / "bundle.safetensors")
+    with pytest.warns(UserWarning, match=r"brings embeddings, which are left out \(bundle_emb.style"):
+        bundle = merged(models, tmp_path / "bundle.safetensors")
+    assert_state(bundle, state(merged(models, tmp_path / "lora.safetensors")))

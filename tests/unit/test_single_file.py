@@ -98,7 +98,7 @@ def test_a_file_without_a_vae_names_the_remedy(without: Path) -> None:
     [
         ("other", r"numbers.safetensors lacks weights of the vae"),
         ("empty", r"empty.config.json does not exist"),
-        ("tiny autoencoder", r"is no VAE: AutoencoderTiny, only AutoencoderKL is supported"),
+        ("other class", r"is no VAE: VQModel, only AutoencoderKL or AutoencoderTiny is supported"),
         ("other latents", r"does not fit the model: unet: in_channels=4 does not fit the vae's latent_channels=16"),
         ("weightless", r"holds no weights of a VAE: expected diffusion_pytorch_model.safetensors"),
         ("nowhere", r"nowhere.vae.pt does not exist"),
@@ -113,8 +113,8 @@ def test_what_is_no_vae_of_this_model(form: str, message: str, without: Path, tm
         folder = tmp_path / "nowhere.vae.pt"
     else:
         folder.mkdir()
-    if form in ("tiny autoencoder", "other latents", "weightless"):
-        changed = {"tiny autoencoder": {"_class_name": "AutoencoderTiny"}, "other latents": {"latent_channels": 16}}
+    if form in ("other class", "other latents", "weightless"):
+        changed = {"other class": {"_class_name": "VQModel"}, "other latents": {"latent_channels": 16}}
         (folder / "config.json").write_text(json.dumps({**configs("sd1")["vae"], **changed.get(form, {})}))
     if form == "other latents":
         shutil.copy(tmp_path / "tiny" / VAE, folder)

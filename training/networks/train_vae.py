@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stable_diffusion.loading.config import VAEConfig
-from stable_diffusion.vae import VAE
+from stable_diffusion.vae import VAE, Autoencoder
 
 from .fit import cosine, fit
 
@@ -115,7 +115,7 @@ def autoencoder_loss(vae: VAE, pictures: Tensor, noise: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def psnr(vae: VAE, pictures: Tensor) -> float:
+def psnr(vae: Autoencoder, pictures: Tensor) -> float:
     """Mean peak signal-to-noise ratio in dB of pictures (B, 3, H, W) in [-1, 1] after encoding and decoding."""
     error = (vae.decode(vae.encode(pictures)).clamp(-1, 1) - pictures).square().mean((1, 2, 3)) / 4
     return float((-10 * error.log10()).mean())

@@ -1,0 +1,91 @@
+"""A small autoencoder without attention or normalisation: TAESD, https://github.com/madebyollin/taesd.
+
+It was distilled from the large one and stands in its place. A layer's number in `layers` is its name in the files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .loading.config import TinyVAEConfig
+from .vae import Autoencoder
+
+CLAMP = 3.0
+"""Latents beyond are pressed together before they are decoded."""
+
+
+def convolution(in_channels: int, out_channels: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
+    """3x3; with a stride of 2 it halves the picture."""
+    return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=bias)
+
+
+class Block(nn.Module):
+    """Three convolutions beside a residual."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        first, second, third = (convolution(channels, channels) for _ in range(3))
+        self.conv = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), third)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        return F.relu(self.conv(x) + x)
+
+
+class Encoder(nn.Module):
+    """Blocks at each size, and convolutions that halve it in between."""
+
+    def __init__(self, config: TinyVAEConfig):
+        super().__init__()
+        channels = config.encoder_block_out_channels[0]
+        layers: list[nn.Module] = [convolution(config.in_channels, channels)]
+        for level, count in enumerate(config.num_encoder_blocks):
+            if level > 0:
+                layers.append(convolution(channels, channels, stride=2, bias=False))
+            layers += [Block(channels) for _ in range(count)]
+        self.layers = nn.Sequential(*layers, convolution(channels, config.latent_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Picture (B, 3, H, W) in [-1, 1] -> latents (B, C, H/f, W/f); the layers see it in [0, 1]."""
+        return self.layers((x + 1) / 2)
+
+
+class Decoder(nn.Module):
+    """Blocks at each size, doubled by the nearest pixel in between."""
+
+    def __init__(self, config: TinyVAEConfig):
+        super().__init__()
+        channels = config.decoder_block_out_channels[0]
+        layers: list[nn.Module] = [convolution(config.latent_channels, channels), nn.ReLU()]
+        *levels, last = config.num_decoder_blocks
+        for count in levels:
+            layers += [Block(channels) for _ in range(count)]
+            layers += [nn.Upsample(scale_factor=2), convolution(channels, channels, bias=False)]
+        layers += [Block(channels) for _ in range(last)]
+        self.layers = nn.Sequential(*layers, convolution(channels, config.out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> picture (B, 3, f*h, f*w), about in [-1, 1]; the layers give it in [0, 1]."""
+        return 2 * self.layers(CLAMP * torch.tanh(x / CLAMP)) - 1
+
+
+class TinyVAE(Autoencoder):
+    """diffusers' `AutoencoderTiny`: a picture has the one latent that it is encoded to, no distribution of them."""
+
+    def __init__(self, config: TinyVAEConfig):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def encode(self, pictures: Tensor, noise: Callable[[], Tensor] | None = None) -> Tensor:
+        """As `Autoencoder.encode`; nothing is drawn from `noise`."""
+        return self.encoder(pictures) * self.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """As `Autoencoder.decode`."""
+        return self.decoder(latents / self.config.scaling_factor)

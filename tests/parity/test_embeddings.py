@@ -1,0 +1,143 @@
+"""Words that an embedding file brings, in both forms, condition as they do in diffusers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stable_diffusion.heatmap import prompt_words
+from stable_diffusion.loading.config import ModelError
+from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.prompt import encode_prompts
+from stable_diffusion.request import Request
+from tests.parity.pairs import BOUND, difference, gaussian
+from tests.tiny import KINDS, save_model
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / request.param, request.param)
+
+
+def write(file: Path, vectors: Tensor) -> Path:
+    """An embedding in the form that the ending of its file says."""
+    if file.suffix == ".safetensors":
+        save_file({"<trained-as>": vectors}, file)
+    elif file.suffix == ".bin":
+        torch.save({"<trained-as>": vectors}, file)
+    else:
+        a1111: dict[str, Any] = {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "trained-as"}
+        torch.save({**a1111, "step": 99, "sd_checkpoint": None, "sd_checkpoint_name": None}, file)
+    return file
+
+
+def width(pipe: Pipeline) -> int:
+    return pipe.models.text_encoder.config.hidden_size
+
+
+def context(pipe: Pipeline, prompt: str) -> Tensor:
+    return pipe.read_words(Request(prompt, seed=0)).context
+
+
+@pytest.mark.parametrize("ending", [".pt", ".bin", ".safetensors"])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_words_condition_as_in_diffusers(folder: Path, ending: str, count: int, tmp_path: Path) -> None:
+    """count 0 is a single vector without the axis that counts."""
+    pipe = Pipeline.from_pretrained(folder)
+    shape = (count, width(pipe)) if count else (width(pipe),)
+    if not count and ending == ".pt":
+        pytest.skip("AUTOMATIC1111's vectors always have the axis")
+    files = [write(tmp_path / f"{name}{ending}", gaussian(*shape, seed=i)) for i, name in enumerate(("<zub>", "qx-2"))]
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    for file in files:
+        pipe.add_embedding(file)
+        theirs.load_textual_inversion(str(tmp_path), weight_name=file.name, token=file.stem)
+    for prompt in ("a <zub> fox, qx-2", "qx-2", "<zub> <zub>", "a fox", "fox " * 73 + "<zub> cat"):
+        expected, _ = theirs.encode_prompt(prompt, "cpu", 1, False)
+        assert difference((context(pipe, prompt), expected)) <= BOUND, prompt
+    tokens = pipe.read_prompt("a <zub> fox").ids[0].tolist()
+    text = theirs.maybe_convert_prompt("a <zub> fox", theirs.tokenizer)
+    assert tokens == theirs.tokenizer(text, padding="max_length", max_length=77).input_ids
+
+
+def test_nothing_in_use_changes(folder: Path, tmp_path: Path) -> None:
+    pipe = Pipeline.from_pretrained(folder)
+    models, words = pipe.models, len(pipe.models.tokenizer)
+    table = models.text_encoder.text_model.embeddings.token_embedding.weight
+    before, rows = context(pipe, "a zub"), len(table)
+    pipe.add_embedding(write(tmp_path / "zub.pt", gaussian(2, width(pipe))))
+    assert difference((context(pipe, "a zub"), before)) > 100 * BOUND
+    assert context(pipe, "a red zubs").equal(context(Pipeline(models), "a red zubs"))  # a whole word or none
+    assert context(pipe, "a ZUB").equal(context(pipe, "a zub"))
+    assert pipe.models.unet is models.unet
+    assert len(models.tokenizer) == words
+    assert models.text_encoder.text_model.embeddings.token_embedding.weight is table
+    assert len(table) == rows
+    assert context(Pipeline(models), "a zub").equal(before)
+
+
+def test_every_vector_is_a_token_of_its_word(folder: Path, tmp_path: Path) -> None:
+    pipe = Pipeline.from_pretrained(folder)
+    pipe.add_embedding(write(tmp_path / "zub.pt", gaussian(3, width(pipe))))
+    assert pipe.read_prompt("a zub fox").count == 5
+    found = [(word.text, word.positions) for word in prompt_words(pipe.models.tokenizer, "a Zub fox")]
+    assert found == [("a", (1,)), ("Zub", (2, 3, 4)), ("fox", (5,))]
+    models = pipe.models
+    plain = encode_prompts(models.tokenizer, models.text_encoder, ["a zub, fox"])
+    assert plain.equal(encode_prompts(models.tokenizer, models.text_encoder, ["a (zub:1.0), fox"], "weighted"))
+
+
+def test_loras_come_and_go_over_it(folder: Path, tmp_path: Path) -> None:
+    pipe = Pipeline.from_pretrained(folder)
+    name = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    factors = {"lora_A": gaussian(2, width(pipe)), "lora_B": gaussian(width(pipe), 2)}
+    save_file({f"{name}.{key}.weight": factor for key, factor in factors.items()}, tmp_path / "lora.safetensors")
+    pipe.loras.merge(tmp_path / "lora.safetensors")
+    pipe.add_embedding(write(tmp_path / "zub.pt", gaussian(2, width(pipe))))
+    both = context(pipe, "a zub")
+    pipe.loras.unmerge()
+    alone = context(pipe, "a zub")
+    assert difference((both, alone)) > 100 * BOUND
+    other = Pipeline.from_pretrained(folder)
+    other.add_embedding(tmp_path / "zub.pt")
+    assert alone.equal(context(other, "a zub"))
+    other.loras.merge(tmp_path / "lora.safetensors")
+    assert both.equal(context(other, "a zub"))
+
+
+@pytest.mark.parametrize(
+    ("name", "state", "message"),
+    [
+        ("zub", {"a": torch.ones(2, 7)}, r"it is \(2, 7\), torch.float32, and this model's tokens have \d+ numbers"),
+        ("zub", {"clip_g": torch.ones(2, 7), "clip_l": torch.ones(2, 7)}, "holds 2 tensors .* Stable Diffusion XL"),
+        ("zub", {}, "holds 0 tensors"),
+        ("zub", {"a": torch.full((1, 32), math.nan)}, "not finite|tokens have 64"),
+        ("zub", {"a": torch.ones(0, 32)}, r"it is \(0, 32\)"),
+        ("zub", {"a": torch.ones(1, 32, dtype=torch.int64)}, "torch.int64"),
+        ("x", {"a": torch.ones(1, 32)}, "can't be the word 'x', which the model has: rename|tokens have 64"),
+    ],
+)
+def test_a_wrong_file_adds_nothing(
+    folder: Path, name: str, state: dict[str, Tensor], message: str, tmp_path: Path
+) -> None:
+    pipe = Pipeline.from_pretrained(folder)
+    models = pipe.models
+    save_file(state, tmp_path / f"{name}.safetensors")
+    with pytest.raises(ModelError, match=message):
+        pipe.add_embedding(tmp_path / f"{name}.safetensors")
+    assert pipe.models is models
+
+
+def test_a_word_is_added_once(folder: Path, tmp_path: Path) -> None:
+    pipe = Pipeline.from_pretrained(folder)
+    pipe.add_embedding(write(tmp_path / "zub.pt", gaussian(2, width(pipe))))
+    for name in ("Zub", "zub_1"):
+        with pytest.raises(ModelError, match="which the model has: rename the file"):
+            pipe.add_embedding(write(tmp_path / f"{name}.bin", gaussian(1, width(pipe))))
