@@ -126,7 +126,7 @@ def test_what_a_program_uploads_and_what_the_page_made_are_opened(caller: Caller
 
 @pytest.mark.parametrize("way", ["run", "api"])
 def test_no_way_leads_round_the_line(caller: Caller, way: str):
-    answer = caller.http.post(f"gradio_api/{way}/text2image", json={"data": ["a"] + [None] * 11})
+    answer = caller.http.post(f"gradio_api/{way}/text2image", json={"data": caller.public("text2image", prompt="a")[1]})
     assert answer.status_code == 404
     assert "queue" in answer.text
     number, data = caller.private("t2i-generate", "click")
@@ -138,7 +138,8 @@ def test_a_run_that_nobody_listens_to_ends_and_is_forgotten(
     caller: Caller, page: gr.Blocks, caplog: pytest.LogCaptureFixture
 ):
     with caplog.at_level(logging.INFO, "ui"):
-        body = {"data": ["a", "", 150, *[None] * 5, 4, *[None] * 3]}
+        _, data = caller.public("text2image", prompt="a", num_inference_steps=150, num_images=4)
+        body = {"data": data}
         ids = [caller.http.post("gradio_api/call/text2image", json=body).json()["event_id"] for _ in range(4)]
         wait_until(lambda: page._queue.event_ids_to_events)
         wait_until(lambda: not page._queue.event_ids_to_events, 5 * UNHEARD)

@@ -16,14 +16,17 @@ from diffusers.loaders.single_file_utils import (
     convert_open_clip_checkpoint,
 )
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from stable_diffusion.diffusion import UNet
+from stable_diffusion.loading.config import TinyVAEConfig, UNetConfig
 from stable_diffusion.loading.model_config import ModelConfig, Settings, read_settings
 from stable_diffusion.loading.single_file import stable_diffusion_1, stable_diffusion_2
 from stable_diffusion.model_converter import NETWORKS, convert, table
 from stable_diffusion.model_loader import Models, load
-from tests.tiny import KINDS, save_model
+from stable_diffusion.tiny_vae import TinyVAE
+from tests.tiny import KINDS, SMALL, save_model
 
 diffusers.utils.logging.set_verbosity_error()
 
@@ -166,6 +169,29 @@ def test_real_names_shapes_and_sizes(kind: str) -> None:
         "sd2": {"text_encoder": 340.39, "unet": 865.91, "vae": 83.65},
     }
     assert millions == pytest.approx(published[kind], abs=0.005)
+
+
+@pytest.mark.parametrize(("name", "billions"), [("bk_small", 0.49), ("bk_tiny", 0.33)])
+def test_real_names_and_sizes_of_small_unets(name: str, billions: float) -> None:
+    """As large as BK-SDM's model card says, https://github.com/Nota-NetsPresso/BK-SDM, whose last digit is rounded."""
+    base = stable_diffusion_1()["unet"]
+    levels = len(SMALL[name]["block_out_channels"])
+    widths = base["block_out_channels"][:levels]
+    settings = {**base, **SMALL[name], "block_out_channels": widths}
+    with torch.device("meta"):
+        ours = UNet(UNetConfig.from_dict(settings))
+        theirs = diffusers.UNet2DConditionModel.from_config(settings)
+    assert shapes(ours) == shapes(theirs)
+    assert sum(p.numel() for p in ours.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
+
+
+def test_real_names_of_a_tiny_autoencoder() -> None:
+    with torch.device("meta"):
+        assert shapes(TinyVAE(TinyVAEConfig())) == shapes(diffusers.AutoencoderTiny())
+
+
+def shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 def test_file_is_as_large_as_its_weights(tmp_path: Path) -> None:

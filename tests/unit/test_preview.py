@@ -86,6 +86,14 @@ def test_latents_are_left_alone(vae: VAE, name: str) -> None:
     assert pictures[0].size == (24, 16)
 
 
+@pytest.mark.parametrize("name", ["auto", "vae", "linear"])
+def test_previews_by_a_tiny_autoencoder_in_half_precision(name: str, tmp_path: Path) -> None:
+    vae = load(save_model(tmp_path, "sdxs"), dtype=torch.float16).vae
+    pictures = Preview(vae, name)(torch.randn(2, 4, 2, 3))
+    assert pictures is not None
+    assert [picture.size for picture in pictures] == [(24, 16)] * 2
+
+
 def test_none_shows_nothing_and_a_wrong_name_is_named(vae: VAE) -> None:
     assert Preview(vae, "none")(torch.zeros(1, 4, 2, 2)) is None
     with pytest.raises(ValueError, match="preview must be one of auto, vae, linear, none, got 'fast'"):

@@ -57,3 +57,8 @@ def test_a_schedule_that_the_sampler_does_not_have_is_refused(sampler: str) -> N
 )
 def test_settings_that_no_loader_would_take_give_the_usual_defaults(unet: dict | None, vae: dict | None) -> None:
     assert defaults_for(unet, vae, {}) == Defaults()
+
+
+def test_defaults_of_a_model_with_a_tiny_autoencoder() -> None:
+    """Files of `AutoencoderTiny` may leave `block_out_channels` out."""
+    assert defaults_for({"sample_size": 96}, {"decoder_block_out_channels": [64] * 4}, {}) == Defaults(768)
