@@ -19,6 +19,7 @@ from stable_diffusion.loading.single_file import PREFIXES, prediction_type
 from stable_diffusion.model_converter import LEGACY_NAMES, convert
 from stable_diffusion.model_loader import load
 from stable_diffusion.schedule import NoiseSchedule
+from stable_diffusion.tiny_vae import TinyVAE
 from tests.tiny import configs, networks, save_model
 
 VAE = Path("vae", "diffusion_pytorch_model.safetensors")
@@ -165,3 +166,11 @@ def test_a_file_is_asked_what_it_predicts(kind: str, tmp_path: Path, monkeypatch
 def test_the_bundled_network_tells_that_it_predicts_velocity(bundled_model: Path) -> None:
     models = load(bundled_model, device="cpu", dtype=torch.float32)
     assert prediction_type(models.unet, models.unet.config) == models.scheduler.prediction_type == "v_prediction"
+
+
+def test_a_tiny_autoencoder_in_place_of_a_models_own(without: Path, tmp_path: Path) -> None:
+    small = save_model(tmp_path / "small", "sdxs", seed=7)
+    models = load(without, vae=small / "vae", device="cpu")
+    assert isinstance(models.vae, TinyVAE)
+    for name, tensor in networks("sdxs", 7)["vae"].state_dict().items():
+        assert torch.equal(models.vae.state_dict()[name], tensor), name
