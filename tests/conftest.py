@@ -1,12 +1,15 @@
-"""What several test folders share: the model that tests run with."""
+"""What several test folders share: the model that tests run with, and one browser."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from stable_diffusion.model_loader import BUNDLED
+from tests.e2e.browser import launch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,3 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def bundled_model() -> Path:
     """The directory of the bundled model."""
     return BUNDLED
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A browser; the tests fail where there is none."""
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        yield browser
+        browser.close()

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 from gradio_client import Client, handle_file
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import ROOT
-from tests.e2e.browser import launch
 from tests.hub_server import Hub, serve
 
 PATIENCE = 120_000
@@ -110,15 +109,6 @@ def client(server: Server) -> Client:
 def photo() -> dict:
     """An example photo, as a program sends it."""
     return handle_file(str(ROOT / "assets" / "examples" / "cat.jpg"))
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """A browser; the tests fail where there is none."""
-    with sync_playwright() as playwright:
-        browser = launch(playwright)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from stable_diffusion.heatmap import prompt_words
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.prompt import encode_prompts
-from stable_diffusion.request import Request
 from tests.parity.pairs import BOUND, difference, gaussian
 from tests.tiny import KINDS, save_model
 
@@ -43,7 +42,8 @@ def width(pipe: Pipeline) -> int:
 
 
 def context(pipe: Pipeline, prompt: str) -> Tensor:
-    return pipe.read_words(Request(prompt, seed=0)).context
+    models = pipe.models
+    return encode_prompts(models.tokenizer, models.text_encoder, [prompt])
 
 
 @pytest.mark.parametrize("ending", [".pt", ".bin", ".safetensors"])
