@@ -162,7 +162,10 @@ class UNet(nn.Module):
         guidance: Tensor | None = None,
         maps: list[Tensor] | None = None,
     ) -> Tensor:
-        """Predict the noise (or velocity) in `latents`: `read` and `predict` in one."""
+        """Noise, or velocity, in latents (B, C, h, w) at timesteps (B,) for a context (B, S, D), (B, C, h, w).
+
+        `read` and `predict` in one; see there for guidance and maps.
+        """
         return self.predict(latents, timesteps, self.read(context), guidance=guidance, maps=maps)
 
     def read(self, context: Tensor) -> Tensor:
