@@ -259,7 +259,7 @@ class Pipeline:
 
     @torch.no_grad()
     def read_words(self, request: Request) -> Words:
-        """Prompt and negative prompt as `UNet.read` gives them, for each picture; the latter where the request is guided.
+        """Prompt and negative prompt as `UNet.read` gives them, for each picture; the latter where the run is guided.
 
         At a guidance scale of 1 or less the negative prompt is not evaluated; a distilled model is told its scale.
         clip_skip is the prompt's alone, as in diffusers.
