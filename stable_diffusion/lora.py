@@ -235,7 +235,10 @@ def _collect(file: Path, layers: dict[Layer, Tensor]) -> dict[Layer, dict[str, T
             "it may be of another model, such as Stable Diffusion XL, or of another method than LoRA, DoRA, LoHa, LoKr"
         )
     if bundled:
-        warnings.warn(f"{file} brings embeddings, which are left out ({listed(bundled)})", stacklevel=2)
+        warnings.warn(
+            f"{file} brings embeddings, which are left out ({listed(bundled)}): add them as files of their own",
+            stacklevel=2,
+        )
     return found
 
 

@@ -415,8 +415,9 @@ def save_adapter(network: nn.Module, settings: PeftConfig, part: str, folder: Pa
     return adapted
 
 
-@pytest.mark.parametrize("kind", PEFT_KINDS)
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    ("part", "kind"), [*(("unet", kind) for kind in PEFT_KINDS), ("text_encoder", "dora"), ("text_encoder", "lokr")]
+)
 def test_pefts_folders_merge_as_peft_merges_them(
     folder: Path, models: Models, kind: str, part: str, tmp_path: Path
 ) -> None:
@@ -486,3 +487,14 @@ def test_embeddings_in_a_lora_are_left_out_and_said(models: Models, tmp_path: Pa
     with pytest.warns(UserWarning, match=r"brings embeddings, which are left out \(bundle_emb.style"):
         bundle = merged(models, tmp_path / "bundle.safetensors")
     assert_state(bundle, state(merged(models, tmp_path / "lora.safetensors")))
+
+
+def test_a_folder_without_its_settings_merges_nothing(models: Models, tmp_path: Path) -> None:
+    loras, before = LoRAs(models), state(models)
+    save_file(peft(models), tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"adapter_config.json does not exist"):
+        loras.merge(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": "eight"}')
+    with pytest.raises(ModelError, match="damaged settings"):
+        loras.merge(tmp_path)
+    assert_state(loras.models, before)
