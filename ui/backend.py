@@ -20,7 +20,7 @@ from .run import News, Started, Waiting, dropped_text, event_of
 
 if TYPE_CHECKING:
     from stable_diffusion.engine import Engine
-    from stable_diffusion.pipeline import Pipeline, Run, Step
+    from stable_diffusion.pipeline import Pipeline, Run
     from stable_diffusion.ticket import Ticket
 
 log = logging.getLogger(__name__)
