@@ -57,7 +57,8 @@ class _Drawn:
     request: Request
     run: Run | None = None
     index: int = 0
-    """The last step told."""
+    """The last step told, of `total`."""
+    total: int = 0
 
     def begin(self) -> Run:
         """The run where it was left; one that went on to its end while nobody looked begins again."""
@@ -118,7 +119,7 @@ class Local:
                             yield in_line(place, ticket.expected_wait)
                         continue
                     stopped = run_id in self._stopped and step.result is None
-                    drawn.index = max(drawn.index, step.index)
+                    drawn.index, drawn.total = max(drawn.index, step.index), step.total
                     pace = (time.perf_counter() - began) / max(1, step.index - first)
                     name = drawn.pipeline.models.name
                     yield await asyncio.to_thread(event_of, step, drawn.request, name, pace, stopped=stopped)
@@ -130,7 +131,7 @@ class Local:
             raise
         finally:
             ticket.close()
-            log.info("%s at step %d", told, drawn.index)
+            log.info("%s at step %d of %d", told, drawn.index, drawn.total)
 
     def _started(self, pipeline: Pipeline) -> Engine:
         """The engine, which starts with the first run; all models are on the device of the first."""
