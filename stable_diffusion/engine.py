@@ -34,7 +34,7 @@ class Engine:
     In a turn those who left are dropped, at most one newcomer gets its place, and the questions of others that have the
     same network, latent size and context length ride along; a run's sampler, steps, guidance and seed are its own
     matter. Everything that computes happens on the engine's thread, but for the painter's where it has one. An error
-    ends the run that it belongs to and no other.
+    ends the run that it belongs to and no other. One whose visitor left stays as it is: it may be submitted again.
 
     Served is what a visitor's pictures took: rows of the batch times their pixels. The picture that a turn is for
     counts in full, and those that ride along count half, for they cost about half. Nobody rides along who is further
@@ -184,7 +184,6 @@ class Engine:
         self._seats = [other for other in self._seats if other is not seat]
         if all(other.ticket.owner != seat.ticket.owner for other in self._seats):
             del self._served[seat.ticket.owner]
-        seat.run.close()
         if error is not None:
             seat.ticket.fail(error)
         if seat.ticket.over:

@@ -23,7 +23,7 @@ from .limits import prepare
 from .models import ModelHolder
 from .photo import PHOTOS, photo_input, photo_path
 from .run import fitted_photo
-from .tab import Tab, connect, run_buttons, run_view
+from .tab import Drawing, Tab, connect, run_buttons, run_view
 
 # Each names the photo's background. To the included model one left out means white, and while the photo's gives way,
 # things can lose their place.
@@ -64,8 +64,9 @@ class PhotoTab(Tab):
         return {**super().show(run), self.slider: gr.ImageSlider((photo, run.files[0]), visible=True)}
 
 
-def image2image(holder: ModelHolder, history: History, model: gr.Dropdown) -> Tab:
+def image2image(drawing: Drawing, history: History, model: gr.Dropdown) -> Tab:
     """Build the tab and make it work."""
+    holder = drawing.holder
     kind = "i2i"
     with gr.Row(equal_height=False, elem_classes="workbench"):
         with gr.Column(scale=4, min_width=320, elem_classes="controls"):
@@ -91,7 +92,7 @@ def image2image(holder: ModelHolder, history: History, model: gr.Dropdown) -> Ta
             )
     reuse, start, steps_note = (controls.pop(name) for name in ("_reuse", "_start", "_steps"))
     tab = PhotoTab(kind, controls | {"model": model}, view, history, slider=slider)
-    connect(tab, holder, reuse)
+    connect(tab, drawing, reuse)
     connect_start(tab, holder, start, steps_note)
     return tab
 
