@@ -275,12 +275,6 @@ class Pipeline:
         strength = None if whole else request.strength
         return plan(request.sampler, self.schedule, request.num_inference_steps, strength, request.schedule)
 
-    def start(self, request: Request) -> Image.Image:
-        """The picture that a request begins with, decoded: noise, or the photo with the noise of its strength."""
-        query = self.begin(request).query
-        assert query is not None
-        return to_images(self.models.vae.decode_finite(query.x[:1] / query.level.scale))[0]
-
     def read_prompt(self, prompt: str) -> Tokens:
         """A prompt as this model reads it: its tokens, how many it took, and the text that it has no room for."""
         return tokenize(self.models.tokenizer, prompt)

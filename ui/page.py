@@ -46,8 +46,8 @@ def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
         with gr.Tabs(elem_id="tabs") as pages:
             with gr.Tab("Text2Image", id="t2i"):
                 words = text2image(drawing, history, menu)
-            with gr.Tab("Image2Image", id="i2i"):
-                photos = image2image(drawing, history, menu)
+            with gr.Tab("Image2Image", id="i2i") as opened:
+                photos = image2image(drawing, history, menu, opened)
             with gr.Tab("Inside", id="inside"):
                 build_inside(holder, menu)
         with gr.Row(elem_id="visit"):
