@@ -21,8 +21,9 @@ from .files import keep
 from .history import History, Kept
 from .inputs import Radio, Slider
 from .limits import prepare
+from .mask import backdrop, mask_painter, painted
 from .models import ModelHolder
-from .photo import PHOTOS, backdrop, mask_editor, painted, photo_input, photo_path
+from .photo import PHOTOS, photo_input, photo_path
 from .run import fitted_photo
 from .tab import Drawing, Tab, connect, run_buttons, run_view
 
@@ -100,7 +101,6 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
         return str(PHOTOS / name), text
 
     photos.select(pick, None, [controls["image"], controls["prompt"]], **QUIET)
-    controls["image"].change(backdrop, controls["image"], controls["mask"], **QUIET)
     return tab
 
 
@@ -129,10 +129,10 @@ def photo_controls(holder: ModelHolder, kind: str) -> Controls:
         elem_id=f"{kind}-photos",
         elem_classes="cards",
     )
-    with gr.Accordion("Change only a part", open=False, elem_id=f"{kind}-part"):
+    with gr.Accordion("Change only a part", open=False) as part:
         gr.Markdown(MASK_NOTE, elem_classes="note")
-        first = {"background": str(PHOTOS / EXAMPLES[0][0]), "layers": [], "composite": None}
-        mask = mask_editor(value=first, label="Mask", height=420, elem_id=f"{kind}-mask")
+        mask = mask_painter(f"{kind}-mask")
+    gr.on([part.expand, photo.change], backdrop, photo, mask, **QUIET)
     strength = Slider(
         0.05,
         1,
