@@ -7,11 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import torch
 
-from .pipeline import Result, Step
+from .pipeline import Step
 from .preview import Preview
 from .ticket import Ticket
 
@@ -97,7 +96,7 @@ class Painter:
             return True
         started = self._clock()
         try:
-            ticket.publish(_painted(step, preview))
+            ticket.publish(step.painted(preview))
         except Exception as error:
             ticket.fail(error)
         if step.final is None:
@@ -132,13 +131,6 @@ class Painter:
                     if self._closed:
                         return
                 self.paint()
-
-
-def _painted(step: Step, preview: Preview) -> Step:
-    if step.final is None:
-        return replace(step, images=preview(step.denoised))
-    images = step.decoded()
-    return replace(step, images=images, result=Result(images, step.seed, step.final))
 
 
 def stream(device: torch.device, priority: int = 0) -> AbstractContextManager[object]:

@@ -25,7 +25,7 @@ from .errors import told_to_programs
 from .history import keep_run
 from .limits import check
 from .live import new_run
-from .photo import photo_input, photo_path
+from .photo import MaskFile, photo_input, photo_path
 from .run import Event, Started, Waiting
 from .settings import SETTINGS, Setting
 
@@ -79,7 +79,8 @@ def endpoint(backend: Backend, names: list[str]) -> Callable[..., AsyncIterator[
 def arguments(*, photo: bool) -> dict[str, Component]:
     """The arguments of an endpoint, in order, as components that carry type and description."""
     picture: dict[str, Component] = {"image": photo_input(label="image", visible=False)} if photo else {}
-    return picture | {one.name: argument(one) for one in SETTINGS if photo or not one.for_photos}
+    mask: dict[str, Component] = {"mask": photo_input(MaskFile, label="mask", visible=False)} if photo else {}
+    return picture | {one.name: argument(one) for one in SETTINGS if photo or not one.for_photos} | mask
 
 
 def argument(setting: Setting) -> Component:

@@ -16,6 +16,7 @@ from .history import History
 from .image2image import image2image
 from .inside import build_inside
 from .limits import QUEUE_SIZE
+from .mask import MASKS
 from .models import ModelHolder
 from .restore import connect_file, connect_history, connect_link, connect_use
 from .resume import connect_resume
@@ -46,8 +47,8 @@ def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
         with gr.Tabs(elem_id="tabs") as pages:
             with gr.Tab("Text2Image", id="t2i"):
                 words = text2image(drawing, history, menu)
-            with gr.Tab("Image2Image", id="i2i"):
-                photos = image2image(drawing, history, menu)
+            with gr.Tab("Image2Image", id="i2i") as opened:
+                photos = image2image(drawing, history, menu, opened)
             with gr.Tab("Inside", id="inside"):
                 build_inside(holder, menu)
         with gr.Row(elem_id="visit"):
@@ -70,7 +71,7 @@ def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
             connect_resume(tab, drawing, page)
         add_endpoints(backend)
         page.unload(sweep)
-    page.temp_file_sets.append(FILMS)  # what no component shows, Gradio would not delete
+    page.temp_file_sets += [FILMS, MASKS]  # what no component shows, Gradio would not delete
     # Closed: the routes that compute at once, beside the line.
     return page.queue(max_size=QUEUE_SIZE, api_open=False)
 
