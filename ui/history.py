@@ -16,7 +16,7 @@ from .files import keep, stem
 from .film import keep_film
 from .link import to_query
 from .live import Message
-from .metadata import png_bytes
+from .metadata import encoded
 from .run import Event
 
 MAX_RUNS = 40
@@ -47,7 +47,7 @@ def keep_run(kind: str, request: Request, event: Event, film: list[Message]) -> 
     assert event.images is not None
     part = f"-step-{event.index}" if event.stopped else ""
     files = [
-        keep(f"{stem(request.prompt, event.seed + offset)}{part}.png", png_bytes(image))
+        keep(f"{stem(request.prompt, event.seed + offset)}{part}.png", encoded(image))
         for offset, image in enumerate(event.images)
     ]
     return Kept(kind, dataclasses.replace(request, seed=event.seed), tuple(files), keep_film(film) if film else None)

@@ -13,7 +13,8 @@ from PIL import Image
 
 from stable_diffusion.request import Request
 
-from .metadata import KEY, write_infotext
+from .infotext import write_infotext
+from .metadata import KEY
 
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline, Step
