@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stable_diffusion.request import SAMPLER_LABELS, SCHEDULE_LABELS, SYNTAXES, Request, check_schedule
+from stable_diffusion.request import SAMPLER_LABELS, SCHEDULE_LABELS, SYNTAX_LABELS, Request, check_schedule
 
 Pairs = dict[str, str]
 """The line of settings: names as AUTOMATIC1111 has them -> values as they are written."""
@@ -98,7 +98,7 @@ def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str =
         # Where the line is silent about these, the usual was meant, and not what the form happens to hold.
         settings = {"clip_skip": 0, **settings, "sampler": sampler, "schedule": schedule or "model"}
     written = left.pop(SYNTAX, syntax)
-    settings["prompt_syntax"] = written if written in SYNTAXES else syntax
+    settings["prompt_syntax"] = written if written in SYNTAX_LABELS else syntax
     return {**settings, "others": left} if left else settings
 
 
