@@ -80,4 +80,6 @@ def prepare(holder: ModelHolder, settings: dict[str, Any]) -> tuple[Pipeline, Re
     """
     check(settings)
     pipeline = holder.pipeline(settings.get("model"))
-    return pipeline, check_work(holder, settings)
+    request = check_work(holder, settings)
+    pipeline.loras.using(request.loras)  # so that whoever draws finds them merged
+    return pipeline, request
