@@ -77,6 +77,11 @@ class Local:
         self._tickets: dict[str, Ticket] = {}
         self._stopped: set[str] = set()
 
+    @property
+    def broken(self) -> bool:
+        """Whether the engine ended by a fault of its own: nothing more can be drawn here."""
+        return self._engine is not None and self._engine.closed
+
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`."""
         self._stopped.add(run_id)
