@@ -7,14 +7,17 @@ from typing import Any
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
 
 from ui.limits import MAX_RUNNING, MAX_WAITING
 
 from .replica import Replica
 from .router import RunRouter
 
-SCALE_AFTER, SHRINK_AFTER = 10.0, 600.0
-"""Seconds for which lines must be too long, or short enough, before replicas are added or taken away."""
+LINES_OVER = 15.0
+"""Seconds over which the length of lines is averaged; it is told every ten."""
+SCALE_AFTER, SHRINK_AFTER = 5.0, 600.0
+"""Seconds for which that must be too long, or short enough, before replicas are added or taken away."""
 LAST_RUNS = 300.0
 """Seconds that the runs of a replica have which is taken away; then they begin again on another."""
 CHECK_EVERY = 5.0
@@ -46,7 +49,7 @@ def deploy(
             "max_replicas": max_replicas,
             "target_ongoing_requests": line,
             "upscale_delay_s": SCALE_AFTER,
-            "look_back_period_s": SCALE_AFTER,
+            "look_back_period_s": LINES_OVER,
             "downscale_delay_s": SHRINK_AFTER,
         },
         max_ongoing_requests=2 * (MAX_RUNNING + MAX_WAITING),  # the engine says when its line is full, and to whom
@@ -58,4 +61,5 @@ def deploy(
         graceful_shutdown_timeout_s=LAST_RUNS,
         max_constructor_retry_count=3,
     )
-    return serve.run(deployment.bind(*arguments, **options), name="live", route_prefix=None)
+    quiet = LoggingConfig(enable_access_log=False)
+    return serve.run(deployment.bind(*arguments, **options), name="live", route_prefix=None, logging_config=quiet)

@@ -33,7 +33,7 @@ from serving.deploy import deploy  # noqa: E402
 from .mortal import Mortal  # noqa: E402
 
 SETTINGS = {"prompt": "a red fox", "seed": 7, "num_inference_steps": 4, "sampler": "euler_a", "preview": "none"}
-LONG = SETTINGS | {"num_inference_steps": 500}
+LONG = SETTINGS | {"num_inference_steps": 200}
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +52,9 @@ def handle(model: Path) -> Iterator[Any]:
     folder = tempfile.mkdtemp(prefix="ray")  # short: the paths of its sockets have a limit
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder)
-        yield deploy(str(model), kind=Mortal, device="cpu", replicas=2, max_replicas=2, line=16, cpus=1)
+        ray.init("local", num_cpus=3, include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder)
+        size = {"replicas": 2, "max_replicas": 3, "line": 4, "cpus": 1}
+        yield deploy(str(model), kind=Mortal, device="cpu", max_work=10**6, **size)
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -123,17 +124,19 @@ def test_a_replica_draws_what_this_process_would(remote: Remote, local: Local) -
     assert_same(told, run(local, "one", SETTINGS))
 
 
-def test_a_photo_crosses_and_leaves_nothing_behind(remote: Remote, handle: Any, local: Local, tmp_path: Path) -> None:
-    photo = tmp_path / "photo.png"
-    Image.linear_gradient("L").resize((64, 64)).save(photo)
-    settings = SETTINGS | {"image": str(photo), "strength": 0.5}
+def test_a_photo_crosses_and_leaves_nothing_behind(
+    remote: Remote, handle: Any, local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the replicas are not
+    Image.linear_gradient("L").resize((64, 64)).save("photo.png")
+    settings = SETTINGS | {"image": "photo.png", "strength": 0.5}
     told = run(remote, "photo", settings)
     assert isinstance(told[0], Started)
-    assert told[0].request.image == str(photo)
+    assert told[0].request.image == "photo.png"
     assert_same(told, run(local, "photo", settings))
     wait_until(lambda: handle.broadcast("at_work").results() == [(0, 0)] * 2)
     with pytest.raises(ValueError, match="is no file that can be read"):
-        run(remote, "gone", settings | {"image": str(tmp_path / "gone.png")})
+        run(remote, "gone", settings | {"image": "gone.png"})
 
 
 def test_runs_share_the_replicas(remote: Remote, handle: Any) -> None:
@@ -173,22 +176,30 @@ def test_stop_finds_the_run_and_keeps_its_picture(remote: Remote) -> None:
 
 
 def test_a_closed_page_frees_the_place_and_finds_its_run_again(remote: Remote, handle: Any) -> None:
-    async def leave() -> int:
-        async with news(remote, "left", LONG) as told:
+    """On whichever replica it was: the two runs are on both."""
+
+    async def few_steps(run_id: str) -> int:
+        async with news(remote, run_id, LONG) as told:
             async for one in told:
                 if isinstance(one, Event) and one.index >= 3:
                     return one.index
         raise AssertionError
 
-    async def come_back() -> News:
-        async with news(remote, "left", LONG) as told:
+    async def first_event(run_id: str) -> News:
+        async with news(remote, run_id, LONG) as told:
             return await anext(told)
+
+    async def leave() -> list[int]:
+        return await asyncio.gather(few_steps("left"), few_steps("left too"))
+
+    async def come_back() -> list[News]:
+        return await asyncio.gather(first_event("left"), first_event("left too"))
 
     left_at = asyncio.run(leave())
     wait_until(lambda: handle.broadcast("at_work").results() == [(0, 0)] * 2)
-    found = asyncio.run(come_back())
-    assert isinstance(found, Event)
-    assert found.index > left_at
+    for index, found in zip(left_at, asyncio.run(come_back()), strict=True):
+        assert isinstance(found, Event)
+        assert found.index > index
 
 
 def test_who_wants_a_model_is_sent_where_it_is(remote: Remote, handle: Any, local: Local) -> None:
@@ -215,8 +226,8 @@ def test_a_run_goes_on_where_its_replica_is_killed(remote: Remote, handle: Any) 
                     killed = await home(handle, "killed")
                     os.kill(killed, signal.SIGKILL)
                     at = one.index
-        assert killed not in (await home(handle, "killed"),)
-        return told, at
+            assert await home(handle, "killed") != killed
+            return told, at
 
     told, at = asyncio.run(kill())
     assert at < LONG["num_inference_steps"]
@@ -237,3 +248,24 @@ def test_a_replica_without_its_engine_is_replaced(remote: Remote, handle: Any) -
     asyncio.run(lose())
     wait_until(lambda: ill not in pids(handle))
     assert run(remote, "after", SETTINGS)
+
+
+def test_a_long_line_brings_another_replica(remote: Remote, handle: Any) -> None:
+    """The last test: there are three from here on."""
+    settings = LONG | {"num_inference_steps": 1000, "num_images": 4}
+
+    async def wait_in_line(run_id: str, there: asyncio.Event) -> None:
+        async with news(remote, run_id, settings) as told:
+            async for _ in told:
+                if there.is_set():
+                    return
+
+    async def look(there: asyncio.Event) -> None:
+        await asyncio.to_thread(wait_until, lambda: len(pids(handle)) == 3)
+        there.set()
+
+    async def crowd() -> None:
+        there = asyncio.Event()
+        await asyncio.gather(look(there), *(wait_in_line(f"crowd {i}", there) for i in range(16)))
+
+    asyncio.run(crowd())
