@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,28 @@ from .loading.config import BUNDLED, ConfigError, ModelError, SchedulerConfig, T
 from .loading.fields import bare
 from .loading.files import read_json
 from .loading.hub import OnProgress, locate
-from .loading.model_config import PART_CLASSES, ModelConfig, read_config, vae_config
+from .loading.model_config import PART_CLASSES, TINY_VAE_FILES, ModelConfig, read_config, vae_config
 from .loading.single_file import PREFIXES, carried_settings
 from .loading.tokenizer import find_tokenizer, load_tokenizer
 from .model_converter import LEGACY_NAMES, from_file, networks_of, read_directory, read_single_file
+from .tiny_vae import TinyVAE
 from .vae import Autoencoder
 
 VAE_FILES = ["config.json", "diffusion_pytorch_model.safetensors"]
 """What the hub is asked for where a VAE alone is wanted: of a repository of its own, or of a model's folder `vae`."""
 
+TAESD = "madebyollin/taesd"
+"""The tiny autoencoder of Stable Diffusion's latents, on the hub."""
+STABLE_DIFFUSION_LATENTS = (4, 8, 0.18215)
+"""How many channels they have, how many pixels wide one is, and their scale."""
+
 
 @dataclass(frozen=True)
 class Models:
-    """A model ready to run: networks in evaluation mode on one device, and what is needed to use them."""
+    """A model ready to run: networks in evaluation mode on one device, and what is needed to use them.
+
+    tiny_vae is a small autoencoder of the same latents, where the model's directory has one: it decodes previews.
+    """
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextEncoder
@@ -37,6 +47,25 @@ class Models:
     scheduler: SchedulerConfig
     name: str
     source: str
+    tiny_vae: TinyVAE | None = None
+
+    def decoder_for(self, preview: str) -> Autoencoder:
+        """What sharp previews of that name are decoded by: for "tiny", and for "auto" if it is there, the tiny VAE.
+
+        For Stable Diffusion 1.x and 2.x "tiny" fetches one from the hub, where the directory has none, and keeps it.
+        Raises `ModelError` where the model has no tiny VAE, or the hub can't be reached.
+        """
+        if preview not in ("tiny", "auto") or isinstance(self.vae, TinyVAE):
+            return self.vae
+        if preview == "auto" or self.tiny_vae is not None:
+            return self.tiny_vae or self.vae
+        config, weight = self.vae.config, next(self.vae.parameters())
+        if (config.latent_channels, config.downscale, config.scaling_factor) != STABLE_DIFFUSION_LATENTS:
+            raise ModelError(
+                f"preview='tiny' needs a tiny VAE, and {self.name} has none: put an AutoencoderTiny into "
+                "the folder vae_tiny of the model's directory, or choose another preview"
+            )
+        return _fetched_tiny_vae(TAESD, config, weight.device, weight.dtype)
 
 
 def load(
@@ -79,6 +108,8 @@ def load(
             on_progress(f"Loading {part.replace('_', ' ')}", done / len(kinds))
         state, origin = parts.pop(part)
         networks[part] = build(network, getattr(config, part), state, origin, device=device, dtype=dtype)
+    if (path / TINY_VAE_FILES[0]).exists():
+        networks["tiny_vae"] = _tiny_vae(path / "vae_tiny", config.vae, device, dtype)
     named = path.stem if path.is_file() else path.name
     return Models(
         tokenizer=tokenizer,
@@ -104,6 +135,19 @@ def _with_vae(config: ModelConfig, source: str | Path, *, prefer_half: bool) -> 
         return replace(config, vae=settings), (state, path)
     except ConfigError as error:
         raise ConfigError(f"{path} does not fit the model: {error}") from None
+
+
+def _tiny_vae(source: str | Path, vae: VAEConfig | TinyVAEConfig, device: torch.device, dtype: torch.dtype) -> TinyVAE:
+    """The tiny VAE of a directory or of the hub, for the latents of `vae`; `ModelError` where it is none."""
+    settings, state, path = _vae_directory(locate(source, files=VAE_FILES), prefer_half=False)
+    require(isinstance(settings, TinyVAEConfig), f"{path.parent} is no AutoencoderTiny")
+    for name in ("latent_channels", "downscale"):
+        ours, theirs = getattr(settings, name), getattr(vae, name)
+        require(ours == theirs, f"{path.parent} does not fit the model's vae: {name} is {ours}, not {theirs}")
+    return build(TinyVAE, settings, state, path, device=device, dtype=dtype)
+
+
+_fetched_tiny_vae = cache(_tiny_vae)
 
 
 def _vae_directory(folder: Path, prefer_half: bool) -> tuple[VAEConfig | TinyVAEConfig, State, Path]:

@@ -83,7 +83,8 @@ class Step:
 class Run:
     """A request under way, between two evaluations of the network; what it wants evaluated next is its `query`.
 
-    Whoever drives it evaluates the query, alone or together with those of other runs, and answers:
+    Previews of its steps are decoded by its `decoder`. Whoever drives it evaluates the query, alone or together with
+    those of other runs, and answers:
 
         while run.query is not None:
             [x_0] = run.denoise([run.query])
@@ -91,10 +92,10 @@ class Run:
     """
 
     def __init__(
-        self, request: Request, plan: Plan, words: Words, x: Tensor, noise: Callable[[], Tensor], vae: Autoencoder
+        self, request: Request, plan: Plan, words: Words, x: Tensor, noise: Callable[[], Tensor], models: Models
     ):
-        self.request, self.denoise = request, words.denoise
-        self._words, self._total, self._vae = words, plan.evaluations, vae
+        self.request, self.denoise, self.decoder = request, words.denoise, models.decoder_for(request.preview)
+        self._words, self._total, self._vae = words, plan.evaluations, models.vae
         self._index = 0
         self._sampling = plan.run(x, noise)
         self.query: Query | None = self._ask(next(self._sampling))
@@ -125,7 +126,7 @@ class Run:
         denoise: what answers instead of the run's own denoiser, for whoever wants to look on.
         """
         denoise = denoise or self.denoise
-        previews = Preview(self._vae, self.request.preview)
+        previews = Preview(self.decoder, self.request.preview)
         try:
             while self.query is not None:
                 [x_0] = denoise([self.query])
@@ -240,7 +241,7 @@ class Pipeline:
         noise = self._noise_source(request, height, width)
         # diffusers' order of draws: the photo's posterior, then the first noise, then the sampler's.
         x_0 = None if photo is None else self._encode(fit_image(photo, width, height, request.fit), noise)
-        return Run(request, steps, words, steps.start(noise(), x_0), noise, self.models.vae)
+        return Run(request, steps, words, steps.start(noise(), x_0), noise, self.models)
 
     def plan(self, request: Request) -> Plan:
         """Which steps a request will take, without taking them."""
