@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import CLIPTokenizer
 
 from .clip import CLIPTextEncoder
 from .diffusion import UNet
+from .inference import packs
 from .loading.checkpoints import State, build, read_tensors, read_weights, weight_names
 from .loading.config import BUNDLED, ConfigError, ModelError, SchedulerConfig, TinyVAEConfig, VAEConfig, require
 from .loading.fields import bare
@@ -21,6 +22,7 @@ from .loading.model_config import PART_CLASSES, TINY_VAE_FILES, ModelConfig, rea
 from .loading.single_file import PREFIXES, carried_settings
 from .loading.tokenizer import find_tokenizer, load_tokenizer
 from .model_converter import LEGACY_NAMES, from_file, networks_of, read_directory, read_single_file
+from .precision import fastest_dtype
 from .tiny_vae import TinyVAE
 from .vae import Autoencoder
 
@@ -73,7 +75,7 @@ def load(
     *,
     vae: str | Path | None = None,
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Literal["auto"] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Models:
     """Load a model in full, or raise `ModelError` naming the file at fault and the remedy.
@@ -83,11 +85,14 @@ def load(
     vae: another VAE instead of the model's own, or for a file that has none: the directory of a VAE or of a model, a
         single file of either (.safetensors, .vae.pt, .ckpt), or a name on the hub.
     device: by default CUDA, then Apple's GPU, then the CPU.
-    dtype: by default float16 on CUDA and float32 elsewhere, whatever the files hold.
+    dtype: what the networks compute in, whatever the files hold; by default float16 on CUDA and float32 elsewhere, and
+        for "auto" the `fastest_dtype`. A U-Net that is packed for bfloat16 keeps its weights as the files have them.
     on_progress: told what is going on and how much of it is done, from 0 to 1, while downloading and while loading.
     """
     device = _device(device)
-    if dtype is None:
+    if dtype == "auto":
+        dtype = fastest_dtype(device)
+    elif dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     half = dtype in (torch.float16, torch.bfloat16)
     path = BUNDLED if source is None else locate(source, prefer_half=half, on_progress=on_progress)
@@ -107,7 +112,12 @@ def load(
         if on_progress is not None:
             on_progress(f"Loading {part.replace('_', ' ')}", done / len(kinds))
         state, origin = parts.pop(part)
-        networks[part] = build(network, getattr(config, part), state, origin, device=device, dtype=dtype)
+        unread = part in ("unet", "vae") and packs(device, dtype)
+        # Packing converts: weights in between would only take memory, and LoRA files are merged into them less exactly.
+        kept = unread and part == "unet" and dtype != torch.float32
+        networks[part] = build(
+            network, getattr(config, part), state, origin, device=device, dtype=None if kept else dtype, unread=unread
+        )
     if (path / TINY_VAE_FILES[0]).exists():
         networks["tiny_vae"] = _tiny_vae(path / "vae_tiny", config.vae, device, dtype)
     named = path.stem if path.is_file() else path.name

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -70,6 +71,11 @@ class Step:
     def sigma(self) -> float:
         """The noise in x_t, in the sampler's own scale."""
         return self.level.sigma
+
+    @property
+    def precision(self) -> str:
+        """What the networks compute in: float32, bfloat16 or float16."""
+        return str(next(self.vae.parameters()).dtype).removeprefix("torch.")
 
     def noisy(self) -> list[Image.Image]:
         """Pictures of x_t, in the variance-preserving scale and by the matrix: noise, as the network is shown it."""
@@ -175,11 +181,12 @@ class Pipeline:
         *,
         vae: str | Path | None = None,
         device: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | Literal["auto"] | None = None,
     ) -> Pipeline:
         """Load a model: None for the bundled one, a directory, a .safetensors or .ckpt file, or a hub id.
 
-        vae: another one than the model's own, from the same kinds of places.
+        vae: another one than the model's own, from the same kinds of places. dtype: what the networks compute in, by
+        default float32 on a CPU, which is exact; "auto" for what is fastest here.
         """
         return cls(load(source, vae=vae, device=device, dtype=dtype))
 
@@ -282,9 +289,8 @@ class Pipeline:
             skipped = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()), request.clip_skip)
             features = torch.cat([skipped[:1], features[1:]])
         # Keys and values stay the same for the run: here they are computed once, not at every step.
-        context, negative = (
-            half.expand(request.num_images, -1, -1) for half in for_inference(models.unet).read(features).chunk(2)
-        )
+        words = for_inference(models.unet, features.dtype).read(features)
+        context, negative = (half.expand(request.num_images, -1, -1) for half in words.chunk(2))
         guided = request.guidance_scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)
         return Words(denoise, context, negative if guided else None, request.guidance_scale)

@@ -18,8 +18,13 @@ MAX_TEXT = 64 * 1024
 """How many characters of settings are read from a file."""
 
 
-def write_infotext(request: Request, seed: int, model: str, stopped_at: tuple[int, int] | None = None) -> str:
-    """The text that goes with picture `seed` of a request; `stopped_at` (step, of how many) marks a partial one."""
+def write_infotext(
+    request: Request, seed: int, model: str, stopped_at: tuple[int, int] | None = None, precision: str = "float32"
+) -> str:
+    """The text that goes with picture `seed` of a request; `stopped_at` (step, of how many) marks a partial one.
+
+    precision is what the networks computed in: in another than float32 the same settings give a slightly other picture.
+    """
     pairs: dict[str, object] = {
         "Steps": request.num_inference_steps,
         "Sampler": SAMPLER_LABELS[request.sampler],
@@ -34,6 +39,8 @@ def write_infotext(request: Request, seed: int, model: str, stopped_at: tuple[in
         pairs["Clip skip"] = request.clip_skip + 1  # counted from the last layer, which is 1 there and 0 here
     if request.image is not None:
         pairs["Denoising strength"] = f"{request.strength:g}"
+    if precision != "float32":
+        pairs["Precision"] = precision
     if stopped_at is not None:
         pairs["Stopped at step"] = "{} of {}".format(*stopped_at)
     lines = [request.prompt]
