@@ -150,9 +150,10 @@ class Engine:
         if not self._seats:
             return
         self._turns += 1
+        alone = len(self._seats) == 1 and not more_come
         started = self._clock()
         steps = self._evaluate(self._choose(more_come))
-        self._painter.earn(self._clock() - started)
+        self._painter.earn(self._clock() - started, alone=alone)
         for seat, step in steps:
             if seat.wants_picture(step):
                 self._painter.add(seat.ticket, step, seat.preview(self._clock))

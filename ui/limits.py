@@ -33,6 +33,8 @@ PREVIEW_SHARE = 1 / 3
 """The most of a processor's time that goes into previews."""
 PARKED_RUNS, PARKED_SECONDS = 64, 1800.0
 """How many runs are kept whose page is gone, and how long: for one that is loaded again, and a phone that slept."""
+REMEMBERED_RUNS = 256
+"""Of how many runs the films are found again: half a megabyte each until they are over."""
 UNHEARD = 60.0
 """Seconds after which a run ends whose messages nobody reads."""
 

@@ -20,7 +20,7 @@ FLOORS = (
     {"loading.model_config", "loading.checkpoints"},
     {"loading.hub", "loading.single_file", "loading.tokenizer"},
     {"schedule", "images", "encoder", "decoder", "diffusion", "clip", "inference"},
-    {"ddpm", "levels", "samplers", "vae", "tiny_vae", "guidance", "prompt", "preview", "heatmap", "precision"},
+    {"ddpm", "levels", "samplers", "vae", "tiny_vae", "mask", "guidance", "prompt", "preview", "heatmap", "precision"},
     {"model_converter", "model_loader"},
     {"lora", "embeddings"},
     {"pipeline"},
