@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -74,6 +75,11 @@ class Step:
         """The noise in x_t, in the sampler's own scale."""
         return self.level.sigma
 
+    @property
+    def precision(self) -> str:
+        """What the networks compute in: float32, bfloat16 or float16."""
+        return str(next(self.vae.parameters()).dtype).removeprefix("torch.")
+
     def noisy(self) -> list[Image.Image]:
         """Pictures of x_t, in the variance-preserving scale and by the matrix: noise, as the network is shown it."""
         return to_images(linear_preview(self.vae, self.latents / self.level.scale))
@@ -95,7 +101,8 @@ class Step:
 class Run:
     """A request under way, between two evaluations of the network; what it wants evaluated next is its `query`.
 
-    Whoever drives it evaluates the query, alone or together with those of other runs, and answers:
+    Previews of its steps are decoded by its `decoder`. Whoever drives it evaluates the query, alone or together with
+    those of other runs, and answers:
 
         while run.query is not None:
             [x_0] = run.denoise([run.query])
@@ -109,11 +116,12 @@ class Run:
         words: Words,
         x: Tensor,
         noise: Callable[[], Tensor],
-        vae: Autoencoder,
+        models: Models,
         mask: Mask | None = None,
     ):
         self.request, self.denoise, self.mask = request, words.denoise, mask
-        self._words, self._total, self._vae = words, plan.evaluations, vae
+        self.decoder = models.decoder_for(request.preview)
+        self._words, self._total, self._vae = words, plan.evaluations, models.vae
         self._index = 0
         self._sampling = plan.run(x, noise)
         self.query: Query | None = self._ask(*next(self._sampling))
@@ -145,7 +153,7 @@ class Run:
         denoise: what answers instead of the run's own denoiser, for whoever wants to look on.
         """
         denoise = denoise or self.denoise
-        previews = Preview(self._vae, self.request.preview)
+        previews = Preview(self.decoder, self.request.preview)
         try:
             while self.query is not None:
                 [x_0] = denoise([self.query])
@@ -200,11 +208,12 @@ class Pipeline:
         *,
         vae: str | Path | None = None,
         device: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | Literal["auto"] | None = None,
     ) -> Pipeline:
         """Load a model: None for the bundled one, a directory, a .safetensors or .ckpt file, or a hub id.
 
-        vae: another one than the model's own, from the same kinds of places.
+        vae: another one than the model's own, from the same kinds of places. dtype: what the networks compute in, by
+        default float32 on a CPU, which is exact; "auto" for what is fastest here.
         """
         return cls(load(source, vae=vae, device=device, dtype=dtype))
 
@@ -285,7 +294,7 @@ class Pipeline:
         draw = self._noise_source(request, height, width)
         # diffusers' order of draws: the photo's posterior, then the first noise, then the sampler's.
         if photo is None:
-            return Run(request, steps, words, steps.start(draw()), draw, self.models.vae)
+            return Run(request, steps, words, steps.start(draw()), draw, self.models)
         fitted = fit_image(photo, width, height, request.fit)
         x_0, noise, mask = self._encode(fitted, draw), draw(), None
         if request.mask is not None:
@@ -293,7 +302,7 @@ class Pipeline:
             if isinstance(self.models.vae, VAE):
                 draw()  # diffusers also draws the latents of the masked photo, which inpainting networks look at
         start = steps.start(noise, None if steps.strength is None else x_0)
-        return Run(request, steps, words, start, draw, self.models.vae, mask)
+        return Run(request, steps, words, start, draw, self.models, mask)
 
     def plan(self, request: Request) -> Plan:
         """Which steps a request will take, without taking them."""
@@ -330,9 +339,8 @@ class Pipeline:
             skipped = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()), request.clip_skip)
             features = torch.cat([skipped[:1], features[1:]])
         # Keys and values stay the same for the run: here they are computed once, not at every step.
-        context, negative = (
-            half.expand(request.num_images, -1, -1) for half in for_inference(models.unet).read(features).chunk(2)
-        )
+        words = for_inference(models.unet, features.dtype).read(features)
+        context, negative = (half.expand(request.num_images, -1, -1) for half in words.chunk(2))
         guided = request.guidance_scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)
         return Words(denoise, context, negative if guided else None, request.guidance_scale)

@@ -44,6 +44,7 @@ SPACED_SAMPLERS = ("euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
 PREVIEW_LABELS: dict[str, str] = {
     "auto": "Automatic",
     "vae": "Sharp (VAE)",
+    "tiny": "Sharp, fast (tiny VAE)",
     "linear": "Rough, fast (matrix)",
     "none": "None",
 }

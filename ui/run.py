@@ -94,7 +94,9 @@ def event_of(step: Step, request: Request, model: str, seconds_per_step: float, 
         seconds_per_step=seconds_per_step,
         x_0=None if shown is None else webp(tile(shown)),
         x_t=None if step.images is None or request.preview == "none" else webp(tile(step.noisy())),
-        images=None if images is None else [encoded(image) for image in signed(images, request, model, stopped_at)],
+        images=None
+        if images is None
+        else [encoded(image) for image in signed(images, request, model, stopped_at, step.precision)],
         stopped=stopped,
     )
 
@@ -139,11 +141,11 @@ def webp(image: Image.Image) -> bytes:
 
 
 def signed(
-    images: Sequence[Image.Image], request: Request, model: str, stopped_at: tuple[int, int] | None = None
+    images: Sequence[Image.Image], request: Request, model: str, stopped_at: tuple[int, int] | None, precision: str
 ) -> list[Image.Image]:
     """Copies of a seeded request's pictures with their settings inside; picture i has seed + i."""
     assert request.seed is not None
     copies = [image.copy() for image in images]
     for seed, copy in enumerate(copies, request.seed):
-        copy.info[KEY] = write_infotext(request, seed, model, stopped_at)
+        copy.info[KEY] = write_infotext(request, seed, model, stopped_at, precision)
     return copies
