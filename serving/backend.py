@@ -14,12 +14,10 @@ from ray.serve.handle import DeploymentHandle
 
 from ui.run import Event, News, Started
 
-from .replica import Files
+from .replica import PICTURES, Files
 
 log = logging.getLogger("ui.serving")
 
-PICTURES = ("image", "mask")
-"""The settings whose values are paths, which mean nothing on another machine."""
 LIVES = 3
 """On how many replicas a run may begin: one that they die of does not get to all of them."""
 
@@ -90,7 +88,7 @@ class Remote:
                 try:
                     async for news in told:
                         if isinstance(news, Started):
-                            mine = {name: settings[name] for name in files}
+                            mine = {name: settings.get(name) for name in PICTURES}
                             news = replace(news, request=replace(news.request, **mine))
                         if heard.is_new(news):
                             yield news
@@ -110,6 +108,6 @@ class Remote:
 
 
 def read_files(settings: dict[str, Any]) -> Files:
-    """Name and content of the files that settings name; one that is not there is left for the replica to refuse."""
+    """Name and content of the pictures that settings name; one that is not there is left for the replica to refuse."""
     paths = {name: Path(settings[name]) for name in PICTURES if settings.get(name) is not None}
     return {name: (path.name, path.read_bytes()) for name, path in paths.items() if path.is_file()}
