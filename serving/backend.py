@@ -78,6 +78,7 @@ class Remote:
         handle = self._handle.options(
             stream=True, session_id=run_id, multiplexed_model_id=settings.get("model") or ""
         ).stream
+        image, mask = settings.get("image"), settings.get("mask")
         heard = self._runs[run_id] = _Heard()
         try:
             for _ in range(LIVES):
@@ -88,8 +89,7 @@ class Remote:
                 try:
                     async for news in told:
                         if isinstance(news, Started):
-                            mine = {name: settings.get(name) for name in PICTURES}
-                            news = replace(news, request=replace(news.request, **mine))
+                            news = replace(news, request=replace(news.request, image=image, mask=mask))
                         if heard.is_new(news):
                             yield news
                         if heard.stopped:  # before this replica had the run

@@ -49,7 +49,7 @@ class Replica:
             async with aclosing(self._local.stream(run_id, settings | paths, owner)) as told:
                 async for news in told:
                     if isinstance(news, Started):
-                        news = replace(news, request=replace(news.request, **dict.fromkeys(PICTURES)))
+                        news = replace(news, request=replace(news.request, image=None, mask=None))
                     yield news
 
     def stop(self, run_id: str) -> None:
