@@ -26,7 +26,7 @@ from training.data.cache_latents import load_vae, standardise
 
 from .train_clip import load_clip
 from .train_tokenizer import FILES as TOKENIZER_FILES
-from .train_unet import SCHEDULER, UNET, TextToLatents, text_config
+from .train_unet import SCHEDULER, TextToLatents, load_unet
 
 SHARD_BYTES = 9_500_000
 DIFFUSERS_VERSION = "0.36.0"  # any since 0.20 reads the directory; the field says who would have written it
@@ -171,8 +171,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("assets/models/emoji"))
     args = parser.parse_args()
     tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
-    model = TextToLatents(UNET, text_config(tokenizer))
-    model.load_state_dict(torch.load(args.unet, weights_only=True, mmap=True)["ema"])
+    model = load_unet(args.unet, tokenizer)
     vae = standardise(load_vae(args.vae), model.latent_mean, model.latent_std)
     export(args.out, model, vae, args.tokenizer)
     if args.clip.exists():
