@@ -354,7 +354,9 @@ def _keywords(rng: np.random.Generator, row: dict) -> list[str]:
 @cache
 def _composer(root: Path, heldout: str | None, size: int, recipe: str | None) -> Composer:
     """One a worker process: reading the index costs as much as hundreds of pictures."""
-    return Composer(Dataset.load(root, max(size, SIDE)), size, None if heldout is None else Heldout.load(heldout), recipe)
+    return Composer(
+        Dataset.load(root, max(size, SIDE)), size, None if heldout is None else Heldout.load(heldout), recipe
+    )
 
 
 def _compose_range(job: tuple[Path, Path, str | None, int, str | None, int, int, int]) -> list[str]:

@@ -76,37 +76,37 @@ class Pieces:
 
     def __init__(self, folders: Sequence[Path]):
         self.pictures = [np.load(folder / "pictures.npy", mmap_mode="r") for folder in folders]
-        self.latents, self.predictions = (
-            [np.load(folder / f"{name}.npy", mmap_mode="r") for folder in folders] for name in ("latents", "predictions")
-        )
+        self.latents = [np.load(folder / "latents.npy") for folder in folders]
+        self.predictions = [np.load(folder / "predictions.npy") for folder in folders]
         counts = [len(part) for part in self.pictures]
         counts[0] -= MEASURED
         self.places = [(folder, row) for folder, count in enumerate(counts) for row in range(count)]
 
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Pictures (size, 3, 128, 128) in [-1, 1], and latents of theirs (size, C, 8, 8)."""
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures (size, 3, 128, 128) in [-1, 1], their latents (size, C, 8, 8), and those to be painted from."""
         rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
-        pictures, latents = zip(*(self._piece(rng) for _ in range(size)), strict=True)
-        return to_pictures(np.stack(pictures)), torch.from_numpy(np.stack(latents))
+        pictures, *latents = zip(*(self._piece(rng) for _ in range(size)), strict=True)
+        clean, given = (torch.from_numpy(np.stack(part)) for part in latents)
+        return to_pictures(np.stack(pictures)), clean, given
 
-    def _piece(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _piece(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         folder, row = self.places[rng.integers(len(self.places))]
-        picture, latents, kind = self.pictures[folder][row], self.latents[folder][row], rng.random()
-        if kind > CLEAN + NOISY:
-            latents = self.predictions[folder][row]
-        latents = latents.astype(np.float32)
-        if CLEAN < kind < CLEAN + NOISY:
-            latents += rng.uniform(0, MOST_NOISE) * rng.standard_normal(latents.shape, np.float32)
-        scale = CONFIG_256.downscale
-        top, left = rng.integers(0, latents.shape[-1] - SIDE + 1, 2)
-        window = slice(top, top + SIDE), slice(left, left + SIDE)
+        scale, side = CONFIG_256.downscale, self.latents[folder].shape[-1]
+        top, left = rng.integers(0, side - SIDE + 1, 2)
+        window = slice(None), slice(top, top + SIDE), slice(left, left + SIDE)
         wide = slice(scale * top, scale * (top + SIDE)), slice(scale * left, scale * (left + SIDE))
-        return picture[wide], latents[:, *window]
+        clean = self.latents[folder][row][window].astype(np.float32)
+        kind, given = rng.random(), clean
+        if kind > CLEAN + NOISY:
+            given = self.predictions[folder][row][window].astype(np.float32)
+        elif kind > CLEAN:
+            given = clean + np.float32(rng.uniform(0, MOST_NOISE)) * rng.standard_normal(clean.shape, np.float32)
+        return self.pictures[folder][row][wide], clean, given
 
-    def measured(self) -> tuple[Tensor, Tensor]:
-        """What training does not see: whole pictures (N, 3, 256, 256), and the U-Net's x_0 of them (N, C, 16, 16)."""
-        pictures, predictions = self.pictures[0][-MEASURED:], self.predictions[0][-MEASURED:]
-        return to_pictures(pictures), torch.from_numpy(predictions.astype(np.float32))
+    def measured(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Whole examples that training does not see, (N, 3, 256, 256), (N, C, 16, 16) and the U-Net's x_0 of these."""
+        latents, predictions = (torch.from_numpy(part[0][-MEASURED:]) for part in (self.latents, self.predictions))
+        return to_pictures(self.pictures[0][-MEASURED:]), latents.float(), predictions.float()
 
 
 def to_pictures(array: np.ndarray) -> Tensor:
@@ -189,7 +189,7 @@ def train_decoder(vae: VAE, pieces: Pieces, out: Path, args: argparse.Namespace)
     """Train the decoder of `vae` with a critic, until the minutes are used up."""
     vae.encoder.requires_grad_(False)
     vae.quant_conv.requires_grad_(False)
-    pictures, predictions = pieces.measured()
+    pictures, _, predictions = pieces.measured()
 
     def look(step: int, averaged: Studio) -> None:
         device = averaged.vae.quant_conv.weight.device
@@ -199,7 +199,7 @@ def train_decoder(vae: VAE, pieces: Pieces, out: Path, args: argparse.Namespace)
     fit(
         Studio(vae),
         painting_loss,
-        lambda generator: pieces.batch(args.batch, generator),
+        lambda generator: pieces.batch(args.batch, generator)[::2],
         out,
         rate=args.rate,
         schedule=cosine,
@@ -214,12 +214,12 @@ def train_encoder(vae: VAE, known: VAE, pieces: Pieces, out: Path, args: argpars
     """Train the encoder of `vae` to agree with `known`, until the minutes are used up."""
     vae.decoder.requires_grad_(False)
     vae.post_quant_conv.requires_grad_(False)
-    pictures, _ = pieces.measured()
+    pictures, latents, _ = pieces.measured()
 
     def look(step: int, averaged: VAE) -> None:
         device = averaged.quant_conv.weight.device
-        error = F.mse_loss(averaged.encode(pictures.to(device)).cpu(), known.encode(F.avg_pool2d(pictures, 2)))
-        print(f"step {step}: latents err by {error.sqrt():.3f}, PSNR {psnr(averaged, pictures):.2f} dB", flush=True)
+        error = F.mse_loss(averaged.encode(pictures.to(device)).cpu(), latents).sqrt()
+        print(f"step {step}: {error:.3f} from the known latents, PSNR {psnr(averaged, pictures.to(device)):.2f} dB")
 
     fit(
         vae,
