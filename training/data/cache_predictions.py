@@ -2,10 +2,10 @@
 
 Folder `runs/predictions` then holds composed examples, `pictures.npy`, uint8 (N, 256, 256, 3), and `captions.json`; and
 their latents, float16 (N, C, 16, 16): `latents.npy`, which the autoencoder of 128 px gives for the picture at half
-size, and `predictions.npy`, the U-Net's x_0 of these latents with a little noise and of the caption. What the network
-leaves vague there, a decoder can learn to finish. With `--photos FOLDER` the examples are pieces of photos without a
-caption, so that these can be painted too. What is there already is not made again; delete `predictions.npy` when the
-U-Net has changed.
+size, standardised as the U-Net knows them, and `predictions.npy`, its x_0 of these latents with a little noise and of
+the caption. What the network leaves vague there, a decoder can learn to finish. With `--photos FOLDER` the examples are
+pieces of photos without a caption, so that these can be painted too. What is there already is not made again; delete
+`predictions.npy` when the U-Net has changed.
 """
 
 from __future__ import annotations
@@ -27,12 +27,18 @@ from stable_diffusion.vae import VAE
 from training.networks.train_tokenizer import caption_tokens
 from training.networks.train_unet import SCHEDULER, TextToLatents, load_unet
 
-from .cache_latents import BATCH, encode, load_vae
+from .cache_latents import BATCH, encode, load_vae, standardise
 from .captions import compose_many
 
 SIDE = 256
 TIMESTEPS = (20, 350)  # where what a picture shows is settled, and its finer parts are not
 SMALLEST_PIECE = 0.4  # of a photo's shorter side
+
+
+def load_known_vae(vae: Path, unet: Path) -> VAE:
+    """The autoencoder of 128 px by its checkpoint, with the latents that the U-Net of the other checkpoint knows."""
+    network = torch.load(unet, weights_only=True, mmap=True)["ema"]
+    return standardise(load_vae(vae), network["latent_mean"], network["latent_std"])
 
 
 def photo_pieces(photos: Sequence[Path], count: int, seed: int) -> np.ndarray:
@@ -45,7 +51,7 @@ def photo_pieces(photos: Sequence[Path], count: int, seed: int) -> np.ndarray:
         side = rng.uniform(SMALLEST_PIECE, 1) * min(photo.size)
         left, top = rng.uniform(0, photo.width - side), rng.uniform(0, photo.height - side)
         box = (left, top, left + side, top + side)
-        piece[...] = photo.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box)
+        piece[...] = np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box))
         if rng.random() < 0.5:
             piece[...] = piece[:, ::-1].copy()
         if rng.random() < 0.5:
@@ -69,16 +75,15 @@ def encode_halved(vae: VAE, pictures: np.ndarray) -> np.ndarray:
 def predict(model: TextToLatents, latents: np.ndarray, tokens: Tensor, seed: int) -> np.ndarray:
     """The x_0 that `model` gives for latents (N, C, h, w) with noise of random `TIMESTEPS`, by the tokens (N, S)."""
     schedule, generator = NoiseSchedule(SCHEDULER), torch.Generator().manual_seed(seed)
-    mean, std = model.latent_mean, model.latent_std
     predictions = np.empty_like(latents)
     for start in range(0, len(latents), BATCH):
         rows = slice(start, start + BATCH)
-        x_0 = (torch.from_numpy(latents[rows]).float() - mean) / std
+        x_0 = torch.from_numpy(latents[rows]).float()
         t = torch.randint(*TIMESTEPS, (len(x_0),), generator=generator)
         x_t = schedule.add_noise(x_0, torch.randn(x_0.shape, generator=generator), t)
         with torch.autocast("cpu", torch.bfloat16):
             velocity = model(x_t, t, tokens[rows].long()).float()
-        predictions[rows] = schedule.predict_x_0(velocity, x_t, t) * std + mean
+        predictions[rows] = schedule.predict_x_0(velocity, x_t, t)
     return predictions
 
 
@@ -111,7 +116,8 @@ def main() -> None:
             compose_many(args.count, args.seed, out, args.data, size=SIDE, workers=args.workers)
         print(f"{args.count} pictures in {out}", flush=True)
     if not (out / "latents.npy").exists():
-        save(out / "latents.npy", encode_halved(load_vae(args.vae), np.load(out / "pictures.npy", mmap_mode="r")))
+        vae = load_known_vae(args.vae, args.unet)
+        save(out / "latents.npy", encode_halved(vae, np.load(out / "pictures.npy", mmap_mode="r")))
         print(f"latents in {out}", flush=True)
     if not (out / "predictions.npy").exists():
         tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)

@@ -79,16 +79,32 @@ class Vocabulary:
         self.names = [nouns(known[concept]) for concept in self.concepts]
 
     def meant(self, thing: str) -> list[int]:
-        """The concepts that a thing may be, 'a cat' or 'cat': those whose name ends so, and its face or front."""
+        """The concepts that a thing may be, 'a cat' or 'cat': those whose name ends so, and its face or front.
+
+        The one with the shortest name comes first.
+        """
         words = re.sub(r"^(a|an|the) ", "", thing)
         found = re.compile(rf"(.* )?{re.escape(OTHER_WORDS.get(words, words))}( face| seen .*| showing .*)?")
-        return [i for i, names in enumerate(self.names) if any(map(found.fullmatch, names))]
+        known = [i for i, names in enumerate(self.names) if any(map(found.fullmatch, names))]
+        return sorted(known, key=lambda i: min(map(len, self.names[i])))
 
 
 def nameable(row: dict) -> bool:
     """Whether a row shows a thing, a face or a hand: no whole person and no sign."""
     person = row["group"] == "people-body" and not row["subgroup"].startswith(("hand", "body"))
     return not person and row["group"] != "symbols" and row["skin_tone"] == "default"
+
+
+class ThingJudge:
+    """Says whether pictures show what they should, as a viewer does who names each at the first guess."""
+
+    def __init__(self, model: ThingClassifier, vocabulary: Vocabulary):
+        self.model, self.vocabulary = model, vocabulary
+
+    def named(self, pictures: Sequence[np.ndarray], things: Sequence[str]) -> list[bool]:
+        """For each picture (H, W, 3) uint8 whether its thing, 'a cat', is what the judge would call it."""
+        guesses = self.model.shares(pictures).argmax(dim=1).tolist()
+        return [guess in self.vocabulary.meant(thing) for guess, thing in zip(guesses, things, strict=True)]
 
 
 class Drawings:
@@ -178,13 +194,17 @@ def naming_loss(model: ThingClassifier, pictures: Tensor, numbers: Tensor) -> Te
     return F.cross_entropy(model(pictures).float(), numbers, label_smoothing=0.05)
 
 
-def load_things(checkpoint: Path, vocabulary: Vocabulary) -> ThingClassifier:
-    """The averaged model of a checkpoint. Raises FileNotFoundError where there is none."""
+def load_things(checkpoint: Path, rows: Sequence[dict]) -> ThingJudge:
+    """A judge with the averaged model of a checkpoint and the rows that it was trained on.
+
+    Raises FileNotFoundError where there is no checkpoint.
+    """
     if not checkpoint.exists():
         raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.networks.train_things`")
+    vocabulary = Vocabulary(rows)
     model = ThingClassifier(len(vocabulary.concepts))
     model.load_state_dict(torch.load(checkpoint, weights_only=True, mmap=True)["ema"])
-    return model.eval().requires_grad_(False)
+    return ThingJudge(model.eval().requires_grad_(False), vocabulary)
 
 
 def main() -> None:

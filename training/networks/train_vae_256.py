@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from stable_diffusion.vae import VAE
-from training.data.cache_latents import load_vae
+from training.data.cache_predictions import load_known_vae
 
 from .fit import cosine, fit
 from .train_vae import CONFIG, decibels, psnr, reconstruction_loss
@@ -53,22 +53,17 @@ def grown(known: VAE) -> VAE:
         for name, weight in known.state_dict().items()
     }
     vae.load_state_dict(vae.state_dict() | moved)
-    outermost = vae.encoder.down_blocks[0], vae.decoder.up_blocks[-1]
-    for block in outermost:
-        for resnet in block.resnets:
-            nn.init.zeros_(resnet.conv2.weight)
-            nn.init.zeros_(resnet.conv2.bias)
-    only_pass(outermost[0].downsamplers[0].conv, torch.tensor([0.5, 0.5, 0.0]))  # the mean of four pixels
-    only_pass(vae.decoder.up_blocks[-2].upsamplers[0].conv, torch.tensor([0.0, 1.0, 0.0]))
+    state = vae.state_dict()  # which shares its memory with the network
+    for name, weight in state.items():
+        if name.startswith(("encoder.down_blocks.0.resnets", "decoder.up_blocks.4.resnets")) and ".conv2." in name:
+            weight.zero_()
+    halving, doubling = "encoder.down_blocks.0.downsamplers.0.conv", "decoder.up_blocks.3.upsamplers.0.conv"
+    for name, taps in ((halving, [0.5, 0.5, 0.0]), (doubling, [0.0, 1.0, 0.0])):  # the mean of four; the pixel itself
+        weight, line = state[f"{name}.weight"].zero_(), torch.tensor(taps)
+        state[f"{name}.bias"].zero_()
+        channels = torch.arange(len(weight))
+        weight[channels, channels] = line[:, None] * line
     return vae
-
-
-def only_pass(convolution: nn.Conv2d, taps: Tensor) -> None:
-    """Make of a 3x3 convolution the same separable filter for each channel, taps (3,) along both sides."""
-    nn.init.zeros_(convolution.weight)
-    nn.init.zeros_(convolution.bias)
-    channels = torch.arange(len(convolution.weight))
-    convolution.weight[channels, channels] = taps[:, None] * taps
 
 
 class Pieces:
@@ -243,13 +238,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--predictions", type=Path, nargs="+", default=[Path("runs/predictions")])
     parser.add_argument("--vae", type=Path, default=Path("runs/vae/checkpoint.pt"), help="the one of 128 px")
+    parser.add_argument("--unet", type=Path, default=Path("runs/unet/checkpoint.pt"), help="which has its statistics")
     parser.add_argument("--decoder", type=Path, default=Path("runs/vae-256-decoder/checkpoint.pt"))
     parser.add_argument("--out", type=Path, help="default: runs/vae-256-HALF")
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    known, pieces, out = load_vae(args.vae), Pieces(args.predictions), args.out or Path(f"runs/vae-256-{args.half}")
-    vae = grown(known)
+    known, pieces = load_known_vae(args.vae, args.unet), Pieces(args.predictions)
+    vae, out = grown(known), args.out or Path(f"runs/vae-256-{args.half}")
     if args.half == "decoder":
         train_decoder(vae, pieces, out, args)
     else:
