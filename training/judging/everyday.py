@@ -22,7 +22,7 @@ from PIL import Image
 from stable_diffusion.pipeline import Pipeline
 from training.data.dataset import Dataset
 from training.networks.train_style import on_white
-from training.networks.train_things import ThingJudge, load_things
+from training.networks.train_things import Vocabulary, load_things
 
 from .contact_sheet import grid
 
@@ -69,9 +69,9 @@ def write(draw: Draw, questions: Sequence[Question], out: Path) -> list[np.ndarr
     return drawn
 
 
-def artwork(dataset: Dataset, judge: ThingJudge, question: Question) -> Image.Image:
+def artwork(dataset: Dataset, vocabulary: Vocabulary, question: Question) -> Image.Image:
     """A drawing of what a question asks for, in a style that its seed decides, on white."""
-    concept = judge.vocabulary.concepts[judge.vocabulary.meant(question.prompt)[0]]
+    concept = vocabulary.concepts[vocabulary.meant(question.prompt)[0]]
     rows = [i for i, row in enumerate(dataset.rows) if row["concept"] == concept and row["skin_tone"] == "default"]
     return Image.fromarray(on_white(dataset.pictures[random.Random(question.seed).choice(rows)]))
 
@@ -81,16 +81,15 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
     parser.add_argument("--artwork", action="store_true", help="show the artwork itself")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
-    parser.add_argument("--things", type=Path, default=Path("runs/things/checkpoint.pt"))
+    parser.add_argument("--things", type=Path, default=Path("runs/things/checkpoint.pt"), help="no judge if not there")
     parser.add_argument("--out", type=Path, default=Path("runs/everyday"))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=4.0)
     parser.add_argument("--shuffle", type=int, default=0, help="another number is another order")
     args = parser.parse_args()
-    dataset = Dataset.load(args.data)
-    judge = load_things(args.things, dataset.rows)
     if args.artwork:
-        draw: Draw = partial(artwork, dataset, judge)
+        dataset = Dataset.load(args.data)
+        draw: Draw = partial(artwork, dataset, Vocabulary(dataset.rows))
     else:
         pipeline = Pipeline.from_pretrained(args.model)
         options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale, "sampler": "ddim"}
@@ -99,8 +98,11 @@ def main() -> None:
             return pipeline(question.prompt, seed=question.seed, **options).images[0]
 
     questions = shuffled(everyday_prompts(), SEEDS, args.shuffle)
-    named = judge.named(write(draw, questions, args.out), [question.prompt for question in questions])
-    print(f"the judge names {sum(named)} of {len(named)}")
+    drawn = write(draw, questions, args.out)
+    if args.things.exists():
+        judge = load_things(args.things, Dataset.load(args.data).rows)
+        named = judge.named(drawn, [question.prompt for question in questions])
+        print(f"the judge names {sum(named)} of {len(named)}")
 
 
 if __name__ == "__main__":

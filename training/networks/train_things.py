@@ -25,7 +25,7 @@ from training.data.heldout import Heldout
 from training.data.paint import BACKGROUNDS, Box, background_colour, paste, varied
 
 from .fit import cosine, fit
-from .train_style import SIDE, convolutions, normalised
+from .train_style import SIDE, convolutions, normalised, on_white
 
 CHANNELS = (24, 48, 96, 160, 224)
 SPOILT = 0.25  # share of the examples that show nothing
@@ -102,8 +102,12 @@ class ThingJudge:
         self.model, self.vocabulary = model, vocabulary
 
     def named(self, pictures: Sequence[np.ndarray], things: Sequence[str]) -> list[bool]:
-        """For each picture (H, W, 3) uint8 whether its thing, 'a cat', is what the judge would call it."""
-        guesses = self.model.shares(pictures).argmax(dim=1).tolist()
+        """For each picture (H, W, 3) uint8 whether its thing, 'a cat', is what the judge would call it.
+
+        What it takes for nothing rather than for any one thing is not named.
+        """
+        shares = self.model.shares(pictures)
+        guesses = torch.where(shares[:, -1] < 0.5, shares[:, :-1].argmax(dim=1), -1).tolist()
         return [guess in self.vocabulary.meant(thing) for guess, thing in zip(guesses, things, strict=True)]
 
 
@@ -147,12 +151,10 @@ class Drawings:
         return np.array(canvas), number
 
     def accuracy(self, model: ThingClassifier) -> float:
-        """The share of the held-out drawings, on white, that `model` names."""
-        canvases = [Image.new("RGB", (SIDE, SIDE), "white") for _ in self.heldout]
-        for canvas, (row, _) in zip(canvases, self.heldout, strict=True):
-            paste(canvas, self.pictures[row], Box())
-        named = model.shares([np.array(canvas) for canvas in canvases]).argmax(dim=1)
-        return (named == torch.tensor([number for _, number in self.heldout])).float().mean().item()
+        """The share of the held-out drawings, on white, that `model` names, if it must name each."""
+        shares = model.shares([on_white(self.pictures[row]) for row, _ in self.heldout])
+        numbers = torch.tensor([number for _, number in self.heldout])
+        return (shares[:, :-1].argmax(dim=1) == numbers).float().mean().item()
 
 
 def spoil(pictures: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
