@@ -8,6 +8,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from stable_diffusion.request import (
+    LORA_TAG,
     MAX_CLIP_SKIP,
     MAX_PROMPT,
     PREVIEW_LABELS,
@@ -16,6 +17,7 @@ from stable_diffusion.request import (
     Defaults,
 )
 
+from .extras import find_files
 from .inputs import Dropdown, Slider
 from .limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SLIDER_STEPS
 from .models import ModelHolder
@@ -80,6 +82,7 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, k
     """Prompt and negative prompt, for the model that is chosen. `kind` tells the tabs' element ids apart."""
     prompt = gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_lines=6, elem_id=f"{kind}-prompt")
     count_tokens(prompt, model, holder, kind)
+    name_embeddings(prompt, model, holder, kind)
     negative = gr.Textbox(
         label="Negative prompt",
         placeholder="What to keep out of the picture (optional)",
@@ -87,7 +90,46 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, k
         max_lines=4,
         elem_id=f"{kind}-negative",
     )
+    offer_loras(prompt, kind)
     return {"prompt": prompt, "negative_prompt": negative}
+
+
+def name_embeddings(prompt: gr.Textbox, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
+    """Under a prompt: the words that files bring, of those that there are the ones that the model can take."""
+    files = find_files("embeddings")
+    if not files:
+        return
+
+    def name(model: str) -> str:
+        pipeline = holder.loaded(model)
+        words = [f"`{word}`" for word in (files if pipeline is None else pipeline.embeddings)]
+        return f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
+
+    note = gr.Markdown(name(holder.first), elem_id=f"{kind}-embeddings", elem_classes="note")
+    gr.on([prompt.focus, model.change], name, model, note, **QUIET)
+
+
+def offer_loras(prompt: gr.Textbox, kind: str) -> None:
+    """A folded menu of the LoRA files, where there are any: the one chosen gets its tag in the prompt."""
+    names = list(find_files("loras"))
+    if not names:
+        return
+    with gr.Accordion("LoRA", open=False), gr.Row():
+        menu = Dropdown(
+            names, value=None, label="Add to the prompt", info="As <lora:name:weight>", elem_id=f"{kind}-lora"
+        )
+        weight = Slider(-2, 2, value=1, step=0.05, label="Weight", elem_id=f"{kind}-lora-weight")
+
+    def add(text: str, name: str, weight: float) -> tuple[str, None]:
+        return with_lora(text or "", name, weight), None
+
+    menu.input(add, [prompt, menu, weight], [prompt, menu], **QUIET)
+
+
+def with_lora(prompt: str, name: str, weight: float) -> str:
+    """The prompt with the tag of a LoRA, in the place of those that it has for the same one."""
+    others = LORA_TAG.sub(lambda tag: "" if tag["name"] == name else tag[0], prompt)
+    return f"{others.rstrip()} <lora:{name}:{weight:g}>".lstrip()
 
 
 def count_tokens(prompt: gr.Textbox, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +16,7 @@ from stable_diffusion.loading.config import BUNDLED, ModelError
 from stable_diffusion.loading.files import read_json
 from stable_diffusion.request import Defaults, defaults_for, shown
 
+from .extras import bring, folders
 from .limits import MAX_WORK
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parent.parent
 BUNDLED_NAME = "emoji (bundled)"
 HUB = {"Stable Diffusion 1.5 (from the hub)": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 KEPT = 2
@@ -173,9 +172,8 @@ def find_models(first: str | None) -> dict[str, str | None]:
         sources[Path(first).name] = first
     if (BUNDLED / "model_index.json").exists() or first is None:
         sources[BUNDLED_NAME] = None
-    folders = [str(ROOT / "models"), *os.environ.get("SD_MODELS", "").split(os.pathsep)]
-    for folder in filter(None, folders):
-        for path in sorted(Path(folder).expanduser().glob("*")):
+    for folder in folders():
+        for path in sorted(folder.glob("*")):
             if path.suffix in (".safetensors", ".ckpt") or (path / "model_index.json").exists():
                 sources.setdefault(path.name, str(path))
     return {**sources, **HUB}
@@ -187,11 +185,18 @@ def load_pipeline(
     """Load a model and take two steps with it where that is quick, so that the first visitor does not wait for it."""
     import torch
 
+    from stable_diffusion.inference import for_inference
     from stable_diffusion.model_loader import load
     from stable_diffusion.pipeline import Pipeline
 
-    kind = getattr(torch, dtype) if dtype else None
-    pipeline = Pipeline(load(source, vae=vae, device=device, dtype=kind, on_progress=on_progress))
+    kind: Any = getattr(torch, dtype) if dtype and dtype != "auto" else dtype
+    models = load(source, vae=vae, device=device, dtype=kind, on_progress=on_progress)
+    precision = next(models.vae.parameters()).dtype
+    for network in (models.unet, models.vae):
+        for_inference(network, precision)  # weights that are not finite are found here, and not by the first visitor
+    log.info("%s computes in %s", models.name, str(precision).removeprefix("torch."))
+    pipeline = Pipeline(models)
+    bring(pipeline)
     if pipeline.default_size <= 256:
         steps = pipeline.stream("", preview="vae")
         next(steps)

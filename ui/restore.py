@@ -49,6 +49,8 @@ def fitting(component: Component, value: Any) -> Any:
         return value if value in {choice for _, choice in component.choices} else gr.skip()
     if isinstance(component, gr.Image):
         return value if value and Path(value).exists() else None
+    if isinstance(component, gr.HTML):
+        return gr.skip()  # a mask is the photo's, and goes with it
     return str(value)
 
 
