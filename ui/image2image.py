@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def image2image(holder: ModelHolder, history: History, model: gr.Dropdown) -> Ta
             controls |= prompt_controls("What it should become: a cat face on a beige background", model, holder, kind)
             buttons = run_buttons(kind)
             controls |= sampling_controls(holder.defaults, kind)
-            controls |= more_controls(holder.defaults, kind)
+            controls |= more_controls(holder.defaults, kind, controls)
             examples = [[str(PHOTOS / name), text] for name, text in EXAMPLES]
             gr.Examples(
                 examples, [controls["image"], controls["prompt"]], label="Try one of these", api_visibility="private"
@@ -164,7 +165,8 @@ def connect_start(tab: Tab, holder: ModelHolder, start: gr.HTML, steps_note: gr.
 def start_view(holder: ModelHolder, settings: dict[str, Any]) -> str:
     """The fitted photo, and the noisy picture that a run from it starts with, side by side, as HTML."""
     # The start of a run whose seed is left to chance is shown with one that stays.
-    pipeline, request = prepare(holder, {**settings, "seed": settings["seed"] or 0, "num_images": 1})
+    pipeline, request = prepare(holder, {**settings, "num_images": 1})
+    request = dataclasses.replace(request, seed=request.seed or 0)
     pictures = (fitted_photo(request), pipeline.start(request))
     captions = ("The photo as it is used", "With noise: the run starts here")
     figures = (

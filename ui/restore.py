@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import html
 from typing import Any
 
 import gradio as gr
 from gradio.components import Component
 
+from stable_diffusion.request import Defaults
 from ui import live
 
-from .controls import CHECKED, QUIET, SIZED, SizeSlider, Updates, bounds
+from .controls import CHECKED, ModelSlider, Updates, of_the_model
 from .errors import told_on_the_page
 from .film import read_film
+from .fitting import fit
 from .history import History, Kept, at
 from .link import from_query
 from .metadata import read_infotext
@@ -21,17 +23,12 @@ from .photo import own_file
 from .tab import Tab, shown
 
 
-def fill(tab: Tab, settings: dict[str, Any], holder: ModelHolder) -> Updates:
-    """The updates that put settings into a tab's controls; what its controls can't hold is left as it is."""
-    updates = {
-        component: "" if name == "seed" and settings[name] is None else fitting(component, settings[name])
-        for name, component in tab.controls.items()
-        if name in settings
-    }
-    if settings.get("model") in holder.names:
-        defaults = holder.defaults_of(settings["model"])
-        for name in SIZED:
-            updates[tab.controls[name]] = SizeSlider(**bounds(defaults), value=settings.get(name, defaults.side))
+def fill(tab: Tab, values: dict[str, Any], defaults: Defaults) -> Updates:
+    """The updates that put values that fit into a tab's controls, for the model that has these defaults."""
+    updates: Updates = {tab.controls[name]: value for name, value in values.items()}
+    for name, slider in of_the_model(defaults).items():
+        if name in values or "model" in values:
+            updates[tab.controls[name]] = ModelSlider(**{**slider, "value": values.get(name, slider["value"])})
     return updates
 
 
@@ -40,16 +37,24 @@ def all_controls(tabs: dict[str, Tab]) -> list[Component]:
     return list(dict.fromkeys(component for tab in tabs.values() for component in tab.controls.values()))
 
 
-def fitting(component: Component, value: Any) -> Any:
-    """The value for a control, or no change where the control does not offer it."""
-    if isinstance(component, gr.Slider):
-        inside = component.minimum <= value <= component.maximum
-        return value if inside else gr.skip()
-    if isinstance(component, (gr.Dropdown, gr.Radio)):
-        return value if value in {choice for _, choice in component.choices} else gr.skip()
-    if isinstance(component, gr.Image):
-        return value if value and Path(value).exists() else None
-    return str(value)
+def bring(
+    settings: dict[str, Any], tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, chosen: str, origin: str
+) -> Updates:
+    """The updates that put settings into the tab that they are for, and a message about what was taken and what not.
+
+    chosen is the model in the form; origin is the file or the link, of which all is told only where it did not fit.
+    """
+    kind = "i2i" if "strength" in settings else "t2i"
+    tab, model = tabs[kind], settings.get("model")
+    defaults = holder.defaults_of(model if model in holder.names else chosen)
+    fitted = fit(settings, tab.controls, defaults)
+    if kind == "i2i":
+        fitted.left.append(f"the photo, which is not in the {origin}")
+    complete = not fitted.changed and not fitted.left
+    if not complete or origin == "file":
+        tell = gr.Info if complete else gr.Warning
+        tell(html.escape(fitted.told(), quote=False), duration=20, title="In the form now")
+    return {pages: gr.Tabs(selected=kind), **fill(tab, fitted.values, defaults)}
 
 
 def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, history: History) -> None:
@@ -59,7 +64,9 @@ def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, h
         with told_on_the_page():
             run = at(runs, event.index)
         tab = tabs[run.kind]
-        updates: Updates = {pages: gr.Tabs(selected=run.kind)} | fill(tab, run.settings, holder)
+        defaults = holder.defaults_of(run.request.model)
+        values = fit(run.settings, tab.controls, defaults).values
+        updates: Updates = {pages: gr.Tabs(selected=run.kind)} | fill(tab, values, defaults)
         try:
             film = read_film(run.film)
         except ValueError as error:
@@ -73,31 +80,31 @@ def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, h
 
 
 def connect_file(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, file: gr.File) -> None:
-    """A PNG that is dropped on the page gives its settings to the tab that it came from."""
+    """A picture that is dropped on the page gives its settings to the tab that it came from."""
+    menu = tabs["t2i"].controls["model"]
 
-    def restore(path: str) -> Updates:
+    def restore(path: str, chosen: str) -> Updates:
         with told_on_the_page():
             settings = read_infotext(own_file(path))
-        kind = "i2i" if "strength" in settings else "t2i"
-        gr.Info("The settings of this picture are in the form now.", title="Restored")
-        return {pages: gr.Tabs(selected=kind), file: None} | fill(tabs[kind], settings, holder)
+            others = settings.get("others", {})
+            model = holder.called(others.get("Model", ""))
+            if model is not None:
+                settings |= {"model": model, "others": {key: others[key] for key in others if key != "Model"}}
+            return {file: None, **bring(settings, tabs, holder, pages, chosen, "file")}
 
     outputs = [pages, file, *all_controls(tabs)]
-    file.upload(restore, file, outputs, show_progress="hidden", api_visibility="private")
+    file.upload(restore, [file, menu], outputs, show_progress="hidden", api_visibility="private")
 
 
 def connect_link(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, page: gr.Blocks) -> None:
     """Settings in the page's address are in the form when it opens."""
+    menu = tabs["t2i"].controls["model"]
 
-    def restore(request: gr.Request) -> Updates:
+    def restore(chosen: str, request: gr.Request) -> Updates:
         settings = from_query(dict(request.query_params))
-        if not settings:
-            return {pages: gr.skip()}
-        kind = "i2i" if "strength" in settings else "t2i"
-        return {pages: gr.Tabs(selected=kind)} | fill(tabs[kind], settings, holder)
+        return bring(settings, tabs, holder, pages, chosen, "link") if settings else {pages: gr.skip()}
 
-    outputs = [pages, *all_controls(tabs)]
-    page.load(restore, None, outputs, **QUIET)
+    page.load(restore, menu, [pages, *all_controls(tabs)], **CHECKED)
 
 
 def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:
