@@ -1,10 +1,10 @@
 # make demo   the page at http://127.0.0.1:7860
-# make test   the checks; CI also runs `make test-processors`
+# make test   the checks; CI also runs `make test-processors` and `make test-serving`
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser test-processors test-sse test-avx2 lint format data train clean
+.PHONY: demo test browser test-processors test-sse test-avx2 test-serving lint format data train clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python app.py
@@ -26,6 +26,10 @@ test-avx2: export ATEN_CPU_CAPABILITY = avx2
 test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
 test-sse test-avx2: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/unit tests/parity --ignore-glob='*/test_train*.py'
+
+# Two replicas of the model behind one front; `make test` runs it too, once this has installed what it needs.
+test-serving: $(VENV)/.installed-serve
+	$(BIN)/python -m pytest -q -m serving tests/serving
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -70,4 +74,8 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/python -m pip install -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.installed-serve: requirements-serve.txt $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -r requirements-serve.txt
 	touch $@

@@ -20,8 +20,9 @@ import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
+from ui.backend import Backend, Local
 from ui.guard import IN_A_SPACE, NOWHERE, THIS_MACHINE, Guard, is_loopback, malformed
-from ui.limits import MAX_WORK, PUBLIC_WORK, SESSIONS, UNHEARD
+from ui.limits import MAX_WORK, PREVIEW_SHARE, PUBLIC_WORK, SESSIONS, UNHEARD
 from ui.listeners import watched
 from ui.models import ModelHolder
 from ui.page import build_page, look
@@ -49,8 +50,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; default: the fastest one here")
     parser.add_argument(
         "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        help="precision of the weights; default: float16 on CUDA, float32 elsewhere",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="what the networks compute in; auto: float16 on CUDA, and on processors that are faster in it bfloat16; "
+        "float32 gives the exact pictures",
     )
     parser.add_argument(
         "--mcp", action="store_true", help="also serve tools for language models; needs `pip install 'gradio[mcp]'`"
@@ -77,6 +80,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="SECONDS",
         help="end a run that nobody has listened to for so long ($SD_UNHEARD)",
     )
+    parser.add_argument(
+        "--preview-share",
+        type=float,
+        default=os.environ.get("SD_PREVIEW_SHARE", PREVIEW_SHARE),
+        metavar="SHARE",
+        help="the most of a processor's time that live previews may take, below 1 ($SD_PREVIEW_SHARE)",
+    )
     options = parser.parse_args(arguments)
     options.public = options.share or not is_loopback(options.host)
     if options.max_work is None:
@@ -84,6 +94,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for name in ("max_work", "unheard"):
         if not getattr(options, name) > 0:
             parser.error(f"--{name.replace('_', '-')} must be above 0, got {getattr(options, name)}")
+    if not 0 <= options.preview_share < 1:
+        parser.error(f"--preview-share must be at least 0 and below 1, got {options.preview_share}")
     if options.mcp and importlib.util.find_spec("mcp") is None:
         parser.error("--mcp needs a package that is not here: pip install 'gradio[mcp]'")
     return options
@@ -95,9 +107,9 @@ def guards(options: argparse.Namespace) -> list[Middleware]:
     return [Middleware(Guard, hosts=hosts, frame_ancestors=IN_A_SPACE if "SPACE_ID" in os.environ else NOWHERE)]
 
 
-def serve(options: argparse.Namespace, holder: ModelHolder) -> gr.Blocks:
-    """Serve the page around a model; returns at once. OSError where the address can't be listened on."""
-    page = build_page(holder)
+def serve(options: argparse.Namespace, holder: ModelHolder, backend: Backend) -> gr.Blocks:
+    """Serve the page around what draws; returns at once. OSError where the address can't be listened on."""
+    page = build_page(holder, backend)
     page.launch(
         server_name=options.host,
         server_port=options.port,
@@ -127,7 +139,7 @@ def main() -> None:
     logging.getLogger("ui").setLevel(logging.INFO)
     holder = ModelHolder(options.model, options.device, options.dtype, vae=options.vae, max_work=options.max_work)
     try:
-        page = serve(options, holder)
+        page = serve(options, holder, Local(holder, preview_share=options.preview_share))
     except OSError:
         at = f"port {options.port} of {options.host}"
         sys.exit(f"{at} is taken, or not this machine's: choose another with --port or --host")

@@ -68,6 +68,11 @@ def request_rows(folder: Path) -> Iterator[Row]:
                 f"{kind}, {label}, {STEPS} steps",
                 [pipes.latents(name, STEPS, strength) for pipes in both],
             )
+        yield (
+            "request",
+            f"inpainting, {label}, {STEPS} steps",
+            [pipes.inpainted(name, STEPS, STRENGTH) for pipes in both],
+        )
 
 
 @torch.no_grad()

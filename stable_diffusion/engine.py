@@ -34,7 +34,7 @@ class Engine:
     In a turn those who left are dropped, at most one newcomer gets its place, and the questions of others that have the
     same network, latent size and context length ride along; a run's sampler, steps, guidance and seed are its own
     matter. Everything that computes happens on the engine's thread, but for the painter's where it has one. An error
-    ends the run that it belongs to and no other.
+    ends the run that it belongs to and no other. One whose visitor left stays as it is: it may be submitted again.
 
     Served is what a visitor's pictures took: rows of the batch times their pixels. The picture that a turn is for
     counts in full, and those that ride along count half, for they cost about half. Nobody rides along who is further
@@ -90,6 +90,11 @@ class Engine:
     def running(self) -> int:
         """How many runs have a place."""
         return len(self._seats)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it draws no more: after `close`, or by a fault of its own."""
+        return self._closed
 
     def position(self, ticket: Ticket) -> int:
         """A ticket's place among those who wait, from 1; 0 if it does not."""
@@ -150,12 +155,13 @@ class Engine:
         if not self._seats:
             return
         self._turns += 1
+        alone = len(self._seats) == 1 and not more_come
         started = self._clock()
         steps = self._evaluate(self._choose(more_come))
-        self._painter.earn(self._clock() - started)
+        self._painter.earn(self._clock() - started, alone=alone)
         for seat, step in steps:
             if seat.wants_picture(step):
-                self._painter.add(seat.ticket, step, seat.preview(step, self._clock))
+                self._painter.add(seat.ticket, step, seat.preview(self._clock))
         self._painter.work()
         for seat, step in steps:
             if step.final is None:  # the last one is told by the painter, with its pictures
@@ -184,7 +190,6 @@ class Engine:
         self._seats = [other for other in self._seats if other is not seat]
         if all(other.ticket.owner != seat.ticket.owner for other in self._seats):
             del self._served[seat.ticket.owner]
-        seat.run.close()
         if error is not None:
             seat.ticket.fail(error)
         if seat.ticket.over:
@@ -307,10 +312,10 @@ class _Seat:
         request = self.run.request
         return step.final is not None or (request.preview != "none" and step.index % request.preview_every == 0)
 
-    def preview(self, step: Step, clock: Callable[[], float]) -> Preview:
+    def preview(self, clock: Callable[[], float]) -> Preview:
         """The run's decoder, which knows what its previews took so far."""
         if self._preview is None:
-            self._preview = Preview(step.vae, self.run.request.preview, clock, finish)
+            self._preview = Preview(self.run.decoder, self.run.request.preview, clock, finish)
         return self._preview
 
     def seconds(self, now: float) -> float:

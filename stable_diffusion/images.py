@@ -36,18 +36,19 @@ class ImageError(ValueError):
 # Reading: whatever somebody brings becomes upright RGB in sRGB, or one sentence.
 
 
-def read_image(source: str | Path | Image.Image, *, background: str = "white") -> Image.Image:
+def read_image(source: str | Path | Image.Image, *, background: str = "white", name: str = "image") -> Image.Image:
     """Read any picture as upright RGB in sRGB: EXIF rotation and colour profile applied, transparency on `background`.
 
     Takes grey, palette, CMYK, 16-bit and float pictures, of an animation the first frame. Raises `ImageError` with the
-    remedy for a file that is no picture, is cut short, or has more than 20,000 pixels a side or 40 million in all.
+    remedy for a file that is no picture, is cut short, or has more than 20,000 pixels a side or 40 million in all;
+    `name` is what its sentences call it.
     """
-    label, size = "image", "unknown size"
+    label, size = name, "unknown size"
     try:
         if isinstance(source, Image.Image):
             size = _checked_size(label, *source.size)
             return _upright_rgb(ImageOps.exif_transpose(source), background)  # a copy in any case
-        label = f"image {(Path(source).name or str(source))[:255]!r}"
+        label = f"{name} {(Path(source).name or str(source))[:255]!r}"
         # Asked before opening: opening a pipe waits for its writer, and opening a device may set something off.
         if not (os.path.isfile(source) and os.access(source, os.R_OK)):
             raise ImageError(f"{label} is no file that can be read: check its path")

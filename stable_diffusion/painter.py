@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import torch
 
-from .pipeline import Result, Step
+from .pipeline import Step
 from .preview import Preview
 from .ticket import Ticket
 
@@ -18,7 +18,7 @@ CPU_SHARE = 1 / 3
 """How much of a processor's time goes into previews at most."""
 ACCELERATOR_SHARE = 1 / 21
 """The same on an accelerator: a twentieth of what the network takes."""
-CHEAPEST_FIRST = ("linear", "auto", "vae")
+CHEAPEST_FIRST = ("linear", "auto", "tiny", "vae")
 
 
 class Painter:
@@ -68,10 +68,14 @@ class Painter:
         with self._changed:
             self._waiting.pop(ticket, None)
 
-    def earn(self, seconds: float) -> None:
-        """Count time that the network took. Credit that was left over is gone: a quiet hour allows no flood."""
+    def earn(self, seconds: float, *, alone: bool = False) -> None:
+        """Count time that the network took. Credit that was left over is gone: a quiet hour allows no flood.
+
+        A run that is alone on a processor keeps nobody waiting but who asked for its previews: all of them are due.
+        """
         with self._changed:
-            self._credit = min(self._credit, 0.0) + self._per_second * seconds
+            free = alone and self._thread is None
+            self._credit = math.inf if free else min(self._credit, 0.0) + self._per_second * seconds
             self._changed.notify()
 
     def work(self) -> None:
@@ -92,7 +96,7 @@ class Painter:
             return True
         started = self._clock()
         try:
-            ticket.publish(_painted(step, preview))
+            ticket.publish(step.painted(preview))
         except Exception as error:
             ticket.fail(error)
         if step.final is None:
@@ -127,13 +131,6 @@ class Painter:
                     if self._closed:
                         return
                 self.paint()
-
-
-def _painted(step: Step, preview: Preview) -> Step:
-    if step.final is None:
-        return replace(step, images=preview(step.denoised))
-    images = step.decoded()
-    return replace(step, images=images, result=Result(images, step.seed, step.final))
 
 
 def stream(device: torch.device, priority: int = 0) -> AbstractContextManager[object]:

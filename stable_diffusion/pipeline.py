@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
+from typing import Literal
 
 import torch
 from PIL import Image
@@ -18,13 +19,14 @@ from .guidance import Denoiser, Query
 from .images import fit_image, read_image, to_images, to_tensor
 from .inference import for_inference
 from .lora import LoRAs
+from .mask import Mask, read_mask
 from .model_loader import Models, load
 from .preview import Preview, linear_preview
 from .prompt import Tokens, encode_tokens, tokenize
 from .request import Defaults, Request, defaults_for, without_loras
 from .samplers import Plan, plan
-from .schedule import Level, NoiseSchedule
-from .vae import Autoencoder
+from .schedule import CLEAN, Level, NoiseSchedule
+from .vae import VAE, Autoencoder
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Step:
     denoised: Tensor
     seed: int
     vae: Autoencoder = field(repr=False)
+    mask: Mask | None = field(default=None, repr=False)
     images: list[Image.Image] | None = None
     final: Tensor | None = None
     result: Result | None = None
@@ -72,19 +75,34 @@ class Step:
         """The noise in x_t, in the sampler's own scale."""
         return self.level.sigma
 
+    @property
+    def precision(self) -> str:
+        """What the networks compute in: float32, bfloat16 or float16."""
+        return str(next(self.vae.parameters()).dtype).removeprefix("torch.")
+
     def noisy(self) -> list[Image.Image]:
         """Pictures of x_t, in the variance-preserving scale and by the matrix: noise, as the network is shown it."""
         return to_images(linear_preview(self.vae, self.latents / self.level.scale))
 
     def decoded(self) -> list[Image.Image]:
         """Pictures by the VAE: of x_0 as the network sees it now and, on the last step, of what the run ends with."""
-        return to_images(self.vae.decode_finite(self.denoised if self.final is None else self.final))
+        pictures = to_images(self.vae.decode_finite(self.denoised if self.final is None else self.final))
+        return pictures if self.mask is None else self.mask.paste(pictures)
+
+    def painted(self, preview: Preview) -> Step:
+        """The step with its pictures: those of `preview` or, on the last one, the VAE's, and the result."""
+        if self.final is not None:
+            images = self.decoded()
+            return replace(self, images=images, result=Result(images, self.seed, self.final))
+        pictures = preview(self.denoised)
+        return replace(self, images=self.mask.paste(pictures) if self.mask and pictures else pictures)
 
 
 class Run:
     """A request under way, between two evaluations of the network; what it wants evaluated next is its `query`.
 
-    Whoever drives it evaluates the query, alone or together with those of other runs, and answers:
+    Previews of its steps are decoded by its `decoder`. Whoever drives it evaluates the query, alone or together with
+    those of other runs, and answers:
 
         while run.query is not None:
             [x_0] = run.denoise([run.query])
@@ -92,13 +110,21 @@ class Run:
     """
 
     def __init__(
-        self, request: Request, plan: Plan, words: Words, x: Tensor, noise: Callable[[], Tensor], vae: Autoencoder
+        self,
+        request: Request,
+        plan: Plan,
+        words: Words,
+        x: Tensor,
+        noise: Callable[[], Tensor],
+        models: Models,
+        mask: Mask | None = None,
     ):
-        self.request, self.denoise = request, words.denoise
-        self._words, self._total, self._vae = words, plan.evaluations, vae
+        self.request, self.denoise, self.mask = request, words.denoise, mask
+        self.decoder = models.decoder_for(request.preview)
+        self._words, self._total, self._vae = words, plan.evaluations, models.vae
         self._index = 0
         self._sampling = plan.run(x, noise)
-        self.query: Query | None = self._ask(next(self._sampling))
+        self.query: Query | None = self._ask(*next(self._sampling))
 
     def answer(self, x_0: Tensor) -> Step:
         """Go on with the x_0 that the network gave for `query`; returns what happened, without pictures.
@@ -109,10 +135,11 @@ class Run:
         assert self.request.seed is not None, "a run's request is seeded"
         query, self._index, final = self.query, self._index + 1, None
         try:
-            self.query = self._ask(self._sampling.send(x_0))
+            x, level = self._sampling.send(x_0)
+            self.query = self._ask(self._blend(x, level), level)
         except StopIteration as stop:
-            self.query, final = None, stop.value
-        step = Step(self._index, self._total, query.level, query.x, x_0, self.request.seed, self._vae)
+            self.query, final = None, self._blend(stop.value, CLEAN)
+        step = Step(self._index, self._total, query.level, query.x, x_0, self.request.seed, self._vae, self.mask)
         return replace(step, final=final)
 
     def close(self) -> None:
@@ -126,24 +153,22 @@ class Run:
         denoise: what answers instead of the run's own denoiser, for whoever wants to look on.
         """
         denoise = denoise or self.denoise
-        previews = Preview(self._vae, self.request.preview)
+        previews = Preview(self.decoder, self.request.preview)
         try:
             while self.query is not None:
                 [x_0] = denoise([self.query])
                 step = self.answer(x_0)
-                if step.final is not None:
-                    images = step.decoded()
-                    yield replace(step, images=images, result=Result(images, step.seed, step.final))
-                elif step.index % self.request.preview_every == 0:
-                    yield replace(step, images=previews(step.denoised))
-                else:
-                    yield step
+                due = step.final is not None or step.index % self.request.preview_every == 0
+                yield step.painted(previews) if due else step
         finally:
             self.close()
 
-    def _ask(self, wanted: tuple[Tensor, Level]) -> Query:
+    def _blend(self, x: Tensor, level: Level) -> Tensor:
+        return x if self.mask is None else self.mask.blend(x, level)
+
+    def _ask(self, x: Tensor, level: Level) -> Query:
         words = self._words
-        return Query(*wanted, words.context, words.negative, words.guidance_scale)
+        return Query(x, level, words.context, words.negative, words.guidance_scale)
 
 
 @dataclass(frozen=True)
@@ -183,11 +208,12 @@ class Pipeline:
         *,
         vae: str | Path | None = None,
         device: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | Literal["auto"] | None = None,
     ) -> Pipeline:
         """Load a model: None for the bundled one, a directory, a .safetensors or .ckpt file, or a hub id.
 
-        vae: another one than the model's own, from the same kinds of places.
+        vae: another one than the model's own, from the same kinds of places. dtype: what the networks compute in, by
+        default float32 on a CPU, which is exact; "auto" for what is fastest here.
         """
         return cls(load(source, vae=vae, device=device, dtype=dtype))
 
@@ -245,7 +271,8 @@ class Pipeline:
         """Yield every step of a request as it happens; close the generator to stop.
 
         request is a `Request`, or its prompt with `settings` under the names of `Request`'s fields. With an image it
-        runs the last int(num_inference_steps * strength) steps (SDEdit, arXiv:2108.01073) from the image with noise.
+        runs the last int(num_inference_steps * strength) steps (SDEdit, arXiv:2108.01073) from the image with noise,
+        and with a mask changes only what is white in it, which at strength 1 starts from noise alone.
         Picture i uses seed + i and is, up to rounding, the one that a request of that seed alone gives. Raises
         ValueError, naming the argument, before the first step. Text beyond the model's limit is dropped, with a warning
         that says which.
@@ -265,21 +292,25 @@ class Pipeline:
         width, height = self._size(request, photo)
         steps = self.plan(request)
         words = self.read_words(request)
-        noise = self._noise_source(request, height, width)
+        draw = self._noise_source(request, height, width)
         # diffusers' order of draws: the photo's posterior, then the first noise, then the sampler's.
-        x_0 = None if photo is None else self._encode(fit_image(photo, width, height, request.fit), noise)
-        return Run(request, steps, words, steps.start(noise(), x_0), noise, self.models.vae)
+        if photo is None:
+            return Run(request, steps, words, steps.start(draw()), draw, self.models)
+        fitted = fit_image(photo, width, height, request.fit)
+        x_0, noise, mask = self._encode(fitted, draw), draw(), None
+        if request.mask is not None:
+            mask = Mask(read_mask(request.mask, photo, width, height, request.fit), fitted, x_0, noise)
+            if isinstance(self.models.vae, VAE):
+                draw()  # diffusers also draws the latents of the masked photo, which inpainting networks look at
+        start = steps.start(noise, None if steps.strength is None else x_0)
+        return Run(request, steps, words, start, draw, self.models, mask)
 
     def plan(self, request: Request) -> Plan:
         """Which steps a request will take, without taking them."""
-        strength = None if request.image is None else request.strength
+        # In a mask nothing of the photo is left at strength 1: the run starts as if there were none, as in diffusers.
+        whole = request.image is None or (request.mask is not None and request.strength == 1)
+        strength = None if whole else request.strength
         return plan(request.sampler, self.schedule, request.num_inference_steps, strength, request.schedule)
-
-    def start(self, request: Request) -> Image.Image:
-        """The picture that a request begins with, decoded: noise, or the photo with the noise of its strength."""
-        query = self.begin(request).query
-        assert query is not None
-        return to_images(self.models.vae.decode_finite(query.x[:1] / query.level.scale))[0]
 
     def read_prompt(self, prompt: str, syntax: str = "plain") -> Tokens:
         """A prompt as this model reads it: its tokens, how many it took, and the text that it has no room for."""
@@ -309,9 +340,8 @@ class Pipeline:
             skipped = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()), request.clip_skip)
             features = torch.cat([skipped[:1], features[1:]])
         # Keys and values stay the same for the run: here they are computed once, not at every step.
-        context, negative = (
-            half.expand(request.num_images, -1, -1) for half in for_inference(models.unet).read(features).chunk(2)
-        )
+        words = for_inference(models.unet, features.dtype).read(features)
+        context, negative = (half.expand(request.num_images, -1, -1) for half in words.chunk(2))
         guided = request.guidance_scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)
         return Words(denoise, context, negative if guided else None, request.guidance_scale)

@@ -44,6 +44,7 @@ SPACED_SAMPLERS = ("euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
 PREVIEW_LABELS: dict[str, str] = {
     "auto": "Automatic",
     "vae": "Sharp (VAE)",
+    "tiny": "Sharp, fast (tiny VAE)",
     "linear": "Rough, fast (matrix)",
     "none": "None",
 }
@@ -75,16 +76,18 @@ class Request:
     """One request. Building one raises ValueError, naming argument, value and remedy, where it can't be meant.
 
     image is the picture that image-to-image starts from, or its path, and None for text-to-image; fit says how it is
-    brought to width x height, and strength, in (0, 1], how much of it is given up. None for height and width means the
-    photo's own size, or the model's; for seed, as -1, a random one. Picture i of num_images has seed + i. clip_skip is
-    how many of the text tower's last layers the prompt does not go through. model names the one of several models that
-    draws; who runs the request has it already.
+    brought to width x height, and strength, in (0, 1], how much of it is given up. mask, a picture or its path, lies
+    over the photo: what is white there is drawn anew, what is black stays. None for height and width means the photo's
+    own size, or the model's; for seed, as -1, a random one. Picture i of num_images has seed + i. clip_skip is how many
+    of the text tower's last layers the prompt does not go through. model names the one of several models that draws;
+    who runs the request has it already.
     """
 
     prompt: str = ""
     _: KW_ONLY
     negative_prompt: str = ""
     image: Image.Image | str | Path | None = None
+    mask: Image.Image | str | Path | None = None
     strength: float = 0.8
     fit: str = "crop"
     num_inference_steps: int = 30
@@ -118,8 +121,13 @@ class Request:
             checked["seed"] = None
         elif self.seed is not None:
             checked["seed"] = _whole("seed", self.seed, 0, MAX_SEED, "or leave it empty for a random one")
-        if not isinstance(self.image, (Image.Image, str, Path, type(None))):
-            raise ValueError(f"image must be a picture or the path of one, got {shown(self.image)}")
+        for name in ("image", "mask"):
+            if not isinstance(getattr(self, name), (Image.Image, str, Path, type(None))):
+                raise ValueError(f"{name} must be a picture or the path of one, got {shown(getattr(self, name))}")
+        if self.mask is not None and self.image is None:
+            raise ValueError(
+                f"mask must come with an image, got {shown(self.mask)} alone: it says what to draw anew in it"
+            )
         for name, choices in (
             ("sampler", SAMPLER_LABELS),
             ("preview", PREVIEW_LABELS),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Ticket:
         self.owner = owner
         self._line = line
         self._news = threading.Condition()
+        self._wake: list[Callable[[], None]] = []
         self._told = 0
         self._newest: tuple[int, Step] | None = None  # with its number among all that was told
         self._painted: tuple[int, Step] | None = None
@@ -73,6 +75,34 @@ class Ticket:
         if self._error is not None:
             raise self._error
 
+    async def news(self, every: float) -> AsyncGenerator[Step | None]:
+        """As `steps`, for asyncio: whoever waits takes no thread."""
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(told.set)
+
+        seen, step, over = 0, None, False
+        with self._news:
+            self._wake = [*self._wake, wake]
+        try:
+            while not over or step is not None:
+                told.clear()
+                seen, step, over = self._wait_for_news(seen, 0)
+                if step is not None:
+                    yield step
+                elif not over:
+                    try:
+                        await asyncio.wait_for(told.wait(), every)
+                    except asyncio.TimeoutError:
+                        yield None
+        finally:
+            with self._news:
+                self._wake = [other for other in self._wake if other is not wake]
+        if self._error is not None:
+            raise self._error
+
     def close(self) -> None:
         """Leave: the readers' loops end, and the network goes on without the run from its next turn."""
         self._end()
@@ -90,7 +120,7 @@ class Ticket:
             if step.index >= newest:
                 self._newest = self._told, step
             self._over = step.result is not None
-            self._news.notify_all()
+            self._tell()
 
     def fail(self, error: Exception) -> None:
         """End the run by an error, which its readers are raised."""
@@ -107,4 +137,9 @@ class Ticket:
         with self._news:
             if not self._over:
                 self._over, self._error = True, error
-                self._news.notify_all()
+                self._tell()
+
+    def _tell(self) -> None:
+        self._news.notify_all()
+        for wake in self._wake:
+            wake()

@@ -6,10 +6,12 @@ answer holds the pictures as PNG files, with their settings inside.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
@@ -18,32 +20,28 @@ from gradio.components import Component
 from stable_diffusion.request import Defaults, Request
 from ui import live
 
+from .backend import Backend
 from .errors import told_to_programs
 from .history import keep_run
-from .limits import prepare
-from .models import ModelHolder
-from .photo import photo_input, photo_path
-from .run import Event, dropped_text, run
+from .limits import check
+from .live import new_run
+from .photo import MaskFile, photo_input, photo_path
+from .run import Event, Started, Waiting
 from .settings import SETTINGS, Setting
-
-QUEUE = "programs"
-"""The line in which programs wait: their own, for a call may first have to load a model, which no visitor waits for."""
-AT_ONCE = 2
-"""How many calls go on at a time, so that one that loads a model does not hold up the next."""
 
 BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults))}
 
 Answer = tuple[list[str], dict[str, Any]]
 
 
-def add_endpoints(holder: ModelHolder) -> None:
+def add_endpoints(backend: Backend) -> None:
     """Add both endpoints to the Blocks that are being built. Their components are never drawn."""
     for name, text in (
         ("text2image", "Draw a picture from words."),
         ("image2image", "Draw a new picture over a photo."),
     ):
         inputs = arguments(photo=name == "image2image")
-        function = endpoint(holder, list(inputs))
+        function = endpoint(backend, list(inputs))
         function.__name__ = name  # by which language models call it
         function.__doc__ = f"{text} Streams every step; the last answer holds the pictures as PNG files."
         gr.Button(visible=False).click(
@@ -51,33 +49,38 @@ def add_endpoints(holder: ModelHolder) -> None:
             list(inputs.values()),
             outputs=[gr.Gallery(label="images", format="png", visible=False), gr.JSON(label="step", visible=False)],
             api_name=name,
-            concurrency_id=QUEUE,
-            concurrency_limit=AT_ONCE,
+            concurrency_limit=None,
         )
 
 
-def endpoint(holder: ModelHolder, names: list[str]) -> Callable[..., Iterator[Answer]]:
+def endpoint(backend: Backend, names: list[str]) -> Callable[..., AsyncIterator[Answer]]:
     """A function with arguments of these names: image and prompt have to be given, all others are None by default."""
 
-    def function(*values: Any) -> Iterator[Answer]:
+    async def function(*arguments: Any) -> AsyncIterator[Answer]:
+        *values, visitor = arguments
         with told_to_programs():
             given = dict(zip(names, values, strict=True))
             if "image" in given:
                 photo_path(given["image"])
-            yield from answers(holder, given)
+            async with aclosing(answers(backend, given, visitor.session_hash)) as stream:
+                async for answer in stream:
+                    yield answer
 
     required, kind = ("image", "prompt"), inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = [
-        inspect.Parameter(name, kind, default=inspect.Parameter.empty if name in required else None) for name in names
+        inspect.Parameter(name, kind, default=inspect.Parameter.empty if name in required else None)
+        for name in [*names, "visitor"]
     ]
     function.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    function.__annotations__ = {"visitor": gr.Request}  # by which Gradio knows that it is not an argument
     return function
 
 
 def arguments(*, photo: bool) -> dict[str, Component]:
     """The arguments of an endpoint, in order, as components that carry type and description."""
     picture: dict[str, Component] = {"image": photo_input(label="image", visible=False)} if photo else {}
-    return picture | {one.name: argument(one) for one in SETTINGS if photo or not one.for_photos}
+    mask: dict[str, Component] = {"mask": photo_input(MaskFile, label="mask", visible=False)} if photo else {}
+    return picture | {one.name: argument(one) for one in SETTINGS if photo or not one.for_photos} | mask
 
 
 def argument(setting: Setting) -> Component:
@@ -88,12 +91,18 @@ def argument(setting: Setting) -> Component:
     return kind(None, label=setting.name + choices + default, visible=False)
 
 
-def answers(holder: ModelHolder, given: dict[str, Any]) -> Iterator[Answer]:
+async def answers(backend: Backend, given: dict[str, Any], owner: str | None) -> AsyncGenerator[Answer]:
     """Run a request and answer with every step; ValueError, naming the argument, where it can't be run."""
-    pipeline, request = prepare(holder, given)
-    dropped = dropped_text(pipeline, request)
-    for event in run(pipeline, request):
-        yield files(request, event), describe(event, dropped)
+    run_id = new_run()
+    check(given)
+    async with aclosing(backend.stream(run_id, given, owner or run_id)) as stream:
+        async for news in stream:
+            if isinstance(news, Waiting):
+                yield [], {"waiting": news.text, "position": news.position, "seconds": news.seconds}
+            elif isinstance(news, Started):
+                started = news
+            else:
+                yield await asyncio.to_thread(files, started.request, news), describe(news, started.dropped)
 
 
 def files(request: Request, event: Event) -> list[str]:
@@ -110,7 +119,7 @@ def describe(event: Event, dropped: dict[str, str]) -> dict[str, Any]:
         "sigma": None if math.isinf(event.sigma) else event.sigma,
         "seed": event.seed,
         "seconds_per_step": event.seconds_per_step,
-        "preview": live.data_uri(event.x_0),
+        "preview": live.as_uri(event.x_0),
         "finished": event.images is not None,
         "dropped": dropped,
     }

@@ -41,7 +41,7 @@ def fit(settings: dict[str, Any], controls: Controls, defaults: Defaults) -> Fit
     """
     fitted = Fitted()
     for name, component in controls.items():
-        if name in settings and name not in SIZED:
+        if name in settings and name not in (*SIZED, "mask"):  # a mask is the photo's, and goes with it
             _fit_one(fitted, name, component, settings[name], defaults)
     if any(name in settings for name in SIZED):
         _fit_size(fitted, settings.get("width", defaults.side), settings.get("height", defaults.side), defaults)

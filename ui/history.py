@@ -11,12 +11,10 @@ import gradio as gr
 
 from stable_diffusion.request import Request
 
-from .controls import Updates
 from .files import keep, stem
 from .film import keep_film
 from .link import to_query
 from .live import Message
-from .metadata import encoded
 from .run import Event
 
 MAX_RUNS = 40
@@ -47,8 +45,8 @@ def keep_run(kind: str, request: Request, event: Event, film: list[Message]) -> 
     assert event.images is not None
     part = f"-step-{event.index}" if event.stopped else ""
     files = [
-        keep(f"{stem(request.prompt, event.seed + offset)}{part}.png", encoded(image))
-        for offset, image in enumerate(event.images)
+        keep(f"{stem(request.prompt, event.seed + offset)}{part}.png", picture)
+        for offset, picture in enumerate(event.images)
     ]
     return Kept(kind, dataclasses.replace(request, seed=event.seed), tuple(files), keep_film(film) if film else None)
 
@@ -72,10 +70,11 @@ class History:
             render=False,
         )
 
-    def add(self, runs: list[Kept], run: Kept) -> Updates:
-        """The updates that add a run to those of a visitor."""
-        runs = trim([run, *runs])
-        return {self.runs: runs, self.gallery: [file for run in runs for file in run.files]}
+    @staticmethod
+    def add(runs: list[Kept], run: Kept | None) -> tuple[list[Kept], list[str]]:
+        """A visitor's runs with one more, newest first, and the files of their pictures."""
+        runs = trim(runs if run is None or run in runs else [run, *runs])
+        return runs, [file for run in runs for file in run.files]
 
 
 def at(runs: list[Kept], index: int) -> Kept:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import io
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from .files import keep
 from .history import History, Kept
 from .inputs import Radio, Slider
 from .limits import prepare
+from .mask import backdrop, mask_painter, painted
 from .models import ModelHolder
 from .photo import PHOTOS, photo_input, photo_path
 from .run import fitted_photo
-from .tab import Tab, connect, run_buttons, run_view
+from .tab import Drawing, Tab, connect, run_buttons, run_view
 
 # Each names the photo's background. To the included model one left out means white, and while the photo's gives way,
 # things can lose their place.
@@ -37,6 +38,7 @@ EXAMPLES = (
 
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
+MASK_NOTE = "What you paint over is drawn anew, all else stays as it is. At strength 1 it is drawn from noise alone."
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class PhotoTab(Tab):
     def settings(self, values: Values) -> dict[str, Any]:
         """What the controls ask for; ValueError where that can't be meant, or the photo is missing."""
         photo_path(values[self.controls["image"]])
-        return super().settings(values)
+        mask = self.controls["mask"]
+        return super().settings({**values, mask: painted(values[mask])})
 
     @property
     def shown(self) -> list[Block]:
@@ -65,8 +68,9 @@ class PhotoTab(Tab):
         return {**super().show(run), self.slider: gr.ImageSlider((photo, run.files[0]), visible=True)}
 
 
-def image2image(holder: ModelHolder, history: History, model: gr.Dropdown) -> Tab:
-    """Build the tab and make it work."""
+def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: gr.Tab) -> Tab:
+    """Build the tab and make it work; `opened` is where it is placed."""
+    holder = drawing.holder
     kind = "i2i"
     with gr.Row(equal_height=False, elem_classes="workbench"):
         with gr.Column(scale=4, min_width=320, elem_classes="controls"):
@@ -75,10 +79,6 @@ def image2image(holder: ModelHolder, history: History, model: gr.Dropdown) -> Ta
             buttons = run_buttons(kind)
             controls |= sampling_controls(holder.defaults, kind)
             controls |= more_controls(holder.defaults, kind, controls)
-            examples = [[str(PHOTOS / name), text] for name, text in EXAMPLES]
-            gr.Examples(
-                examples, [controls["image"], controls["prompt"]], label="Try one of these", api_visibility="private"
-            )
         with gr.Column(scale=5, min_width=320):
             view = run_view(kind, buttons)
             slider = gr.ImageSlider(
@@ -90,10 +90,17 @@ def image2image(holder: ModelHolder, history: History, model: gr.Dropdown) -> Ta
                 visible=False,
                 elem_id=f"{kind}-slider",
             )
-    reuse, start, steps_note = (controls.pop(name) for name in ("_reuse", "_start", "_steps"))
+    reuse, start, steps_note, photos = (controls.pop(name) for name in ("_reuse", "_start", "_steps", "_photos"))
+    controls["prompt"].value = EXAMPLES[0][1]
     tab = PhotoTab(kind, controls | {"model": model}, view, history, slider=slider)
-    connect(tab, holder, reuse)
-    connect_start(tab, holder, start, steps_note)
+    connect(tab, drawing, reuse)
+    connect_start(tab, holder, opened, start, steps_note)
+
+    def pick(event: gr.SelectData) -> tuple[str, str]:
+        name, text = EXAMPLES[event.index]
+        return str(PHOTOS / name), text
+
+    photos.select(pick, None, [controls["image"], controls["prompt"]], **QUIET)
     return tab
 
 
@@ -101,6 +108,7 @@ def photo_controls(holder: ModelHolder, kind: str) -> Controls:
     """The photo, how it is fitted, and how much of it is replaced."""
     with gr.Row(elem_classes="photo-row"):
         photo = photo_input(
+            value=str(PHOTOS / EXAMPLES[0][0]),
             label="Photo",
             sources=["upload", "clipboard", "webcam"],
             height=200,
@@ -109,6 +117,22 @@ def photo_controls(holder: ModelHolder, kind: str) -> Controls:
             min_width=150,
         )
         start = gr.HTML(START_HINT, elem_id=f"{kind}-start", scale=1, min_width=150)
+    photos = gr.Gallery(
+        [(str(PHOTOS / name), text) for name, text in EXAMPLES],
+        label="Or one of these",
+        columns=4,
+        height="auto",
+        object_fit="cover",
+        allow_preview=False,
+        buttons=[],
+        interactive=False,
+        elem_id=f"{kind}-photos",
+        elem_classes="cards",
+    )
+    with gr.Accordion("Change only a part", open=False) as part:
+        gr.Markdown(MASK_NOTE, elem_classes="note")
+        mask = mask_painter(f"{kind}-mask")
+    gr.on([part.expand, photo.change], backdrop, photo, mask, **QUIET)
     strength = Slider(
         0.05,
         1,
@@ -121,14 +145,15 @@ def photo_controls(holder: ModelHolder, kind: str) -> Controls:
     steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note")
     fits = [(label, name) for name, label in FIT_LABELS.items()]
     fit = Radio(fits, value="crop", label="Fit the photo", elem_id=f"{kind}-fit")
-    return {"image": photo, "strength": strength, "fit": fit, "_steps": steps, "_start": start}
+    controls = {"image": photo, "mask": mask, "strength": strength, "fit": fit}
+    return controls | {"_photos": photos, "_steps": steps, "_start": start}
 
 
 STARTS = ("image", "fit", "strength", "num_inference_steps", "width", "height")
 """The settings that change what a run starts from."""
 
 
-def connect_start(tab: Tab, holder: ModelHolder, start: gr.HTML, steps_note: gr.Markdown) -> None:
+def connect_start(tab: Tab, holder: ModelHolder, opened: gr.Tab, start: gr.HTML, steps_note: gr.Markdown) -> None:
     """Show, as the controls move, how many steps will run and what they start from."""
     controls, defaults, turn = tab.controls, holder.defaults, asyncio.Semaphore(1)
 
@@ -144,16 +169,16 @@ def connect_start(tab: Tab, holder: ModelHolder, start: gr.HTML, steps_note: gr.
         if values[controls["image"]] is None:
             return START_HINT
         with told_on_the_page():
-            settings = tab.settings(values)
+            settings = tab.settings({**values, controls["mask"]: None})
             async for _ in holder.wait(settings["model"]):
                 pass
             async with turn:
                 return await asyncio.to_thread(start_view, holder, settings)
 
     gr.on(
-        [controls[name].change for name in STARTS],
+        [opened.select, *(controls[name].change for name in STARTS)],
         draw,
-        set(controls.values()),
+        {one for name, one in controls.items() if name != "mask"},  # it is sent anew at every event that reads it
         start,
         show_progress="hidden",
         trigger_mode="always_last",
@@ -163,12 +188,26 @@ def connect_start(tab: Tab, holder: ModelHolder, start: gr.HTML, steps_note: gr.
 
 
 def start_view(holder: ModelHolder, settings: dict[str, Any]) -> str:
-    """The fitted photo, and the noisy picture that a run from it starts with, side by side, as HTML."""
-    # The start of a run whose seed is left to chance is shown with one that stays.
-    pipeline, request = prepare(holder, {**settings, "num_images": 1})
-    request = dataclasses.replace(request, seed=request.seed or 0)
-    pictures = (fitted_photo(request), pipeline.start(request))
-    captions = ("The photo as it is used", "With noise: the run starts here")
+    """The fitted photo, the noisy picture that a run starts from, and what the network sees in it, as HTML."""
+    # The start of a run whose seed is left to chance is shown with one that stays. Without words, the first x_0 is of
+    # the photo, not of what shall become of it.
+    changes = {
+        "seed": max(0, settings["seed"] or 0),
+        "num_images": 1,
+        "prompt": "",
+        "guidance_scale": 1,
+        "preview": "none",
+    }
+    pipeline, request = prepare(holder, settings | changes)
+    with closing(pipeline.stream(request)) as steps:
+        step = next(steps)
+    pictures = (fitted_photo(request), step.noisy()[0], step.decoded()[0])
+    left = (step.level.alpha / step.level.scale) ** 2
+    captions = (
+        "The photo as it is used",
+        f"The run starts here: {left:.1%} photo, the rest noise",
+        "What the network still sees of the photo",
+    )
     figures = (
         f'<figure><img src="{live.data_uri(picture)}" alt=""><figcaption>{caption}</figcaption></figure>'
         for picture, caption in zip(pictures, captions, strict=True)

@@ -26,12 +26,17 @@ SYNTAX = "Prompt syntax"
 
 LINE = re.compile(r"^Steps: *\d", re.MULTILINE)
 NAME = re.compile(r"\w[\w /-]*")
-SILENT = re.compile(r".*[Hh]ash(es)?|Version")
-"""The names of what says no more than other pairs say."""
+SILENT = re.compile(r".*[Hh]ash(es)?|Version|Precision")
+"""The names of what says no more than other pairs say, or matters to a picture no more than rounding does."""
 
 
-def write_infotext(request: Request, seed: int, model: str, stopped_at: tuple[int, int] | None = None) -> str:
-    """The text that goes with picture `seed` of a request; `stopped_at` (step, of how many) marks a partial one."""
+def write_infotext(
+    request: Request, seed: int, model: str, stopped_at: tuple[int, int] | None = None, precision: str = "float32"
+) -> str:
+    """The text that goes with picture `seed` of a request; `stopped_at` (step, of how many) marks a partial one.
+
+    precision is what the networks computed in: in another than float32 the same settings give a slightly other picture.
+    """
     pairs: dict[str, object] = {
         "Steps": request.num_inference_steps,
         "Sampler": SAMPLER_LABELS[request.sampler],
@@ -47,6 +52,8 @@ def write_infotext(request: Request, seed: int, model: str, stopped_at: tuple[in
         pairs["Clip skip"] = request.clip_skip + 1
     if request.image is not None:
         pairs["Denoising strength"] = f"{request.strength:g}"
+    if precision != "float32":
+        pairs["Precision"] = precision
     if stopped_at is not None:
         pairs["Stopped at step"] = "{} of {}".format(*stopped_at)
     lines = [request.prompt]

@@ -27,6 +27,14 @@ MAX_WORK = 600.0
 size. 150 steps of four such pictures; 37 of them at twice the width and height."""
 PUBLIC_WORK = MAX_WORK / 4
 """The same where anybody may come."""
+MAX_RUNNING, MAX_WAITING = 32, 256
+"""How many runs are drawn at once, and how many more may wait for a place."""
+PREVIEW_SHARE = 1 / 3
+"""The most of a processor's time that goes into previews."""
+PARKED_RUNS, PARKED_SECONDS = 64, 1800.0
+"""How many runs are kept whose page is gone, and how long: for one that is loaded again, and a phone that slept."""
+REMEMBERED_RUNS = 256
+"""Of how many runs the films are found again: half a megabyte each until they are over."""
 UNHEARD = 60.0
 """Seconds after which a run ends whose messages nobody reads."""
 

@@ -5,6 +5,8 @@ const [picture, noisy, hint] = [find(".x0 img"), find(".xt img"), find(".hint")]
 const [film, player, scrub, play] = [find(".film"), find(".player"), find(".scrub"), find(".play")];
 const IDLE = "Your picture appears here, out of noise, step by step.";
 
+const NOTE = element.closest('[id$="-live"]').id;
+
 let run = null;
 let frames = [];
 let timer = null;
@@ -47,7 +49,7 @@ function setProgress(share) {
   find(".bar").setAttribute("aria-valuenow", Math.round(100 * share));
 }
 
-function addThumb(frame) {
+function thumbOf(frame) {
   const button = document.createElement("button");
   button.type = "button";
   button.dataset.index = frame.index;
@@ -60,19 +62,29 @@ function addThumb(frame) {
     pause();
     show(frame);
   });
-  film.append(button);
-  film.hidden = false;
-  film.scrollLeft = film.scrollWidth;
+  return button;
+}
+
+// A picture may come after later steps were told: it takes its step's place.
+function put(frame) {
+  const place = frames.findIndex((other) => other.index >= frame.index);
+  const known = place >= 0 && frames[place].index === frame.index;
+  frames.splice(place < 0 ? frames.length : place, known ? 1 : 0, frame);
+  const thumbs = [...film.children];
+  thumbs.find((thumb) => Number(thumb.dataset.index) === frame.index)?.remove();
+  if (frame.x0) film.insertBefore(thumbOf(frame), thumbs.find((thumb) => Number(thumb.dataset.index) > frame.index) || null);
+  film.hidden = !film.children.length;
 }
 
 function add(frame) {
-  frames.push(frame);
-  if (frame.x0) addThumb(frame);
-  show(frame);
-  scrub.max = frame.total;
-  setProgress(frame.index / frame.total);
-  setFact("seconds", seconds(frame.seconds));
-  setFact("left", seconds(frame.left));
+  put(frame);
+  show(frame.x0 || !frames.some((other) => other.x0) ? frame : nearest(frame.index));
+  film.scrollLeft = film.scrollWidth;
+  const newest = frames[frames.length - 1];
+  scrub.max = newest.total;
+  setProgress(newest.index / newest.total);
+  setFact("seconds", seconds(newest.seconds));
+  setFact("left", seconds(newest.left));
 }
 
 function reset(id) {
@@ -110,11 +122,18 @@ function startPlaying() {
   }, Math.max(60, 3000 / seen.length));
 }
 
+// For ui/resume.py, as long as this tab of the browser is open. An idle view that has shown nothing yet forgets nothing.
+function note({state, run: id, replay}) {
+  if (id && !replay && state !== "failed") sessionStorage.setItem(NOTE, JSON.stringify({run: id, link: root.dataset.link}));
+  else if (run !== null) sessionStorage.removeItem(NOTE);
+}
+
 function update() {
   const value = props.value || {};
-  if (value.run !== run) reset(value.run);
   root.dataset.state = value.state;
-  root.dataset.link = value.link || "";
+  if (value.link !== undefined) root.dataset.link = value.link;
+  note(value);
+  if (value.run !== run) reset(value.run);
   // On a phone the view is below the form.
   if (value.state === "waiting") root.scrollIntoView({block: "nearest", behavior: "smooth"});
   if (["idle", "waiting", "failed"].includes(value.state)) {
@@ -122,11 +141,11 @@ function update() {
     hint.textContent = value.state === "idle" ? IDLE : value.text;
     return;
   }
-  if (value.frames && value.frames.length > frames.length + 1) {
+  if (value.frames) {
     reset(value.run);
-    value.frames.forEach(add);
-  } else if (!frames.length || frames[frames.length - 1].index < value.index) add(value);
-  else frames[frames.length - 1] = value;
+    value.frames.forEach(put);
+  }
+  add(value);
   const over = value.state !== "step";
   player.hidden = !over || frames.filter((frame) => frame.x0).length < 2;
   if (!over) return;

@@ -7,7 +7,6 @@ text and pictures through the DOM: no value is ever read as HTML.
 from __future__ import annotations
 
 import base64
-import io
 import math
 import uuid
 from collections.abc import Sequence
@@ -17,10 +16,9 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from .run import Event
+from .run import Event, webp
 
 HERE = Path(__file__).parent
-MAX_PREVIEW = 1024
 MAX_LIGHT_FILM = 2_000_000
 
 Message = dict[str, Any]
@@ -45,9 +43,14 @@ def idle() -> Message:
     return {"state": "idle"}
 
 
-def waiting(run_id: str, text: str) -> Message:
-    """The message that a run is about to begin, and what it waits for."""
-    return {"run": run_id, "state": "waiting", "text": text}
+def waiting(run_id: str, text: str, link: str = "") -> Message:
+    """The message that a run is about to begin or to go on, what it waits for, and its link where that is known."""
+    return {"run": run_id, "state": "waiting", "text": text, "link": link}
+
+
+def so_far(run_id: str, film: Sequence[Message], link: str) -> Message:
+    """The message that begins a run, or goes on with one whose page is new."""
+    return {**film[-1], "link": link, "frames": list(film)} if film else waiting(run_id, "", link)
 
 
 def failed(run_id: str, text: str) -> Message:
@@ -62,7 +65,7 @@ def new_run() -> str:
 
 def replay(film: Sequence[Message], link: str) -> Message:
     """The message that shows a run again that is over."""
-    return {**film[-1], "run": new_run(), "link": link, "frames": list(film)}
+    return {**film[-1], "run": new_run(), "link": link, "frames": list(film), "replay": True}
 
 
 def last(film: Sequence[Message], link: str) -> Message:
@@ -86,23 +89,16 @@ def message(run_id: str, event: Event) -> Message:
         "seconds": round(event.seconds_per_step, 3),
         "left": round(event.seconds_left, 1),
         "seed": event.seed,
-        "x0": data_uri(event.x_0),
-        "xt": data_uri(event.x_t, quality=60),
+        "x0": as_uri(event.x_0),
+        "xt": as_uri(event.x_t),
     }
 
 
-def data_uri(image: Image.Image | None, quality: int = 85) -> str | None:
-    """A picture as text, for an img element; reduced where it is larger than a screen needs."""
-    if image is None:
-        return None
-    if max(image.size) > MAX_PREVIEW:
-        image = image.copy()
-        image.thumbnail((MAX_PREVIEW, MAX_PREVIEW))
-    return "data:image/webp;base64," + base64.b64encode(webp_bytes(image, quality)).decode("ascii")
+def data_uri(image: Image.Image | None) -> str | None:
+    """A picture as text, for an img element."""
+    return None if image is None else as_uri(webp(image))
 
 
-def webp_bytes(image: Image.Image, quality: int = 85) -> bytes:
-    """A picture as a small WebP file, encoded for speed."""
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=quality, method=1)
-    return buffer.getvalue()
+def as_uri(picture: bytes | None) -> str | None:
+    """A WebP file as text, for an img element."""
+    return None if picture is None else "data:image/webp;base64," + base64.b64encode(picture).decode("ascii")

@@ -196,11 +196,17 @@ def load_pipeline(
     """Load a model and take two steps with it where that is quick, so that the first visitor does not wait for it."""
     import torch
 
+    from stable_diffusion.inference import for_inference
     from stable_diffusion.model_loader import load
     from stable_diffusion.pipeline import Pipeline
 
-    kind = getattr(torch, dtype) if dtype else None
-    pipeline = Pipeline(load(source, vae=vae, device=device, dtype=kind, on_progress=on_progress))
+    kind: Any = getattr(torch, dtype) if dtype and dtype != "auto" else dtype
+    models = load(source, vae=vae, device=device, dtype=kind, on_progress=on_progress)
+    precision = next(models.vae.parameters()).dtype
+    for network in (models.unet, models.vae):
+        for_inference(network, precision)  # weights that are not finite are found here, and not by the first visitor
+    log.info("%s computes in %s", models.name, str(precision).removeprefix("torch."))
+    pipeline = Pipeline(models)
     bring(pipeline)
     if pipeline.default_size <= 256:
         steps = pipeline.stream("", preview="vae")

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from .api import add_endpoints
+from .backend import Backend
 from .chooser import connect_menu, model_menu
 from .files import sweep
 from .film import FILMS
@@ -15,8 +16,12 @@ from .history import History
 from .image2image import image2image
 from .inside import build_inside
 from .limits import QUEUE_SIZE
+from .mask import MASKS
 from .models import ModelHolder
 from .restore import connect_file, connect_history, connect_link, connect_use
+from .resume import connect_resume
+from .runs import Runs
+from .tab import Drawing
 from .text2image import text2image
 
 HERE = Path(__file__).parent
@@ -29,8 +34,9 @@ FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
-def build_page(holder: ModelHolder) -> gr.Blocks:
-    """Build the whole page around a model that may still be loading."""
+def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
+    """Build the whole page around models that may still be loading, and what draws with them."""
+    drawing = Drawing(holder, backend, Runs())
     # Results stay for a day, for their visitors to download; previews never become files.
     with gr.Blocks(title=TITLE, delete_cache=(3600, 86400), analytics_enabled=False, fill_width=True) as page:
         history = History()
@@ -40,9 +46,9 @@ def build_page(holder: ModelHolder) -> gr.Blocks:
         note = gr.Markdown(elem_id="model-note", elem_classes="note")
         with gr.Tabs(elem_id="tabs") as pages:
             with gr.Tab("Text2Image", id="t2i"):
-                words = text2image(holder, history, menu)
-            with gr.Tab("Image2Image", id="i2i"):
-                photos = image2image(holder, history, menu)
+                words = text2image(drawing, history, menu)
+            with gr.Tab("Image2Image", id="i2i") as opened:
+                photos = image2image(drawing, history, menu, opened)
             with gr.Tab("Inside", id="inside"):
                 build_inside(holder, menu)
         with gr.Row(elem_id="visit"):
@@ -61,9 +67,11 @@ def build_page(holder: ModelHolder) -> gr.Blocks:
         connect_file(tabs, holder, pages, file)
         connect_link(tabs, holder, pages, page)
         connect_use(tabs, pages)
-        add_endpoints(holder)
+        for tab in tabs.values():
+            connect_resume(tab, drawing, page)
+        add_endpoints(backend)
         page.unload(sweep)
-    page.temp_file_sets.append(FILMS)  # what no component shows, Gradio would not delete
+    page.temp_file_sets += [FILMS, MASKS]  # what no component shows, Gradio would not delete
     # Closed: the routes that compute at once, beside the line.
     return page.queue(max_size=QUEUE_SIZE, api_open=False)
 

@@ -13,10 +13,9 @@ from gradio.utils import get_upload_folder
 from .errors import told_on_the_page
 
 PHOTOS = Path(__file__).resolve().parent.parent / "assets" / "examples"
-NOT_OURS = "image must be uploaded here, or be one of the examples: choose it again"
 
 
-def own_file(path: str) -> str:
+def own_file(path: str, name: str = "image") -> str:
     """The path as it came, where its file was uploaded, made by the page or is an example; ValueError for all others.
 
     Whoever speaks HTTP may send any path. What is not there is refused in the same words as what is not ours, so that
@@ -29,7 +28,7 @@ def own_file(path: str) -> str:
             return path
     except (OSError, ValueError):  # too long, or with a zero inside
         pass
-    raise ValueError(NOT_OURS)
+    raise ValueError(f"{name} must be uploaded here, or be one of the examples: choose it again")
 
 
 class PhotoInput(gr.Image):
@@ -39,6 +38,7 @@ class PhotoInput(gr.Image):
     """
 
     is_template = True  # drawn as its base class is
+    argument = "image"
 
     def preprocess(self, payload: ImageData | None) -> str | None:
         """The upload's path; a webcam's picture comes as text and becomes a file first.
@@ -49,15 +49,25 @@ class PhotoInput(gr.Image):
             if payload is None:
                 return None
             if payload.path or not (payload.url or "").startswith("data:"):
-                return own_file(payload.path or "")
+                return own_file(payload.path or "", self.argument)
             path = super().preprocess(payload)
             assert isinstance(path, str), "the component's type is filepath"
             return path
 
 
-def photo_input(**options: Any) -> PhotoInput:
-    """A photo input with the settings that keep Gradio from changing the file."""
-    return PhotoInput(type="filepath", image_mode=None, **options)
+class MaskFile(PhotoInput):
+    """The same for a mask, as programs send it."""
+
+    argument = "mask"
+
+    def get_block_name(self) -> str:
+        """Drawn as an image is."""
+        return "image"
+
+
+def photo_input(kind: type[PhotoInput] = PhotoInput, **options: Any) -> PhotoInput:
+    """A photo input, or one of that kind, with the settings that keep Gradio from changing the file."""
+    return kind(type="filepath", image_mode=None, **options)
 
 
 def photo_path(value: str | Path | None) -> str:

@@ -8,13 +8,12 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from stable_diffusion.request import Defaults
 from ui import live
 
 from .controls import CHECKED, ModelSlider, Updates, of_the_model
 from .errors import told_on_the_page
 from .film import read_film
-from .fitting import fit
+from .fitting import Fitted, fit
 from .history import History, Kept, at
 from .link import from_query
 from .metadata import read_infotext
@@ -23,13 +22,17 @@ from .photo import own_file
 from .tab import Tab, shown
 
 
-def fill(tab: Tab, values: dict[str, Any], defaults: Defaults) -> Updates:
-    """The updates that put values that fit into a tab's controls, for the model that has these defaults."""
-    updates: Updates = {tab.controls[name]: value for name, value in values.items()}
+def fill(tab: Tab, settings: dict[str, Any], holder: ModelHolder, chosen: str | None = None) -> tuple[Updates, Fitted]:
+    """The updates that put settings into a tab's controls, and how they fit; `chosen` is the model in the form."""
+    model = settings.get("model")
+    defaults = holder.defaults_of(model if model in holder.names else chosen)
+    fitted = fit(settings, tab.controls, defaults)
+    updates: Updates = {tab.controls[name]: value for name, value in fitted.values.items()}
     for name, slider in of_the_model(defaults).items():
-        if name in values or "model" in values:
-            updates[tab.controls[name]] = ModelSlider(**{**slider, "value": values.get(name, slider["value"])})
-    return updates
+        if name in fitted.values or "model" in fitted.values:
+            value = fitted.values.get(name, slider["value"])
+            updates[tab.controls[name]] = ModelSlider(**{**slider, "value": value})
+    return updates, fitted
 
 
 def all_controls(tabs: dict[str, Tab]) -> list[Component]:
@@ -45,16 +48,14 @@ def bring(
     chosen is the model in the form; origin is the file or the link, of which all is told only where it did not fit.
     """
     kind = "i2i" if "strength" in settings else "t2i"
-    tab, model = tabs[kind], settings.get("model")
-    defaults = holder.defaults_of(model if model in holder.names else chosen)
-    fitted = fit(settings, tab.controls, defaults)
+    updates, fitted = fill(tabs[kind], settings, holder, chosen)
     if kind == "i2i":
         fitted.left.append(f"the photo, which is not in the {origin}")
     complete = not fitted.changed and not fitted.left
     if not complete or origin == "file":
         tell = gr.Info if complete else gr.Warning
         tell(html.escape(fitted.told(), quote=False), duration=20, title="In the form now")
-    return {pages: gr.Tabs(selected=kind), **fill(tab, fitted.values, defaults)}
+    return {pages: gr.Tabs(selected=kind), **updates}
 
 
 def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, history: History) -> None:
@@ -64,9 +65,7 @@ def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, h
         with told_on_the_page():
             run = at(runs, event.index)
         tab = tabs[run.kind]
-        defaults = holder.defaults_of(run.request.model)
-        values = fit(run.settings, tab.controls, defaults).values
-        updates: Updates = {pages: gr.Tabs(selected=run.kind)} | fill(tab, values, defaults)
+        updates: Updates = {pages: gr.Tabs(selected=run.kind), **fill(tab, run.settings, holder)[0]}
         try:
             film = read_film(run.film)
         except ValueError as error:

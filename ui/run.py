@@ -1,11 +1,10 @@
-"""A request, run: every step becomes an event that the page draws and that programs receive."""
+"""What a run tells: that it waits, that it begins, and every step as an event that the page draws and programs read."""
 
 from __future__ import annotations
 
-import logging
+import io
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,21 +13,48 @@ from PIL import Image
 from stable_diffusion.request import Request
 
 from .infotext import write_infotext
-from .metadata import KEY
+from .metadata import KEY, encoded
 
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline, Step
 
-log = logging.getLogger(__name__)
+MAX_PREVIEW = 1024
+LOSSLESS = 256
+"""Previews of at most this side lose nothing on their way: there a pixel is a dot that people see."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """No step yet. `text` says what for, and is empty where it is not worth a word.
+
+    position is the place in the line, 1 for the next; 0 where there is no line. seconds is how long that will take, as
+    far as can be said.
+    """
+
+    text: str
+    position: int = 0
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Started:
+    """The run is known to be possible: its request, with the model's defaults and a seed.
+
+    dropped is the end of prompt and negative prompt that the model can't read, where they are too long.
+    """
+
+    request: Request
+    dropped: dict[str, str]
 
 
 @dataclass(frozen=True)
 class Event:
     """One step of a run; the last event carries the pictures to keep.
 
-    index counts 1 to total. x_0 and x_t are pictures of the network's guess and of the noisy latents it saw, those of
-    several images side by side; None where no preview was due. images are the pictures to keep, with their settings
-    inside, on the last event only; stopped says that they are partial.
+    index counts 1 to total. Where many share the network, steps may be left out, and a picture may be that of a step
+    before the last one told. x_0 and x_t are WebP files of the network's guess and of the noisy latents it saw, those
+    of several images side by side; None where no preview was due. images are the pictures to keep, as PNG files with
+    their settings inside, on the last event only; stopped says that they are partial.
     """
 
     index: int
@@ -37,9 +63,9 @@ class Event:
     sigma: float
     seed: int
     seconds_per_step: float
-    x_0: Image.Image | None
-    x_t: Image.Image | None
-    images: list[Image.Image] | None = None
+    x_0: bytes | None
+    x_t: bytes | None
+    images: list[bytes] | None = None
     stopped: bool = False
 
     @property
@@ -48,27 +74,31 @@ class Event:
         return self.seconds_per_step * (self.total - self.index)
 
 
-def run(pipeline: Pipeline, request: Request, stopped: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-    """Run a request. ValueError, before the first event, where it can't be.
+News = Waiting | Started | Event
 
-    When `stopped` turns true the run ends at its next step and keeps the picture it has. Closing the generator ends it
-    without one.
+
+def event_of(step: Step, request: Request, model: str, seconds_per_step: float, *, stopped: bool = False) -> Event:
+    """What happened at a step of a seeded request; where it is `stopped` by it, with the picture that there is so far.
+
+    Decodes, and encodes: not for the thread of the event loop.
     """
-    request = request.seeded()
-    steps = pipeline.stream(request)
-    event, started = None, time.perf_counter()
-    try:
-        for step in steps:
-            over = step.result is None and stopped()
-            event = _event(pipeline, request, step, (time.perf_counter() - started) / step.index, over)
-            yield event
-            if over:
-                break
-    finally:
-        steps.close()
-        done = event is not None and event.images is not None and not event.stopped
-        at = f"{event.index} of {event.total}" if event else "0"
-        log.info("%s at step %s", "finished" if done else "stopped", at)
+    shown = step.decoded() if stopped else step.images
+    images = shown if stopped or step.result is not None else None
+    stopped_at = (step.index, step.total) if stopped else None
+    return Event(
+        index=step.index,
+        total=step.total,
+        timestep=step.timestep,
+        sigma=step.level.noise_to_signal,
+        seed=step.seed,
+        seconds_per_step=seconds_per_step,
+        x_0=None if shown is None else webp(tile(shown)),
+        x_t=None if step.images is None or request.preview == "none" else webp(tile(step.noisy())),
+        images=None
+        if images is None
+        else [encoded(image) for image in signed(images, request, model, stopped_at, step.precision)],
+        stopped=stopped,
+    )
 
 
 def fitted_photo(request: Request) -> Image.Image:
@@ -100,31 +130,22 @@ def tile(images: list[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _event(pipeline: Pipeline, request: Request, step: Step, seconds_per_step: float, stopped: bool) -> Event:
-    """What happened at a step; where the run is `stopped` by it, with the picture that there is so far."""
-    shown = step.decoded() if stopped else step.images
-    images = shown if stopped or step.result is not None else None
-    stopped_at = (step.index, step.total) if stopped else None
-    return Event(
-        index=step.index,
-        total=step.total,
-        timestep=step.timestep,
-        sigma=step.level.noise_to_signal,
-        seed=step.seed,
-        seconds_per_step=seconds_per_step,
-        x_0=None if shown is None else tile(shown),
-        x_t=None if step.images is None or request.preview == "none" else tile(step.noisy()),
-        images=None if images is None else signed(images, request, pipeline.models.name, stopped_at),
-        stopped=stopped,
-    )
+def webp(image: Image.Image) -> bytes:
+    """A preview as a small file, encoded for speed; reduced where it is larger than a screen needs."""
+    if max(image.size) > MAX_PREVIEW:
+        image = image.copy()
+        image.thumbnail((MAX_PREVIEW, MAX_PREVIEW))
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=85, method=0, lossless=max(image.size) <= LOSSLESS)
+    return buffer.getvalue()
 
 
 def signed(
-    images: Sequence[Image.Image], request: Request, model: str, stopped_at: tuple[int, int] | None = None
+    images: Sequence[Image.Image], request: Request, model: str, stopped_at: tuple[int, int] | None, precision: str
 ) -> list[Image.Image]:
     """Copies of a seeded request's pictures with their settings inside; picture i has seed + i."""
     assert request.seed is not None
     copies = [image.copy() for image in images]
     for seed, copy in enumerate(copies, request.seed):
-        copy.info[KEY] = write_infotext(request, seed, model, stopped_at)
+        copy.info[KEY] = write_infotext(request, seed, model, stopped_at, precision)
     return copies

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from gradio.events import Dependency
 
 from ui import live
 
+from .backend import Backend
 from .controls import CHECKED, QUIET, Controls, Updates, Values, settings_of
 from .errors import explain, page_error, told_on_the_page
 from .files import keep, stem
 from .film import animation, pictures, read_film, strip
 from .history import History, Kept, keep_run
-from .limits import check, check_work, prepare
+from .limits import check, check_work
 from .models import ModelHolder
-from .run import dropped_text, run
-
-QUEUE = "run"
-"""The one line in which all visitors' runs wait, of every tab."""
-
-TURN = "Waiting for your turn…"
+from .run import Started, Waiting
+from .runs import Runs, Watched
 
 COPY_LINK = """() => {
   const query = document.querySelector("#%s .live").dataset.link;
@@ -35,14 +34,13 @@ COPY_LINK = """() => {
 }"""
 
 
-LEAVE = """() => {
-  const state = document.querySelector("#%s-live .live").dataset.state;
-  if (state === "waiting") document.querySelector("#%s-leave").click();
-}"""
-"""Stop, before the first step has come: out of the line."""
+@dataclass(frozen=True)
+class Drawing:
+    """What draws behind the page: the models to choose from, where their runs are drawn, and the runs there were."""
 
-WAIT_NO_MORE = '(shown) => (shown.state === "waiting" ? {state: "idle"} : shown)'
-"""What the live view shows once nothing is waited for."""
+    holder: ModelHolder
+    backend: Backend
+    runs: Runs
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,6 @@ class View:
 
     generate: gr.Button
     stop: gr.Button
-    line: gr.Markdown
-    """Where Gradio says how many runs are ahead."""
     live: gr.HTML
     results: gr.Gallery
     last: gr.State
@@ -63,10 +59,8 @@ class View:
     save: gr.Button
     use: gr.Button
     files: gr.File
-    stopping: gr.State
-    """The `threading.Event` of the visitor's run, which Stop sets; None before the first one."""
-    leave: gr.Button
-    """Never seen: it takes a run that waits out of the line."""
+    run_id: gr.State
+    """The name of the run that the tab asked for last, which Stop ends."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +82,11 @@ class Tab:
     def shown(self) -> list[Block]:
         """The components that `show` updates."""
         return [self.view.results, self.view.last, self.view.after, self.view.files]
+
+    @property
+    def watched(self) -> list[Block]:
+        """The components that `watch` updates."""
+        return [self.view.live, self.view.generate, self.view.stop, self.view.run_id, *self.shown]
 
     def show(self, run: Kept) -> Updates:
         """The updates that show a run that is over, apart from its film."""
@@ -112,7 +111,6 @@ def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
 
 def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
     """The live view, and under it the pictures to keep."""
-    line = gr.Markdown(elem_id=f"{kind}-line", elem_classes="line")
     view = live.live_view(f"{kind}-live")
     results = gr.Gallery(
         label="Your pictures",
@@ -132,14 +130,13 @@ def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
         save = gr.Button("Save the film", size="sm", elem_id=f"{kind}-save", min_width=110)
         link = gr.Button("Copy link", size="sm", elem_id=f"{kind}-link", min_width=110)
     files = gr.File(label="Animation and contact strip", file_count="multiple", visible=False, elem_id=f"{kind}-files")
-    leave = gr.Button(visible="hidden", elem_id=f"{kind}-leave")
-    last, stopping = gr.State(None), gr.State(None)
-    return View(*buttons, line, view, results, last, after, link, save, use, files, stopping, leave)
+    last, run_id = gr.State(None), gr.State("")
+    return View(*buttons, view, results, last, after, link, save, use, files, run_id)
 
 
-def connect(tab: Tab, holder: ModelHolder, reuse: gr.Button) -> None:
+def connect(tab: Tab, drawing: Drawing, reuse: gr.Button) -> None:
     """Make the tab's buttons work."""
-    connect_run(tab, holder)
+    connect_run(tab, drawing)
     view = tab.view
     reuse.click(lambda run: str(shown(run).request.seed), view.last, tab.controls["seed"], **CHECKED)
     view.save.click(save_film, view.last, view.files, show_progress="hidden", api_visibility="private")
@@ -147,88 +144,65 @@ def connect(tab: Tab, holder: ModelHolder, reuse: gr.Button) -> None:
     view.link.click(None, js=COPY_LINK % f"{tab.kind}-live", api_visibility="private")
 
 
-def connect_run(tab: Tab, holder: ModelHolder) -> None:
-    """Make Generate work: check at once, wait for the model, then in line, then run; and Stop, in all of that."""
-    view, history = tab.view, tab.history
+def connect_run(tab: Tab, drawing: Drawing) -> None:
+    """Make Generate and Stop work."""
 
-    def begin(values: Values) -> Updates:
+    async def generate(values: Values, visitor: gr.Request) -> AsyncIterator[Updates]:
         with told_on_the_page():
-            check_work(holder, tab.settings(values))
-        return {
-            view.live: live.waiting("next", TURN),
-            view.generate: gr.Button(interactive=False),
-            view.stop: gr.Button(interactive=True),
-            view.stopping: threading.Event(),
-        }
+            settings = tab.settings(values)
+            check_work(drawing.holder, settings)
+            run = drawing.runs.add(tab.kind, settings)
+        async with aclosing(watch(tab, drawing.backend, run, visitor.session_hash)) as updates:
+            async for update in updates:
+                yield update
 
-    async def load(model: str, stopping: threading.Event) -> AsyncIterator[live.Message]:
-        try:
-            async for text, _ in holder.wait(model):
-                if not stopping.is_set():
-                    yield live.waiting("next", f"{text}…")
-            yield live.waiting("next", TURN)
-        except Exception as error:
-            sentence = explain(error)
-            yield live.failed("next", sentence)
-            raise page_error(sentence) from None
+    begun = tab.view.generate.click(generate, set(tab.controls.values()), tab.watched, **CHECKED)
+    keep_in_history(tab, begun)
+    tab.view.stop.click(drawing.backend.stop, tab.view.run_id, None, **QUIET)
 
-    def generate(values: Values) -> Iterator[Updates]:
-        stopping, run_id, film = values[view.stopping], live.new_run(), []
-        if stopping.is_set():
-            yield {view.live: live.idle()}
-            return
-        try:
-            pipeline, wanted = prepare(holder, tab.settings(values))
-            warn(dropped_text(pipeline, wanted))
-            for event in run(pipeline, wanted, stopping.is_set):
-                film.append(live.message(run_id, event))
-                if event.images is None:
-                    yield {view.live: film[-1]}
-            done = keep_run(tab.kind, wanted, event, film)
-            yield {
-                view.live: live.last(film, done.link),
-                **tab.show(done),
-                **history.add(values[history.runs], done),
-            }
-        except Exception as error:
-            sentence = explain(error)
-            yield {view.live: live.failed(run_id, sentence)}
-            raise page_error(sentence) from None
 
-    inputs: set[Block] = {*tab.controls.values(), history.runs, view.stopping}
-    buttons = [view.generate, view.stop]
-    begun = view.generate.click(
-        begin, inputs, [view.live, *buttons, view.stopping], show_progress_on=view.line, **CHECKED
-    )
-    loaded = begun.success(load, [tab.controls["model"], view.stopping], view.live, **CHECKED)
-    finished = loaded.success(
-        generate,
-        inputs,
-        [view.live, *tab.shown, history.runs, history.gallery],
-        concurrency_id=QUEUE,
-        concurrency_limit=1,
-        show_progress="minimal",
-        show_progress_on=view.line,
-        api_visibility="private",
-    )
+def keep_in_history(tab: Tab, over: Dependency) -> None:
+    """Once a run is over, add it to the visit's pictures: an event of its own, for the visit may have more by then."""
+    history = tab.history
+    over.success(history.add, [history.runs, tab.view.last], [history.runs, history.gallery], **QUIET)
 
-    def idle() -> tuple[gr.Button, gr.Button]:
-        return gr.Button(interactive=True), gr.Button(interactive=False)
 
-    # Not `then`: after a failure, Gradio 6.31 does not do that. What is cancelled has failed, too.
-    finished.success(idle, None, buttons, **QUIET)
-    for event in (loaded, finished):
-        event.failure(None, view.live, view.live, js=WAIT_NO_MORE, api_visibility="private")
-        event.failure(idle, None, buttons, **QUIET)
-
-    def halt(stopping: threading.Event | None) -> None:
-        if stopping is not None:
-            stopping.set()
-
-    # A run in progress ends itself, and keeps its picture; one that waits is cancelled.
-    view.stop.click(halt, view.stopping, None, **QUIET)
-    view.stop.click(None, js=LEAVE % (tab.kind, tab.kind), api_visibility="private")
-    view.leave.click(None, cancels=[loaded, finished], queue=False, api_visibility="private")
+async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> AsyncGenerator[Updates]:
+    """The updates of a run that goes on; where another page takes it over, it ends here."""
+    view, page = tab.view, object()
+    run.page = page
+    idle: Updates = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
+    yield {
+        view.live: live.so_far(run.run_id, run.film, run.link),
+        view.generate: gr.Button(interactive=False),
+        view.stop: gr.Button(interactive=True),
+        view.run_id: run.run_id,
+    }
+    try:
+        async with aclosing(backend.stream(run.run_id, run.settings, owner or run.run_id)) as stream:
+            async for news in stream:
+                if run.page is not page:
+                    return
+                if isinstance(news, Started):
+                    run.request = news.request
+                    warn(news.dropped)
+                    yield {view.live: live.waiting(run.run_id, "", run.link)}
+                elif isinstance(news, Waiting):
+                    yield {view.live: live.waiting(run.run_id, news.text, run.link)}
+                elif news.images is None:
+                    yield {view.live: run.add(live.message(run.run_id, news))}
+                else:
+                    assert run.request is not None, "a run starts before it has steps"
+                    run.add(live.message(run.run_id, news))
+                    film, run.done = run.film, await asyncio.to_thread(keep_run, tab.kind, run.request, news, run.film)
+                    run.film = []
+                    yield {view.live: live.last(film, run.done.link), **tab.show(run.done), **idle}
+    except Exception as error:
+        sentence = explain(error)
+        yield {view.live: live.failed(run.run_id, sentence), **idle}
+        raise page_error(sentence) from None
+    if run.done is None:
+        yield {view.live: live.idle(), **idle}
 
 
 def warn(dropped: dict[str, str]) -> None:

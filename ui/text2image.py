@@ -6,8 +6,7 @@ import gradio as gr
 
 from .controls import more_controls, prompt_controls, sampling_controls
 from .history import History
-from .models import ModelHolder
-from .tab import Tab, connect, run_buttons, run_view
+from .tab import Drawing, Tab, connect, run_buttons, run_view
 
 EXAMPLES = (
     "a rocket, noto style, on a blue background",
@@ -18,8 +17,9 @@ EXAMPLES = (
 )
 
 
-def text2image(holder: ModelHolder, history: History, model: gr.Dropdown) -> Tab:
+def text2image(drawing: Drawing, history: History, model: gr.Dropdown) -> Tab:
     """Build the tab and make it work."""
+    holder = drawing.holder
     kind = "t2i"
     with gr.Row(equal_height=False, elem_classes="workbench"):
         with gr.Column(scale=4, min_width=320, elem_classes="controls"):
@@ -36,5 +36,5 @@ def text2image(holder: ModelHolder, history: History, model: gr.Dropdown) -> Tab
             view = run_view(kind, buttons)
     reuse = controls.pop("_reuse")
     tab = Tab(kind, controls | {"model": model}, view, history)
-    connect(tab, holder, reuse)
+    connect(tab, drawing, reuse)
     return tab

@@ -174,10 +174,11 @@ class Pipelines:
         self.image2image = diffusers.StableDiffusionImg2ImgPipeline.from_pipe(
             self.text2image, vae=self.text2image.vae
         )  # it takes over an AutoencoderKL only, unless it is told
+        self.inpaint = diffusers.StableDiffusionInpaintPipeline.from_pipe(self.text2image, vae=self.text2image.vae)
         # For clip_skip diffusers asks for `text_encoder.text_model`, in newer transformers the encoder itself.
         if not hasattr(self.text2image.text_encoder, "text_model"):
             object.__setattr__(self.text2image.text_encoder, "text_model", self.text2image.text_encoder)
-        for pipe in (self.text2image, self.image2image):
+        for pipe in (self.text2image, self.image2image, self.inpaint):
             pipe.set_progress_bar_config(disable=True)
 
     def use_scheduler(self, name: str, **settings: Any) -> None:
@@ -186,7 +187,7 @@ class Pipelines:
         own = getattr(diffusers, index["scheduler"][1]).from_pretrained(self.folder, subfolder="scheduler")
         options = settings | ({"algorithm_type": "sde-dpmsolver++"} if name == "dpmpp_2m_sde" else {})
         scheduler = getattr(diffusers, SAMPLERS[name].scheduler).from_config(own.config, **options)
-        self.text2image.scheduler = self.image2image.scheduler = scheduler
+        self.text2image.scheduler = self.image2image.scheduler = self.inpaint.scheduler = scheduler
 
     def latents(
         self, name: str, steps: int, strength: float | None = None, schedule: str = "model", clip_skip: int = 0
@@ -208,6 +209,24 @@ class Pipelines:
         ours = self.ours(self.PROMPT, sampler=name, **options)
         return ours.latents, theirs.images
 
+    def inpainted(self, name: str, steps: int, strength: float) -> Pair:
+        """As `latents`, in the mask of a photo: given twice, or diffusers would take one sample for both pictures."""
+        self.use_scheduler(name)
+        options = {"strength": strength, "num_inference_steps": steps, "guidance_scale": self.GUIDANCE}
+        theirs = self.inpaint(
+            self.PROMPT,
+            image=[photo()] * self.COUNT,
+            mask_image=grey_mask(),
+            height=photo().height,
+            width=photo().width,
+            num_images_per_prompt=self.COUNT,
+            generator=self.generators(),
+            output_type="latent",
+            **options,
+        )
+        options |= {"image": photo(), "mask": grey_mask(), "num_images": self.COUNT, "seed": self.SEED}
+        return self.ours(self.PROMPT, sampler=name, **options).latents, theirs.images
+
     def generators(self) -> list[torch.Generator]:
         return [torch.Generator("cpu").manual_seed(self.SEED + i) for i in range(self.COUNT)]
 
@@ -215,3 +234,9 @@ class Pipelines:
 def photo() -> Image.Image:
     pixels = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
+
+
+def grey_mask() -> Image.Image:
+    """Levels close to the one from which on grey counts as white, in blobs as large as latents and smaller."""
+    levels = np.random.default_rng(1).integers(120, 136, (16, 24), dtype=np.uint8)
+    return Image.fromarray(levels).resize(photo().size, Image.Resampling.NEAREST)

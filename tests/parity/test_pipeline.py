@@ -28,6 +28,15 @@ def test_image_to_image(both: Pipelines, name: str, strength: float) -> None:
     assert difference(both.latents(name, 7, strength)) <= BOUND
 
 
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_inpainting(both: Pipelines, name: str, strength: float) -> None:
+    ours, theirs = both.inpainted(name, 7, strength)
+    assert difference((ours, theirs)) <= BOUND
+    plain, _ = both.latents(name, 7, strength)
+    assert difference((ours, plain)) > 10 * BOUND
+
+
 @pytest.mark.parametrize("schedule", ["karras", "exponential", "beta"])
 @pytest.mark.parametrize("name", SPACED_SAMPLERS)
 def test_schedules(both: Pipelines, name: str, schedule: str) -> None:
@@ -55,6 +64,11 @@ def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_small_models(small: Pipelines, name: str, strength: float | None) -> None:
     """`lcm` draws at every step: what is drawn for a photo, or is not, shows in all that follows."""
     assert difference(small.latents(name, 5, strength)) <= BOUND
+
+
+@pytest.mark.parametrize("name", ["ddim", "lcm"])
+def test_small_models_inpaint(small: Pipelines, name: str) -> None:
+    assert difference(small.inpainted(name, 5, 0.6)) <= BOUND
 
 
 def test_final_picture_of_small_models(small: Pipelines) -> None:

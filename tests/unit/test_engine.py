@@ -31,6 +31,8 @@ from stable_diffusion.ticket import Ticket
 from tests.tiny import save_model
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8))
+LEFT = Image.new("L", PHOTO.size)
+LEFT.paste(255, (0, 0, 45, 70))
 Denoise = Callable[[Sequence[Query]], list[Tensor]]
 
 CROWD = [
@@ -46,6 +48,9 @@ CROWD = [
         "a red sun", num_inference_steps=5, seed=9, sampler="euler", image=PHOTO, num_images=2, width=64, height=64
     ),
     Request("a fox", num_inference_steps=1, seed=10),
+    Request(
+        "a cat", num_inference_steps=5, seed=11, sampler="ddpm", image=PHOTO, mask=LEFT, num_images=2, preview="vae"
+    ),
 ]
 
 

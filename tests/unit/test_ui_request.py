@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 import gradio as gr
@@ -16,7 +18,8 @@ from PIL import Image
 
 from stable_diffusion.request import Request
 from tests import tiny
-from ui.api import answers
+from ui.api import Answer, answers
+from ui.backend import Local
 from ui.errors import NO_MEMORY, UNEXPECTED, explain, told_on_the_page
 from ui.files import keep, stem, sweep
 from ui.film import FILMS, animation, keep_film, pictures, read_film, strip
@@ -68,13 +71,22 @@ def lcm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelHolder:
     return ModelHolder(device="cpu")
 
 
+def last_answer(holder: ModelHolder, given: dict[str, Any]) -> Answer:
+    """The last of the answers that a program gets."""
+
+    async def read() -> Answer:
+        return [answer async for answer in answers(Local(holder), given, "somebody")][-1]
+
+    return asyncio.run(read())
+
+
 def test_a_programs_defaults_follow_the_model_that_it_names(lcm: ModelHolder):
     given = {setting.name: None for setting in SETTINGS} | {"prompt": "a fox", "model": "lcm"}
-    *_, (files, step) = answers(lcm, given)
+    files, step = last_answer(lcm, given)
     assert (step["total"], step["finished"]) == (4, True)
     settings = read_infotext(files[0])
     assert (settings["sampler"], settings["num_inference_steps"], settings["guidance_scale"]) == ("lcm", 4, 8.0)
-    *_, (_, step) = answers(lcm, given | {"num_inference_steps": 2})
+    _, step = last_answer(lcm, given | {"num_inference_steps": 2})
     assert step["total"] == 2
 
 
@@ -87,7 +99,7 @@ def test_a_model_is_known_by_its_files_before_it_is_loaded(lcm: ModelHolder):
 
 def test_a_program_that_asks_for_the_impossible_waits_for_no_model(lcm: ModelHolder):
     with pytest.raises(ValueError, match="num_images must be between 1 and 4, got 9"):
-        next(answers(lcm, {"prompt": "a fox", "model": "lcm", "num_images": 9}))
+        last_answer(lcm, {"prompt": "a fox", "model": "lcm", "num_images": 9})
     assert lcm.loaded("lcm") is None
 
 

@@ -11,7 +11,9 @@ from gradio.components import Component
 from ..controls import CHECKED, Values
 from ..errors import told_on_the_page
 from ..models import ModelHolder
-from ..tab import QUEUE
+
+QUEUE = "inside"
+"""The line of this tab's runs, which an engine does not draw: one at a time."""
 
 
 def connect_lane(
