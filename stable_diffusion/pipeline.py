@@ -254,7 +254,8 @@ class Pipeline:
         """What suits this model where a request leaves it open."""
         models = self.models
         scheduler = {**dataclasses.asdict(models.scheduler), "_class_name": models.scheduler.class_name}
-        return defaults_for(dataclasses.asdict(models.unet.config), dataclasses.asdict(models.vae.config), scheduler)
+        unet, vae, words = (dataclasses.asdict(one.config) for one in (models.unet, models.vae, models.text_encoder))
+        return defaults_for(unet, vae, scheduler, words)
 
     def __call__(self, request: Request | str, **settings: object) -> Result:
         """Run a request to its end; arguments are those of `stream`, without previews unless asked for."""

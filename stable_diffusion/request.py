@@ -204,6 +204,7 @@ class Defaults:
     sampler: str = "dpmpp_2m"
     strength: float = 0.7
     preview: str = "auto"
+    max_clip_skip: int = MAX_CLIP_SKIP
 
     @property
     def min_side(self) -> int:
@@ -226,9 +227,9 @@ class Defaults:
         Raises ValueError as `Request` does, and for sizes that are too large for the model.
         """
         given = {name: value for name, value in settings.items() if value is not None}
-        defaults = dataclasses.asdict(self)
-        side = defaults.pop("side")
-        request = Request(**{**defaults, "height": side, "width": side, **given})
+        names = {one.name for one in dataclasses.fields(Request)}
+        usual = {name: value for name, value in dataclasses.asdict(self).items() if name in names}
+        request = Request(**{**usual, "height": self.side, "width": self.side, **given})
         for name in ("width", "height"):
             if getattr(request, name) > self.max_side:
                 raise ValueError(
@@ -246,13 +247,21 @@ DISTILLED: dict[str, dict[str, Any]] = {
 distillation (arXiv:2311.17042), which has its guidance inside."""
 
 
-def defaults_for(
-    unet: Mapping[str, Any] | None, vae: Mapping[str, Any] | None, scheduler: Mapping[str, Any] | None
-) -> Defaults:
-    """Defaults by the settings in a model's JSON files; the usual ones where they can't be read.
+Json = Mapping[str, Any]
 
-    A small model is fast enough for a sharp preview of every step.
-    """
+
+def defaults_for(
+    unet: Json | None, vae: Json | None, scheduler: Json | None, text_encoder: Json | None = None
+) -> Defaults:
+    """Defaults by the settings in a model's JSON files; the usual ones where they can't be read."""
+    defaults, layers = _defaults_for(unet, vae, scheduler), (text_encoder or {}).get("num_hidden_layers")
+    if not isinstance(layers, int) or layers < 1:
+        return defaults
+    return dataclasses.replace(defaults, max_clip_skip=min(layers - 1, MAX_CLIP_SKIP))
+
+
+def _defaults_for(unet: Json | None, vae: Json | None, scheduler: Json | None) -> Defaults:
+    """A small model is fast enough for a sharp preview of every step."""
     size, vae = (unet or {}).get("sample_size"), vae or {}
     widths = vae.get("decoder_block_out_channels", vae.get("block_out_channels"))  # the first is an AutoencoderTiny's
     if not isinstance(size, int) or not isinstance(widths, (list, tuple)) or not 0 < len(widths) <= 10:
@@ -266,7 +275,7 @@ def defaults_for(
     return Defaults(side)
 
 
-def _distillation(unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> str | None:
+def _distillation(unet: Json, scheduler: Json) -> str | None:
     """How a model was distilled to few steps, as far as its JSON tells; None for all others."""
     if unet.get("time_cond_proj_dim") or scheduler.get("_class_name") == "LCMScheduler":
         return "lcm"

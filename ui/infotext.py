@@ -26,8 +26,8 @@ SYNTAX = "Prompt syntax"
 
 LINE = re.compile(r"^Steps: *\d", re.MULTILINE)
 NAME = re.compile(r"\w[\w /-]*")
-SILENT = re.compile(r".*[Hh]ash(es)?|Version")
-"""The names of what says no more than other pairs say."""
+SILENT = re.compile(r".*[Hh]ash(es)?|Version|Precision")
+"""The names of what says no more than other pairs say, or matters to a picture no more than rounding does."""
 
 
 def write_infotext(

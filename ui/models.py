@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stable_diffusion.loading.config import BUNDLED, ModelError
 from stable_diffusion.loading.files import read_json
+from stable_diffusion.loading.model_config import SETTINGS_FILES
 from stable_diffusion.request import Defaults, defaults_for, shown
 
 from .extras import bring, folders
@@ -99,6 +100,16 @@ class ModelHolder:
         if not isinstance(name, str) or name not in self.sources:
             raise ValueError(f"model must be one of {', '.join(map(repr, self.sources))}, got {shown(name)}")
         return self.sources[name]
+
+    def called(self, written: str) -> str | None:
+        """The model of the list that writes this name into its pictures, unless it would have to be fetched."""
+        for name, source in self.sources.items():
+            path = BUNDLED if source is None else Path(source).expanduser()
+            if path.exists() and written == (path.stem if path.is_file() else path.name):
+                return name
+            if written == source and self.loaded(name) is not None:
+                return name
+        return None
 
     def loaded(self, name: str | None = None) -> Pipeline | None:
         """A model that is in memory, or None."""
@@ -222,12 +233,12 @@ def prefers_openvino(unet: UNet, precision: torch.dtype) -> bool:
 
 
 def read_configs(source: str | None) -> list[dict[str, Any] | None]:
-    """The settings of a model directory's U-Net, VAE and scheduler; None where the source has no such file to read."""
+    """The settings of a model directory's parts, as `defaults_for` takes them; None for a file that can't be read."""
     folder = BUNDLED if source is None else Path(source).expanduser()
     configs: list[dict[str, Any] | None] = []
-    for part in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
+    for part in ("unet", "vae", "scheduler", "text_encoder"):
         try:
-            configs.append(read_json(folder / part))
+            configs.append(read_json(folder / SETTINGS_FILES[part]))
         except ModelError:
             configs.append(None)
     return configs
