@@ -86,7 +86,7 @@ def converted(unet: UNet, cache: Path = CACHE) -> Path:
 
     folder, digest = cache.expanduser(), hashlib.sha256(repr((openvino.__version__, unet.config)).encode())
     for weight in unet.parameters():
-        digest.update(memoryview(weight.contiguous().flatten().view(torch.uint8).numpy()))
+        digest.update(weight.contiguous().flatten().view(torch.uint8).numpy().data)
     file = folder / f"{digest.hexdigest()}.xml"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
