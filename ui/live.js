@@ -7,6 +7,8 @@ const IDLE = "Your picture appears here, out of noise, step by step.";
 
 const NOTE = element.closest('[id$="-live"]').id;
 
+const split = find(".split");
+
 let run = null;
 let frames = [];
 let timer = null;
@@ -26,6 +28,17 @@ function setPicture(img, source, alt) {
   }
 }
 
+// What is left of the divider is noise. It lies in the middle while a run goes on, and at its end the picture is whole.
+function divide() {
+  find(".stage").style.setProperty("--split", `${split.value}%`);
+}
+
+function open({film: source, still}) {
+  find(".opening source").srcset = still;
+  find(".opening img").src = source;
+  find(".opening").hidden = false;
+}
+
 function setFact(name, text) {
   find(`[data-fact="${name}"]`).textContent = text;
 }
@@ -34,6 +47,7 @@ function show(frame) {
   setPicture(picture, frame.x0, `The picture at step ${frame.index} of ${frame.total}`);
   setPicture(noisy, frame.xt, `The noisy picture at step ${frame.index} of ${frame.total}`);
   hint.textContent = frame.x0 ? "" : "No preview for this step.";
+  split.hidden = find(".xt").hidden = !frame.xt;
   setFact("step", `${frame.index} of ${frame.total}`);
   setFact("timestep", frame.timestep);
   setFact("sigma", frame.sigma === null ? "∞" : frame.sigma);
@@ -89,6 +103,10 @@ function add(frame) {
 
 function reset(id) {
   pause();
+  find(".opening").hidden = true;
+  split.hidden = find(".xt").hidden = true;
+  split.value = 50;
+  divide();
   run = id;
   frames = [];
   film.replaceChildren();
@@ -139,6 +157,7 @@ function update() {
   if (["idle", "waiting", "failed"].includes(value.state)) {
     find(".status").textContent = "";
     hint.textContent = value.state === "idle" ? IDLE : value.text;
+    if (value.opening) open(value.opening);
     return;
   }
   if (value.frames) {
@@ -150,6 +169,8 @@ function update() {
   player.hidden = !over || frames.filter((frame) => frame.x0).length < 2;
   if (!over) return;
   show(frames[frames.length - 1]);
+  split.value = 0;
+  divide();
   find(".status").textContent =
     value.state === "finished" ? `Finished in ${value.total} steps.` : `Stopped at step ${value.index} of ${value.total}.`;
 }
@@ -159,6 +180,6 @@ scrub.addEventListener("input", () => {
   pause();
   show(nearest(Number(scrub.value)));
 });
-find(".show-xt").addEventListener("change", (event) => (find(".xt").hidden = !event.target.checked));
+split.addEventListener("input", divide);
 watch("value", update);
 update();
