@@ -50,8 +50,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; default: the fastest one here")
     parser.add_argument(
         "--dtype",
-        choices=("float32", "float16", "bfloat16"),
-        help="precision of the weights; default: float16 on CUDA, float32 elsewhere",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default="auto",
+        help="what the networks compute in; auto: float16 on CUDA, and on processors that are faster in it bfloat16; "
+        "float32 gives the exact pictures",
     )
     parser.add_argument(
         "--mcp", action="store_true", help="also serve tools for language models; needs `pip install 'gradio[mcp]'`"

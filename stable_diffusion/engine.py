@@ -161,7 +161,7 @@ class Engine:
         self._painter.earn(self._clock() - started, alone=alone)
         for seat, step in steps:
             if seat.wants_picture(step):
-                self._painter.add(seat.ticket, step, seat.preview(step, self._clock))
+                self._painter.add(seat.ticket, step, seat.preview(self._clock))
         self._painter.work()
         for seat, step in steps:
             if step.final is None:  # the last one is told by the painter, with its pictures
@@ -312,10 +312,10 @@ class _Seat:
         request = self.run.request
         return step.final is not None or (request.preview != "none" and step.index % request.preview_every == 0)
 
-    def preview(self, step: Step, clock: Callable[[], float]) -> Preview:
+    def preview(self, clock: Callable[[], float]) -> Preview:
         """The run's decoder, which knows what its previews took so far."""
         if self._preview is None:
-            self._preview = Preview(step.vae, self.run.request.preview, clock, finish)
+            self._preview = Preview(self.run.decoder, self.run.request.preview, clock, finish)
         return self._preview
 
     def seconds(self, now: float) -> float:

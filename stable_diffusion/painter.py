@@ -18,7 +18,7 @@ CPU_SHARE = 1 / 3
 """How much of a processor's time goes into previews at most."""
 ACCELERATOR_SHARE = 1 / 21
 """The same on an accelerator: a twentieth of what the network takes."""
-CHEAPEST_FIRST = ("linear", "auto", "vae")
+CHEAPEST_FIRST = ("linear", "auto", "tiny", "vae")
 
 
 class Painter:

@@ -78,7 +78,7 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
             controls |= prompt_controls("What it should become: a cat face on a beige background", model, holder, kind)
             buttons = run_buttons(kind)
             controls |= sampling_controls(holder.defaults, kind)
-            controls |= more_controls(holder.defaults, kind)
+            controls |= more_controls(holder.defaults, kind, controls)
         with gr.Column(scale=5, min_width=320):
             view = run_view(kind, buttons)
             slider = gr.ImageSlider(
@@ -191,7 +191,13 @@ def start_view(holder: ModelHolder, settings: dict[str, Any]) -> str:
     """The fitted photo, the noisy picture that a run starts from, and what the network sees in it, as HTML."""
     # The start of a run whose seed is left to chance is shown with one that stays. Without words, the first x_0 is of
     # the photo, not of what shall become of it.
-    changes = {"seed": settings["seed"] or 0, "num_images": 1, "prompt": "", "guidance_scale": 1, "preview": "none"}
+    changes = {
+        "seed": max(0, settings["seed"] or 0),
+        "num_images": 1,
+        "prompt": "",
+        "guidance_scale": 1,
+        "preview": "none",
+    }
     pipeline, request = prepare(holder, settings | changes)
     with closing(pipeline.stream(request)) as steps:
         step = next(steps)

@@ -171,7 +171,7 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
     """The updates of a run that goes on; where another page takes it over, it ends here."""
     view, page = tab.view, object()
     run.page = page
-    idle = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
+    idle: Updates = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
     yield {
         view.live: live.so_far(run.run_id, run.film, run.link),
         view.generate: gr.Button(interactive=False),

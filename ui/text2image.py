@@ -28,7 +28,7 @@ def text2image(drawing: Drawing, history: History, model: gr.Dropdown) -> Tab:
             )
             buttons = run_buttons(kind)
             controls |= sampling_controls(holder.defaults, kind)
-            controls |= more_controls(holder.defaults, kind)
+            controls |= more_controls(holder.defaults, kind, controls)
             gr.Examples(
                 [[text] for text in EXAMPLES], controls["prompt"], label="Try one of these", api_visibility="private"
             )

@@ -14,13 +14,14 @@ NETWORKS = {"attention", "blocks", "clip", "encoder", "decoder", "vae", "diffusi
 
 # The floors of the library: a module imports from the floors below and, where there is no other way round, its own.
 FLOORS = (
-    {"request", "loading", "loading.fields", "attention", "blocks", "weights", "inference"},
+    {"request", "loading", "loading.fields", "attention", "blocks", "weights"},
     {"loading.config"},
     {"loading.files", "loading.pickles", "loading.scheduler_settings"},
     {"loading.model_config", "loading.checkpoints"},
     {"loading.hub", "loading.single_file", "loading.tokenizer"},
-    {"schedule", "images", "encoder", "decoder", "diffusion", "clip"},
-    {"ddpm", "levels", "samplers", "vae", "tiny_vae", "mask", "guidance", "prompt", "preview", "heatmap"},
+    {"schedule", "images", "encoder", "decoder", "diffusion", "clip", "inference"},
+    {"ddpm", "levels", "samplers", "vae", "tiny_vae", "mask", "guidance", "prompt", "preview", "heatmap", "precision"},
+    {"openvino_backend"},
     {"model_converter", "model_loader"},
     {"lora", "embeddings"},
     {"pipeline"},
