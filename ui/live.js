@@ -6,16 +6,17 @@ const [film, player, scrub, play] = [find(".film"), find(".player"), find(".scru
 const IDLE = "Your picture appears here, out of noise, step by step.";
 
 const NOTE = element.closest('[id$="-live"]').id;
-
 const split = find(".split");
 
 let run = null;
 let frames = [];
 let timer = null;
+let held = false; // a step was chosen while the run goes on: it stays until the newest one is
 
 function seconds(value) {
-  if (value < 60) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
-  return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+  if (value < 59.5) return `${value.toFixed(value < 9.95 ? 1 : 0)} s`;
+  const whole = Math.round(value);
+  return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
 function setPicture(img, source, alt) {
@@ -44,8 +45,9 @@ function setFact(name, text) {
 }
 
 function show(frame) {
-  setPicture(picture, frame.x0, `The picture at step ${frame.index} of ${frame.total}`);
-  setPicture(noisy, frame.xt, `The noisy picture at step ${frame.index} of ${frame.total}`);
+  const [prompt, step] = [new URLSearchParams(root.dataset.link).get("prompt"), `step ${frame.index} of ${frame.total}`];
+  setPicture(picture, frame.x0, `${prompt || "The picture"}, ${step}`);
+  setPicture(noisy, frame.xt, `The noisy picture at ${step}`);
   hint.textContent = frame.x0 ? "" : "No preview for this step.";
   split.hidden = find(".xt").hidden = !frame.xt;
   setFact("step", `${frame.index} of ${frame.total}`);
@@ -55,7 +57,18 @@ function show(frame) {
   find(".facts").hidden = false;
   scrub.value = frame.index;
   scrub.setAttribute("aria-valuetext", `step ${frame.index} of ${frame.total}`);
-  for (const thumb of film.children) thumb.toggleAttribute("data-current", Number(thumb.dataset.index) === frame.index);
+  for (const thumb of film.children) {
+    const current = Number(thumb.dataset.index) === frame.index;
+    thumb.toggleAttribute("data-current", current);
+    thumb.tabIndex = current ? 0 : -1; // one stop for the tab key; arrows go on from there
+    if (current) film.scrollLeft = thumb.offsetLeft - film.offsetLeft - film.clientWidth / 2;
+  }
+}
+
+function choose(frame) {
+  pause();
+  held = frame !== frames[frames.length - 1];
+  show(frame);
 }
 
 function setProgress(share) {
@@ -72,10 +85,7 @@ function thumbOf(frame) {
   img.src = frame.x0;
   img.alt = "";
   button.append(img);
-  button.addEventListener("click", () => {
-    pause();
-    show(frame);
-  });
+  button.addEventListener("click", () => choose(frame));
   return button;
 }
 
@@ -92,8 +102,7 @@ function put(frame) {
 
 function add(frame) {
   put(frame);
-  show(frame.x0 || !frames.some((other) => other.x0) ? frame : nearest(frame.index));
-  film.scrollLeft = film.scrollWidth;
+  if (!held) show(frame.x0 || !frames.some((other) => other.x0) ? frame : nearest(frame.index));
   const newest = frames[frames.length - 1];
   scrub.max = newest.total;
   setProgress(newest.index / newest.total);
@@ -108,6 +117,7 @@ function reset(id) {
   split.value = 50;
   divide();
   run = id;
+  held = false;
   frames = [];
   film.replaceChildren();
   film.hidden = player.hidden = find(".facts").hidden = true;
@@ -168,6 +178,7 @@ function update() {
   const over = value.state !== "step";
   player.hidden = !over || frames.filter((frame) => frame.x0).length < 2;
   if (!over) return;
+  held = false;
   show(frames[frames.length - 1]);
   split.value = 0;
   divide();
@@ -176,9 +187,11 @@ function update() {
 }
 
 play.addEventListener("click", () => (timer ? pause() : startPlaying()));
-scrub.addEventListener("input", () => {
-  pause();
-  show(nearest(Number(scrub.value)));
+scrub.addEventListener("input", () => choose(nearest(Number(scrub.value))));
+film.addEventListener("keydown", ({key, target}) => {
+  const next = {ArrowLeft: target.previousElementSibling, ArrowRight: target.nextElementSibling}[key];
+  next?.click();
+  next?.focus();
 });
 split.addEventListener("input", divide);
 watch("value", update);
