@@ -15,6 +15,9 @@ from ui.models import ModelHolder
 from .backend import Remote
 from .deploy import deploy
 
+STORE = 2**28
+"""Bytes for what is on its way between processes: photos, of up to 64 MB, and pictures."""
+
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, argparse.Namespace]:
     """Read the command line: the options of the replicas, and those of the page, which are app.py's."""
@@ -49,7 +52,8 @@ def main() -> None:
     if options.cluster:
         ray.init(options.cluster)
     else:
-        ray.init("local", num_cpus=math.ceil(options.cpus * options.max_replicas), include_dashboard=False)
+        cores = math.ceil(options.cpus * options.max_replicas)
+        ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=STORE)
     models = {"device": page.device, "dtype": page.dtype, "vae": page.vae, "max_work": page.max_work}
     handle = deploy(
         page.model,
@@ -61,7 +65,7 @@ def main() -> None:
         cpus=options.cpus,
         gpus=options.gpus,
     )
-    app.serve(page, ModelHolder(page.model, **models), Remote(handle)).block_thread()
+    app.open_page(page, ModelHolder(page.model, **models), Remote(handle)).block_thread()
 
 
 if __name__ == "__main__":

@@ -14,12 +14,10 @@ from ray.serve.handle import DeploymentHandle
 
 from ui.run import Event, News, Started
 
-from .replica import Files
+from .replica import PICTURES, Files
 
 log = logging.getLogger("ui.serving")
 
-PICTURES = ("image", "mask")
-"""The settings whose values are paths, which mean nothing on another machine."""
 LIVES = 3
 """On how many replicas a run may begin: one that they die of does not get to all of them."""
 
@@ -80,6 +78,7 @@ class Remote:
         handle = self._handle.options(
             stream=True, session_id=run_id, multiplexed_model_id=settings.get("model") or ""
         ).stream
+        image, mask = settings.get("image"), settings.get("mask")
         heard = self._runs[run_id] = _Heard()
         try:
             for _ in range(LIVES):
@@ -90,8 +89,7 @@ class Remote:
                 try:
                     async for news in told:
                         if isinstance(news, Started):
-                            mine = {name: settings[name] for name in files}
-                            news = replace(news, request=replace(news.request, **mine))
+                            news = replace(news, request=replace(news.request, image=image, mask=mask))
                         if heard.is_new(news):
                             yield news
                         if heard.stopped:  # before this replica had the run
@@ -110,6 +108,6 @@ class Remote:
 
 
 def read_files(settings: dict[str, Any]) -> Files:
-    """Name and content of the files that settings name; one that is not there is left for the replica to refuse."""
+    """Name and content of the pictures that settings name; one that is not there is left for the replica to refuse."""
     paths = {name: Path(settings[name]) for name in PICTURES if settings.get(name) is not None}
     return {name: (path.name, path.read_bytes()) for name, path in paths.items() if path.is_file()}

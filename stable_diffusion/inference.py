@@ -49,6 +49,11 @@ def for_inference(network: Network, dtype: torch.dtype | None = None) -> Network
     return cast(Network, packed)
 
 
+def prefer(network: nn.Module, dtype: torch.dtype, other: nn.Module) -> None:
+    """Have `for_inference` give `other` for this network in that type, from now on."""
+    _networks.setdefault(network, {})[dtype] = other
+
+
 _networks: WeakKeyDictionary[nn.Module, dict[torch.dtype, nn.Module]] = WeakKeyDictionary()
 _layers: WeakValueDictionary[tuple[int, torch.dtype], nn.Module] = WeakValueDictionary()
 """By the identity of the plain layer's weight, which each of these keeps alive, and what it computes in."""

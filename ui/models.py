@@ -21,6 +21,9 @@ from .extras import bring, folders
 from .limits import MAX_WORK
 
 if TYPE_CHECKING:
+    import torch
+
+    from stable_diffusion.diffusion import UNet
     from stable_diffusion.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
@@ -205,15 +208,28 @@ def load_pipeline(
     precision = next(models.vae.parameters()).dtype
     for network in (models.unet, models.vae):
         for_inference(network, precision)  # weights that are not finite are found here, and not by the first visitor
-    log.info("%s computes in %s", models.name, str(precision).removeprefix("torch."))
     pipeline = Pipeline(models)
     bring(pipeline)
-    if pipeline.default_size <= 256:
+    small = pipeline.default_size <= 256
+    by = " by OpenVINO" if small and dtype == "auto" and prefers_openvino(models.unet, precision) else ""
+    log.info("%s computes in %s%s", models.name, str(precision).removeprefix("torch."), by)
+    if small:
         steps = pipeline.stream("", preview="vae")
         next(steps)
         next(steps)
         steps.close()
     return pipeline
+
+
+def prefers_openvino(unet: UNet, precision: torch.dtype) -> bool:
+    """Have OpenVINO answer for the U-Net if it is installed and faster; it is never needed."""
+    from stable_diffusion.openvino_backend import use_where_faster
+
+    try:
+        return use_where_faster(unet, precision)
+    except Exception:
+        log.exception("OpenVINO can't be used here")
+        return False
 
 
 def read_configs(source: str | None) -> list[dict[str, Any] | None]:

@@ -185,6 +185,7 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                     return
                 if isinstance(news, Started):
                     run.request = news.request
+                    run.settings = {**run.settings, "seed": news.request.seed}  # should it have to begin again
                     warn(news.dropped)
                     yield {view.live: live.waiting(run.run_id, "", run.link)}
                 elif isinstance(news, Waiting):

@@ -81,7 +81,7 @@ def server(bundled_model: Path, hub: Hub, tmp_path_factory: pytest.TempPathFacto
     with server.log.open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
     try:
-        _wait_until_up(server, process)
+        wait_until_up(server, process)
         yield server
     finally:
         process.terminate()
@@ -104,7 +104,8 @@ def save_extras(folder: Path) -> None:
         save_file(state, folder / kind / f"{name}.safetensors")
 
 
-def _wait_until_up(server: Server, process: subprocess.Popen) -> None:
+def wait_until_up(server: Server, process: subprocess.Popen) -> None:
+    """Until the page answers; AssertionError with the log where the process ends instead."""
     for _ in range(600):
         if process.poll() is not None:
             raise AssertionError(f"the server ended:\n{server.log.read_text()}")

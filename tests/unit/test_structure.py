@@ -21,6 +21,7 @@ FLOORS = (
     {"loading.hub", "loading.single_file", "loading.tokenizer"},
     {"schedule", "images", "encoder", "decoder", "diffusion", "clip", "inference"},
     {"ddpm", "levels", "samplers", "vae", "tiny_vae", "mask", "guidance", "prompt", "preview", "heatmap", "precision"},
+    {"openvino_backend"},
     {"model_converter", "model_loader"},
     {"lora", "embeddings"},
     {"pipeline"},
