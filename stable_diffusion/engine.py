@@ -91,6 +91,11 @@ class Engine:
         """How many runs have a place."""
         return len(self._seats)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it draws no more: after `close`, or by a fault of its own."""
+        return self._closed
+
     def position(self, ticket: Ticket) -> int:
         """A ticket's place among those who wait, from 1; 0 if it does not."""
         with self._changed:
@@ -150,12 +155,13 @@ class Engine:
         if not self._seats:
             return
         self._turns += 1
+        alone = len(self._seats) == 1 and not more_come
         started = self._clock()
         steps = self._evaluate(self._choose(more_come))
-        self._painter.earn(self._clock() - started)
+        self._painter.earn(self._clock() - started, alone=alone)
         for seat, step in steps:
             if seat.wants_picture(step):
-                self._painter.add(seat.ticket, step, seat.preview(step, self._clock))
+                self._painter.add(seat.ticket, step, seat.preview(self._clock))
         self._painter.work()
         for seat, step in steps:
             if step.final is None:  # the last one is told by the painter, with its pictures
@@ -306,10 +312,10 @@ class _Seat:
         request = self.run.request
         return step.final is not None or (request.preview != "none" and step.index % request.preview_every == 0)
 
-    def preview(self, step: Step, clock: Callable[[], float]) -> Preview:
+    def preview(self, clock: Callable[[], float]) -> Preview:
         """The run's decoder, which knows what its previews took so far."""
         if self._preview is None:
-            self._preview = Preview(step.vae, self.run.request.preview, clock, finish)
+            self._preview = Preview(self.run.decoder, self.run.request.preview, clock, finish)
         return self._preview
 
     def seconds(self, now: float) -> float:

@@ -73,7 +73,7 @@ class Denoiser:
         maps, if given, receives the cross-attention weights (rows, heads, pixels, S) of each layer, the rows of a
         query's negative prompt before those of its prompt.
         """
-        prediction = for_inference(self.unet).predict(
+        prediction = for_inference(self.unet, queries[0].context.dtype).predict(
             torch.cat([self._inputs(query) for query in queries]),
             torch.cat([torch.full((query.rows,), query.level.timestep, device=query.x.device) for query in queries]),
             torch.cat([_contexts(query) for query in queries]),

@@ -16,6 +16,8 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn import functional as F
 
+from .loading.checkpoints import check_finite
+
 Network = TypeVar("Network", bound=nn.Module)
 
 # Where PyTorch's group normalisation of a bfloat16 map in channels_last is slower than two changes of format: it takes
@@ -23,56 +25,74 @@ Network = TypeVar("Network", bound=nn.Module)
 SMALL_MAP, NARROW_GROUP = 1024, 20
 
 
-def for_inference(network: Network) -> Network:
+def for_inference(network: Network, dtype: torch.dtype | None = None) -> Network:
     """The network to evaluate without gradients where `network` is asked for: the same weights, sums in another order.
 
-    On a CPU with AVX2, in float32, or in bfloat16 where it has instructions for it, a copy with packed layers, the same
-    one at every call for as long as `network` lives; elsewhere, in other precisions and in training `network` itself,
-    which stays as it is in any case. Its weights must not be changed any more: the copy would not know.
+    Where `packs` says so, a copy with packed layers that computes in `dtype`, by default that of the weights; the same
+    one at every call for as long as `network` lives. Elsewhere, and in training, `network` itself, which stays as it is
+    in any case. Its weights must not be changed any more: the copy would not know. Raises `ModelError` where weights
+    that are to be packed are not finite.
 
     Memory: one packed copy of the weights of convolutions and linear layers, once they were used. The plain ones, which
-    LoRA files are merged into, stay beside them. Where they are the mapped file of a model they are cache that the
-    system may take back; where loading converted them to another type they are not. Layers that two networks share, as
-    before and after such a merge, are packed once.
+    LoRA files are merged into, stay beside them: cache that the system may take back, where they are the mapped file of
+    a model. Layers that two networks share, as before and after such a merge, are packed once.
     """
-    if not _packable(network):
+    weight = next(network.parameters())
+    dtype = dtype or weight.dtype
+    if network.training or not packs(weight.device, dtype):
         return network
-    packed = _networks.get(network)
+    packed = _networks.get(network, {}).get(dtype)
     if packed is None:
         with _packing:  # of two threads at once the second waits, instead of packing it all again
-            packed = _networks.get(network)
-            if packed is None:
-                packed = _networks[network] = _pack(network)
+            known = _networks.setdefault(network, {})
+            packed = known[dtype] = known.get(dtype) or _pack(network, dtype)
     return cast(Network, packed)
 
 
-_networks: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
-_layers: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
-"""By the identity of the plain layer's weight, which each of these keeps alive."""
+def prefer(network: nn.Module, dtype: torch.dtype, other: nn.Module) -> None:
+    """Have `for_inference` give `other` for this network in that type, from now on."""
+    _networks.setdefault(network, {})[dtype] = other
+
+
+_networks: WeakKeyDictionary[nn.Module, dict[torch.dtype, nn.Module]] = WeakKeyDictionary()
+_layers: WeakValueDictionary[tuple[int, torch.dtype], nn.Module] = WeakValueDictionary()
+"""By the identity of the plain layer's weight, which each of these keeps alive, and what it computes in."""
 _packing = Lock()
 
 
-def _packable(network: nn.Module) -> bool:
-    """Whether packed layers compute what this network's plain ones do, and faster."""
-    weight = next(network.parameters())
-    if network.training or weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+def packs(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether packed layers compute what plain ones do, and faster: on a CPU with AVX2, in float32, or in bfloat16
+    where it has instructions for it."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
         return False
-    return weight.dtype == torch.float32 or (
-        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _pack(network: Network, dtype: torch.dtype) -> Network:
+    """A copy of `network` with packed layers that shares with it everything else that is in `dtype` already."""
+    memo: dict[int, object] = {}  # deepcopy takes what it finds there for copied
+    unpacked: dict[str, nn.Module] = {}
+    for name, layer in network.named_modules():
+        if type(layer) not in PACKED:
+            memo |= {id(tensor): _in(tensor, dtype) for tensor in (*layer.parameters(False), *layer.buffers(False))}
+        elif (packed := _layers.get((id(layer.weight), dtype))) is not None:
+            memo[id(layer)] = packed
+        else:
+            unpacked[name] = layer
+    check_finite(
+        {f"{name}.weight": layer.get_parameter("weight") for name, layer in unpacked.items()}, type(network).__name__
     )
-
-
-def _pack(network: Network) -> Network:
-    """A copy of `network` with packed layers that shares everything else with it."""
-    # deepcopy takes what it finds in its memo for copied.
-    memo: dict[int, object] = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
-    for layer in network.modules():
-        if type(layer) in PACKED:
-            key = id(layer.weight)
-            memo[id(layer)] = _layers.get(key) or _layers.setdefault(key, PACKED[type(layer)](layer))
+    for layer in unpacked.values():
+        # Layers that share a weight are one here.
+        memo[id(layer)] = _layers.setdefault((id(layer.weight), dtype), PACKED[type(layer)](layer, dtype))
     return copy.deepcopy(network, memo)
+
+
+def _in(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """The tensor itself where it has that type; a network's parameters in another type are parameters too."""
+    return tensor if tensor.dtype == dtype else nn.Parameter(tensor.to(dtype), requires_grad=False)
 
 
 class PackedConv2d(nn.Module):
@@ -82,9 +102,10 @@ class PackedConv2d(nn.Module):
     plain layer's. So an input of another size makes the layer pack its weights again, from the plain ones.
     """
 
-    def __init__(self, plain: nn.Conv2d):
+    def __init__(self, plain: nn.Conv2d, dtype: torch.dtype):
         super().__init__()
-        self.weight, self.bias = plain.weight, plain.bias
+        self.weight, self.dtype = plain.weight, dtype
+        self.bias = None if plain.bias is None else _in(plain.bias, dtype)
         self.settings = plain.padding, plain.stride, plain.dilation, plain.groups
         self._packed: tuple[Size, Tensor] | None = None
 
@@ -92,7 +113,8 @@ class PackedConv2d(nn.Module):
         """(B, C_in, H, W) -> (B, C_out, H', W'), in the memory format channels_last."""
         packed, size = self._packed, x.shape[2:]
         if packed is None or packed[0] != size:
-            packed = size, torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.settings, x.shape)
+            weight = self.weight.to(self.dtype)
+            packed = size, torch.ops.mkldnn._reorder_convolution_weight(weight, *self.settings, x.shape)
             self._packed = packed  # size and weights in one assignment: other threads see a pair that fits
         return torch.ops.mkldnn._convolution_pointwise(x, packed[1], self.bias, *self.settings, "none", [], "")
 
@@ -100,10 +122,11 @@ class PackedConv2d(nn.Module):
 class PackedLinear(nn.Module):
     """A linear layer with its weights packed; how long the input is makes no difference."""
 
-    def __init__(self, plain: nn.Linear):
+    def __init__(self, plain: nn.Linear, dtype: torch.dtype):
         super().__init__()
-        self.weight, self.bias = plain.weight, plain.bias
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(plain.weight)
+        self.weight = plain.weight
+        self.bias = None if plain.bias is None else _in(plain.bias, dtype)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(plain.weight.to(dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., C_in) -> (..., C_out)."""
@@ -113,9 +136,9 @@ class PackedLinear(nn.Module):
 class GroupNormOfChannelsLast(nn.Module):
     """A group normalisation of what packed convolutions give, which is in channels_last."""
 
-    def __init__(self, plain: nn.GroupNorm):
+    def __init__(self, plain: nn.GroupNorm, dtype: torch.dtype):
         super().__init__()
-        self.weight, self.bias = plain.weight, plain.bias
+        self.weight, self.bias = _in(plain.weight, dtype), _in(plain.bias, dtype)
         self.num_groups, self.eps = plain.num_groups, plain.eps
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import CLIPTokenizer
 
 from .clip import CLIPTextEncoder
 from .diffusion import UNet
+from .inference import packs
 from .loading.checkpoints import State, build, read_tensors, read_weights, weight_names
 from .loading.config import BUNDLED, ConfigError, ModelError, SchedulerConfig, TinyVAEConfig, VAEConfig, require
 from .loading.fields import bare
 from .loading.files import read_json
 from .loading.hub import OnProgress, locate
-from .loading.model_config import PART_CLASSES, ModelConfig, read_config, vae_config
+from .loading.model_config import PART_CLASSES, TINY_VAE_FILES, ModelConfig, read_config, vae_config
 from .loading.single_file import PREFIXES, carried_settings
 from .loading.tokenizer import find_tokenizer, load_tokenizer
 from .model_converter import LEGACY_NAMES, from_file, networks_of, read_directory, read_single_file
+from .precision import fastest_dtype
+from .tiny_vae import TinyVAE
 from .vae import Autoencoder
 
 VAE_FILES = ["config.json", "diffusion_pytorch_model.safetensors"]
 """What the hub is asked for where a VAE alone is wanted: of a repository of its own, or of a model's folder `vae`."""
 
+TAESD = "madebyollin/taesd"
+"""The tiny autoencoder of Stable Diffusion's latents, on the hub."""
+STABLE_DIFFUSION_LATENTS = (4, 8, 0.18215)
+"""How many channels they have, how many pixels wide one is, and their scale."""
+
 
 @dataclass(frozen=True)
 class Models:
-    """A model ready to run: networks in evaluation mode on one device, and what is needed to use them."""
+    """A model ready to run: networks in evaluation mode on one device, and what is needed to use them.
+
+    tiny_vae is a small autoencoder of the same latents, where the model's directory has one: it decodes previews.
+    """
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextEncoder
@@ -37,6 +49,25 @@ class Models:
     scheduler: SchedulerConfig
     name: str
     source: str
+    tiny_vae: TinyVAE | None = None
+
+    def decoder_for(self, preview: str) -> Autoencoder:
+        """What sharp previews of that name are decoded by: for "tiny", and for "auto" if it is there, the tiny VAE.
+
+        For Stable Diffusion 1.x and 2.x "tiny" fetches one from the hub, where the directory has none, and keeps it.
+        Raises `ModelError` where the model has no tiny VAE, or the hub can't be reached.
+        """
+        if preview not in ("tiny", "auto") or isinstance(self.vae, TinyVAE):
+            return self.vae
+        if preview == "auto" or self.tiny_vae is not None:
+            return self.tiny_vae or self.vae
+        config, weight = self.vae.config, next(self.vae.parameters())
+        if (config.latent_channels, config.downscale, config.scaling_factor) != STABLE_DIFFUSION_LATENTS:
+            raise ModelError(
+                f"preview='tiny' needs a tiny VAE, and {self.name} has none: put an AutoencoderTiny into "
+                "the folder vae_tiny of the model's directory, or choose another preview"
+            )
+        return _fetched_tiny_vae(TAESD, config, weight.device, weight.dtype)
 
 
 def load(
@@ -44,7 +75,7 @@ def load(
     *,
     vae: str | Path | None = None,
     device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Literal["auto"] | None = None,
     on_progress: OnProgress | None = None,
 ) -> Models:
     """Load a model in full, or raise `ModelError` naming the file at fault and the remedy.
@@ -54,11 +85,14 @@ def load(
     vae: another VAE instead of the model's own, or for a file that has none: the directory of a VAE or of a model, a
         single file of either (.safetensors, .vae.pt, .ckpt), or a name on the hub.
     device: by default CUDA, then Apple's GPU, then the CPU.
-    dtype: by default float16 on CUDA and float32 elsewhere, whatever the files hold.
+    dtype: what the networks compute in, whatever the files hold; by default float16 on CUDA and float32 elsewhere, and
+        for "auto" the `fastest_dtype`. A U-Net that is packed for bfloat16 keeps its weights as the files have them.
     on_progress: told what is going on and how much of it is done, from 0 to 1, while downloading and while loading.
     """
     device = _device(device)
-    if dtype is None:
+    if dtype == "auto":
+        dtype = fastest_dtype(device)
+    elif dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     half = dtype in (torch.float16, torch.bfloat16)
     path = BUNDLED if source is None else locate(source, prefer_half=half, on_progress=on_progress)
@@ -78,7 +112,14 @@ def load(
         if on_progress is not None:
             on_progress(f"Loading {part.replace('_', ' ')}", done / len(kinds))
         state, origin = parts.pop(part)
-        networks[part] = build(network, getattr(config, part), state, origin, device=device, dtype=dtype)
+        unread = part in ("unet", "vae") and packs(device, dtype)
+        # Packing converts: weights in between would only take memory, and LoRA files are merged into them less exactly.
+        kept = unread and part == "unet" and dtype != torch.float32
+        networks[part] = build(
+            network, getattr(config, part), state, origin, device=device, dtype=None if kept else dtype, unread=unread
+        )
+    if (path / TINY_VAE_FILES[0]).exists():
+        networks["tiny_vae"] = _tiny_vae(path / "vae_tiny", config.vae, device, dtype)
     named = path.stem if path.is_file() else path.name
     return Models(
         tokenizer=tokenizer,
@@ -104,6 +145,19 @@ def _with_vae(config: ModelConfig, source: str | Path, *, prefer_half: bool) -> 
         return replace(config, vae=settings), (state, path)
     except ConfigError as error:
         raise ConfigError(f"{path} does not fit the model: {error}") from None
+
+
+def _tiny_vae(source: str | Path, vae: VAEConfig | TinyVAEConfig, device: torch.device, dtype: torch.dtype) -> TinyVAE:
+    """The tiny VAE of a directory or of the hub, for the latents of `vae`; `ModelError` where it is none."""
+    settings, state, path = _vae_directory(locate(source, files=VAE_FILES), prefer_half=False)
+    require(isinstance(settings, TinyVAEConfig), f"{path.parent} is no AutoencoderTiny")
+    for name in ("latent_channels", "downscale"):
+        ours, theirs = getattr(settings, name), getattr(vae, name)
+        require(ours == theirs, f"{path.parent} does not fit the model's vae: {name} is {ours}, not {theirs}")
+    return build(TinyVAE, settings, state, path, device=device, dtype=dtype)
+
+
+_fetched_tiny_vae = cache(_tiny_vae)
 
 
 def _vae_directory(folder: Path, prefer_half: bool) -> tuple[VAEConfig | TinyVAEConfig, State, Path]:

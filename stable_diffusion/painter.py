@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ CPU_SHARE = 1 / 3
 """How much of a processor's time goes into previews at most."""
 ACCELERATOR_SHARE = 1 / 21
 """The same on an accelerator: a twentieth of what the network takes."""
-CHEAPEST_FIRST = ("linear", "auto", "vae")
+CHEAPEST_FIRST = ("linear", "auto", "tiny", "vae")
 
 
 class Painter:
@@ -67,10 +68,14 @@ class Painter:
         with self._changed:
             self._waiting.pop(ticket, None)
 
-    def earn(self, seconds: float) -> None:
-        """Count time that the network took. Credit that was left over is gone: a quiet hour allows no flood."""
+    def earn(self, seconds: float, *, alone: bool = False) -> None:
+        """Count time that the network took. Credit that was left over is gone: a quiet hour allows no flood.
+
+        A run that is alone on a processor keeps nobody waiting but who asked for its previews: all of them are due.
+        """
         with self._changed:
-            self._credit = min(self._credit, 0.0) + self._per_second * seconds
+            free = alone and self._thread is None
+            self._credit = math.inf if free else min(self._credit, 0.0) + self._per_second * seconds
             self._changed.notify()
 
     def work(self) -> None:

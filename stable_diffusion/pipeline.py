@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
+from typing import Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from .embeddings import with_embedding
+from .embeddings import Word, read_word, with_embeddings
 from .guidance import Denoiser, Query
 from .images import fit_image, read_image, to_images, to_tensor
 from .inference import for_inference
@@ -21,7 +23,7 @@ from .mask import Mask, read_mask
 from .model_loader import Models, load
 from .preview import Preview, linear_preview
 from .prompt import Tokens, encode_tokens, tokenize
-from .request import Defaults, Request, defaults_for
+from .request import Defaults, Request, defaults_for, without_loras
 from .samplers import Plan, plan
 from .schedule import CLEAN, Level, NoiseSchedule
 from .vae import VAE, Autoencoder
@@ -73,6 +75,11 @@ class Step:
         """The noise in x_t, in the sampler's own scale."""
         return self.level.sigma
 
+    @property
+    def precision(self) -> str:
+        """What the networks compute in: float32, bfloat16 or float16."""
+        return str(next(self.vae.parameters()).dtype).removeprefix("torch.")
+
     def noisy(self) -> list[Image.Image]:
         """Pictures of x_t, in the variance-preserving scale and by the matrix: noise, as the network is shown it."""
         return to_images(linear_preview(self.vae, self.latents / self.level.scale))
@@ -94,7 +101,8 @@ class Step:
 class Run:
     """A request under way, between two evaluations of the network; what it wants evaluated next is its `query`.
 
-    Whoever drives it evaluates the query, alone or together with those of other runs, and answers:
+    Previews of its steps are decoded by its `decoder`. Whoever drives it evaluates the query, alone or together with
+    those of other runs, and answers:
 
         while run.query is not None:
             [x_0] = run.denoise([run.query])
@@ -108,11 +116,12 @@ class Run:
         words: Words,
         x: Tensor,
         noise: Callable[[], Tensor],
-        vae: Autoencoder,
+        models: Models,
         mask: Mask | None = None,
     ):
         self.request, self.denoise, self.mask = request, words.denoise, mask
-        self._words, self._total, self._vae = words, plan.evaluations, vae
+        self.decoder = models.decoder_for(request.preview)
+        self._words, self._total, self._vae = words, plan.evaluations, models.vae
         self._index = 0
         self._sampling = plan.run(x, noise)
         self.query: Query | None = self._ask(*next(self._sampling))
@@ -144,7 +153,7 @@ class Run:
         denoise: what answers instead of the run's own denoiser, for whoever wants to look on.
         """
         denoise = denoise or self.denoise
-        previews = Preview(self._vae, self.request.preview)
+        previews = Preview(self.decoder, self.request.preview)
         try:
             while self.query is not None:
                 [x_0] = denoise([self.query])
@@ -173,15 +182,23 @@ class Words:
 
 
 class Pipeline:
-    """Text-to-image and image-to-image over one set of models; `loras` merges LoRA files into them."""
+    """Text-to-image and image-to-image over one set of models; `loras` merges LoRA files into them.
+
+    A prompt that says `<lora:ink:0.8>` has the file that was offered to `loras` by that name merged for its own run.
+    """
 
     def __init__(self, models: Models):
         self.schedule = NoiseSchedule(models.scheduler)
         self.loras = LoRAs(models)
+        self._bare, self._words = models, tuple[Word, ...]()
+        self._teaching = Lock()
 
     @property
     def models(self) -> Models:
-        """What a run that begins now works with: the model that was loaded, with the LoRA files merged by now."""
+        """What a run that begins now works with: the model that was loaded, with the LoRA files merged by now.
+
+        A prompt that names more of them has them for its own run.
+        """
         return self.loras.models
 
     @classmethod
@@ -191,11 +208,12 @@ class Pipeline:
         *,
         vae: str | Path | None = None,
         device: str | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | Literal["auto"] | None = None,
     ) -> Pipeline:
         """Load a model: None for the bundled one, a directory, a .safetensors or .ckpt file, or a hub id.
 
-        vae: another one than the model's own, from the same kinds of places.
+        vae: another one than the model's own, from the same kinds of places. dtype: what the networks compute in, by
+        default float32 on a CPU, which is exact; "auto" for what is fastest here.
         """
         return cls(load(source, vae=vae, device=device, dtype=dtype))
 
@@ -206,7 +224,25 @@ class Pipeline:
         each a token of the prompt. Runs under way keep what they have. Raises `ModelError` where a file is damaged, of
         another model, or has the name of a word that is there; then nothing changes.
         """
-        self.loras.rebase(lambda models: with_embedding(models, Path(file).expanduser()))
+        word = read_word(Path(file).expanduser(), self._bare)
+        with self._teaching:
+            self._teach((*self._words, word))
+
+    def remove_embedding(self, name: str) -> None:
+        """Take a word out again that `add_embedding` taught; ValueError where there is none of that name."""
+        with self._teaching:
+            if name not in self.embeddings:
+                raise ValueError(f"name must be one of {', '.join(self.embeddings) or 'none'}, got {name!r}")
+            self._teach(tuple(word for word in self._words if word[0] != name))
+
+    def _teach(self, words: tuple[Word, ...]) -> None:
+        self.loras.rebase(lambda models: with_embeddings(models, self._bare, words))
+        self._words = words
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """The words that files brought."""
+        return tuple(name for name, _ in self._words)
 
     @property
     def default_size(self) -> int:
@@ -218,7 +254,8 @@ class Pipeline:
         """What suits this model where a request leaves it open."""
         models = self.models
         scheduler = {**dataclasses.asdict(models.scheduler), "_class_name": models.scheduler.class_name}
-        return defaults_for(dataclasses.asdict(models.unet.config), dataclasses.asdict(models.vae.config), scheduler)
+        unet, vae, words = (dataclasses.asdict(one.config) for one in (models.unet, models.vae, models.text_encoder))
+        return defaults_for(unet, vae, scheduler, words)
 
     def __call__(self, request: Request | str, **settings: object) -> Result:
         """Run a request to its end; arguments are those of `stream`, without previews unless asked for."""
@@ -258,7 +295,7 @@ class Pipeline:
         draw = self._noise_source(request, height, width)
         # diffusers' order of draws: the photo's posterior, then the first noise, then the sampler's.
         if photo is None:
-            return Run(request, steps, words, steps.start(draw()), draw, self.models.vae)
+            return Run(request, steps, words, steps.start(draw()), draw, self.models)
         fitted = fit_image(photo, width, height, request.fit)
         x_0, noise, mask = self._encode(fitted, draw), draw(), None
         if request.mask is not None:
@@ -266,7 +303,7 @@ class Pipeline:
             if isinstance(self.models.vae, VAE):
                 draw()  # diffusers also draws the latents of the masked photo, which inpainting networks look at
         start = steps.start(noise, None if steps.strength is None else x_0)
-        return Run(request, steps, words, start, draw, self.models.vae, mask)
+        return Run(request, steps, words, start, draw, self.models, mask)
 
     def plan(self, request: Request) -> Plan:
         """Which steps a request will take, without taking them."""
@@ -275,9 +312,9 @@ class Pipeline:
         strength = None if whole else request.strength
         return plan(request.sampler, self.schedule, request.num_inference_steps, strength, request.schedule)
 
-    def read_prompt(self, prompt: str) -> Tokens:
+    def read_prompt(self, prompt: str, syntax: str = "plain") -> Tokens:
         """A prompt as this model reads it: its tokens, how many it took, and the text that it has no room for."""
-        return tokenize(self.models.tokenizer, prompt)
+        return tokenize(self.models.tokenizer, without_loras(prompt), syntax)
 
     @torch.no_grad()
     def read_words(self, request: Request) -> Words:
@@ -286,13 +323,13 @@ class Pipeline:
         At a guidance scale of 1 or less the negative prompt is not evaluated; a distilled model is told its scale.
         clip_skip is the prompt's alone, as in diffusers.
         """
-        models = self.models
+        models = self.loras.using(request.loras)
         layers = models.text_encoder.config.num_hidden_layers
         if request.clip_skip >= layers:
             raise ValueError(
                 f"clip_skip must be below the {layers} layers of this model's text encoder, got {request.clip_skip}"
             )
-        texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+        texts = {"prompt": without_loras(request.prompt), "negative_prompt": request.negative_prompt}
         tokens = {name: tokenize(models.tokenizer, text, request.prompt_syntax) for name, text in texts.items()}
         for name, read in tokens.items():
             if read.dropped:
@@ -303,9 +340,8 @@ class Pipeline:
             skipped = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()), request.clip_skip)
             features = torch.cat([skipped[:1], features[1:]])
         # Keys and values stay the same for the run: here they are computed once, not at every step.
-        context, negative = (
-            half.expand(request.num_images, -1, -1) for half in for_inference(models.unet).read(features).chunk(2)
-        )
+        words = for_inference(models.unet, features.dtype).read(features)
+        context, negative = (half.expand(request.num_images, -1, -1) for half in words.chunk(2))
         guided = request.guidance_scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)
         return Words(denoise, context, negative if guided else None, request.guidance_scale)

@@ -1,4 +1,4 @@
-"""Pictures of latents while a run goes on: exact but slow by the VAE, rough but almost free by a matrix."""
+"""Pictures of latents while a run goes on: exact by the VAE, cheaper by a tiny one, almost free by a matrix."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ def wait_for(device: torch.device) -> None:
 
 
 class Preview:
-    """Latents -> pictures for one run, by the decoder of that name: auto, vae, linear or none.
+    """Latents -> pictures for one run, by the decoder of that name: auto, vae, tiny, linear or none.
+
+    vae is what decodes sharp ones, `Models.decoder_for` that name: the model's own, or a tiny one in its place.
 
     "auto" spends at most 5 % of the time that the steps take: each step earns that share, and the VAE decodes whenever
     enough has been earned; in between the matrix does. What the VAE costs is first judged by a corner of the picture.
@@ -54,7 +56,7 @@ class Preview:
             return None
         started = self._now()
         self._earned += SHARE * (started - self._resumed)
-        if self.name == "vae" or (self.name == "auto" and self._affordable(latents)):
+        if self.name in ("vae", "tiny") or (self.name == "auto" and self._affordable(latents)):
             pictures = self._decode(latents)
         else:
             pictures = to_images(linear_preview(self.vae, latents))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Ticket:
         if self._error is not None:
             raise self._error
 
-    async def news(self, every: float) -> AsyncIterator[Step | None]:
+    async def news(self, every: float) -> AsyncGenerator[Step | None]:
         """As `steps`, for asyncio: whoever waits takes no thread."""
         loop, told = asyncio.get_running_loop(), asyncio.Event()
 

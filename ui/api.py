@@ -56,8 +56,8 @@ def add_endpoints(backend: Backend) -> None:
 def endpoint(backend: Backend, names: list[str]) -> Callable[..., AsyncIterator[Answer]]:
     """A function with arguments of these names: image and prompt have to be given, all others are None by default."""
 
-    async def function(*values: Any) -> AsyncIterator[Answer]:
-        *values, visitor = values
+    async def function(*arguments: Any) -> AsyncIterator[Answer]:
+        *values, visitor = arguments
         with told_to_programs():
             given = dict(zip(names, values, strict=True))
             if "image" in given:

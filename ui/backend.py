@@ -9,6 +9,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -56,7 +57,8 @@ class _Drawn:
     request: Request
     run: Run | None = None
     index: int = 0
-    """The last step told."""
+    """The last step told, of `total`."""
+    total: int = 0
 
     def begin(self) -> Run:
         """The run where it was left; one that went on to its end while nobody looked begins again."""
@@ -68,25 +70,32 @@ class _Drawn:
 class Local:
     """An engine in this process draws all runs, with the models of a holder."""
 
-    def __init__(self, holder: ModelHolder, *, preview_share: float = PREVIEW_SHARE):
-        """preview_share is the most of a processor's time that goes into previews."""
-        self.holder, self._preview_share = holder, preview_share
+    def __init__(self, holder: ModelHolder, *, preview_share: float = PREVIEW_SHARE, max_running: int = MAX_RUNNING):
+        """preview_share is the most of a processor's time that goes into previews; see `Engine` for max_running."""
+        self.holder, self._preview_share, self._max_running = holder, preview_share, max_running
         self._engine: Engine | None = None
         self._starting = threading.Lock()
         self._parked: OrderedDict[str, tuple[_Drawn, float]] = OrderedDict()  # with when; the last one is at its end
-        self._tickets: dict[str, Ticket] = {}
+        self._going: dict[str, Ticket | None] = {}  # None until the engine is asked
         self._stopped: set[str] = set()
+
+    @property
+    def broken(self) -> bool:
+        """Whether the engine ended by a fault of its own: nothing more can be drawn here."""
+        return self._engine is not None and self._engine.closed
 
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`."""
-        self._stopped.add(run_id)
-        ticket = self._tickets.get(run_id)
-        if ticket is not None and ticket.position:
-            ticket.close()
+        if run_id in self._going:
+            self._stopped.add(run_id)
+            ticket = self._going[run_id]
+            if ticket is not None and ticket.position:
+                ticket.close()
 
     async def stream(self, run_id: str, settings: dict[str, Any], owner: str) -> AsyncGenerator[News]:
         """See `Backend.stream`."""
         drawn = self._unpark(run_id)
+        self._going[run_id] = None
         try:
             if drawn is None:
                 async for text, _ in self.holder.wait(settings.get("model")):
@@ -96,37 +105,38 @@ class Local:
                 pipeline, request = await asyncio.to_thread(prepare, self.holder, settings)
                 drawn = _Drawn(pipeline, request.seeded())
                 yield Started(drawn.request, dropped_text(pipeline, drawn.request))
-            async for news in self._draw(run_id, drawn, owner):
-                yield news
+            async with aclosing(self._draw(run_id, drawn, owner)) as events:
+                async for event in events:
+                    yield event
         finally:
+            self._going.pop(run_id, None)
             self._stopped.discard(run_id)
 
     async def _draw(self, run_id: str, drawn: _Drawn, owner: str) -> AsyncGenerator[News]:
         engine = await asyncio.to_thread(self._started, drawn.pipeline)
-        ticket = self._tickets[run_id] = engine.submit(drawn.begin, owner)
+        ticket = self._going[run_id] = engine.submit(drawn.begin, owner)
         began, first, told = time.perf_counter(), drawn.index, "stopped"
         try:
-            async for step in ticket.news(TELL_EVERY):
-                if step is None:
-                    if place := ticket.position:
-                        yield in_line(place, ticket.expected_wait)
-                    continue
-                stopped = run_id in self._stopped and step.result is None
-                drawn.index = max(drawn.index, step.index)
-                pace = (time.perf_counter() - began) / max(1, step.index - first)
-                name = drawn.pipeline.models.name
-                yield await asyncio.to_thread(event_of, step, drawn.request, name, pace, stopped=stopped)
-                if stopped:
-                    return
+            async with aclosing(ticket.news(TELL_EVERY)) as steps:
+                async for step in steps:
+                    if step is None:
+                        if place := ticket.position:
+                            yield in_line(place, ticket.expected_wait)
+                        continue
+                    stopped = run_id in self._stopped and step.result is None
+                    drawn.index, drawn.total = max(drawn.index, step.index), step.total
+                    pace = (time.perf_counter() - began) / max(1, step.index - first)
+                    name = drawn.pipeline.models.name
+                    yield await asyncio.to_thread(event_of, step, drawn.request, name, pace, stopped=stopped)
+                    if stopped:
+                        return
             told = "finished" if drawn.run is not None and drawn.run.query is None else told
         except (GeneratorExit, asyncio.CancelledError):
             self._park(run_id, drawn)
             raise
         finally:
             ticket.close()
-            if self._tickets.get(run_id) is ticket:
-                del self._tickets[run_id]
-            log.info("%s at step %d", told, drawn.index)
+            log.info("%s at step %d of %d", told, drawn.index, drawn.total)
 
     def _started(self, pipeline: Pipeline) -> Engine:
         """The engine, which starts with the first run; all models are on the device of the first."""
@@ -137,7 +147,7 @@ class Local:
             if self._engine is None:
                 device = pipeline.models.unet.conv_in.weight.device
                 painter = Painter(device, share=self._preview_share if device.type == "cpu" else None)
-                self._engine = Engine(device, painter=painter, max_running=MAX_RUNNING, max_waiting=MAX_WAITING)
+                self._engine = Engine(device, painter=painter, max_running=self._max_running, max_waiting=MAX_WAITING)
             return self._engine
 
     def _park(self, run_id: str, drawn: _Drawn) -> None:

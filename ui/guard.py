@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -37,8 +38,13 @@ POLICY = {
 """What a page may load, and from where: nothing from another host. (https://www.w3.org/TR/CSP3/)"""
 
 
+MAX_BODY = 4 * 2**20
+"""Bytes in the body of a call; the longest prompt that is read takes a hundredth. Gradio bounds uploads itself."""
+UPLOAD = "/gradio_api/upload"
+
+
 class Guard:
-    """An ASGI middleware: names that are not in `hosts` are refused, and every answer carries its headers.
+    """An ASGI middleware: names that are not in `hosts` and large bodies are refused, all answers carry its headers.
 
     Names are checked against DNS rebinding: a page of another site, whose name suddenly means this machine, could
     otherwise read all answers. `hosts` None allows every name.
@@ -68,7 +74,25 @@ class Guard:
                 text = f"This page does not answer to the name {shown(host)}: start it with --allow-host and that name."
                 await PlainTextResponse(text, status_code=421)(scope, receive, send_guarded)  # Misdirected Request
                 return
+        if scope["type"] == "http" and not scope["path"].endswith(UPLOAD):
+            receive = bounded(receive)
         await self.app(scope, receive, send_guarded)
+
+
+def bounded(receive: Receive) -> Receive:
+    """What reads a body, up to `MAX_BODY`; HTTPException beyond, whatever length was announced."""
+    read = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        if read > MAX_BODY:
+            log.info("refused: a body of more than %d bytes", MAX_BODY)
+            raise HTTPException(413, f"the body has more than {MAX_BODY:,} bytes: upload files, send shorter calls")
+        return message
+
+    return receive_bounded
 
 
 async def malformed(request: Request, error: Exception) -> Response:

@@ -92,7 +92,7 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
         with gr.Column(elem_classes="settings"):
             controls |= strength_controls(holder, kind)
             controls |= sampling_controls(holder.defaults, kind)
-            controls |= more_controls(holder.defaults, kind)
+            controls |= more_controls(holder.defaults, kind, controls)
     reuse, start, steps_note, photos = (controls.pop(name) for name in ("_reuse", "_start", "_steps", "_photos"))
     controls["prompt"].value = EXAMPLES[0][1]
     tab = PhotoTab(kind, controls | {"model": model}, view, history, slider=slider)
@@ -184,7 +184,13 @@ def start_view(holder: ModelHolder, settings: dict[str, Any]) -> str:
     """The fitted photo, the noisy picture that a run starts from, and what the network sees in it, as HTML."""
     # The start of a run whose seed is left to chance is shown with one that stays. Without words, the first x_0 is of
     # the photo, not of what shall become of it.
-    changes = {"seed": settings["seed"] or 0, "num_images": 1, "prompt": "", "guidance_scale": 1, "preview": "none"}
+    changes = {
+        "seed": max(0, settings["seed"] or 0),
+        "num_images": 1,
+        "prompt": "",
+        "guidance_scale": 1,
+        "preview": "none",
+    }
     pipeline, request = prepare(holder, settings | changes)
     with closing(pipeline.stream(request)) as steps:
         step = next(steps)

@@ -171,7 +171,7 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
     """The updates of a run that goes on; where another page takes it over, it ends here."""
     view, page = tab.view, object()
     run.page = page
-    idle = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
+    idle: Updates = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
     yield {
         view.live: live.so_far(run.run_id, run.film, run.link),
         view.generate: gr.Button(interactive=False),
@@ -185,6 +185,7 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                     return
                 if isinstance(news, Started):
                     run.request = news.request
+                    run.settings = {**run.settings, "seed": news.request.seed}  # should it have to begin again
                     warn(news.dropped)
                     yield {view.live: live.waiting(run.run_id, "", run.link)}
                 elif isinstance(news, Waiting):

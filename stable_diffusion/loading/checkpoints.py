@@ -150,25 +150,18 @@ def build(
     origin: Path,
     *,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
+    unread: bool = False,
 ) -> Network:
     """`network(config)` holding `state`, on `device` in `dtype`, ready for inference; `origin` is named in errors.
 
-    `state` is emptied as its tensors move over, so that a conversion never holds all weights twice.
+    `state` is emptied as its tensors move over, so that a conversion never holds all weights twice. dtype None leaves
+    them as they are. unread leaves matrices and kernels to be checked by whoever reads them first: `for_inference`.
     """
     built = outline(network, config)
     check(built, state, origin)
-    placed: State = {}
-    broken = []
-    for name in sorted(state):
-        placed[name] = state.pop(name).to(device=device, dtype=dtype)
-        if not finite(placed[name]):
-            broken.append(name)
-    if broken:
-        raise ModelError(
-            f"{origin} holds weights that are not finite in {str(dtype).removeprefix('torch.')} ({listed(broken)}): "
-            "use another file of this model, or dtype float32"
-        )
+    placed = {name: state.pop(name).to(device=device, dtype=dtype) for name in sorted(state)}
+    check_finite({name: tensor for name, tensor in placed.items() if not unread or tensor.ndim < 2}, origin)
     built.load_state_dict(placed, strict=True, assign=True)
     return built.eval().requires_grad_(False)
 
@@ -204,6 +197,17 @@ def check(network: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None
 def _plain(tensor: Tensor) -> bool:
     """Whether a tensor is floating-point numbers in memory; a pickle can hold other kinds."""
     return tensor.is_floating_point() and tensor.layout is torch.strided and not tensor.is_meta
+
+
+def check_finite(state: Mapping[str, Tensor], origin: Path | str) -> None:
+    """Raise `ModelError` unless all numbers are finite; `origin` is named."""
+    broken = [name for name, tensor in state.items() if not finite(tensor)]
+    if broken:
+        dtype = str(state[broken[0]].dtype).removeprefix("torch.")
+        raise ModelError(
+            f"{origin} holds weights that are not finite in {dtype} ({listed(broken)}): "
+            "use another file of this model, or dtype float32"
+        )
 
 
 def finite(tensor: Tensor) -> bool:

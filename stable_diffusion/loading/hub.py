@@ -17,7 +17,7 @@ from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from .checkpoints import SUFFIXES, WEIGHT_STEMS, find_weights, shards, weight_names
 from .config import ModelError
-from .model_config import SETTINGS_FILES, TOKENIZER_FILES, read_config
+from .model_config import SETTINGS_FILES, TINY_VAE_FILES, TOKENIZER_FILES, read_config
 
 OnProgress = Callable[[str, float], None]
 """Receives what is going on and how much of it is done, from 0 to 1; a download calls it from its own threads."""
@@ -57,7 +57,7 @@ def fetch_model(repository: str, *, prefer_half: bool = False, on_progress: OnPr
     download. Raises `ModelError`, saying what to do.
     """
     tokenizer_files = [f"tokenizer/{name}" for name in TOKENIZER_FILES]
-    folder = fetch_files(repository, [*SETTINGS_FILES.values(), *tokenizer_files])
+    folder = fetch_files(repository, [*SETTINGS_FILES.values(), *tokenizer_files, *TINY_VAE_FILES])
     try:
         read_config(folder)
     except ModelError as error:

@@ -35,6 +35,9 @@ TOKENIZER_FILES = (
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
 
+# A directory may have it: a small autoencoder of the same latents, for previews.
+TINY_VAE_FILES = ("vae_tiny/config.json", "vae_tiny/diffusion_pytorch_model.safetensors")
+
 Settings = dict[str, dict[str, Any]]
 """The content of those files, by part."""
 

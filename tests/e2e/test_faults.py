@@ -11,8 +11,10 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from playwright.sync_api import Browser, Page, expect
+from torch import Tensor
 
-from stable_diffusion.pipeline import Pipeline, Step
+from stable_diffusion.pipeline import Pipeline, Run, Step
+from ui.backend import Local
 from ui.errors import NO_MEMORY, UNEXPECTED
 from ui.models import ModelHolder, OnProgress
 from ui.page import build_page, look
@@ -27,11 +29,18 @@ SENTENCES = {"memory": NO_MEMORY, "bug": UNEXPECTED}
 class FaultyPipeline(Pipeline):
     """A pipeline that fails at its second step where the prompt names a fault, and otherwise works."""
 
-    def stream(self, request: Any, **settings: object) -> Iterator[Step]:
-        for step in super().stream(request, **settings):
-            if step.index == 2 and request.prompt in FAULTS:
-                raise FAULTS[request.prompt]
-            yield step
+    def begin(self, request: Any, **settings: object) -> Run:
+        run = super().begin(request, **settings)
+        answer = run.answer
+
+        def faulty(x_0: Tensor) -> Step:
+            step = answer(x_0)
+            if step.index == 2 and run.request.prompt in FAULTS:
+                raise FAULTS[run.request.prompt]
+            return step
+
+        run.answer = faulty  # type: ignore[method-assign]
+        return run
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +54,8 @@ def faulty() -> Iterator[str]:
             assert released.wait(PATIENCE)
         return FaultyPipeline(Pipeline.from_pretrained(device="cpu").models)
 
-    page = build_page(ModelHolder(load=load))
+    holder = ModelHolder(load=load)
+    page = build_page(holder, Local(holder))
     _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **look())
     yield address
     released.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gc
+import json
 import logging
 import math
 import os
@@ -28,7 +29,8 @@ from tests.conftest import ROOT
 from tests.e2e.conftest import PATIENCE, free_port
 from tests.e2e.visitor import Visitor
 from tests.unit.test_hostile_images import png
-from ui.guard import Guard
+from ui.backend import Local
+from ui.guard import MAX_BODY, Guard
 from ui.listeners import give_back
 from ui.live import data_uri
 from ui.models import ModelHolder
@@ -45,7 +47,7 @@ def page(bundled_model: Path) -> Iterator[gr.Blocks]:
     """`python app.py`, in this process."""
     holder = ModelHolder(device="cpu")
     holder.pipeline()
-    page = serve(parse_arguments(["--port", str(free_port()), "--unheard", str(UNHEARD)]), holder)
+    page = serve(parse_arguments(["--port", str(free_port()), "--unheard", str(UNHEARD)]), holder, Local(holder))
     yield page
     page.close()
 
@@ -255,6 +257,16 @@ def test_a_body_that_is_no_call_is_the_caller_s_fault(caller: Caller, body: str)
     answer = caller.http.post("gradio_api/queue/join", content=body.encode(), headers=headers)
     assert 400 <= answer.status_code < 500
     assert len(answer.content) < 200_000
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_body_of_a_hundred_megabytes_is_refused_before_it_is_read(caller: Caller, announced: bool):
+    body = json.dumps({"data": ["a" * MAX_BODY]}).encode()
+    content = body if announced else iter([body[: MAX_BODY // 2], body[MAX_BODY // 2 :]])
+    answer = caller.http.post("gradio_api/queue/join", content=content, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+    assert f"more than {MAX_BODY:,} bytes" in answer.text
+    assert caller.upload("large.bin", body).endswith("large.bin")
 
 
 def test_a_busy_port_is_a_sentence(page: gr.Blocks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -15,9 +16,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from stable_diffusion import model_loader
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.model_converter import convert
 from stable_diffusion.model_loader import load
+from stable_diffusion.tiny_vae import TinyVAE
 from tests.hub_server import Hub, serve
 from tests.tiny import save_model
 
@@ -227,6 +230,21 @@ def test_a_single_file_with_other_words_than_clips(tmp_path: Path) -> None:
     convert(save_model(tmp_path / "model"), tmp_path / "alone.safetensors")
     with pytest.raises(ModelError, match=r"49408 tokens, the text encoder only \d+.*put the folder `tokenizer`"):
         load(tmp_path / "alone.safetensors", device="cpu")
+
+
+def test_a_tiny_vae_is_fetched_when_it_is_first_asked_for(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For latents of Stable Diffusion, and once for all models that have them."""
+    monkeypatch.setattr(model_loader, "_fetched_tiny_vae", functools.cache(model_loader._tiny_vae))
+    hub.repositories["madebyollin/taesd"] = save_model(tmp_path / "sdxs", "sdxs") / "vae"
+    models = load(save_model(tmp_path / "local"), device="cpu")
+    assert models.decoder_for("auto") is models.vae
+    assert hub.fetched() == []
+    tiny = models.decoder_for("tiny")
+    assert isinstance(tiny, TinyVAE)
+    assert sorted(hub.fetched()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert load(models.source, device="cpu").decoder_for("tiny") is tiny
 
 
 @pytest.mark.parametrize("of_a_model", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from stable_diffusion import guidance, pipeline, vae
+from stable_diffusion import guidance, pipeline, precision, vae
 from stable_diffusion.inference import PACKED, PackedConv2d, PackedLinear, for_inference
+from stable_diffusion.loading.config import ModelError
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.weights import with_weights
@@ -25,6 +27,9 @@ from tests.tiny import KINDS, save_model
 SIZES = [(1, 8, 8), (2, 16, 16), (3, 7, 9), (8, 8, 8), (5, 1, 3), (2, 33, 20), (1, 40, 24)]
 packs = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 needs_packing = pytest.mark.skipif(not packs, reason="plain networks are faster on this processor")
+needs_bfloat16 = pytest.mark.skipif(
+    not (packs and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="no instructions for bfloat16"
+)
 
 
 @pytest.fixture(scope="module", params=["bundled", *KINDS])
@@ -52,7 +57,7 @@ def pairs(models: Models, packed: Models, rows: int, height: int, width: int) ->
     scale, config = models.vae.config.downscale, models.vae.config
     latents = gaussian(rows, config.latent_channels, height, width)
     pictures = gaussian(rows, 3, scale * height, scale * width)
-    dtype = models.unet.conv_in.weight.dtype
+    dtype = models.vae.quant_conv.weight.dtype
     answers = [
         (
             network.unet(inputs[0].to(dtype), inputs[1], inputs[2].to(dtype)),
@@ -65,7 +70,8 @@ def pairs(models: Models, packed: Models, rows: int, height: int, width: int) ->
 
 
 def packed(models: Models) -> Models:
-    return replace(models, unet=for_inference(models.unet), vae=for_inference(models.vae))
+    dtype = models.vae.quant_conv.weight.dtype
+    return replace(models, unet=for_inference(models.unet, dtype), vae=for_inference(models.vae))
 
 
 @needs_packing
@@ -78,15 +84,82 @@ def test_packed_networks_answer_as_plain_ones(models: Models) -> None:
             assert pair[0].shape == pair[1].shape
 
 
-@pytest.mark.skipif(not (packs and torch.ops.mkldnn._is_mkldnn_bf16_supported()), reason="no instructions for bfloat16")
+@needs_bfloat16
 @torch.no_grad()
 def test_bfloat16_is_no_farther_from_float32_packed_than_plain(folder: Path, models: Models) -> None:
     """Both round alike, in another order: errors of one size, give or take half for chance."""
     half = load(folder, dtype=torch.bfloat16)
+    plainly = replace(half, unet=copy.deepcopy(half.unet).to(torch.bfloat16))
     for size in SIZES[:4]:
         exact = [plain for _, plain in pairs(models, models, *size)]
-        for (ours, plain), true in zip(pairs(half, packed(half), *size), exact, strict=True):
+        for (ours, plain), true in zip(pairs(plainly, packed(half), *size), exact, strict=True):
             assert (ours - true).square().mean().sqrt() <= 1.5 * (plain - true).square().mean().sqrt()
+
+
+@needs_bfloat16
+def test_weights_stay_as_the_file_has_them_where_packing_converts(models: Models, folder: Path) -> None:
+    """The one copy in memory is the packed one; nothing else in bfloat16 is large."""
+    half = load(folder, dtype=torch.bfloat16).unet
+    fast = for_inference(half, torch.bfloat16)
+    kinds = (PackedConv2d, PackedLinear)
+    shared = {id(module.weight) for module in fast.modules() if isinstance(module, kinds)}
+    assert shared == {id(module.weight) for module in half.modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    others = {parameter.dtype for parameter in fast.parameters() if id(parameter) not in shared}
+    assert others == {torch.bfloat16}
+    for name, weight in half.named_parameters():
+        assert torch.equal(weight.float(), models.unet.get_parameter(name)), name
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A model of which one number in a kernel is none."""
+    file = save_model(tmp_path) / "unet" / "diffusion_pytorch_model.safetensors"
+    state = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    state["conv_out.weight"][-1, -1, -1, -1] = torch.nan
+    save_file(state, file, metadata={"format": "pt"})
+    return tmp_path
+
+
+@needs_packing
+def test_what_packing_reads_is_checked_before_the_first_step(broken: Path) -> None:
+    """Loading leaves it unread."""
+    steps = Pipeline.from_pretrained(broken, device="cpu").stream("a fox")
+    with pytest.raises(ModelError, match=r"UNet holds weights that are not finite in float32 \(conv_out.weight\)"):
+        next(steps)
+
+
+def test_what_is_not_packed_is_checked_when_it_is_loaded(broken: Path) -> None:
+    with pytest.raises(ModelError, match=r"safetensors holds weights .*not finite in float16 \(conv_out.weight\)"):
+        load(broken, device="cpu", dtype=torch.float16)
+
+
+def test_auto_is_what_the_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 only for a gain, whatever else the machine does at times; and never where it was not measured."""
+    times = {torch.float32: itertools.cycle([1.0, 9.0]), torch.bfloat16: itertools.cycle([9.0, 0.8])}
+    now = [0.0]
+
+    class Step:
+        def __init__(self, device: torch.device, dtype: torch.dtype):
+            self.dtype = dtype
+
+        def __call__(self) -> None:
+            now[0] += next(times[self.dtype])
+
+    monkeypatch.setattr(precision, "_Step", Step)
+    monkeypatch.setattr(precision.time, "perf_counter", lambda: now[0])
+    fastest = precision.fastest_dtype.__wrapped__
+    assert fastest(torch.device("cpu")) == torch.bfloat16
+    times[torch.bfloat16] = itertools.cycle([0.95])
+    assert fastest(torch.device("cpu")) == torch.float32
+    assert fastest(torch.device("mps")) == torch.float32
+    assert fastest(torch.device("cuda")) == torch.float16
+
+
+def test_auto_draws_in_what_this_machine_is_fastest_in(tmp_path: Path) -> None:
+    pipe = Pipeline.from_pretrained(save_model(tmp_path), device="cpu", dtype="auto")
+    *_, last = pipe.stream("a fox", num_inference_steps=2, seed=1)
+    assert f"torch.{last.precision}" == str(precision.fastest_dtype(torch.device("cpu")))
+    assert last.result.latents.dtype == torch.float32
 
 
 @needs_packing
@@ -187,7 +260,7 @@ def test_other_weights_share_what_stays(models: Models) -> None:
 def plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pipelines take the plain networks."""
     for module in (guidance, vae, pipeline):
-        monkeypatch.setattr(module, "for_inference", lambda network: network)
+        monkeypatch.setattr(module, "for_inference", lambda network, dtype=None: network)
 
 
 OPTIONS = {"num_inference_steps": 3, "seed": 1, "sampler": "ddim", "image": photo(), "strength": 0.7}

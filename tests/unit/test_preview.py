@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from stable_diffusion.engine import Engine
+from stable_diffusion.images import to_images
+from stable_diffusion.loading.config import ModelError
 from stable_diffusion.model_loader import load
+from stable_diffusion.painter import Painter
+from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.preview import Preview, latent_to_rgb, linear_preview, wait_for
+from stable_diffusion.request import PREVIEW_LABELS, Request
+from stable_diffusion.tiny_vae import TinyVAE
 from stable_diffusion.vae import VAE
 from tests.tiny import save_model
 
@@ -94,9 +105,74 @@ def test_previews_by_a_tiny_autoencoder_in_half_precision(name: str, tmp_path: P
     assert [picture.size for picture in pictures] == [(24, 16)] * 2
 
 
+@pytest.fixture
+def with_tiny(tmp_path: Path) -> Path:
+    """A model's directory with a tiny VAE of its latents."""
+    folder = save_model(tmp_path / "model")
+    shutil.copytree(save_model(tmp_path / "sdxs", "sdxs", seed=1) / "vae", folder / "vae_tiny")
+    return folder
+
+
+def test_tiny_previews_are_the_tiny_vaes_and_the_last_picture_is_the_vaes(with_tiny: Path) -> None:
+    """Bit by bit: alone, and where the engine paints."""
+    pipe = Pipeline.from_pretrained(with_tiny, device="cpu")
+    request = Request("a fox", num_inference_steps=3, seed=1, preview="tiny")
+    *steps, last = pipe.stream(request)
+    tiny = pipe.models.tiny_vae
+    assert isinstance(tiny, TinyVAE)
+    for step in steps:
+        assert step.images == to_images(tiny.decode_finite(step.denoised))
+        assert step.images != step.decoded()
+    assert last.result.images == to_images(pipe.models.vae.decode_finite(last.final))
+    engine = Engine(painter=Painter(share=0.9))
+    try:
+        shown = [step.images for step in engine.submit(lambda: pipe.begin(request), "me") if step.images is not None]
+    finally:
+        engine.close()
+    assert shown[-1] == last.images
+    assert all(images in [step.images for step in steps] for images in shown[:-1])
+
+
+def test_auto_prefers_a_tiny_vae_that_is_there(with_tiny: Path, vae: VAE) -> None:
+    models = load(with_tiny, device="cpu")
+    named = {name: models.decoder_for(name) for name in PREVIEW_LABELS}
+    assert named == dict.fromkeys(PREVIEW_LABELS, models.vae) | dict.fromkeys(("tiny", "auto"), models.tiny_vae)
+    plain = replace(models, tiny_vae=None)
+    assert plain.decoder_for("auto") is models.vae
+    whole = replace(plain, vae=models.tiny_vae)  # as in SDXS
+    assert whole.decoder_for("tiny") is whole.vae
+
+
+def test_tiny_is_refused_where_there_is_none(bundled_model: Path, tmp_path: Path) -> None:
+    """Before the first step, with what to do about it."""
+    folder = shutil.copytree(bundled_model, tmp_path / "emoji", ignore=shutil.ignore_patterns("vae_tiny", "clip"))
+    steps = Pipeline.from_pretrained(folder, device="cpu").stream("a fox", preview="tiny")
+    with pytest.raises(ModelError, match=r"preview='tiny' needs a tiny VAE, and emoji has none: .* folder vae_tiny"):
+        next(steps)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_decoder_blocks": [2, 1, 2]}, "vae_tiny does not fit the model's vae: downscale is 4, not 8"),
+        ({"latent_channels": 8}, "vae_tiny does not fit the model's vae: latent_channels is 8, not 4"),
+        ({}, "vae_tiny is no AutoencoderTiny"),
+    ],
+)
+def test_a_tiny_vae_that_does_not_fit_is_named(with_tiny: Path, changed: dict[str, Any], message: str) -> None:
+    config = with_tiny / "vae_tiny" / "config.json"
+    values = json.loads(config.read_text()) | changed
+    for half in ("encoder", "decoder"):  # both of as many levels
+        values[f"num_{half}_blocks"] = values["num_decoder_blocks"]
+        values[f"{half}_block_out_channels"] = [8] * len(values["num_decoder_blocks"])
+    config.write_text(json.dumps(values) if changed else (with_tiny / "vae" / "config.json").read_text())
+    with pytest.raises(ModelError, match=message):
+        load(with_tiny, device="cpu")
+
+
 def test_none_shows_nothing_and_a_wrong_name_is_named(vae: VAE) -> None:
     assert Preview(vae, "none")(torch.zeros(1, 4, 2, 2)) is None
-    with pytest.raises(ValueError, match="preview must be one of auto, vae, linear, none, got 'fast'"):
+    with pytest.raises(ValueError, match="preview must be one of auto, vae, tiny, linear, none, got 'fast'"):
         Preview(vae, "fast")
 
 

@@ -14,13 +14,14 @@ NETWORKS = {"attention", "blocks", "clip", "encoder", "decoder", "vae", "diffusi
 
 # The floors of the library: a module imports from the floors below and, where there is no other way round, its own.
 FLOORS = (
-    {"request", "loading", "loading.fields", "attention", "blocks", "weights", "inference"},
+    {"request", "loading", "loading.fields", "attention", "blocks", "weights"},
     {"loading.config"},
     {"loading.files", "loading.pickles", "loading.scheduler_settings"},
     {"loading.model_config", "loading.checkpoints"},
     {"loading.hub", "loading.single_file", "loading.tokenizer"},
-    {"schedule", "images", "encoder", "decoder", "diffusion", "clip"},
-    {"ddpm", "levels", "samplers", "vae", "tiny_vae", "mask", "guidance", "prompt", "preview", "heatmap"},
+    {"schedule", "images", "encoder", "decoder", "diffusion", "clip", "inference"},
+    {"ddpm", "levels", "samplers", "vae", "tiny_vae", "mask", "guidance", "prompt", "preview", "heatmap", "precision"},
+    {"openvino_backend"},
     {"model_converter", "model_loader"},
     {"lora", "embeddings"},
     {"pipeline"},
@@ -69,9 +70,16 @@ def test_the_library_stands_alone(path: Path) -> None:
     assert not [name for name in imports(path) if starts(name, *others)]
 
 
-@pytest.mark.parametrize("path", [*sources("ui"), ROOT / "app.py"], ids=module)
+@pytest.mark.parametrize("path", [*sources("ui"), *sources("serving"), ROOT / "app.py"], ids=module)
 def test_nothing_at_run_time_imports_what_made_or_measures_the_model(path: Path) -> None:
     assert not [name for name in imports(path) if starts(name, *BEHIND_THE_PAGE)]
+
+
+@pytest.mark.parametrize("folder", ["stable_diffusion", "ui", "training", "benchmarks"])
+def test_ray_stays_in_serving(folder: str) -> None:
+    """And nothing imports serving: without it, and without ray, everything else is there."""
+    assert not [module(path) for path in sources(folder) for name in imports(path) if starts(name, "ray", "serving")]
+    assert not [name for name in imports(ROOT / "app.py") if starts(name, "ray", "serving")]
 
 
 @pytest.mark.parametrize("folder", ["training", "benchmarks", "tests/parity"])
@@ -112,7 +120,13 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "page"), [(LIBRARY, "README.md"), ("ui", "README.md"), ("training", "training/README.md")]
+    ("folder", "page"),
+    [
+        (LIBRARY, "README.md"),
+        ("ui", "README.md"),
+        ("serving", "docs/many-visitors.md"),
+        ("training", "training/README.md"),
+    ],
 )
 def test_every_file_has_its_line_on_a_map(folder: str, page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -83,6 +83,7 @@ def open_page(pipe: Pipeline, steps: int = 28) -> None:
     frames: list[Image.Image] = []
     prompt, seed = opening.EXAMPLES[0]
     for step in pipe.stream(prompt, num_inference_steps=steps, guidance_scale=4.0, seed=seed, preview="vae"):
+        assert step.images is not None
         [noisy], [clean] = step.noisy(), step.images
         for right in (clean,) if frames else (noisy, clean):
             frame = Image.new("RGB", (2 * noisy.width, noisy.height))
@@ -90,8 +91,8 @@ def open_page(pipe: Pipeline, steps: int = 28) -> None:
             frame.paste(right, (noisy.width, 0))
             frames.append(frame)
     durations = [700] + [110] * (len(frames) - 2) + [1000]
-    options = {"duration": durations, "loop": 1, "quality": 80, "method": 6}
-    frames[0].save(opening.FILM, save_all=True, append_images=frames[1:], **options)
+    others = frames[1:]
+    frames[0].save(opening.FILM, save_all=True, append_images=others, duration=durations, loop=1, quality=80, method=6)
     frames[-1].save(opening.STILL, quality=90, method=6)
 
 

@@ -1,0 +1,202 @@
+"""Many at once, and pages that come back: the line, what a reload finds, and what closing a tab frees."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from stable_diffusion import Pipeline
+from stable_diffusion.pipeline import Run
+from ui.backend import Local
+from ui.models import ModelHolder
+from ui.page import build_page, look
+from ui.resume import GONE
+
+from .conftest import PATIENCE, Server, free_port
+from .visitor import Visitor
+
+
+class Paced(Pipeline):
+    """A pipeline whose runs with a prompt that ends in "waits" take their second step when they are let."""
+
+    let = threading.Event()
+
+    def begin(self, request: object, **settings: object) -> Run:
+        run = super().begin(request, **settings)  # type: ignore[arg-type]
+        answer = run.answer
+
+        def paced(x_0: object) -> object:
+            if run.request.prompt.endswith("waits") and run._index == 1:
+                assert self.let.wait(PATIENCE)
+            return answer(x_0)  # type: ignore[arg-type]
+
+        run.answer = paced  # type: ignore[method-assign, assignment]
+        return run
+
+
+@pytest.fixture
+def narrow() -> Iterator[str]:
+    """The address of a page that draws for one at a time."""
+    Paced.let.clear()
+    holder = ModelHolder(load=lambda *_: Paced(Pipeline.from_pretrained(device="cpu").models))
+    page = build_page(holder, Local(holder, max_running=1))
+    _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **look())
+    yield address
+    Paced.let.set()
+    page.close()
+
+
+@pytest.fixture
+def come(narrow: str, browser: Browser) -> Iterator[Callable[[], Visitor]]:
+    """A function that lets one more visitor come to that page."""
+    contexts = []
+
+    def open_page() -> Visitor:
+        contexts.append(browser.new_context())
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(narrow)
+        page.locator("#t2i-generate").wait_for()
+        return Visitor(page)
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def test_who_waits_is_told_the_place_and_who_stops_or_goes_frees_it(come: Callable[[], Visitor]):
+    first, second, third = (come() for _ in range(3))
+    first.ask("one that waits", steps=4)
+    first.generate()
+    first.wait_until("step")
+    for visitor, place in ((second, "1st in line"), (third, "2nd in line")):
+        visitor.ask("a cat", steps=2)
+        visitor.generate()
+        expect(visitor.view).to_contain_text(place)
+    second.stop()
+    second.wait_until("idle")
+    expect(second.page.locator("#t2i-generate")).to_be_enabled()
+    expect(third.view).to_contain_text("1st in line")
+    first.page.close()
+    Paced.let.set()
+    third.wait_until("finished")
+
+
+def picture(visitor: Visitor) -> str | None:
+    """The picture in the live view, as text."""
+    return visitor.view.locator(".x0 img").get_attribute("src")
+
+
+def step(visitor: Visitor) -> int:
+    """The step that the live view tells."""
+    return int(visitor.view.locator('[data-fact="step"]').inner_text().split()[0])
+
+
+def test_a_page_that_is_loaded_again_goes_on_with_its_run(visit: Callable[..., Page], server: Server):
+    visitor = Visitor(visit())
+    visitor.ask("a red fox face", steps=150, seed="5")
+    visitor.generate()
+    visitor.wait_until("step")
+    expect(visitor.view.locator(".film button").nth(4)).to_be_attached()
+    before = step(visitor)
+    visitor.page.reload()
+    visitor.wait_until("step")
+    assert step(visitor) >= before
+    expect(visitor.view.locator('.film button[data-index="1"]')).to_be_attached()
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    visitor.page.reload()
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    assert step(visitor) == 150
+    straight = Visitor(visit())
+    straight.ask("a red fox face", steps=150, seed="5")
+    straight.generate()
+    straight.wait_until("finished")
+    assert picture(straight) == picture(visitor)
+
+
+class Line:
+    """A line to a server that can be cut, as a phone's is that sleeps."""
+
+    def __init__(self, port: int):
+        self.port, self.open = port, True
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        starting = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._connect, "127.0.0.1", 0), self._loop)
+        self.here = starting.result().sockets[0].getsockname()[1]
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.open:
+            writer.close()
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", self.port)
+        self._writers |= {writer, back}
+        await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer))
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while content := await reader.read(65536):
+                writer.write(content)
+                await writer.drain()
+        writer.close()
+
+    def cut(self) -> None:
+        """End all connections, and take no more until `open` is set again."""
+        self.open = False
+        self._loop.call_soon_threadsafe(lambda: [writer.transport.abort() for writer in self._writers])
+
+
+def test_a_phone_that_slept_finds_its_run(server: Server, browser: Browser):
+    line = Line(int(server.url.rsplit(":")[-1]))
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"http://127.0.0.1:{line.here}")
+    page.locator("#t2i-generate").wait_for()
+    visitor, left = Visitor(page), server.count("stopped at step")
+    visitor.ask("a red fox face", steps=150, seed="5")
+    visitor.generate()
+    visitor.wait_until("step")
+    line.cut()
+    server.wait_for_log("stopped at step", left + 1)
+    line.open = True
+    expect(page.locator(".toast-body")).to_have_count(0)
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    assert step(visitor) == 150
+    context.close()
+
+
+def test_a_run_of_a_server_that_is_gone_can_be_drawn_again(visit: Callable[..., Page]):
+    page = visit()
+    visitor = Visitor(page)
+    note = {"run": "0" * 32, "link": "prompt=a+red+fox&seed=7&num_inference_steps=3"}
+    page.evaluate("note => sessionStorage.setItem('t2i-live', note)", json.dumps(note))
+    page.reload()
+    expect(visitor.view).to_contain_text(GONE)
+    expect(page.locator("#t2i-prompt textarea")).to_have_value("a red fox")
+    visitor.generate()
+    visitor.wait_until("finished")
+    expect(visitor.view.locator('[data-fact="seed"]')).to_have_text("7")
+
+
+def test_two_visitors_see_their_own_steps_alone(visit: Callable[..., Page]):
+    crowd = [Visitor(visit()) for _ in range(3)]
+    for seed, visitor in enumerate(crowd, 11):
+        visitor.ask("a cat", steps=12, seed=str(seed))
+        visitor.record()
+        visitor.generate()
+    for seed, visitor in enumerate(crowd, 11):
+        visitor.wait_until("finished")
+        expect(visitor.view.locator('[data-fact="seed"]')).to_have_text(str(seed))
+    seen = [set(visitor.seen("step")) for visitor in crowd]
+    assert all(pictures for pictures in seen)
+    assert not set.intersection(*seen)
