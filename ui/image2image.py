@@ -77,7 +77,6 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
         with gr.Column(elem_classes="ask"):
             controls = photo_controls(kind)
             controls |= prompt_controls("What it should become: a cat face on a beige background", model, holder, kind)
-            controls |= strength_controls(holder, kind)
         buttons = run_buttons(kind)
         with gr.Column(elem_classes="view"):
             view = run_view(kind, buttons)
@@ -91,6 +90,7 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
                 elem_id=f"{kind}-slider",
             )
         with gr.Column(elem_classes="settings"):
+            controls |= strength_controls(holder, kind)
             controls |= sampling_controls(holder.defaults, kind)
             controls |= more_controls(holder.defaults, kind, controls)
     reuse, start, steps_note, photos = (controls.pop(name) for name in ("_reuse", "_start", "_steps", "_photos"))
@@ -109,27 +109,23 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
 
 def photo_controls(kind: str) -> Controls:
     """The photo, and which part of it is drawn anew."""
-    with gr.Row(elem_classes="photo-row"):
-        photo = photo_input(
-            value=str(PHOTOS / EXAMPLES[0][0]),
-            label="Photo",
-            sources=["upload", "clipboard", "webcam"],
-            height=200,
-            elem_id=f"{kind}-photo",
-            scale=1,
-            min_width=150,
-        )
-        start = gr.HTML(START_HINT, elem_id=f"{kind}-start", scale=1, min_width=150)
+    photo = photo_input(
+        value=str(PHOTOS / EXAMPLES[0][0]),
+        label="Photo",
+        sources=["upload", "clipboard", "webcam"],
+        height=200,
+        elem_id=f"{kind}-photo",
+    )
     photos = cards([(PHOTOS / name, text) for name, text in EXAMPLES], "Or one of these", f"{kind}-photos")
     with gr.Accordion("Change only a part", open=False) as part:
         gr.Markdown(MASK_NOTE, elem_classes="note")
         mask = mask_painter(f"{kind}-mask")
     gr.on([part.expand, photo.change], backdrop, photo, mask, **QUIET)
-    return {"image": photo, "mask": mask, "_photos": photos, "_start": start}
+    return {"image": photo, "mask": mask, "_photos": photos}
 
 
 def strength_controls(holder: ModelHolder, kind: str) -> Controls:
-    """How much of the photo is replaced, and how it is fitted."""
+    """How much of the photo is replaced, what that leaves of it, and how it is fitted."""
     strength = Slider(
         0.05,
         1,
@@ -140,9 +136,10 @@ def strength_controls(holder: ModelHolder, kind: str) -> Controls:
         elem_id=f"{kind}-strength",
     )
     steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note")
+    start = gr.HTML(START_HINT, elem_id=f"{kind}-start")
     fits = [(label, name) for name, label in FIT_LABELS.items()]
     fit = Radio(fits, value="crop", label="Fit the photo", elem_id=f"{kind}-fit")
-    return {"strength": strength, "fit": fit, "_steps": steps}
+    return {"strength": strength, "fit": fit, "_steps": steps, "_start": start}
 
 
 STARTS = ("image", "fit", "strength", "num_inference_steps", "width", "height")

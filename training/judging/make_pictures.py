@@ -79,16 +79,17 @@ def strengths(pipe: Pipeline) -> None:
 
 
 def open_page(pipe: Pipeline, steps: int = 28) -> None:
-    """The film that the page opens with, x_t beside x_0, and its last picture alone."""
-    frames = []
+    """The film that the page opens with, x_t beside x_0 and before them noise alone, and its last picture."""
+    frames: list[Image.Image] = []
     prompt, seed = opening.EXAMPLES[0]
     for step in pipe.stream(prompt, num_inference_steps=steps, guidance_scale=4.0, seed=seed, preview="vae"):
         assert step.images is not None
         [noisy], [clean] = step.noisy(), step.images
-        frame = Image.new("RGB", (2 * noisy.width, noisy.height))
-        frame.paste(noisy)
-        frame.paste(clean, (noisy.width, 0))
-        frames.append(frame)
+        for right in (clean,) if frames else (noisy, clean):
+            frame = Image.new("RGB", (2 * noisy.width, noisy.height))
+            frame.paste(noisy)
+            frame.paste(right, (noisy.width, 0))
+            frames.append(frame)
     durations = [700] + [110] * (len(frames) - 2) + [1000]
     others = frames[1:]
     frames[0].save(opening.FILM, save_all=True, append_images=others, duration=durations, loop=1, quality=80, method=6)
