@@ -77,8 +77,9 @@ def evaluations(theirs: nn.Module, ours: UNet | VAE, ask: Ask, size: tuple[int, 
             works[f"compiled {name}"] = partial(torch.compile(Asked(converted, ask), options={"freezing": True}), asked)
         if importlib.util.find_spec("openvino"):
             works[f"OpenVINO {name}"] = openvino(Asked(theirs, ask), question, name)
-            if isinstance(network, UNet):
-                backend = OpenVINOUNet(ours, for_inference(network), DTYPES[name], scratch())
+            if isinstance(ours, UNet):
+                packed: Any = for_inference(network)
+                backend = OpenVINOUNet(ours, packed, DTYPES[name], scratch())
                 works[f"ours OpenVINO {name}"] = partial(ask, backend, asked)
     return works
 
@@ -143,12 +144,12 @@ def guided_step(bundled: bool, pixels: int, chosen: Settings) -> Works:
     theirs, ours = unets(bundled)
     config = ours.config
     context = torch.randn(2, 77, config.cross_attention_dim, generator=torch.Generator().manual_seed(1))
-    timesteps = torch.tensor([501.0, 501.0])
+    timesteps = torch.tensor([501, 501])
 
     words = ours.read(context)  # which a run of ours does once
 
     def ask(network: Any, latents: Tensor) -> Tensor:
-        if isinstance(network, UNet | OpenVINOUNet):
+        if isinstance(network, UNet):
             return network.predict(latents, timesteps, words.to(latents.dtype))
         return network(latents, timesteps, context.to(latents.dtype)).sample
 
