@@ -1,10 +1,10 @@
 # make demo   the page at http://127.0.0.1:7860
-# make test   the checks; CI also runs `make test-processors`
+# make test   the checks; CI also runs `make test-processors` and `make test-serving`
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser test-processors test-sse test-avx2 lint format data train clean
+.PHONY: demo test browser test-processors test-sse test-avx2 test-serving lint format data train clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python app.py
@@ -27,6 +27,10 @@ test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
 test-sse test-avx2: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/unit tests/parity --ignore-glob='*/test_train*.py'
 
+# Two replicas of the model behind one front; `make test` runs it too, once this has installed what it needs.
+test-serving: $(VENV)/.installed-serve
+	$(BIN)/python -m pytest -q -m serving tests/serving
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,6 +44,7 @@ format: $(VENV)/.installed-dev
 # The bundled model, again from the start: `make data train`. Hours on a laptop; each part resumes where it stopped.
 data: $(VENV)/.installed-dev
 	$(BIN)/python -m training.data.build_dataset
+	$(BIN)/python -m training.data.build_dataset --size 256
 
 train: $(VENV)/.installed-dev
 	$(BIN)/python -m training.networks.train_vae
@@ -49,14 +54,21 @@ train: $(VENV)/.installed-dev
 	$(BIN)/python -m training.data.cache_latents --recipe pair --count 10000 --out runs/latents-128-pairs
 	$(BIN)/python -m training.networks.train_clip
 	$(BIN)/python -m training.networks.train_style
+	$(BIN)/python -m training.networks.train_things
 	$(BIN)/python -m training.networks.train_unet --resolution 64 --minutes 60
 	$(BIN)/python -m training.networks.train_unet --resolution 128 --minutes 360 --latents runs/latents-128 runs/latents-128-pairs
 	$(BIN)/python -m training.networks.train_unet --resolution 128 --minutes 420 --decay 60 --timestep-power 0 \
 		--latents runs/latents-128 runs/latents-128-pairs
+	$(BIN)/python -m training.data.cache_predictions
+	$(BIN)/python -m training.data.cache_predictions --photos assets/examples --count 1200 --out runs/predictions-photos
+	$(BIN)/python -m training.networks.train_vae_256 decoder --minutes 300 --predictions runs/predictions runs/predictions-photos
+	$(BIN)/python -m training.networks.train_vae_256 encoder --minutes 40 --predictions runs/predictions runs/predictions-photos
+	$(BIN)/python -m training.networks.train_tiny_vae --minutes 90 --predictions runs/predictions runs/predictions-photos
 	$(BIN)/python -m training.networks.export
 	$(BIN)/python -m training.judging.contact_sheet
 	$(BIN)/python -m training.judging.curves
 	$(BIN)/python -m training.judging.evaluate
+	$(BIN)/python -m training.judging.sharpness
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
@@ -70,4 +82,8 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
 	$(BIN)/python -m pip install -r requirements-dev.txt
+	touch $@
+
+$(VENV)/.installed-serve: requirements-serve.txt $(VENV)/.installed-dev
+	$(BIN)/python -m pip install -r requirements-serve.txt
 	touch $@

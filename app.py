@@ -132,19 +132,25 @@ def serve(options: argparse.Namespace, holder: ModelHolder, backend: Backend) ->
     return page
 
 
+def open_page(options: argparse.Namespace, holder: ModelHolder, backend: Backend) -> gr.Blocks:
+    """Serve the page, and say so where others can come; ends the program where the address can't be listened on."""
+    try:
+        page = serve(options, holder, backend)
+    except OSError:
+        at = f"port {options.port} of {options.host}"
+        sys.exit(f"{at} is taken, or not this machine's: choose another with --port or --host")
+    if options.public and "SPACE_ID" not in os.environ:
+        log.warning("open to others: whoever reaches this address can use the page, and there is no password")
+    return page
+
+
 def main() -> None:
     """Serve the page, and load the model behind it."""
     options = parse_arguments()
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("ui").setLevel(logging.INFO)
     holder = ModelHolder(options.model, options.device, options.dtype, vae=options.vae, max_work=options.max_work)
-    try:
-        page = serve(options, holder, Local(holder, preview_share=options.preview_share))
-    except OSError:
-        at = f"port {options.port} of {options.host}"
-        sys.exit(f"{at} is taken, or not this machine's: choose another with --port or --host")
-    if options.public and "SPACE_ID" not in os.environ:
-        log.warning("open to others: whoever reaches this address can use the page, and there is no password")
+    page = open_page(options, holder, Local(holder, preview_share=options.preview_share))
     holder.ask()
     page.block_thread()
 

@@ -77,9 +77,8 @@ def evaluations(theirs: nn.Module, ours: UNet | VAE, ask: Ask, size: tuple[int, 
             works[f"compiled {name}"] = partial(torch.compile(Asked(converted, ask), options={"freezing": True}), asked)
         if importlib.util.find_spec("openvino"):
             works[f"OpenVINO {name}"] = openvino(Asked(theirs, ask), question, name)
-            if isinstance(ours, UNet):
-                packed: Any = for_inference(network)
-                backend = OpenVINOUNet(ours, packed, DTYPES[name], scratch())
+            if isinstance(network, UNet) and isinstance(ours, UNet):
+                backend = OpenVINOUNet(ours, for_inference(network), DTYPES[name], scratch())
                 works[f"ours OpenVINO {name}"] = partial(ask, backend, asked)
     return works
 

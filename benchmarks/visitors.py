@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import socket
 import statistics
 import threading
 import time
@@ -19,12 +20,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import httpx
 import torch
 
+from app import parse_arguments, serve
 from stable_diffusion import Pipeline
 from stable_diffusion.engine import Engine
 from stable_diffusion.request import Request
 from stable_diffusion.ticket import Ticket
+from ui.backend import Local
+from ui.models import ModelHolder
 
 PROMPT = "a rocket, noto style, on a blue background"
 
@@ -108,6 +113,33 @@ def fairness(engine: Engine, pipe: Pipeline, steps: int) -> None:
     line("over fair sharing, twice the time alone", beside.done / (2 * lone.done), "x", "at most 2")
 
 
+def served(pipe: Pipeline, steps: int, rounds: int) -> None:
+    """One run through the page's API, beside the same from the library; both without previews."""
+    holder = ModelHolder(load=lambda *_: pipe)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    page = serve(parse_arguments(["--port", str(port)]), holder, Local(holder))
+    request = Request(PROMPT, num_inference_steps=steps, guidance_scale=4.0, seed=1, preview="none")
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as http:
+
+        def ask() -> float:
+            started = time.perf_counter()
+            body = {"prompt": PROMPT, "num_inference_steps": steps, "guidance_scale": 4.0, "seed": 1, "preview": "none"}
+            call = http.post("gradio_api/call/v2/text2image", json=body).raise_for_status().json()["event_id"]
+            with http.stream("GET", f"gradio_api/call/text2image/{call}") as stream:
+                assert "event: complete" in list(stream.iter_lines())
+            return time.perf_counter() - started
+
+        pairs = [(alone(pipe, request), ask()) for _ in range(rounds + 1)][1:]
+    page.close()
+    library, api = (statistics.median(times) for times in zip(*pairs, strict=True))
+    print(f"\n{steps} steps by HTTP, previews: none")
+    line("one alone, library", library, "s")
+    line("one alone, API", api, "s")
+    line("API over library", api / library, "x", "at most 1.15")
+
+
 def leftovers(engine: Engine, pipe: Pipeline, runs: int) -> None:
     """Memory and threads before and after many runs."""
 
@@ -145,6 +177,7 @@ def main() -> None:
     for preview in ("none", pipe.defaults.preview):
         crowds(engine, pipe, arguments.steps, arguments.rounds, preview)
     fairness(engine, pipe, arguments.steps)
+    served(pipe, arguments.steps, 3 * arguments.rounds)
     leftovers(engine, pipe, arguments.runs)
     engine.close()
 

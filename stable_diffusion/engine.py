@@ -91,6 +91,11 @@ class Engine:
         """How many runs have a place."""
         return len(self._seats)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it draws no more: after `close`, or by a fault of its own."""
+        return self._closed
+
     def position(self, ticket: Ticket) -> int:
         """A ticket's place among those who wait, from 1; 0 if it does not."""
         with self._changed:

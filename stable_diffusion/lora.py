@@ -126,6 +126,22 @@ def _lengths(magnitude: Tensor, weight: Tensor) -> list[int]:
     return [magnitude.numel() if one == axis else 1 for one in range(weight.ndim)]
 
 
+Wanted = tuple[tuple[str, float], ...]
+"""Names of LoRA files with their weights."""
+
+KEPT_MERGES = 3
+"""For how many runs of other LoRAs those of one can still be drawn in one batch."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A model, the files merged into it for single runs, and what came of it."""
+
+    base: Models
+    wanted: Wanted
+    models: Models
+
+
 class LoRAs:
     """The LoRA files merged into a model, as whose weights they run as fast as before.
 
@@ -135,7 +151,43 @@ class LoRAs:
 
     def __init__(self, models: Models):
         self.models = self._original = models
+        self.offered: dict[str, Path] = {}
+        """What a prompt may name."""
+        self._kept: tuple[Merge, ...] = ()
         self._merging = Lock()  # so that of two merges at once none is lost; no run waits for it
+
+    def offer(self, file: str | Path) -> None:
+        """Let prompts name a file, or PEFT's folder, by its name without the ending: `<lora:name:0.8>`."""
+        path = Path(file).expanduser()
+        self.offered = {**self.offered, (path.name if path.is_dir() else path.stem): path}
+
+    def using(self, wanted: Wanted) -> Models:
+        """`models` with offered files merged too, given by name and weight; the last few of these are kept.
+
+        Raises ValueError where a name is not offered, and as `merge` does.
+        """
+        for name, _ in wanted:
+            if name not in self.offered:
+                there = f"there are {', '.join(self.offered)}" if self.offered else "there is none"
+                raise ValueError(f"the prompt names the LoRA {name!r}, which is not here ({there}): take its tag out")
+        if not wanted:
+            return self.models
+        models = self._found(wanted)
+        if models is None:
+            with self._merging:
+                models = self._found(wanted) or self._merged_for_runs(wanted)  # somebody may have been quicker
+        return models
+
+    def _found(self, wanted: Wanted) -> Models | None:
+        return next((one.models for one in self._kept if one.base is self.models and one.wanted == wanted), None)
+
+    def _merged_for_runs(self, wanted: Wanted) -> Models:
+        base = models = self.models
+        for name, weight in wanted:
+            models = merged(models, self.offered[name], weight)
+        current = [one for one in self._kept if one.base is base]
+        self._kept = (Merge(base, wanted, models), *current[: KEPT_MERGES - 1])
+        return models
 
     def merge(self, file: str | Path, scale: float = 1.0) -> None:
         """Add a file (.safetensors, .bin, .ckpt, .pt) or PEFT's folder to the weights, `scale` times; several add up.
@@ -218,12 +270,15 @@ def _collect(file: Path, layers: dict[Layer, Tensor]) -> dict[Layer, dict[str, T
     """The tensors of a file by layer: factors, perhaps alpha, and with DoRA the magnitude."""
     names = {alias: layer for layer in layers for alias in file_names(*layer)}
     found: dict[Layer, dict[str, Tensor]] = {}
-    unknown, bundled = [], []
+    unknown, bundled, middle = [], [], []
+    no_middle = not any(name.startswith("mid_block.") for part, name in layers if part == "unet")
     for key, tensor in read_tensors(file).items():
         ending = next((ending for ending in ENDINGS if key.endswith(ending)), None)
         layer = None if ending is None else names.get(key.removesuffix(ending))
         if key.startswith("bundle_emb."):
             bundled.append(key)
+        elif no_middle and ending is not None and "mid_block" in key:
+            middle.append(key)
         elif ending is None or layer is None or ENDINGS[ending] in found.setdefault(layer, {}):
             unknown.append(key)
         else:
@@ -234,11 +289,12 @@ def _collect(file: Path, layers: dict[Layer, Tensor]) -> dict[Layer, dict[str, T
             f"{file} is no LoRA of this model ({f'unknown: {listed(unknown)}' if unknown else 'it is empty'}): "
             "it may be of another model, such as Stable Diffusion XL, or of another method than LoRA, DoRA, LoHa, LoKr"
         )
-    if bundled:
-        warnings.warn(
-            f"{file} brings embeddings, which are left out ({listed(bundled)}): add them as files of their own",
-            stacklevel=2,
-        )
+    for what, keys in (
+        ("brings embeddings, which are left out", bundled),
+        ("changes a middle block, which this model does not have: that part is left out", middle),
+    ):
+        if keys:
+            warnings.warn(f"{file} {what} ({listed(keys)})", stacklevel=2)
     return found
 
 

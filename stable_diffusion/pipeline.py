@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from .embeddings import with_embedding
+from .embeddings import Word, read_word, with_embeddings
 from .guidance import Denoiser, Query
 from .images import fit_image, read_image, to_images, to_tensor
 from .inference import for_inference
@@ -22,7 +23,7 @@ from .mask import Mask, read_mask
 from .model_loader import Models, load
 from .preview import Preview, linear_preview
 from .prompt import Tokens, encode_tokens, tokenize
-from .request import Defaults, Request, defaults_for
+from .request import Defaults, Request, defaults_for, without_loras
 from .samplers import Plan, plan
 from .schedule import CLEAN, Level, NoiseSchedule
 from .vae import VAE, Autoencoder
@@ -181,15 +182,23 @@ class Words:
 
 
 class Pipeline:
-    """Text-to-image and image-to-image over one set of models; `loras` merges LoRA files into them."""
+    """Text-to-image and image-to-image over one set of models; `loras` merges LoRA files into them.
+
+    A prompt that says `<lora:ink:0.8>` has the file that was offered to `loras` by that name merged for its own run.
+    """
 
     def __init__(self, models: Models):
         self.schedule = NoiseSchedule(models.scheduler)
         self.loras = LoRAs(models)
+        self._bare, self._words = models, tuple[Word, ...]()
+        self._teaching = Lock()
 
     @property
     def models(self) -> Models:
-        """What a run that begins now works with: the model that was loaded, with the LoRA files merged by now."""
+        """What a run that begins now works with: the model that was loaded, with the LoRA files merged by now.
+
+        A prompt that names more of them has them for its own run.
+        """
         return self.loras.models
 
     @classmethod
@@ -215,7 +224,25 @@ class Pipeline:
         each a token of the prompt. Runs under way keep what they have. Raises `ModelError` where a file is damaged, of
         another model, or has the name of a word that is there; then nothing changes.
         """
-        self.loras.rebase(lambda models: with_embedding(models, Path(file).expanduser()))
+        word = read_word(Path(file).expanduser(), self._bare)
+        with self._teaching:
+            self._teach((*self._words, word))
+
+    def remove_embedding(self, name: str) -> None:
+        """Take a word out again that `add_embedding` taught; ValueError where there is none of that name."""
+        with self._teaching:
+            if name not in self.embeddings:
+                raise ValueError(f"name must be one of {', '.join(self.embeddings) or 'none'}, got {name!r}")
+            self._teach(tuple(word for word in self._words if word[0] != name))
+
+    def _teach(self, words: tuple[Word, ...]) -> None:
+        self.loras.rebase(lambda models: with_embeddings(models, self._bare, words))
+        self._words = words
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """The words that files brought."""
+        return tuple(name for name, _ in self._words)
 
     @property
     def default_size(self) -> int:
@@ -227,7 +254,8 @@ class Pipeline:
         """What suits this model where a request leaves it open."""
         models = self.models
         scheduler = {**dataclasses.asdict(models.scheduler), "_class_name": models.scheduler.class_name}
-        return defaults_for(dataclasses.asdict(models.unet.config), dataclasses.asdict(models.vae.config), scheduler)
+        unet, vae, words = (dataclasses.asdict(one.config) for one in (models.unet, models.vae, models.text_encoder))
+        return defaults_for(unet, vae, scheduler, words)
 
     def __call__(self, request: Request | str, **settings: object) -> Result:
         """Run a request to its end; arguments are those of `stream`, without previews unless asked for."""
@@ -284,9 +312,9 @@ class Pipeline:
         strength = None if whole else request.strength
         return plan(request.sampler, self.schedule, request.num_inference_steps, strength, request.schedule)
 
-    def read_prompt(self, prompt: str) -> Tokens:
+    def read_prompt(self, prompt: str, syntax: str = "plain") -> Tokens:
         """A prompt as this model reads it: its tokens, how many it took, and the text that it has no room for."""
-        return tokenize(self.models.tokenizer, prompt)
+        return tokenize(self.models.tokenizer, without_loras(prompt), syntax)
 
     @torch.no_grad()
     def read_words(self, request: Request) -> Words:
@@ -295,13 +323,13 @@ class Pipeline:
         At a guidance scale of 1 or less the negative prompt is not evaluated; a distilled model is told its scale.
         clip_skip is the prompt's alone, as in diffusers.
         """
-        models = self.models
+        models = self.loras.using(request.loras)
         layers = models.text_encoder.config.num_hidden_layers
         if request.clip_skip >= layers:
             raise ValueError(
                 f"clip_skip must be below the {layers} layers of this model's text encoder, got {request.clip_skip}"
             )
-        texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
+        texts = {"prompt": without_loras(request.prompt), "negative_prompt": request.negative_prompt}
         tokens = {name: tokenize(models.tokenizer, text, request.prompt_syntax) for name, text in texts.items()}
         for name, read in tokens.items():
             if read.dropped:

@@ -29,7 +29,7 @@ from transformers import CLIPTokenizer
 
 from .clip import CLIPTextEncoder
 from .loading.tokenizer import encode_text, frame
-from .request import SYNTAXES
+from .request import SYNTAX_LABELS
 
 EMPHASIS = {"(": 1.1, "[": 1 / 1.1}
 OPENING = {")": "(", "]": "["}
@@ -65,8 +65,8 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, syntax: str = "plain") -> To
 
     A chunk has `tokenizer.model_max_length` tokens with start and end, which are always kept.
     """
-    if syntax not in SYNTAXES:
-        raise ValueError(f"prompt_syntax must be one of {', '.join(SYNTAXES)}, got {syntax!r}")
+    if syntax not in SYNTAX_LABELS:
+        raise ValueError(f"prompt_syntax must be one of {', '.join(SYNTAX_LABELS)}, got {syntax!r}")
     length = tokenizer.model_max_length
     if syntax == "plain":
         found = encode_text(tokenizer, prompt).ids

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import secrets
 from collections.abc import Container, Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -52,8 +53,11 @@ PREVIEW_LABELS: dict[str, str] = {
 FIT_LABELS: dict[str, str] = {"crop": "Crop", "pad": "Pad", "stretch": "Stretch"}
 """How a photo is brought to the size asked for; `images.fit_image` does it."""
 
-SYNTAXES = ("plain", "weighted")
+SYNTAX_LABELS: dict[str, str] = {"plain": "Plain", "weighted": "Weighted: (more:1.3), [less]"}
 """How a prompt is read; `prompt.py` tells."""
+
+LORA_TAG = re.compile(r"<lora:(?P<name>[^:<>]*)(?::(?P<weight>[^<>]*))?>")
+"""How a prompt names a LoRA file, as in AUTOMATIC1111's web UI."""
 
 SIZE_UNIT = 8
 MAX_SIDE = 4096
@@ -62,6 +66,7 @@ MAX_GUIDANCE = 100.0
 MAX_IMAGES = 1000
 MAX_PROMPT = 20_000  # characters
 MAX_CLIP_SKIP = 11  # of the 12 layers of CLIP's text tower; other towers refuse what they do not have
+MAX_LORAS = 8
 MAX_SEED = 2**63 - 1 - MAX_IMAGES  # picture i has seed + i
 RANDOM_SEEDS = 2**32
 
@@ -73,9 +78,9 @@ class Request:
     image is the picture that image-to-image starts from, or its path, and None for text-to-image; fit says how it is
     brought to width x height, and strength, in (0, 1], how much of it is given up. mask, a picture or its path, lies
     over the photo: what is white there is drawn anew, what is black stays. None for height and width means the photo's
-    own size, or the model's; for seed a random one. Picture i of num_images has seed + i. clip_skip is how many of the
-    text tower's last layers the prompt does not go through. model names the one of several models that draws; who runs
-    the request has it already.
+    own size, or the model's; for seed, as -1, a random one. Picture i of num_images has seed + i. clip_skip is how many
+    of the text tower's last layers the prompt does not go through. model names the one of several models that draws;
+    who runs the request has it already.
     """
 
     prompt: str = ""
@@ -112,7 +117,9 @@ class Request:
             "num_images": _whole("num_images", self.num_images, 1, MAX_IMAGES),
             "preview_every": _whole("preview_every", self.preview_every, 1, MAX_STEPS),
         }
-        if self.seed is not None:
+        if self.seed == -1:
+            checked["seed"] = None
+        elif self.seed is not None:
             checked["seed"] = _whole("seed", self.seed, 0, MAX_SEED, "or leave it empty for a random one")
         for name in ("image", "mask"):
             if not isinstance(getattr(self, name), (Image.Image, str, Path, type(None))):
@@ -125,12 +132,14 @@ class Request:
             ("sampler", SAMPLER_LABELS),
             ("preview", PREVIEW_LABELS),
             ("fit", FIT_LABELS),
-            ("prompt_syntax", SYNTAXES),
+            ("prompt_syntax", SYNTAX_LABELS),
         ):
             _choice(name, getattr(self, name), choices)
         check_schedule(self.sampler, self.schedule)
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # frozen, and this is its birth
+        if len(self.loras) > MAX_LORAS:
+            raise ValueError(f"prompt may name at most {MAX_LORAS} LoRAs, got {len(self.loras)}: take some out")
 
     @property
     def steps(self) -> int:
@@ -139,9 +148,30 @@ class Request:
             return self.num_inference_steps
         return steps_for_strength(self.num_inference_steps, self.strength)
 
+    @property
+    def loras(self) -> tuple[tuple[str, float], ...]:
+        """The LoRA files that the prompt names, with their weights: `<lora:name:weight>`, or `<lora:name>` for 1."""
+        return tuple((tag["name"], _lora_weight(tag)) for tag in LORA_TAG.finditer(self.prompt))
+
     def seeded(self) -> Request:
         """The same request with a seed: its own or, where it names none, a random one below 2^32."""
         return self if self.seed is not None else dataclasses.replace(self, seed=secrets.randbelow(RANDOM_SEEDS))
+
+
+def without_loras(prompt: str) -> str:
+    """A prompt without the names of LoRA files: the text that is read."""
+    return LORA_TAG.sub("", prompt)
+
+
+def _lora_weight(tag: re.Match[str]) -> float:
+    text = tag["weight"] or "1"
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise ValueError(f"the weight of a LoRA must be a number, got {shown(tag[0])}: write <lora:{tag['name']}:0.8>")
+    return weight
 
 
 def check_schedule(sampler: str, schedule: str) -> None:
@@ -174,6 +204,7 @@ class Defaults:
     sampler: str = "dpmpp_2m"
     strength: float = 0.7
     preview: str = "auto"
+    max_clip_skip: int = MAX_CLIP_SKIP
 
     @property
     def min_side(self) -> int:
@@ -196,9 +227,9 @@ class Defaults:
         Raises ValueError as `Request` does, and for sizes that are too large for the model.
         """
         given = {name: value for name, value in settings.items() if value is not None}
-        defaults = dataclasses.asdict(self)
-        side = defaults.pop("side")
-        request = Request(**{**defaults, "height": side, "width": side, **given})
+        names = {one.name for one in dataclasses.fields(Request)}
+        usual = {name: value for name, value in dataclasses.asdict(self).items() if name in names}
+        request = Request(**{**usual, "height": self.side, "width": self.side, **given})
         for name in ("width", "height"):
             if getattr(request, name) > self.max_side:
                 raise ValueError(
@@ -216,13 +247,21 @@ DISTILLED: dict[str, dict[str, Any]] = {
 distillation (arXiv:2311.17042), which has its guidance inside."""
 
 
-def defaults_for(
-    unet: Mapping[str, Any] | None, vae: Mapping[str, Any] | None, scheduler: Mapping[str, Any] | None
-) -> Defaults:
-    """Defaults by the settings in a model's JSON files; the usual ones where they can't be read.
+Json = Mapping[str, Any]
 
-    A small model is fast enough for a sharp preview of every step.
-    """
+
+def defaults_for(
+    unet: Json | None, vae: Json | None, scheduler: Json | None, text_encoder: Json | None = None
+) -> Defaults:
+    """Defaults by the settings in a model's JSON files; the usual ones where they can't be read."""
+    defaults, layers = _defaults_for(unet, vae, scheduler), (text_encoder or {}).get("num_hidden_layers")
+    if not isinstance(layers, int) or layers < 1:
+        return defaults
+    return dataclasses.replace(defaults, max_clip_skip=min(layers - 1, MAX_CLIP_SKIP))
+
+
+def _defaults_for(unet: Json | None, vae: Json | None, scheduler: Json | None) -> Defaults:
+    """A small model is fast enough for a sharp preview of every step."""
     size, vae = (unet or {}).get("sample_size"), vae or {}
     widths = vae.get("decoder_block_out_channels", vae.get("block_out_channels"))  # the first is an AutoencoderTiny's
     if not isinstance(size, int) or not isinstance(widths, (list, tuple)) or not 0 < len(widths) <= 10:
@@ -236,7 +275,7 @@ def defaults_for(
     return Defaults(side)
 
 
-def _distillation(unet: Mapping[str, Any], scheduler: Mapping[str, Any]) -> str | None:
+def _distillation(unet: Json, scheduler: Json) -> str | None:
     """How a model was distilled to few steps, as far as its JSON tells; None for all others."""
     if unet.get("time_cond_proj_dim") or scheduler.get("_class_name") == "LCMScheduler":
         return "lcm"

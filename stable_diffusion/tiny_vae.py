@@ -76,6 +76,8 @@ class Decoder(nn.Module):
 class TinyVAE(Autoencoder):
     """diffusers' `AutoencoderTiny`: a picture has the one latent that it is encoded to, no distribution of them."""
 
+    config: TinyVAEConfig
+
     def __init__(self, config: TinyVAEConfig):
         super().__init__()
         self.config = config

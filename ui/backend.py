@@ -79,6 +79,11 @@ class Local:
         self._going: dict[str, Ticket | None] = {}  # None until the engine is asked
         self._stopped: set[str] = set()
 
+    @property
+    def broken(self) -> bool:
+        """Whether the engine ended by a fault of its own: nothing more can be drawn here."""
+        return self._engine is not None and self._engine.closed
+
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`."""
         if run_id in self._going:

@@ -6,7 +6,7 @@ import html
 
 import gradio as gr
 
-from .controls import QUIET, SAMPLED, SIZED, SizeSlider, Updates, bounds
+from .controls import QUIET, SAMPLED, ModelSlider, Updates, of_the_model
 from .errors import explain
 from .inputs import Dropdown
 from .models import ModelHolder
@@ -38,7 +38,8 @@ def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs
 
     menu.focus(lambda name: name, menu, before, **QUIET)  # a link or the history may have chosen since
 
-    sized = [tab.controls[control] for tab in tabs for control in (*SIZED, *SAMPLED)]
+    controls = (*of_the_model(holder.defaults), *SAMPLED)
+    sized = [tab.controls[control] for tab in tabs for control in controls]
     menu.input(
         choose,
         [menu, before],
@@ -55,8 +56,8 @@ def resize(holder: ModelHolder, name: str, tabs: list[Tab]) -> Updates:
     defaults = holder.defaults_of(name)
     updates: Updates = {}
     for tab in tabs:
-        for control in SIZED:
-            updates[tab.controls[control]] = SizeSlider(**bounds(defaults), value=defaults.side)
+        for control, slider in of_the_model(defaults).items():
+            updates[tab.controls[control]] = ModelSlider(**slider)
         for control in SAMPLED:
             updates[tab.controls[control]] = getattr(defaults, control)
     return updates

@@ -8,14 +8,16 @@ import gradio as gr
 from gradio.blocks import Block
 
 from stable_diffusion.request import (
-    MAX_CLIP_SKIP,
+    LORA_TAG,
     MAX_PROMPT,
     PREVIEW_LABELS,
     SAMPLER_LABELS,
     SCHEDULE_LABELS,
+    SYNTAX_LABELS,
     Defaults,
 )
 
+from .extras import find_files
 from .inputs import Dropdown, Slider
 from .limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SLIDER_STEPS
 from .models import ModelHolder
@@ -40,8 +42,8 @@ CHECKED: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden",
 """For small events that may fail: Gradio shows the message of a gr.Error only where the event was in the queue."""
 
 
-class SizeSlider(gr.Slider):
-    """A slider of width or height, which `Request` checks.
+class ModelSlider(gr.Slider):
+    """A slider whose bounds are the model's; `Request` and the model check its value.
 
     Its bounds change with the model, and a value from before that change may still be on its way: Gradio's own check
     would answer it with an error.
@@ -54,9 +56,14 @@ class SizeSlider(gr.Slider):
         return payload
 
 
-def bounds(defaults: Defaults) -> dict[str, Any]:
-    """The bounds and the step of a `SizeSlider` for a model."""
-    return {"minimum": defaults.min_side, "maximum": defaults.max_side, "step": defaults.side_step}
+def of_the_model(defaults: Defaults) -> dict[str, dict[str, Any]]:
+    """By setting, the bounds and values of the sliders that a model with these defaults sets."""
+    low, high, step = defaults.min_side, defaults.max_side, defaults.side_step
+    side = {"minimum": low, "maximum": high, "step": step, "value": defaults.side}
+    return {
+        **dict.fromkeys(SIZED, side),
+        "clip_skip": {"minimum": 0, "maximum": defaults.max_clip_skip, "step": 1, "value": 0},
+    }
 
 
 def settings_of(controls: Controls, values: Values) -> dict[str, Any]:
@@ -79,7 +86,16 @@ def read_seed(text: str | None) -> int | None:
 def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, kind: str) -> Controls:
     """Prompt and negative prompt, for the model that is chosen. `kind` tells the tabs' element ids apart."""
     prompt = gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_lines=6, elem_id=f"{kind}-prompt")
-    count_tokens(prompt, model, holder, kind)
+    syntax = Dropdown(
+        [(label, name) for name, label in SYNTAX_LABELS.items()],
+        value="plain",
+        label="Prompt syntax",
+        info="Weighted prompts may be of any length",
+        elem_id=f"{kind}-syntax",
+        render=False,  # it has its place among the settings that are folded away
+    )
+    count_tokens(prompt, syntax, model, holder, kind)
+    name_embeddings(prompt, model, holder, kind)
     negative = gr.Textbox(
         label="Negative prompt",
         placeholder="What to keep out of the picture (optional)",
@@ -87,26 +103,66 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, k
         max_lines=4,
         elem_id=f"{kind}-negative",
     )
-    return {"prompt": prompt, "negative_prompt": negative}
+    return {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
 
 
-def count_tokens(prompt: gr.Textbox, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
+def name_embeddings(prompt: gr.Textbox, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
+    """Under a prompt: the words that files bring, of those that there are the ones that the model can take."""
+    files = find_files("embeddings")
+    if not files:
+        return
+
+    def name(model: str) -> str:
+        pipeline = holder.loaded(model)
+        words = [f"`{word}`" for word in (files if pipeline is None else pipeline.embeddings)]
+        return f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
+
+    note = gr.Markdown(name(holder.first), elem_id=f"{kind}-embeddings", elem_classes="note")
+    gr.on([prompt.focus, model.change], name, model, note, **QUIET)
+
+
+def offer_loras(prompt: gr.Textbox, kind: str) -> None:
+    """A menu of the LoRA files, where there are any: the one chosen gets its tag in the prompt."""
+    names = list(find_files("loras"))
+    if not names:
+        return
+    with gr.Row():
+        menu = Dropdown(names, value=None, label="LoRA", info="Adds its tag to the prompt", elem_id=f"{kind}-lora")
+        weight = Slider(
+            -2, 2, value=1, step=0.05, label="Weight", info="Of the LoRA chosen next", elem_id=f"{kind}-lora-weight"
+        )
+
+    def add(text: str, name: str, weight: float) -> tuple[str, None]:
+        return with_lora(text or "", name, weight), None
+
+    menu.input(add, [prompt, menu, weight], [prompt, menu], **QUIET)
+
+
+def with_lora(prompt: str, name: str, weight: float) -> str:
+    """The prompt with the tag of a LoRA, in the place of those that it has for the same one."""
+    others = LORA_TAG.sub(lambda tag: "" if tag["name"] == name else tag[0], prompt)
+    return f"{others.rstrip()} <lora:{name}:{weight:g}>".lstrip()
+
+
+def count_tokens(prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
     """Under a prompt: how much of it the model can read, and what it can't."""
     note = gr.Markdown(elem_id=f"{kind}-tokens", elem_classes="note")
 
-    def count(text: str, name: str) -> str:
+    def count(text: str, syntax: str, name: str) -> str:
         pipeline = holder.loaded(name)
         if not text or pipeline is None:
             return ""
         if len(text) > MAX_PROMPT:
             return f"too long: at most {MAX_PROMPT:,} characters are read"
-        tokens, limit = pipeline.read_prompt(text), pipeline.models.tokenizer.model_max_length - 2
+        tokens, limit = pipeline.read_prompt(text, syntax), pipeline.models.tokenizer.model_max_length - 2
         # The text goes into a code span, where Markdown and HTML mean nothing.
         left_out = tokens.dropped[:200].replace("`", "")
         rest = f": too long, the model will not read `{left_out}`" if left_out else ""
-        return f"{tokens.count} of {limit} tokens{rest}"
+        room = f"of {limit} tokens" if len(tokens.ids) == 1 else f"tokens, in {len(tokens.ids)} parts of {limit}"
+        return f"{tokens.count} {room}{rest}"
 
-    gr.on([prompt.change, model.change], count, [prompt, model], note, trigger_mode="always_last", **QUIET)
+    changes = [component.change for component in (prompt, syntax, model)]
+    gr.on(changes, count, [prompt, syntax, model], note, trigger_mode="always_last", **QUIET)
 
 
 def sampling_controls(defaults: Defaults, kind: str) -> Controls:
@@ -140,9 +196,9 @@ def guidance_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
     return {"guidance_scale": Slider(0, MAX_GUIDANCE, value, step=0.5, label="Guidance", elem_id=elem_id, **look)}
 
 
-def more_controls(defaults: Defaults, kind: str) -> Controls:
-    """Sampler, size, number of pictures and preview, folded away."""
-    sides = {**bounds(defaults), "value": defaults.side}
+def more_controls(defaults: Defaults, kind: str, prompts: Controls) -> Controls:
+    """Sampler, size, number of pictures and preview, folded away, and how the prompt of `prompts` is read."""
+    sliders = of_the_model(defaults)
     with gr.Accordion("More settings", open=False):
         with gr.Row():
             sampler = Dropdown(
@@ -167,18 +223,17 @@ def more_controls(defaults: Defaults, kind: str) -> Controls:
                 info="How the noise levels are spaced",
                 elem_id=f"{kind}-schedule",
             )
-            clip_skip = Slider(
-                0,
-                MAX_CLIP_SKIP,
-                value=0,
-                step=1,
+            clip_skip = ModelSlider(
+                **sliders["clip_skip"],
                 label="CLIP skip",
                 info="Layers of the text tower left out; many drawing models want 1",
                 elem_id=f"{kind}-clip-skip",
             )
         with gr.Row():
-            width = SizeSlider(**sides, label="Width", elem_id=f"{kind}-width")
-            height = SizeSlider(**sides, label="Height", elem_id=f"{kind}-height")
+            width = ModelSlider(**sliders["width"], label="Width", elem_id=f"{kind}-width")
+            height = ModelSlider(**sliders["height"], label="Height", elem_id=f"{kind}-height")
+        prompts["prompt_syntax"].render()
+        offer_loras(prompts["prompt"], kind)
         count = Slider(1, MAX_IMAGES, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
     return {
         "sampler": sampler,

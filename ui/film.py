@@ -12,6 +12,7 @@ from PIL import Image
 
 from .files import keep
 from .live import Message
+from .metadata import carried
 
 FILMS: set[str] = set()
 """The files of all films. Gradio deletes those of this list that are a day old, and all when the server ends."""
@@ -45,7 +46,8 @@ def animation(frames: Sequence[Image.Image]) -> bytes:
     each = max(40, round(1000 * SECONDS / len(frames)))
     durations = [each] * (len(frames) - 1) + [round(1000 * LAST_FRAME)]
     buffer = io.BytesIO()
-    frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=0, quality=90)
+    options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0, "quality": 90}
+    frames[0].save(buffer, "WEBP", **options, **carried("WEBP"))
     return buffer.getvalue()
 
 
@@ -58,5 +60,5 @@ def strip(frames: Sequence[Image.Image]) -> bytes:
     for position, frame in enumerate(chosen):
         sheet.paste(frame, (position * width, 0))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
+    sheet.save(buffer, "PNG", **carried("PNG"))
     return buffer.getvalue()

@@ -89,9 +89,7 @@ def bounded(receive: Receive) -> Receive:
         read += len(message.get("body", b""))
         if read > MAX_BODY:
             log.info("refused: a body of more than %d bytes", MAX_BODY)
-            raise HTTPException(
-                413, f"the body has more than {MAX_BODY:,} bytes: upload files, send shorter calls"
-            )
+            raise HTTPException(413, f"the body has more than {MAX_BODY:,} bytes: upload files, send shorter calls")
         return message
 
     return receive_bounded

@@ -23,6 +23,7 @@ from .inputs import Radio, Slider
 from .limits import prepare
 from .mask import backdrop, mask_painter, painted
 from .models import ModelHolder
+from .opening import cards
 from .photo import PHOTOS, photo_input, photo_path
 from .run import fitted_photo
 from .tab import Drawing, Tab, connect, run_buttons, run_view
@@ -72,14 +73,12 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
     """Build the tab and make it work; `opened` is where it is placed."""
     holder = drawing.holder
     kind = "i2i"
-    with gr.Row(equal_height=False, elem_classes="workbench"):
-        with gr.Column(scale=4, min_width=320, elem_classes="controls"):
-            controls = photo_controls(holder, kind)
+    with gr.Row(equal_height=False, elem_classes="areas"):
+        with gr.Column(elem_classes="ask"):
+            controls = photo_controls(kind)
             controls |= prompt_controls("What it should become: a cat face on a beige background", model, holder, kind)
-            buttons = run_buttons(kind)
-            controls |= sampling_controls(holder.defaults, kind)
-            controls |= more_controls(holder.defaults, kind)
-        with gr.Column(scale=5, min_width=320):
+        buttons = run_buttons(kind)
+        with gr.Column(elem_classes="view"):
             view = run_view(kind, buttons)
             slider = gr.ImageSlider(
                 label="Before and after",
@@ -90,6 +89,10 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
                 visible=False,
                 elem_id=f"{kind}-slider",
             )
+        with gr.Column(elem_classes="settings"):
+            controls |= strength_controls(holder, kind)
+            controls |= sampling_controls(holder.defaults, kind)
+            controls |= more_controls(holder.defaults, kind, controls)
     reuse, start, steps_note, photos = (controls.pop(name) for name in ("_reuse", "_start", "_steps", "_photos"))
     controls["prompt"].value = EXAMPLES[0][1]
     tab = PhotoTab(kind, controls | {"model": model}, view, history, slider=slider)
@@ -104,35 +107,25 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
     return tab
 
 
-def photo_controls(holder: ModelHolder, kind: str) -> Controls:
-    """The photo, how it is fitted, and how much of it is replaced."""
-    with gr.Row(elem_classes="photo-row"):
-        photo = photo_input(
-            value=str(PHOTOS / EXAMPLES[0][0]),
-            label="Photo",
-            sources=["upload", "clipboard", "webcam"],
-            height=200,
-            elem_id=f"{kind}-photo",
-            scale=1,
-            min_width=150,
-        )
-        start = gr.HTML(START_HINT, elem_id=f"{kind}-start", scale=1, min_width=150)
-    photos = gr.Gallery(
-        [(str(PHOTOS / name), text) for name, text in EXAMPLES],
-        label="Or one of these",
-        columns=4,
-        height="auto",
-        object_fit="cover",
-        allow_preview=False,
-        buttons=[],
-        interactive=False,
-        elem_id=f"{kind}-photos",
-        elem_classes="cards",
+def photo_controls(kind: str) -> Controls:
+    """The photo, and which part of it is drawn anew."""
+    photo = photo_input(
+        value=str(PHOTOS / EXAMPLES[0][0]),
+        label="Photo",
+        sources=["upload", "clipboard", "webcam"],
+        height=200,
+        elem_id=f"{kind}-photo",
     )
+    photos = cards([(PHOTOS / name, text) for name, text in EXAMPLES], "Or one of these", f"{kind}-photos")
     with gr.Accordion("Change only a part", open=False) as part:
         gr.Markdown(MASK_NOTE, elem_classes="note")
         mask = mask_painter(f"{kind}-mask")
     gr.on([part.expand, photo.change], backdrop, photo, mask, **QUIET)
+    return {"image": photo, "mask": mask, "_photos": photos}
+
+
+def strength_controls(holder: ModelHolder, kind: str) -> Controls:
+    """How much of the photo is replaced, what that leaves of it, and how it is fitted."""
     strength = Slider(
         0.05,
         1,
@@ -143,10 +136,10 @@ def photo_controls(holder: ModelHolder, kind: str) -> Controls:
         elem_id=f"{kind}-strength",
     )
     steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note")
+    start = gr.HTML(START_HINT, elem_id=f"{kind}-start")
     fits = [(label, name) for name, label in FIT_LABELS.items()]
     fit = Radio(fits, value="crop", label="Fit the photo", elem_id=f"{kind}-fit")
-    controls = {"image": photo, "mask": mask, "strength": strength, "fit": fit}
-    return controls | {"_photos": photos, "_steps": steps, "_start": start}
+    return {"strength": strength, "fit": fit, "_steps": steps, "_start": start}
 
 
 STARTS = ("image", "fit", "strength", "num_inference_steps", "width", "height")
@@ -191,7 +184,13 @@ def start_view(holder: ModelHolder, settings: dict[str, Any]) -> str:
     """The fitted photo, the noisy picture that a run starts from, and what the network sees in it, as HTML."""
     # The start of a run whose seed is left to chance is shown with one that stays. Without words, the first x_0 is of
     # the photo, not of what shall become of it.
-    changes = {"seed": settings["seed"] or 0, "num_images": 1, "prompt": "", "guidance_scale": 1, "preview": "none"}
+    changes = {
+        "seed": max(0, settings["seed"] or 0),
+        "num_images": 1,
+        "prompt": "",
+        "guidance_scale": 1,
+        "preview": "none",
+    }
     pipeline, request = prepare(holder, settings | changes)
     with closing(pipeline.stream(request)) as steps:
         step = next(steps)

@@ -39,7 +39,7 @@ UNHEARD = 60.0
 """Seconds after which a run ends whose messages nobody reads."""
 
 LIMITS = {"guidance_scale": (0, MAX_GUIDANCE, ""), "num_images": (1, MAX_IMAGES, "")}
-LIMITS["seed"] = (0, MAX_SEED, ", or leave it empty for a random one")
+LIMITS["seed"] = (-1, MAX_SEED, "; -1, or leaving it empty, gives a random one")
 
 
 def check(settings: dict[str, Any]) -> None:
@@ -80,4 +80,6 @@ def prepare(holder: ModelHolder, settings: dict[str, Any]) -> tuple[Pipeline, Re
     """
     check(settings)
     pipeline = holder.pipeline(settings.get("model"))
-    return pipeline, check_work(holder, settings)
+    request = check_work(holder, settings)
+    pipeline.loras.using(request.loras)  # so that whoever draws finds them merged
+    return pipeline, request

@@ -16,6 +16,8 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
+from ui import opening
+
 from .run import Event, webp
 
 HERE = Path(__file__).parent
@@ -26,9 +28,11 @@ Message = dict[str, Any]
 
 
 def live_view(elem_id: str) -> gr.HTML:
-    """The live view of one tab, still empty."""
+    """The live view of one tab; nothing was drawn yet, so that it shows the opening film."""
+    gr.set_static_paths([opening.FILM, opening.STILL])
+    film, still = (f"gradio_api/file={path.as_posix()}" for path in (opening.FILM, opening.STILL))
     return gr.HTML(
-        value=idle(),
+        value={**idle(), "opening": {"film": film, "still": still}},
         html_template=(HERE / "live.html").read_text(encoding="utf-8"),
         css_template=(HERE / "live.css").read_text(encoding="utf-8"),
         js_on_load=(HERE / "live.js").read_text(encoding="utf-8"),

@@ -1,141 +1,134 @@
-"""Settings inside a picture: the `parameters` text of a PNG, as AUTOMATIC1111's web UI writes and reads it."""
+"""What travels inside a picture's file: its settings as text, and the mark that a program generated it."""
 
 from __future__ import annotations
 
 import io
-import re
-from collections.abc import Callable, Iterator
+import json
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 
-from stable_diffusion.request import SAMPLER_LABELS, SCHEDULE_LABELS, Request, check_schedule
+from .infotext import parse_infotext
+from .programs import read_graph, read_json_settings
 
 KEY = "parameters"
+"""The text chunk of a PNG that holds the settings, as in AUTOMATIC1111's files."""
 MAX_TEXT = 64 * 1024
 """How many characters of settings are read from a file."""
+MAX_GRAPH = 2**20
+"""The same for ComfyUI's graphs."""
+
+XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+"""The mark of generated media (IPTC Photo Metadata Standard, Digital Source Type)."""
+
+QUALITY: dict[str, dict[str, Any]] = {
+    "PNG": {},
+    "JPEG": {"quality": 95, "subsampling": 0},
+    "WEBP": {"lossless": True},
+}
+"""The formats of pictures to keep, by Pillow's names, with what keeps them good."""
+
+# The first eight bytes of an EXIF UserComment name its character code (EXIF 2.32, 4.6.5).
+CODES = {b"ASCII\0\0\0": "ascii", b"\0" * 8: "utf-8"}
+
+PROGRAMS = {
+    "workflow": "ComfyUI",
+    "prompt": "ComfyUI",
+    "sd-metadata": "InvokeAI",
+    "Dream": "InvokeAI",
+    "fooocus_scheme": "Fooocus",
+    "sui_image_params": "SwarmUI",
+}
+"""Whose file it is that holds a text of this name."""
 
 
-def write_infotext(
-    request: Request, seed: int, model: str, stopped_at: tuple[int, int] | None = None, precision: str = "float32"
-) -> str:
-    """The text that goes with picture `seed` of a request; `stopped_at` (step, of how many) marks a partial one.
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    """A picture as a file of one of the formats in `QUALITY`, with the text in its `info`, and the mark, inside.
 
-    precision is what the networks computed in: in another than float32 the same settings give a slightly other picture.
+    Raises ValueError where the text is too long for the format.
     """
-    pairs: dict[str, object] = {
-        "Steps": request.num_inference_steps,
-        "Sampler": SAMPLER_LABELS[request.sampler],
-        "CFG scale": f"{request.guidance_scale:g}",
-        "Seed": seed,
-        "Size": f"{request.width}x{request.height}",
-        "Model": model.replace(",", " "),
-    }
-    if request.schedule != "model":
-        pairs["Schedule type"] = SCHEDULE_LABELS[request.schedule]
-    if request.clip_skip:
-        pairs["Clip skip"] = request.clip_skip + 1  # counted from the last layer, which is 1 there and 0 here
-    if request.image is not None:
-        pairs["Denoising strength"] = f"{request.strength:g}"
-    if precision != "float32":
-        pairs["Precision"] = precision
-    if stopped_at is not None:
-        pairs["Stopped at step"] = "{} of {}".format(*stopped_at)
-    lines = [request.prompt]
-    if request.negative_prompt:
-        lines.append(f"Negative prompt: {request.negative_prompt}")
-    lines.append(", ".join(f"{key}: {value}" for key, value in pairs.items()))
-    return "\n".join(lines)
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """A picture as a PNG file, with the text in its `info` inside."""
-    text, buffer = PngInfo(), io.BytesIO()
-    text.add_text(KEY, image.info[KEY])
-    image.save(buffer, "PNG", pnginfo=text)
+    buffer = io.BytesIO()
+    text = image.info[KEY].encode("utf-8", "replace").decode("utf-8")  # without halves of surrogate pairs
+    try:
+        image.save(buffer, kind, **QUALITY[kind], **carried(kind, text))
+    except ValueError:  # Pillow's, of the 64 kB that a JPEG has room for
+        raise ValueError(f"{len(text):,} characters of settings are too long for a {kind}: choose PNG") from None
     return buffer.getvalue()
 
 
-def parse_infotext(text: str) -> dict[str, Any]:
-    """Settings under the names of `Request`; what is missing, unknown or unreadable is left out."""
-    *lines, last = text.strip().split("\n")
-    pairs = dict(read_pairs(last)) if last.startswith("Steps: ") else {}
-    if not pairs:
-        lines.append(last)
-    prompt, _, negative = "\n".join(["", *lines]).partition("\nNegative prompt: ")
-    settings: dict[str, Any] = {"prompt": prompt.strip(), "negative_prompt": negative.strip()}
-    numbers: dict[str, tuple[str, Callable[[str], int | float]]] = {
-        "num_inference_steps": ("Steps", int),
-        "guidance_scale": ("CFG scale", float),
-        "seed": ("Seed", int),
-        "strength": ("Denoising strength", float),
-        "clip_skip": ("Clip skip", lambda text: max(0, int(text) - 1)),
-    }
-    for name, (key, kind) in numbers.items():
-        try:
-            settings[name] = kind(pairs[key])
-        except (KeyError, ValueError):
-            continue
-    if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", pairs.get("Size", "")):
-        settings["width"], settings["height"] = int(size[1]), int(size[2])
-    if sampler := _sampler(pairs.get("Sampler", "")):
-        # Where the line is silent about these two, the usual was meant, and not what the form happens to hold.
-        settings = {"clip_skip": 0, **settings, "sampler": sampler, "schedule": _schedule(pairs, sampler)}
-    return settings
-
-
-def read_pairs(line: str) -> Iterator[tuple[str, str]]:
-    """Keys and values of `key: value, key: "a value, with commas", …`, in one pass."""
-    start, before, quoted, escaped = 0, "", False, False
-    for place, sign in enumerate(line + ","):
-        if quoted:
-            quoted, escaped = escaped or sign != '"', sign == "\\" and not escaped
-        elif sign == '"' and before == ":":
-            quoted = True
-        elif sign == ",":
-            key, colon, value = line[start:place].partition(":")
-            start = place + 1
-            if colon:
-                yield key.strip(), value.strip()
-        if not sign.isspace():
-            before = sign
+def carried(kind: str, text: str = "") -> dict[str, Any]:
+    """What Pillow's `save` is to be told so that a file of that format holds the mark and a text."""
+    if kind == "PNG":
+        chunks = PngInfo()
+        chunks.add_itxt("XML:com.adobe.xmp", XMP)
+        if text:
+            chunks.add_text(KEY, text)
+        return {"pnginfo": chunks}
+    if not text:
+        return {"xmp": XMP.encode()}
+    exif = Image.Exif()
+    exif.get_ifd(IFD.Exif)[Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
+    return {"xmp": XMP.encode(), "exif": exif}
 
 
 def read_infotext(path: str | Path) -> dict[str, Any]:
-    """The settings in a picture's file; ValueError says what is wrong with it."""
-    name = Path(path).name
+    """The settings in a picture's file, as `parse_infotext` gives them; ValueError says what is wrong with it."""
+    name = repr(Path(path).name)
     try:
         with Image.open(path) as image:
-            text = image.info.get(KEY)
+            texts = {str(key): value for key, value in image.info.items() if isinstance(value, str) and value.strip()}
+            comment = image.getexif().get_ifd(IFD.Exif).get(Base.UserComment)
     except Exception:  # a damaged or hostile file makes Pillow raise nearly anything
-        raise ValueError(f"{name!r} is not a picture that can be read: choose a PNG that this page made") from None
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError(f"{name!r} carries no settings: choose a PNG made here or by AUTOMATIC1111's web UI")
-    if len(text) > MAX_TEXT:
+        raise ValueError(f"{name} is not a picture that can be read: choose one that this page made") from None
+    texts.setdefault(KEY, user_comment(comment))
+    for key, value in texts.items():
+        limit = MAX_GRAPH if key in ("prompt", "workflow") else MAX_TEXT
+        if key in (KEY, "invokeai_metadata", *PROGRAMS) and len(value) > limit:
+            raise ValueError(
+                f"{name} carries {len(value):,} characters of settings, at most {limit:,} are read: "
+                "choose a picture that this page made"
+            )
+    settings = read_texts(texts)
+    if settings is None:
+        program = next((program for key, program in PROGRAMS.items() if key in texts), None)
+        if program is not None:
+            raise ValueError(
+                f"{name} was made by {program}, in a way that can't be read here: copy its prompt yourself"
+            )
         raise ValueError(
-            f"{name!r} carries {len(text):,} characters of settings, at most {MAX_TEXT:,} are read: "
-            "choose a PNG that this page made"
+            f"{name} carries no settings, as pictures of diffusers and edited ones do not: choose one made here, or by "
+            "AUTOMATIC1111's web UI, ComfyUI, Fooocus or InvokeAI"
         )
-    return parse_infotext(text)
+    return settings
 
 
-def _sampler(label: str) -> str | None:
-    """The sampler that a label means; other programs add a schedule's name to it, as in "DPM++ 2M Karras"."""
-    label = label.strip().lower()
-    fitting = [
-        name for name, ours in SAMPLER_LABELS.items() if label == ours.lower() or label.startswith(ours.lower() + " ")
-    ]
-    return max(fitting, key=lambda name: len(SAMPLER_LABELS[name]), default=None)
+def read_texts(texts: dict[str, str]) -> dict[str, Any] | None:
+    """The settings in a file's texts; None where there are none that are plain to read."""
+    for key, read in (("invokeai_metadata", read_json_settings), (KEY, read_json_settings), ("prompt", read_graph)):
+        try:
+            values = json.loads(texts.get(key, ""))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(values, dict) and (settings := read(values)) is not None:
+            return settings
+    text = texts.get(KEY, "")
+    return None if not text or text.lstrip().startswith("{") else parse_infotext(text)
 
 
-def _schedule(pairs: dict[str, str], sampler: str) -> str:
-    """The schedule that is named apart, or behind the sampler as older versions do; the model's own for all others."""
-    label = pairs.get("Schedule type") or pairs["Sampler"].strip()[len(SAMPLER_LABELS[sampler]) :]
-    named = next((name for name, ours in SCHEDULE_LABELS.items() if ours.lower() == label.strip().lower()), "model")
-    try:
-        check_schedule(sampler, named)
-    except ValueError:
-        return "model"
-    return named
+def user_comment(comment: Any) -> str:
+    """The text of an EXIF UserComment; empty where there is none, or in a code that is not known."""
+    if not isinstance(comment, bytes):
+        return comment if isinstance(comment, str) else ""
+    code, body = comment[:8], comment[8:]
+    if code == b"UNICODE\0":  # in the byte order of whoever wrote it, which the first letter tells
+        return body.decode("utf-16-le" if body[1:2] == b"\0" else "utf-16-be", "replace").strip("\0 ")
+    return body.decode(CODES[code], "replace").strip("\0 ") if code in CODES else ""

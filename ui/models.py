@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
@@ -15,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from stable_diffusion.loading.config import BUNDLED, ModelError
 from stable_diffusion.loading.files import read_json
+from stable_diffusion.loading.model_config import SETTINGS_FILES
 from stable_diffusion.request import Defaults, defaults_for, shown
 
+from .extras import bring, folders
 from .limits import MAX_WORK
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parent.parent
 BUNDLED_NAME = "emoji (bundled)"
 HUB = {"Stable Diffusion 1.5 (from the hub)": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 KEPT = 2
@@ -100,6 +100,16 @@ class ModelHolder:
         if not isinstance(name, str) or name not in self.sources:
             raise ValueError(f"model must be one of {', '.join(map(repr, self.sources))}, got {shown(name)}")
         return self.sources[name]
+
+    def called(self, written: str) -> str | None:
+        """The model of the list that writes this name into its pictures, unless it would have to be fetched."""
+        for name, source in self.sources.items():
+            path = BUNDLED if source is None else Path(source).expanduser()
+            if path.exists() and written == (path.stem if path.is_file() else path.name):
+                return name
+            if written == source and self.loaded(name) is not None:
+                return name
+        return None
 
     def loaded(self, name: str | None = None) -> Pipeline | None:
         """A model that is in memory, or None."""
@@ -176,9 +186,8 @@ def find_models(first: str | None) -> dict[str, str | None]:
         sources[Path(first).name] = first
     if (BUNDLED / "model_index.json").exists() or first is None:
         sources[BUNDLED_NAME] = None
-    folders = [str(ROOT / "models"), *os.environ.get("SD_MODELS", "").split(os.pathsep)]
-    for folder in filter(None, folders):
-        for path in sorted(Path(folder).expanduser().glob("*")):
+    for folder in folders():
+        for path in sorted(folder.glob("*")):
             if path.suffix in (".safetensors", ".ckpt") or (path / "model_index.json").exists():
                 sources.setdefault(path.name, str(path))
     return {**sources, **HUB}
@@ -200,6 +209,7 @@ def load_pipeline(
     for network in (models.unet, models.vae):
         for_inference(network, precision)  # weights that are not finite are found here, and not by the first visitor
     pipeline = Pipeline(models)
+    bring(pipeline)
     small = pipeline.default_size <= 256
     by = " by OpenVINO" if small and dtype == "auto" and prefers_openvino(models.unet, precision) else ""
     log.info("%s computes in %s%s", models.name, str(precision).removeprefix("torch."), by)
@@ -223,12 +233,12 @@ def prefers_openvino(unet: UNet, precision: torch.dtype) -> bool:
 
 
 def read_configs(source: str | None) -> list[dict[str, Any] | None]:
-    """The settings of a model directory's U-Net, VAE and scheduler; None where the source has no such file to read."""
+    """The settings of a model directory's parts, as `defaults_for` takes them; None for a file that can't be read."""
     folder = BUNDLED if source is None else Path(source).expanduser()
     configs: list[dict[str, Any] | None] = []
-    for part in ("unet/config.json", "vae/config.json", "scheduler/scheduler_config.json"):
+    for part in ("unet", "vae", "scheduler", "text_encoder"):
         try:
-            configs.append(read_json(folder / part))
+            configs.append(read_json(folder / SETTINGS_FILES[part]))
         except ModelError:
             configs.append(None)
     return configs

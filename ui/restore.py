@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import html
 from typing import Any
 
 import gradio as gr
@@ -10,9 +10,10 @@ from gradio.components import Component
 
 from ui import live
 
-from .controls import CHECKED, QUIET, SIZED, SizeSlider, Updates, bounds
+from .controls import CHECKED, ModelSlider, Updates, of_the_model
 from .errors import told_on_the_page
 from .film import read_film
+from .fitting import Fitted, fit
 from .history import History, Kept, at
 from .link import from_query
 from .metadata import read_infotext
@@ -21,18 +22,17 @@ from .photo import own_file
 from .tab import Tab, shown
 
 
-def fill(tab: Tab, settings: dict[str, Any], holder: ModelHolder) -> Updates:
-    """The updates that put settings into a tab's controls; what its controls can't hold is left as it is."""
-    updates = {
-        component: "" if name == "seed" and settings[name] is None else fitting(component, settings[name])
-        for name, component in tab.controls.items()
-        if name in settings
-    }
-    if settings.get("model") in holder.names:
-        defaults = holder.defaults_of(settings["model"])
-        for name in SIZED:
-            updates[tab.controls[name]] = SizeSlider(**bounds(defaults), value=settings.get(name, defaults.side))
-    return updates
+def fill(tab: Tab, settings: dict[str, Any], holder: ModelHolder, chosen: str | None = None) -> tuple[Updates, Fitted]:
+    """The updates that put settings into a tab's controls, and how they fit; `chosen` is the model in the form."""
+    model = settings.get("model")
+    defaults = holder.defaults_of(model if model in holder.names else chosen)
+    fitted = fit(settings, tab.controls, defaults)
+    updates: Updates = {tab.controls[name]: value for name, value in fitted.values.items()}
+    for name, slider in of_the_model(defaults).items():
+        if name in fitted.values or "model" in fitted.values:
+            value = fitted.values.get(name, slider["value"])
+            updates[tab.controls[name]] = ModelSlider(**{**slider, "value": value})
+    return updates, fitted
 
 
 def all_controls(tabs: dict[str, Tab]) -> list[Component]:
@@ -40,18 +40,22 @@ def all_controls(tabs: dict[str, Tab]) -> list[Component]:
     return list(dict.fromkeys(component for tab in tabs.values() for component in tab.controls.values()))
 
 
-def fitting(component: Component, value: Any) -> Any:
-    """The value for a control, or no change where the control does not offer it."""
-    if isinstance(component, gr.Slider):
-        inside = component.minimum <= value <= component.maximum
-        return value if inside else gr.skip()
-    if isinstance(component, (gr.Dropdown, gr.Radio)):
-        return value if value in {choice for _, choice in component.choices} else gr.skip()
-    if isinstance(component, gr.Image):
-        return value if value and Path(value).exists() else None
-    if isinstance(component, gr.HTML):
-        return gr.skip()  # a mask is the photo's, and goes with it
-    return str(value)
+def bring(
+    settings: dict[str, Any], tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, chosen: str, origin: str
+) -> Updates:
+    """The updates that put settings into the tab that they are for, and a message about what was taken and what not.
+
+    chosen is the model in the form; origin is the file or the link, of which all is told only where it did not fit.
+    """
+    kind = "i2i" if "strength" in settings else "t2i"
+    updates, fitted = fill(tabs[kind], settings, holder, chosen)
+    if kind == "i2i":
+        fitted.left.append(f"the photo, which is not in the {origin}")
+    complete = not fitted.changed and not fitted.left
+    if not complete or origin == "file":
+        tell = gr.Info if complete else gr.Warning
+        tell(html.escape(fitted.told(), quote=False), duration=20, title="In the form now")
+    return {pages: gr.Tabs(selected=kind), **updates}
 
 
 def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, history: History) -> None:
@@ -61,7 +65,7 @@ def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, h
         with told_on_the_page():
             run = at(runs, event.index)
         tab = tabs[run.kind]
-        updates: Updates = {pages: gr.Tabs(selected=run.kind)} | fill(tab, run.settings, holder)
+        updates: Updates = {pages: gr.Tabs(selected=run.kind), **fill(tab, run.settings, holder)[0]}
         try:
             film = read_film(run.film)
         except ValueError as error:
@@ -75,31 +79,40 @@ def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, h
 
 
 def connect_file(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, file: gr.File) -> None:
-    """A PNG that is dropped on the page gives its settings to the tab that it came from."""
+    """A picture that is dropped on the page gives its settings to the tab that it came from."""
+    menu = tabs["t2i"].controls["model"]
 
-    def restore(path: str) -> Updates:
+    def restore(path: str, chosen: str) -> Updates:
         with told_on_the_page():
             settings = read_infotext(own_file(path))
-        kind = "i2i" if "strength" in settings else "t2i"
-        gr.Info("The settings of this picture are in the form now.", title="Restored")
-        return {pages: gr.Tabs(selected=kind), file: None} | fill(tabs[kind], settings, holder)
+            others = settings.get("others", {})
+            model = holder.called(others.get("Model", ""))
+            if model is not None:
+                settings |= {"model": model, "others": {key: others[key] for key in others if key != "Model"}}
+            return {file: None, **bring(settings, tabs, holder, pages, chosen, "file")}
 
     outputs = [pages, file, *all_controls(tabs)]
-    file.upload(restore, file, outputs, show_progress="hidden", api_visibility="private")
+    file.upload(restore, [file, menu], outputs, show_progress="hidden", api_visibility="private")
+
+
+PLAY = """() => {
+  const link = new URLSearchParams(location.search);
+  if (!link.has("seed") || link.has("strength") || sessionStorage.getItem("t2i-live")) return;
+  setTimeout(() => document.querySelector("#t2i-generate").click(), 0);
+}"""
+"""Press Generate for a link that says all: a photo is not in it, and a run that is found again goes on by itself."""
 
 
 def connect_link(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, page: gr.Blocks) -> None:
-    """Settings in the page's address are in the form when it opens."""
+    """Settings in the page's address are in the form when it opens, and those with a seed are drawn at once."""
+    menu = tabs["t2i"].controls["model"]
 
-    def restore(request: gr.Request) -> Updates:
+    def restore(chosen: str, request: gr.Request) -> Updates:
         settings = from_query(dict(request.query_params))
-        if not settings:
-            return {pages: gr.skip()}
-        kind = "i2i" if "strength" in settings else "t2i"
-        return {pages: gr.Tabs(selected=kind)} | fill(tabs[kind], settings, holder)
+        return bring(settings, tabs, holder, pages, chosen, "link") if settings else {pages: gr.skip()}
 
-    outputs = [pages, *all_controls(tabs)]
-    page.load(restore, None, outputs, **QUIET)
+    filled = page.load(restore, menu, [pages, *all_controls(tabs)], **CHECKED)
+    filled.success(None, js=PLAY, api_visibility="private")
 
 
 def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:

@@ -37,7 +37,7 @@ def connect_resume(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
             if link:
                 yield {
                     view.live: live.failed(run_id, GONE),
-                    **fill(tab, from_query(dict(parse_qsl(link))), drawing.holder),
+                    **fill(tab, from_query(dict(parse_qsl(link))), drawing.holder)[0],
                 }
         elif run.done is not None:
             try:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from stable_diffusion.request import Request
 
-from .metadata import KEY, png_bytes, write_infotext
+from .infotext import write_infotext
+from .metadata import KEY, encoded
 
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline, Step
@@ -95,7 +96,7 @@ def event_of(step: Step, request: Request, model: str, seconds_per_step: float, 
         x_t=None if step.images is None or request.preview == "none" else webp(tile(step.noisy())),
         images=None
         if images is None
-        else [png_bytes(image) for image in signed(images, request, model, stopped_at, step.precision)],
+        else [encoded(image) for image in signed(images, request, model, stopped_at, step.precision)],
         stopped=stopped,
     )
 
@@ -113,7 +114,7 @@ def fitted_photo(request: Request) -> Image.Image:
 def dropped_text(pipeline: Pipeline, request: Request) -> dict[str, str]:
     """The end of prompt and negative prompt that the model can't read, where they are too long."""
     texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-    dropped = {name: pipeline.read_prompt(text).dropped for name, text in texts.items()}
+    dropped = {name: pipeline.read_prompt(text, request.prompt_syntax).dropped for name, text in texts.items()}
     return {name: text for name, text in dropped.items() if text}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stable_diffusion.request import FIT_LABELS, PREVIEW_LABELS, SAMPLER_LABELS, SCHEDULE_LABELS
+from stable_diffusion.request import FIT_LABELS, PREVIEW_LABELS, SAMPLER_LABELS, SCHEDULE_LABELS, SYNTAX_LABELS
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ SETTINGS = (
     Setting("num_images", int),
     Setting("preview", str, choices=PREVIEW_LABELS, linked=False),
     Setting("preview_every", int, linked=False),
+    Setting("prompt_syntax", str, choices=SYNTAX_LABELS),
     Setting("model", str),
 )
 """In the order in which the API takes them."""

@@ -26,12 +26,14 @@ from .models import ModelHolder
 from .run import Started, Waiting
 from .runs import Runs, Watched
 
-COPY_LINK = """() => {
-  const query = document.querySelector("#%s .live").dataset.link;
-  if (!query) return;
-  history.replaceState(null, "", "?" + query);
-  navigator.clipboard?.writeText(location.href);
+COPY_LINK = """async () => {
+  const live = document.querySelector("#%s .live");
+  if (!live.dataset.link) return;
+  history.replaceState(null, "", "?" + live.dataset.link);
+  const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+  live.querySelector(".status").textContent = copied ? "The link is copied." : `Copy this link: ${location.href}`;
 }"""
+"""The browser may forbid to copy: then the address is there to be read."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
     """The updates of a run that goes on; where another page takes it over, it ends here."""
     view, page = tab.view, object()
     run.page = page
-    idle = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
+    idle: Updates = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
     yield {
         view.live: live.so_far(run.run_id, run.film, run.link),
         view.generate: gr.Button(interactive=False),
@@ -185,6 +187,7 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                     return
                 if isinstance(news, Started):
                     run.request = news.request
+                    run.settings = {**run.settings, "seed": news.request.seed}  # should it have to begin again
                     warn(news.dropped)
                     yield {view.live: live.waiting(run.run_id, "", run.link)}
                 elif isinstance(news, Waiting):

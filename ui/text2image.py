@@ -4,37 +4,38 @@ from __future__ import annotations
 
 import gradio as gr
 
-from .controls import more_controls, prompt_controls, sampling_controls
+from .controls import CHECKED, more_controls, prompt_controls, sampling_controls
 from .history import History
+from .opening import EXAMPLES, card, cards
 from .tab import Drawing, Tab, connect, run_buttons, run_view
 
-EXAMPLES = (
-    "a rocket, noto style, on a blue background",
-    "a fox face, fluent 3d style",
-    "an owl, fluent color style, on a purple background",
-    "a green apple next to a red heart",
-    "a sunflower, fluent 3d style, on a blue background",
-)
+PRESS = '() => document.querySelector("#%s-generate").click()'
 
 
 def text2image(drawing: Drawing, history: History, model: gr.Dropdown) -> Tab:
     """Build the tab and make it work."""
     holder = drawing.holder
     kind = "t2i"
-    with gr.Row(equal_height=False, elem_classes="workbench"):
-        with gr.Column(scale=4, min_width=320, elem_classes="controls"):
-            controls = prompt_controls(
-                "Describe a picture: a rocket, noto style, on a blue background", model, holder, kind
-            )
-            buttons = run_buttons(kind)
-            controls |= sampling_controls(holder.defaults, kind)
-            controls |= more_controls(holder.defaults, kind)
-            gr.Examples(
-                [[text] for text in EXAMPLES], controls["prompt"], label="Try one of these", api_visibility="private"
-            )
-        with gr.Column(scale=5, min_width=320):
+    with gr.Row(equal_height=False, elem_classes="areas"):
+        with gr.Column(elem_classes="ask"):
+            controls = prompt_controls(f"Describe a picture: {EXAMPLES[0][0]}", model, holder, kind)
+            pictures = [(card(number), prompt) for number, (prompt, _) in enumerate(EXAMPLES)]
+            examples = cards(pictures, "Or press one of these", f"{kind}-cards")
+        buttons = run_buttons(kind)
+        with gr.Column(elem_classes="view"):
             view = run_view(kind, buttons)
+        with gr.Column(elem_classes="settings"):
+            controls |= sampling_controls(holder.defaults, kind)
+            controls |= more_controls(holder.defaults, kind, controls)
+    controls["prompt"].value = EXAMPLES[0][0]
     reuse = controls.pop("_reuse")
     tab = Tab(kind, controls | {"model": model}, view, history)
     connect(tab, drawing, reuse)
+
+    def fill(event: gr.SelectData) -> tuple[str, str]:
+        prompt, seed = EXAMPLES[event.index]
+        return prompt, str(seed)
+
+    filled = examples.select(fill, None, [controls["prompt"], controls["seed"]], **CHECKED)
+    filled.success(None, js=PRESS % kind, api_visibility="private")
     return tab

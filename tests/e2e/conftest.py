@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 from gradio_client import Client, handle_file
 from playwright.sync_api import Browser, Page, expect
+from safetensors.torch import save_file
 
+from stable_diffusion.loading.config import BUNDLED
+from stable_diffusion.loading.files import read_json
 from tests.conftest import ROOT
 from tests.hub_server import Hub, serve
 
@@ -71,12 +75,13 @@ def server(bundled_model: Path, hub: Hub, tmp_path_factory: pytest.TempPathFacto
     (folder / "models" / "broken").mkdir(parents=True)
     (folder / "models" / "broken" / "model_index.json").write_text("{}")
     (folder / "models" / "another").symlink_to(bundled_model.absolute())
+    save_extras(folder / "models")
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(server.files), "PYTHONUNBUFFERED": "1"}
     environment |= {"SD_MODELS": str(folder / "models"), "HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hub")}
     with server.log.open("w") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
     try:
-        _wait_until_up(server, process)
+        wait_until_up(server, process)
         yield server
     finally:
         process.terminate()
@@ -86,7 +91,21 @@ def server(bundled_model: Path, hub: Hub, tmp_path_factory: pytest.TempPathFacto
             process.kill()
 
 
-def _wait_until_up(server: Server, process: subprocess.Popen) -> None:
+def save_extras(folder: Path) -> None:
+    """A LoRA file and an embedding for the bundled model."""
+    unet, words = (read_json(BUNDLED / part / "config.json") for part in ("unet", "text_encoder"))
+    layer, width = "lora_unet_conv_in", unet["block_out_channels"][0]
+    down = torch.ones(1, unet["in_channels"], 3, 3)
+    for kind, name, state in (
+        ("loras", "ink", {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": torch.ones(width, 1, 1, 1)}),
+        ("embeddings", "zub", {"a": torch.ones(2, words["hidden_size"])}),
+    ):
+        (folder / kind).mkdir()
+        save_file(state, folder / kind / f"{name}.safetensors")
+
+
+def wait_until_up(server: Server, process: subprocess.Popen) -> None:
+    """Until the page answers; AssertionError with the log where the process ends instead."""
     for _ in range(600):
         if process.poll() is not None:
             raise AssertionError(f"the server ended:\n{server.log.read_text()}")

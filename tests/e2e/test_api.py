@@ -7,11 +7,13 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
+from stable_diffusion.images import fit_image, read_image
 from ui.metadata import read_infotext
 
 
@@ -77,8 +79,8 @@ BAD = {
     "num_inference_steps 2.5": ({"num_inference_steps": 2.5}, "num_inference_steps must be a whole number, got 2.5"),
     "width 100": ({"width": 100}, "width must be a multiple of 8, got 100: try 96 or 104"),
     "height 2048": ({"height": 2048}, "height must be at most .* got 2048: choose a smaller size"),
-    "seed -1": ({"seed": -1}, "seed must be between 0 and 4294967295, got -1: .*or leave it empty"),
-    "seed 2^70": ({"seed": 2**70}, "seed must be between 0 and 4294967295, got 1180591620717411303424"),
+    "seed -2": ({"seed": -2}, "seed must be between -1 and 4294967295, got -2: .*leaving it empty, gives a random one"),
+    "seed 2^70": ({"seed": 2**70}, "seed must be between -1 and 4294967295, got 1180591620717411303424"),
     "guidance_scale -1": ({"guidance_scale": -1}, "guidance_scale must be between 0 and 30, got -1"),
     "num_images 100": ({"num_images": 100}, "num_images must be between 1 and 4, got 100"),
     "sampler": ({"sampler": "magic"}, "sampler must be one of ddpm, .* got 'magic'"),
@@ -91,6 +93,21 @@ BAD = {
 def test_bad_input_is_named_with_its_value_and_the_remedy(client: Client, settings: dict[str, Any], message: str):
     with pytest.raises(AppError, match=message):
         client.predict(**{"prompt": "a cat", **settings}, api_name="/text2image")
+
+
+def test_a_mask_keeps_the_rest_of_the_photo(client: Client, photo: dict, tmp_path: Path):
+    mask = Image.new("L", (300, 200))
+    mask.paste(255, (0, 0, 150, 200))
+    mask.save(tmp_path / "mask.png")
+    settings = {"num_inference_steps": 3, "width": 128, "height": 64, "strength": 1.0}
+    options = {**settings, "mask": handle_file(str(tmp_path / "mask.png")), "api_name": "/image2image"}
+    drawn = np.asarray(picture(list(client.submit(photo, "a dog", **options))[-1]))
+    kept = np.asarray(fit_image(read_image(photo["path"]), 128, 64))
+    assert np.array_equal(drawn[:, 66:], kept[:, 66:])
+    assert not np.array_equal(drawn[:, :62], kept[:, :62])
+    (tmp_path / "mask.png").write_text("This is no picture.")
+    with pytest.raises(AppError, match=r"mask 'mask.png' is not a picture that can be read"):
+        client.predict(photo, "a dog", **options)
 
 
 @pytest.mark.parametrize("strength", [0, 1.5])

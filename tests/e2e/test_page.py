@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.conftest import ROOT
+from ui.opening import EXAMPLES
 
 from .conftest import Server
 from .visitor import Visitor
@@ -20,6 +25,21 @@ COPY_A_PICTURE = """async () => {
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, 'image/png'));
   await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]);
 }"""
+
+PIXELS = """async (image) => {
+  const blob = await (await fetch(image.src)).blob();
+  return new Promise((resolve) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.split(",")[1]);
+    reader.readAsDataURL(blob);
+  });
+}"""
+
+
+def pixels(page: Page, selector: str) -> np.ndarray:
+    """The first picture there, as the browser has it."""
+    text = page.locator(selector).first.evaluate(PIXELS)
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"))
 
 
 def test_a_prompt_becomes_a_picture_step_by_step(page: Page):
@@ -63,7 +83,7 @@ def test_stop_keeps_the_partial_picture(page: Page):
 def test_a_photo_becomes_another_picture(page: Page):
     visitor = Visitor(page, "i2i")
     visitor.choose_photo(CAT)
-    expect(page.locator("#i2i-start img")).to_have_count(2)
+    expect(page.locator("#i2i-start img")).to_have_count(3)
     visitor.record()
     visitor.ask("a dog face", steps=10)
     visitor.set_number("strength", 0.5)
@@ -75,17 +95,55 @@ def test_a_photo_becomes_another_picture(page: Page):
     visitor.expect_result()
 
 
-def test_an_example_fills_the_form(page: Page):
-    page.get_by_text("a rocket, noto style, on a blue background", exact=True).last.click()
-    expect(page.locator("#t2i-prompt textarea")).to_have_value("a rocket, noto style, on a blue background")
-    visitor = Visitor(page, "i2i")
-    prompt = "a cup of coffee, fluent color style, on a brown background"
-    page.get_by_text(prompt, exact=True).last.click()
-    expect(page.locator("#i2i-prompt textarea")).to_have_value(prompt)
-    expect(page.locator("#i2i-start img")).to_have_count(2)
-    visitor.set_number("steps", 4)
+def test_a_card_fills_the_form_and_draws_its_picture(page: Page):
+    prompt, seed = EXAMPLES[1]
+    page.locator("#t2i-cards").get_by_role("button").nth(1).click()
+    visitor = Visitor(page)
+    visitor.wait_until("finished")
+    expect(page.locator("#t2i-prompt textarea")).to_have_value(prompt)
+    expect(page.locator("#t2i-live [data-fact=seed]")).to_have_text(str(seed))
+
+
+def test_the_first_press_draws_something(page: Page):
+    visitor = Visitor(page)
     visitor.generate()
     visitor.wait_until("finished")
+    visitor.expect_result()
+
+
+def test_an_example_photo_brings_its_prompt(page: Page):
+    Visitor(page, "i2i")
+    start = page.locator("#i2i-start img")
+    expect(start).to_have_count(3)  # of the first photo, which is there when the tab opens
+    cat = start.first.get_attribute("src")
+    page.locator("#i2i-photos").get_by_role("button").nth(1).click()
+    prompt = "a cup of coffee, fluent color style, on a brown background"
+    expect(page.locator("#i2i-prompt textarea")).to_have_value(prompt)
+    expect(start.first).not_to_have_attribute("src", cat)
+
+
+def test_only_what_is_painted_over_changes(page: Page):
+    visitor = Visitor(page, "i2i")
+    visitor.ask("a dog face", steps=4, seed="1")
+    visitor.set_number("strength", 1)
+    visitor.paint()
+    visitor.generate()
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    changed = (pixels(page, "#i2i-start img") != pixels(page, "#i2i-results img")).any(axis=2)
+    # The brush is 16 % of the height; where it went along the middle, most pixels differ.
+    assert changed[60:68, 50:78].mean() > 0.9
+    assert not changed[:48].any()
+    assert not changed[80:].any()
+
+
+def test_another_photo_takes_the_mask_away(page: Page):
+    visitor = Visitor(page, "i2i")
+    visitor.paint()
+    ink = "document.querySelector('#i2i-mask canvas').getContext('2d').getImageData(0, 0, 9e3, 9e3).data.some(Boolean)"
+    assert page.evaluate(ink)
+    page.locator("#i2i-photos").get_by_role("button").nth(1).click()
+    page.wait_for_function(f"!{ink}")
 
 
 def test_the_dice_leave_the_seed_to_chance(page: Page):
@@ -102,7 +160,7 @@ def test_the_start_follows_fit_and_strength(page: Page):
     visitor = Visitor(page, "i2i")
     visitor.choose_photo(CAT)
     pictures = page.locator("#i2i-start img")
-    expect(pictures).to_have_count(2)
+    expect(pictures).to_have_count(3)
     fitted, noisy = (pictures.nth(i).get_attribute("src") for i in range(2))
     visitor.set_number("strength", 0.9)
     expect(pictures.nth(1)).not_to_have_attribute("src", noisy)
@@ -116,7 +174,7 @@ def test_a_photo_can_come_from_the_clipboard(visit: Callable[..., Page]):
     visitor = Visitor(page, "i2i")
     page.evaluate(COPY_A_PICTURE)
     page.locator(visitor.at("photo")).get_by_label("Paste from clipboard").click()
-    expect(page.locator("#i2i-start img")).to_have_count(2)
+    expect(page.locator("#i2i-start img")).to_have_count(3)
 
 
 def test_a_photo_can_come_from_the_camera(visit: Callable[..., Page]):
@@ -128,7 +186,7 @@ def test_a_photo_can_come_from_the_camera(visit: Callable[..., Page]):
     # Before the first frame has come the button does nothing
     page.wait_for_function("document.querySelector('#i2i-photo video').videoWidth > 0")
     photo.get_by_label("capture photo").click()
-    expect(page.locator("#i2i-start img")).to_have_count(2)
+    expect(page.locator("#i2i-start img")).to_have_count(3)
     visitor.ask("a dog face", steps=4)
     visitor.generate()
     visitor.wait_until("finished")
@@ -159,14 +217,27 @@ def test_a_reload_in_mid_run_ends_the_work_and_the_page_goes_on(page: Page, serv
     visitor.wait_until("finished")
 
 
-def test_the_noisy_picture_appears_at_the_flick_of_a_switch(page: Page):
+def noise_share(page: Page) -> float:
+    """How much of the stage shows the noisy picture, from 0 to 1."""
+    right = page.locator("#t2i-live .xt").evaluate("element => getComputedStyle(element).clipPath")
+    return 1 - float(re.search(r"([\d.]+)%", right)[1]) / 100 if "%" in right else 1.0
+
+
+def test_noise_and_picture_share_the_stage_and_a_divider_moves_between_them(page: Page):
     visitor = Visitor(page)
-    visitor.ask("a cat", steps=3)
+    expect(page.locator("#t2i-live .opening")).to_be_visible()
+    visitor.ask("a cat", steps=40)
     visitor.generate()
-    visitor.wait_until("finished")
-    expect(page.locator("#t2i-live .xt img")).to_be_hidden()
-    page.locator("#t2i-live").get_by_label("Show the noisy picture").check()
+    visitor.wait_until("step")
+    expect(page.locator("#t2i-live .opening")).to_be_hidden()
     expect(page.locator("#t2i-live .xt img")).to_be_visible()
+    assert noise_share(page) == pytest.approx(0.5, abs=0.01)
+    visitor.wait_until("finished")
+    page.wait_for_timeout(500)  # the divider glides
+    assert noise_share(page) == 0
+    page.locator("#t2i-live").get_by_label("Divider").fill("80")
+    page.wait_for_timeout(500)
+    assert noise_share(page) == pytest.approx(0.8, abs=0.01)
 
 
 @pytest.mark.parametrize("height", [500, 1000])
@@ -176,7 +247,7 @@ def test_the_whole_picture_is_seen_in_a_low_window(visit: Callable[..., Page], h
     visitor.ask("a cat", steps=1)
     visitor.generate()
     visitor.wait_until("finished")
-    frame, picture = (page.locator(f"#t2i-live .x0 {part}").bounding_box() for part in (".frame", "img"))
+    frame, picture = (page.locator(f"#t2i-live {part}").bounding_box() for part in (".frame", ".x0 img"))
     assert frame is not None
     assert picture is not None
     assert picture["height"] <= frame["height"]
@@ -201,8 +272,8 @@ def test_the_last_seed_can_be_used_again(page: Page):
 @pytest.mark.parametrize(
     ("seed", "message"),
     [
-        ("-1", "seed must be between 0 and 4294967295, got -1"),
-        ("99999999999", "seed must be between 0 and 4294967295, got 99999999999"),
+        ("-2", "seed must be between -1 and 4294967295, got -2"),
+        ("99999999999", "seed must be between -1 and 4294967295, got 99999999999"),
         ("<b>x</b>", "seed must be a whole number, got '<b>x</b>': leave it empty for a random one"),
     ],
 )
@@ -219,6 +290,7 @@ def test_a_bad_seed_is_named_and_the_page_goes_on(page: Page, seed: str, message
 def test_a_file_that_is_no_picture_is_named_and_the_page_goes_on(page: Page, tmp_path: Path):
     (tmp_path / "text.png").write_text("This is no picture.")
     visitor = Visitor(page, "i2i")
+    page.locator(visitor.at("photo")).get_by_label("Remove Image").click()
     visitor.generate()
     visitor.expect_error("image is missing: upload a photo")
     visitor.choose_photo(tmp_path / "text.png")
@@ -255,7 +327,7 @@ def test_nothing_is_fetched_from_elsewhere(visit: Callable[..., Page], server: S
     page.on("request", lambda request: addresses.append(request.url))
     page.reload()
     Visitor(page, "i2i").choose_photo(CAT)
-    expect(page.locator("#i2i-start img")).to_have_count(2)
+    expect(page.locator("#i2i-start img")).to_have_count(3)
     local = (server.url, "data:", "blob:")
     assert [address for address in addresses if not address.startswith(local)] == []
 

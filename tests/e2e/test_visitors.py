@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -118,6 +120,59 @@ def test_a_page_that_is_loaded_again_goes_on_with_its_run(visit: Callable[..., P
     straight.generate()
     straight.wait_until("finished")
     assert picture(straight) == picture(visitor)
+
+
+class Line:
+    """A line to a server that can be cut, as a phone's is that sleeps."""
+
+    def __init__(self, port: int):
+        self.port, self.open = port, True
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        starting = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._connect, "127.0.0.1", 0), self._loop)
+        self.here = starting.result().sockets[0].getsockname()[1]
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self.open:
+            writer.close()
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", self.port)
+        self._writers |= {writer, back}
+        await asyncio.gather(self._pass_on(reader, back), self._pass_on(there, writer))
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while content := await reader.read(65536):
+                writer.write(content)
+                await writer.drain()
+        writer.close()
+
+    def cut(self) -> None:
+        """End all connections, and take no more until `open` is set again."""
+        self.open = False
+        self._loop.call_soon_threadsafe(lambda: [writer.transport.abort() for writer in self._writers])
+
+
+def test_a_phone_that_slept_finds_its_run(server: Server, browser: Browser):
+    line = Line(int(server.url.rsplit(":")[-1]))
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"http://127.0.0.1:{line.here}")
+    page.locator("#t2i-generate").wait_for()
+    visitor, left = Visitor(page), server.count("stopped at step")
+    visitor.ask("a red fox face", steps=150, seed="5")
+    visitor.generate()
+    visitor.wait_until("step")
+    line.cut()
+    server.wait_for_log("stopped at step", left + 1)
+    line.open = True
+    expect(page.locator(".toast-body")).to_have_count(0)
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    assert step(visitor) == 150
+    context.close()
 
 
 def test_a_run_of_a_server_that_is_gone_can_be_drawn_again(visit: Callable[..., Page]):

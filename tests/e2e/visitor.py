@@ -42,9 +42,27 @@ class Visitor:
         box.press("Tab")
 
     def choose_photo(self, path: Path | str) -> None:
-        """Upload a photo."""
+        """Upload a photo, in place of the one that is there."""
+        remove = self.page.locator(self.at("photo")).get_by_label("Remove Image")
+        if remove.is_visible():
+            remove.click()
         self.page.set_input_files(self.at("photo") + " input[type=file]", str(path))
         self.page.locator(self.at("photo")).get_by_label("Remove Image").wait_for()
+
+    def paint(self) -> None:
+        """Paint a stroke across the middle of the photo, as wide as the brush."""
+        sheet = self.page.locator(self.at("mask") + " canvas")
+        if not sheet.is_visible():
+            self.page.get_by_role("button", name="Change only a part").click()
+        self.page.wait_for_function("document.querySelector('#i2i-mask img').naturalWidth > 0")
+        sheet.scroll_into_view_if_needed()
+        box = sheet.bounding_box()
+        assert box is not None
+        middle = box["y"] + box["height"] / 2
+        self.page.mouse.move(box["x"] + box["width"] * 0.3, middle)
+        self.page.mouse.down()
+        self.page.mouse.move(box["x"] + box["width"] * 0.7, middle, steps=5)
+        self.page.mouse.up()
 
     def record(self) -> None:
         """Begin to note every picture that the live view shows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import logging
@@ -27,6 +28,7 @@ from app import guards, parse_arguments, serve
 from tests.conftest import ROOT
 from tests.e2e.conftest import PATIENCE, free_port
 from tests.e2e.visitor import Visitor
+from tests.unit.test_hostile_images import png
 from ui.backend import Local
 from ui.guard import MAX_BODY, Guard
 from ui.listeners import give_back
@@ -69,12 +71,19 @@ def photo_calls(caller: Caller, photo: dict[str, Any]) -> dict[str, tuple[int, l
     return {
         "image2image": caller.public("image2image", image=photo, prompt="a", num_inference_steps=1),
         "generate": caller.private("i2i-generate", "click", Photo=photo),
-        "start": caller.private("i2i-photo", "change", Photo=photo),
+        "mask": caller.public("image2image", image=cat(caller), mask=photo, prompt="a", num_inference_steps=1),
+        "backdrop": caller.private("i2i-photo", "change", Photo=photo),
+        "start": caller.private("i2i-fit", "change", Photo=photo),
         "noise lab": caller.private("inside-photo", "change", Photo=photo),
     }
 
 
-WAYS = ("image2image", "generate", "start", "noise lab")
+WAYS = ("image2image", "generate", "mask", "backdrop", "start", "noise lab")
+
+
+def cat(caller: Caller) -> dict[str, Any]:
+    """An upload."""
+    return {"path": caller.upload("cat.jpg", CAT.read_bytes()), "meta": {"_type": "gradio.FileData"}}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -97,18 +106,39 @@ def test_a_path_of_the_servers_opens_nothing_and_tells_nothing(caller: Caller, s
     ]
     answers = {str(caller.ask(photo_calls(caller, {"path": str(path)})[way]).get("error")) for path in paths}
     [sentence] = answers
-    assert sentence.startswith("image must be uploaded here")
+    assert sentence.startswith(f"{'mask' if way == 'mask' else 'image'} must be uploaded here")
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_an_upload_is_opened(caller: Caller, way: str):
-    photo = {"path": caller.upload("cat.jpg", CAT.read_bytes()), "meta": {"_type": "gradio.FileData"}}
-    assert "error" not in caller.ask(photo_calls(caller, photo)[way])
+    assert "error" not in caller.ask(photo_calls(caller, cat(caller))[way])
 
 
 def test_a_camera_s_picture_comes_as_text_and_is_opened(caller: Caller):
     photo = {"url": data_uri(Image.new("RGB", (64, 64), "red"))}
     assert "error" not in caller.ask(photo_calls(caller, photo)["start"])
+
+
+def as_mask(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+@pytest.mark.parametrize(
+    ("mask", "sentence"),
+    [
+        ({"path": "/etc/passwd"}, "mask must be a PNG of at most 750 kB"),
+        (["x"], "mask must be a PNG of at most 750 kB"),
+        ("/etc/passwd", "mask must be a PNG of at most 750 kB"),
+        ("data:text/html;base64,eA==", "mask must be a PNG of at most 750 kB"),
+        (as_mask(bytes(1_000_000)), "mask must be a PNG of at most 750 kB"),
+        (as_mask(b"abc") + "!", "mask is cut off on its way"),
+        (as_mask(b"abc"), "mask 'mask.png' is not a picture that can be read"),
+        (as_mask(png(65_000, 65_000)), "mask 'mask.png' is 65000x65000: use at most"),
+    ],
+)
+def test_what_is_no_mask_is_refused_in_a_sentence(caller: Caller, mask: Any, sentence: str):
+    answer = caller.ask(caller.private("i2i-generate", "click", Photo=cat(caller), Mask=mask))
+    assert str(answer["error"]).startswith(sentence)
 
 
 @pytest.mark.parametrize("extra", [{}, {"meta": {"_type": "gradio.FileData"}}])

@@ -141,3 +141,18 @@ def test_a_word_is_added_once(folder: Path, tmp_path: Path) -> None:
     for name in ("Zub", "zub_1"):
         with pytest.raises(ModelError, match="which the model has: rename the file"):
             pipe.add_embedding(write(tmp_path / f"{name}.bin", gaussian(1, width(pipe))))
+
+
+def test_a_word_can_be_taken_out_again(folder: Path, tmp_path: Path) -> None:
+    pipe, other = (Pipeline.from_pretrained(folder) for _ in range(2))
+    before = context(pipe, "a zub qx")
+    for name, count in (("zub", 2), ("qx", 3)):
+        pipe.add_embedding(write(tmp_path / f"{name}.pt", gaussian(count, width(pipe))))
+    other.add_embedding(tmp_path / "qx.pt")
+    pipe.remove_embedding("zub")
+    assert pipe.embeddings == ("qx",)
+    assert context(pipe, "a zub qx").equal(context(other, "a zub qx"))
+    pipe.remove_embedding("qx")
+    assert context(pipe, "a zub qx").equal(before)
+    with pytest.raises(ValueError, match="name must be one of none, got 'qx'"):
+        pipe.remove_embedding("qx")

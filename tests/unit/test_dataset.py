@@ -140,6 +140,19 @@ def test_build_joins_draws_filters_and_repeats_itself(packages, tmp_path):
     assert (tmp_path / "one/index.json").read_bytes() == (tmp_path / "two/index.json").read_bytes()
 
 
+def test_the_same_pictures_can_be_drawn_at_another_size(packages, tmp_path):
+    pytest.importorskip("resvg_py")
+    build_dataset.build(tmp_path / "one", packages, workers=1)
+    with pytest.raises(FileNotFoundError, match=r"--size 256"):
+        Dataset.load(tmp_path / "one", 256)
+    build_dataset.draw_again(tmp_path / "one", packages, 256, workers=1)
+    small, large = (Dataset.load(tmp_path / "one", side) for side in (128, 256))
+    assert large.pictures.shape == (len(small), 256, 256, 4)
+    shrunk = [shrink(Image.fromarray(picture), 128) for picture in large.pictures]
+    # Antialiased at twice the size first: an edge may fall a tenth of a pixel elsewhere
+    assert np.abs(np.stack(shrunk).astype(int) - small.pictures).mean() < 0.5
+
+
 def test_missing_data_set_says_how_to_build_it(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"python -m training\.data\.build_dataset --out"):
         Dataset.load(tmp_path)

@@ -80,12 +80,14 @@ class TestEveryday:
 
     def test_the_key_tells_what_each_number_shows(self, tmp_path: Path, bundled_model: Path) -> None:
         pipeline = Pipeline.from_pretrained(bundled_model)
-        write(pipeline, shuffled(["a cat", "a red apple"], 1, shuffle=0), tmp_path, steps=2, guidance_scale=1.0)
+        options = {"num_inference_steps": 2, "guidance_scale": 1.0, "sampler": "ddim"}
+        questions = shuffled(["a cat", "a red apple"], 1, shuffle=0)
+        write(lambda asked: pipeline(asked.prompt, seed=asked.seed, **options).images[0], questions, tmp_path)
         key = json.loads((tmp_path / "key.json").read_text())
         assert {key[number]["prompt"] for number in ("1", "2")} == {"a cat", "a red apple"}
         sheet = Image.open(tmp_path / "sheet-01.png")
         for column, number in enumerate(("1", "2")):
-            options = {"num_inference_steps": 2, "guidance_scale": 1.0, "sampler": "ddim", "seed": key[number]["seed"]}
-            drawn = pipeline(key[number]["prompt"], **options).images[0].resize((160, 160), Image.Resampling.LANCZOS)
+            drawn = pipeline(key[number]["prompt"], seed=key[number]["seed"], **options).images[0]
+            drawn = drawn.resize((160, 160), Image.Resampling.LANCZOS)
             left = 8 + column * 168
             assert np.array_equal(np.asarray(sheet.crop((left, 8, left + 160, 168))), np.asarray(drawn))

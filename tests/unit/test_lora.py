@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stable_diffusion.loading.config import ModelError
-from stable_diffusion.lora import PARTS, LoRAs
+from stable_diffusion.lora import KEPT_MERGES, PARTS, LoRAs
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
 from tests.parity.pairs import BOUND, difference, gaussian
@@ -108,6 +108,11 @@ def merged(models: Models, file: Path, scale: float = 1.0) -> Models:
     loras = LoRAs(models)
     loras.merge(file, scale)
     return loras.models
+
+
+def latents(pipe: Pipeline, prompt: str) -> Tensor:
+    """What a short run of a prompt ends with."""
+    return pipe(prompt, num_inference_steps=2, seed=3, guidance_scale=2.0).latents
 
 
 @torch.no_grad()
@@ -487,6 +492,51 @@ def test_embeddings_in_a_lora_are_left_out_and_said(models: Models, tmp_path: Pa
     with pytest.warns(UserWarning, match=r"brings embeddings, which are left out \(bundle_emb.style"):
         bundle = merged(models, tmp_path / "bundle.safetensors")
     assert_state(bundle, state(merged(models, tmp_path / "lora.safetensors")))
+
+
+def test_a_missing_middle_block_is_left_out_and_said(tmp_path: Path) -> None:
+    small = load(save_model(tmp_path / "small", "bk_tiny"))
+    original = small.unet.down_blocks[0].attentions[0].proj_in.weight
+    both = {"lora_down.weight": gaussian(2, *original.shape[1:]), "lora_up.weight": gaussian(len(original), 2, 1, 1)}
+    file = {f"lora_unet_down_blocks_0_attentions_0_proj_in.{name}": factor for name, factor in both.items()}
+    save_file(file, tmp_path / "lora.safetensors")
+    middle = {f"lora_unet_mid_block_attentions_0_proj_in.{name}": factor.clone() for name, factor in both.items()}
+    save_file({**file, **middle}, tmp_path / "whole.safetensors")
+    with pytest.warns(UserWarning, match=r"a middle block, .* that part is left out \(lora_unet_mid_block"):
+        whole = merged(small, tmp_path / "whole.safetensors")
+    assert_state(whole, state(merged(small, tmp_path / "lora.safetensors")))
+
+
+def test_a_prompt_names_the_files_of_its_own_run(models: Models, tmp_path: Path) -> None:
+    for seed, name in enumerate(("ink", "oil")):
+        scaled = {key: tensor * (1 + seed) for key, tensor in kohya(models).items()}
+        save_file(scaled, tmp_path / f"{name}.safetensors")
+    pipe, by_hand = Pipeline(models), Pipeline(models)
+    pipe.loras.offer(tmp_path / "ink.safetensors")
+    pipe.loras.offer(tmp_path / "oil.safetensors")
+    plain = latents(pipe, "a fox ")
+    by_hand.loras.merge(tmp_path / "ink.safetensors", 0.8)
+    by_hand.loras.merge(tmp_path / "oil.safetensors")
+    assert latents(pipe, "a fox <lora:ink:0.8><lora:oil>").equal(latents(by_hand, "a fox "))
+    assert latents(pipe, "a fox").equal(plain)
+    assert pipe.read_prompt("a fox <lora:ink:0.8>").ids.equal(pipe.read_prompt("a fox").ids)
+    with pytest.raises(ValueError, match=r"names the LoRA 'pen', which is not here \(there are ink, oil\)"):
+        pipe.begin("a fox <lora:pen:1>")
+
+
+def test_runs_of_the_same_files_share_a_network(models: Models, tmp_path: Path) -> None:
+    save_file(kohya(models), tmp_path / "ink.safetensors")
+    loras = LoRAs(models)
+    loras.offer(tmp_path / "ink.safetensors")
+    first = loras.using((("ink", 0.8),))
+    assert loras.using((("ink", 0.8),)) is first
+    for weight in range(1, KEPT_MERGES):
+        loras.using((("ink", float(weight)),))
+    assert loras.using((("ink", 0.8),)) is first
+    loras.using((("ink", 9.0),))
+    assert loras.using((("ink", 0.8),)) is not first
+    loras.merge(tmp_path / "ink.safetensors")
+    assert_state(loras.using((("ink", 0.5),)), state(merged(loras.models, tmp_path / "ink.safetensors", 0.5)))
 
 
 def test_a_folder_without_its_settings_merges_nothing(models: Models, tmp_path: Path) -> None:

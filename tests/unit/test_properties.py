@@ -23,9 +23,9 @@ from stable_diffusion.request import (
     Request,
 )
 from stable_diffusion.schedule import NoiseSchedule, karras_sigmas
+from ui.infotext import parse_infotext, write_infotext
 from ui.limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SEED
 from ui.link import LINKED, from_query, to_query
-from ui.metadata import parse_infotext, write_infotext
 
 # Where CI is set, Hypothesis draws the same examples every time.
 KINDS = {setting.name: setting.kind for setting in LINKED}
@@ -76,6 +76,10 @@ def test_infotext_comes_back(request: Request, model: str, stopped_at: tuple[int
     names += ["strength"] if request.image is not None else []
     expected = {name: getattr(request, name) for name in names}
     expected |= {"prompt": request.prompt.strip(), "negative_prompt": request.negative_prompt.strip()}
+    others = {"Model": model}
+    if stopped_at is not None:
+        others["Stopped at step"] = "{} of {}".format(*stopped_at)
+    expected |= {"prompt_syntax": "plain", "others": others}
     assert parse_infotext(write_infotext(request, request.seed, model, stopped_at)) == expected
 
 
@@ -84,7 +88,7 @@ def test_infotext_comes_back(request: Request, model: str, stopped_at: tuple[int
 @given(st.text() | st.text().map("prompt\nSteps: {}".format) | st.text(st.sampled_from('ab:, "\\1\n')))
 def test_any_text_is_read_as_infotext(text: str) -> None:
     read = parse_infotext(text)
-    assert {"prompt", "negative_prompt"} <= read.keys() <= {"strength", *KINDS}
+    assert {"prompt", "negative_prompt"} <= read.keys() <= {"strength", "prompt_syntax", "others", *KINDS}
 
 
 # Settings in a link.

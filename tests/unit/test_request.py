@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError
 
 import pytest
 
-from stable_diffusion.request import SPACED_SAMPLERS, Defaults, Request, defaults_for
+from stable_diffusion.request import SPACED_SAMPLERS, Defaults, Request, defaults_for, without_loras
 
 
 def test_a_request_stays_as_it_was_checked() -> None:
@@ -62,3 +62,26 @@ def test_settings_that_no_loader_would_take_give_the_usual_defaults(unet: dict |
 def test_defaults_of_a_model_with_a_tiny_autoencoder() -> None:
     """Files of `AutoencoderTiny` may leave `block_out_channels` out."""
     assert defaults_for({"sample_size": 96}, {"decoder_block_out_channels": [64] * 4}, {}) == Defaults(768)
+
+
+def test_a_prompt_names_loras() -> None:
+    request = Request("a fox <lora:ink:0.8>, red<lora:my style><lora:c:-1e-1>", negative_prompt="<lora:d:x>")
+    assert request.loras == (("ink", 0.8), ("my style", 1.0), ("c", -0.1))
+    assert without_loras(request.prompt) == "a fox , red"
+
+
+@pytest.mark.parametrize("weight", ["x", "nan", "1e999", "0.8:0.5"])
+def test_the_weight_of_a_lora_is_a_number(weight: str) -> None:
+    with pytest.raises(ValueError, match=r"the weight of a LoRA must be a number, .*: write <lora:ink:0.8>"):
+        Request(f"a fox <lora:ink:{weight}>")
+
+
+def test_a_prompt_names_few_loras() -> None:
+    with pytest.raises(ValueError, match="prompt may name at most 8 LoRAs, got 9"):
+        Request("<lora:a:1>" * 9)
+
+
+def test_minus_one_is_a_random_seed() -> None:
+    assert Request(seed=-1).seed is None
+    with pytest.raises(ValueError, match="seed must be between 0 and"):
+        Request(seed=-2)

@@ -70,9 +70,16 @@ def test_the_library_stands_alone(path: Path) -> None:
     assert not [name for name in imports(path) if starts(name, *others)]
 
 
-@pytest.mark.parametrize("path", [*sources("ui"), ROOT / "app.py"], ids=module)
+@pytest.mark.parametrize("path", [*sources("ui"), *sources("serving"), ROOT / "app.py"], ids=module)
 def test_nothing_at_run_time_imports_what_made_or_measures_the_model(path: Path) -> None:
     assert not [name for name in imports(path) if starts(name, *BEHIND_THE_PAGE)]
+
+
+@pytest.mark.parametrize("folder", ["stable_diffusion", "ui", "training", "benchmarks"])
+def test_ray_stays_in_serving(folder: str) -> None:
+    """And nothing imports serving: without it, and without ray, everything else is there."""
+    assert not [module(path) for path in sources(folder) for name in imports(path) if starts(name, "ray", "serving")]
+    assert not [name for name in imports(ROOT / "app.py") if starts(name, "ray", "serving")]
 
 
 @pytest.mark.parametrize("folder", ["training", "benchmarks", "tests/parity"])
@@ -113,7 +120,13 @@ def test_imports_run_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "page"), [(LIBRARY, "README.md"), ("ui", "README.md"), ("training", "training/README.md")]
+    ("folder", "page"),
+    [
+        (LIBRARY, "README.md"),
+        ("ui", "README.md"),
+        ("serving", "docs/many-visitors.md"),
+        ("training", "training/README.md"),
+    ],
 )
 def test_every_file_has_its_line_on_a_map(folder: str, page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -1,9 +1,10 @@
-"""Build the emoji data set: `python -m training.data.build_dataset [--out data/emoji]`.
+"""Build the emoji data set: `python -m training.data.build_dataset [--out data/emoji]`, once more with `--size 256`.
 
 Writes, under `--out`:
 - `pictures.npy`: uint8 (N, 128, 128, 4), RGBA with straight alpha; memory-map it with `np.load(path, mmap_mode="r")`;
 - `index.json`: N rows, row i describing picture i (fields: see `describe`);
 - `manifest.json`: counts by style and group, packages with their licences, and a hash of the pixels.
+With `--size 256` only `pictures-256.npy`: the drawings that `index.json` lists, in its order, at that size.
 
 Rewrites `training/data/heldout.json` as well, with the same choice as long as the pictures are the same.
 
@@ -17,6 +18,8 @@ import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
+from functools import partial
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -24,8 +27,8 @@ import numpy as np
 
 from training.data import heldout
 from training.data.artwork import Drawing, draw, read_drawings, read_names, sources
+from training.data.dataset import SIDE, pictures_file
 
-SIZE = 128
 KEPT_TONES = {0: "default", 1: "light", 5: "dark"}
 NEAR_DUPLICATE = 2.5  # root mean square difference, in 8-bit levels, of 32-pixel thumbnails
 
@@ -77,9 +80,7 @@ def describe(drawing: Drawing, picture: np.ndarray) -> dict:
     name, fixed = drawing.name, sources()["no_flip"]
     hue, chroma, unity = dominant_hue(picture[::2, ::2])
     return {
-        "id": "/".join(
-            [drawing.style.replace(" ", "-"), name.code + (f"_{drawing.variant}" if drawing.variant else "")]
-        ),
+        "id": identity(drawing),
         "concept": name.concept,
         "label": name.label,
         "tags": list(name.tags),
@@ -94,6 +95,12 @@ def describe(drawing: Drawing, picture: np.ndarray) -> dict:
         "unity": round(unity, 3),
         "flip": name.subgroup not in fixed["subgroups"] and not matches(fixed["patterns"], name.label),
     }
+
+
+def identity(drawing: Drawing) -> str:
+    """A drawing's name in the index: 'fluent-flat/1f98a', with '_2' behind it for a second one."""
+    variant = f"_{drawing.variant}" if drawing.variant else ""
+    return f"{drawing.style.replace(' ', '-')}/{drawing.name.code}{variant}"
 
 
 def dominant_hue(picture: np.ndarray) -> tuple[float, float, float]:
@@ -119,22 +126,15 @@ def dominant_hue(picture: np.ndarray) -> tuple[float, float, float]:
 
 def build(out: Path, cache_dir: Path, workers: int = 2) -> dict:
     """Fetch, draw, filter and write the data set; returns its manifest."""
-    names, slugs = read_names(cache_dir)
-    drawings = [d for style in sources()["styles"] for d in read_drawings(style, cache_dir, names, slugs) if wanted(d)]
+    drawings = wanted_drawings(cache_dir)
     out.mkdir(parents=True, exist_ok=True)
-    pictures = np.empty((len(drawings), SIZE, SIZE, 4), np.uint8)
+    pictures = np.empty((len(drawings), SIDE, SIDE, 4), np.uint8)
     with Pool(workers) as pool:
         for i, picture in enumerate(pool.imap(draw, drawings, chunksize=16)):
             pictures[i] = picture
     keep = select(drawings, pictures)
     drawings = [drawings[i] for i in keep]
-    # Renamed when complete: a trainer that has the old file mapped keeps it
-    part = out / "pictures.npy.part"
-    kept = np.lib.format.open_memmap(part, "w+", np.uint8, (len(keep), SIZE, SIZE, 4))
-    for row, i in enumerate(keep):
-        kept[row] = pictures[i]
-    kept.flush()
-    part.replace(out / "pictures.npy")
+    kept = write_pictures(out, SIDE, (pictures[i] for i in keep), len(keep))
     rows = [describe(drawing, picture) for drawing, picture in zip(drawings, kept, strict=True)]
     write_json(out / "index.json", rows)
     manifest = {
@@ -149,6 +149,32 @@ def build(out: Path, cache_dir: Path, workers: int = 2) -> dict:
     }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return manifest
+
+
+def wanted_drawings(cache_dir: Path) -> list[Drawing]:
+    """All drawings that belong in the set, style by style, each in its package's form."""
+    names, slugs = read_names(cache_dir)
+    return [d for style in sources()["styles"] for d in read_drawings(style, cache_dir, names, slugs) if wanted(d)]
+
+
+def draw_again(out: Path, cache_dir: Path, size: int, workers: int = 2) -> None:
+    """Draw what `index.json` lists at another size, for `Dataset.load(out, size)`."""
+    by_id = {identity(drawing): drawing for drawing in wanted_drawings(cache_dir)}
+    drawings = [by_id[row["id"]] for row in json.loads((out / "index.json").read_text(encoding="utf-8"))]
+    with Pool(workers) as pool:
+        write_pictures(out, size, pool.imap(partial(draw, size=size), drawings, chunksize=16), len(drawings))
+
+
+def write_pictures(out: Path, size: int, pictures: Iterable[np.ndarray], count: int) -> np.ndarray:
+    """Write `count` pictures (size, size, 4) to the file of that size, one by one; returns them, memory-mapped."""
+    path = pictures_file(out, size)
+    part = path.with_suffix(".part")  # renamed when complete: a trainer that has the old file mapped keeps it
+    written = np.lib.format.open_memmap(part, "w+", np.uint8, (count, size, size, 4))
+    for row, picture in enumerate(pictures):
+        written[row] = picture
+    written.flush()
+    part.replace(path)
+    return written
 
 
 def select(drawings: list[Drawing], pictures: np.ndarray) -> list[int]:
@@ -174,8 +200,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data/emoji"))
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="where the npm archives are kept")
+    parser.add_argument("--size", type=int, help="draw what has been built at this size as well")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
+    if args.size is not None:
+        draw_again(args.out, args.cache, args.size, args.workers)
+        return
     manifest = build(args.out, args.cache, args.workers)
     heldout.write(heldout.choose(json.loads((args.out / "index.json").read_text(encoding="utf-8"))))
     print(json.dumps({key: manifest[key] for key in ("pictures", "concepts", "styles", "groups")}, indent=2))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from training.data.dataset import Dataset, recolourable, simple
+from training.data.dataset import SIDE, Dataset, recolourable, simple
 from training.data.grammar import (
     COLOUR_WORDS,
     base_noun,
@@ -354,7 +354,9 @@ def _keywords(rng: np.random.Generator, row: dict) -> list[str]:
 @cache
 def _composer(root: Path, heldout: str | None, size: int, recipe: str | None) -> Composer:
     """One a worker process: reading the index costs as much as hundreds of pictures."""
-    return Composer(Dataset.load(root), size, None if heldout is None else Heldout.load(heldout), recipe)
+    return Composer(
+        Dataset.load(root, max(size, SIDE)), size, None if heldout is None else Heldout.load(heldout), recipe
+    )
 
 
 def _compose_range(job: tuple[Path, Path, str | None, int, str | None, int, int, int]) -> list[str]:

@@ -1,6 +1,7 @@
 """The built emoji data set: memory-mapped pictures and the rows that describe them.
 
-`training.data.build_dataset` writes `pictures.npy` (uint8 (N, 128, 128, 4), RGBA, straight alpha) and `index.json`.
+`training.data.build_dataset` writes `pictures.npy` (uint8 (N, 128, 128, 4), RGBA, straight alpha) and `index.json`, and
+when asked the same pictures at other sizes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 from training.data.grammar import nouns
 
 DEFAULT_ROOT = Path("data/emoji")
+SIDE = 128  # of the pictures that are built first, in pixels
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,25 @@ class Dataset:
         return len(self.rows)
 
     @classmethod
-    def load(cls, root: Path | str = DEFAULT_ROOT) -> Dataset:
-        """Open the data set under `root` without reading the pictures into memory.
+    def load(cls, root: Path | str = DEFAULT_ROOT, side: int = SIDE) -> Dataset:
+        """Open the data set under `root`, pictures `side` pixels wide, without reading them into memory.
 
         Raises:
-            FileNotFoundError: nothing was built there.
+            FileNotFoundError: nothing was built there, or not of this size.
         """
         root = Path(root)
+        command = f"python -m training.data.build_dataset --out {root}"
         if not (root / "index.json").exists():
-            raise FileNotFoundError(
-                f"no data set in root={root}: run `python -m training.data.build_dataset --out {root}`"
-            )
+            raise FileNotFoundError(f"no data set in root={root}: run `{command}`")
+        if not pictures_file(root, side).exists():
+            raise FileNotFoundError(f"no pictures of side={side} in root={root}: run `{command} --size {side}`")
         rows = json.loads((root / "index.json").read_text(encoding="utf-8"))
-        return cls(np.load(root / "pictures.npy", mmap_mode="r"), rows)
+        return cls(np.load(pictures_file(root, side), mmap_mode="r"), rows)
+
+
+def pictures_file(root: Path, side: int) -> Path:
+    """Where the pictures of a size are kept."""
+    return root / ("pictures.npy" if side == SIDE else f"pictures-{side}.npy")
 
 
 def recolourable(row: dict) -> bool:

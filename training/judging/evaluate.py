@@ -1,9 +1,9 @@
 """Measure what the model draws: `python -m training.judging.evaluate`.
 
 Prompts that training held out, and everyday ones, are drawn with fixed seeds; the same measures are taken of the
-artwork, composed for the same prompts, as the ceiling. What a picture shows is judged by the CLIP of
-`networks.train_clip`, and its style by the classifier of `networks.train_style`; neither has ever met the generator.
-Colours and places are measured in pixels.
+artwork, composed for the same prompts, as the ceiling. What a picture shows is named by the classifier of
+`networks.train_things`, its style by that of `networks.train_style`, and what lies in its halves is ranked by the CLIP
+of `networks.train_clip`; none of them has ever met the generator. Colours and places are measured in pixels.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from training.data.heldout import HELDOUT, Heldout, described, prompts
 from training.data.paint import BACKGROUNDS, COLOURS, Box, paste, recolour
 from training.networks.train_clip import load_clip
 from training.networks.train_style import StyleClassifier, load_style, on_white
-from training.networks.train_vae import Crops, psnr
+from training.networks.train_things import ThingJudge, load_things
 
 SIDE = 128
 REPEATS = {"cell": 2, "colour": 2, "pair": 2, "seen": 1, "place": 1}
@@ -64,9 +64,10 @@ def cases(dataset: Dataset, heldout: dict) -> list[Case]:
 
 
 def generate(pipeline: Pipeline, case: Case, steps: int, guidance_scale: float) -> np.ndarray:
-    """What the model draws for a case, (128, 128, 3) uint8."""
+    """What the model draws for a case at its own size, and the judges see: (128, 128, 3) uint8."""
     settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "seed": case.seed}
-    return np.asarray(pipeline(case.facts["prompt"], height=SIDE, width=SIDE, **settings).images[0])
+    picture = pipeline(case.facts["prompt"], **settings).images[0]
+    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 class Artwork:
@@ -113,10 +114,10 @@ def boxes(relation: str) -> tuple[Box, Box]:
 
 
 class Judge:
-    """Says what pictures show, by a CLIP, and in what style."""
+    """Says what pictures show, by a classifier and by a CLIP, and in what style."""
 
-    def __init__(self, clip: CLIP, style_classifier: StyleClassifier, dataset: Dataset):
-        self.clip, self.style_classifier = clip, style_classifier
+    def __init__(self, clip: CLIP, style_classifier: StyleClassifier, things: ThingJudge, dataset: Dataset):
+        self.clip, self.style_classifier, self.things = clip, style_classifier, things
         self.labels = {row["concept"]: row["label"] for row in dataset.rows if simple(row)}
         self.concepts = list(self.labels)
         self._names: dict[tuple[str | None, str | None], Tensor] = {}
@@ -224,9 +225,9 @@ def measure(judge: Judge, listed: Sequence[Case], pictures: Sequence[np.ndarray]
     result = {}
     for kind, name in (("seen", "everyday thing"), ("cell", "thing in a style that training held out")):
         shown, facts = zip(*of(kind), strict=True)
-        ranks = judge.ranks(shown, facts)
-        result[f"{name}, top 1"] = share((ranks < 1).tolist())
-        result[f"{name}, top 5"] = share((ranks < 5).tolist())
+        things = [nouns(judge.labels[f["concept"]])[0] for f in facts]
+        result[f"{name}, named at first guess"] = share(judge.things.named(shown, things))
+        result[f"{name}, in CLIP's top 5"] = share((judge.ranks(shown, facts) < 5).tolist())
     shown, facts = zip(*of("cell"), strict=True)
     styles = judge.style_classifier.styles(shown)
     result["style"] = share([style == f["style"] for style, f in zip(styles, facts, strict=True)])
@@ -253,6 +254,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--clip", type=Path, default=Path("runs/clip/checkpoint.pt"))
     parser.add_argument("--style", type=Path, default=Path("runs/style/checkpoint.pt"))
+    parser.add_argument("--things", type=Path, default=Path("runs/things/checkpoint.pt"))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=4.0)
     parser.add_argument("--table", action="store_true", help="also try all steps by all guidance scales")
@@ -261,7 +263,8 @@ def main() -> None:
 
     dataset, pipeline = Dataset.load(args.data), Pipeline.from_pretrained(args.model)
     tokenizer = CLIPTokenizer.from_pretrained(str(args.model / "tokenizer"), local_files_only=True)
-    judge = Judge(load_clip(args.clip, tokenizer), load_style(args.style), dataset)
+    things = load_things(args.things, dataset.rows)
+    judge = Judge(load_clip(args.clip, tokenizer), load_style(args.style), things, dataset)
     listed = cases(dataset, json.loads(HELDOUT.read_text(encoding="utf-8")))
     artwork = Artwork(dataset)
     real = [artwork.draw(case) for case in listed]
@@ -282,8 +285,6 @@ def main() -> None:
     cells = torch.tensor([case.kind == "cell" for case in listed])
     for name, vectors in (("drawn", features[cells]), ("held-out artwork", unknown)):
         print(f"distance to the nearest training picture, {name}: {(1 - (vectors @ known.T).amax(dim=1)).mean():.4f}")
-    vae = pipeline.models.vae
-    print(f"VAE: {psnr(vae, Crops(args.data, Path('assets/examples')).heldout(131)):.2f} dB on held-out pictures")
 
     if args.table:
         chosen = [case for case in listed if case.kind == "seen"][:: max(1, 194 // args.table_prompts)]

@@ -2,7 +2,8 @@
 
 The small CLIP of `networks.train_clip` cannot tell a good cat from a smear; whoever looks can. `--out` gets sheets of
 numbered pictures in shuffled order, on which no prompt comes twice, and `key.json` with the prompt and seed of each
-number. Let the viewer name every picture at the first guess, and only then open the key.
+number. Let the viewer name every picture at the first guess, and only then open the key. What the judge of
+`networks.train_things` names is printed, and with `--artwork` all is as the artwork shows it.
 """
 
 from __future__ import annotations
@@ -10,11 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from stable_diffusion.pipeline import Pipeline
+from training.data.dataset import Dataset
+from training.networks.train_style import on_white
+from training.networks.train_things import Vocabulary, load_things
 
 from .contact_sheet import grid
 
@@ -31,6 +39,9 @@ class Question:
     seed: int
 
 
+Draw = Callable[[Question], Image.Image]
+
+
 def everyday_prompts() -> list[str]:
     """A hundred things that people ask for first, in plain words and no style."""
     return Path(__file__).with_name("everyday.txt").read_text(encoding="utf-8").splitlines()
@@ -42,31 +53,56 @@ def shuffled(prompts: Sequence[str], seeds: int, shuffle: int) -> list[Question]
     return [Question(prompt, seed) for seed in range(seeds) for prompt in rng.sample(prompts, len(prompts))]
 
 
-def write(pipeline: Pipeline, questions: Sequence[Question], out: Path, steps: int, guidance_scale: float) -> None:
-    """Write sheets of the questions, numbered from 1, and their key."""
+def write(draw: Draw, questions: Sequence[Question], out: Path) -> list[np.ndarray]:
+    """Draw the questions, write sheets of them, numbered from 1, and their key. Returns what was drawn."""
     out.mkdir(parents=True, exist_ok=True)
     key = {number: asdict(question) for number, question in enumerate(questions, start=1)}
     (out / "key.json").write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
-    options = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "sampler": "ddim"}
+    drawn = []
     for start in range(0, len(questions), PICTURES):
-        asked = questions[start : start + PICTURES]
-        pictures = [pipeline(question.prompt, seed=question.seed, **options).images[0] for question in asked]
-        numbers = [str(start + i) for i in range(1, len(asked) + 1)]
+        pictures = [draw(question) for question in questions[start : start + PICTURES]]
+        numbers = [str(start + i) for i in range(1, len(pictures) + 1)]
         path = out / f"sheet-{start // PICTURES + 1:02d}.png"
         grid(pictures, numbers, columns=COLUMNS).save(path)
         print(path, flush=True)
+        drawn += [np.asarray(picture) for picture in pictures]
+    return drawn
+
+
+def artwork(dataset: Dataset, vocabulary: Vocabulary, question: Question) -> Image.Image:
+    """A drawing of what a question asks for, in a style that its seed decides, on white."""
+    concept = vocabulary.concepts[vocabulary.meant(question.prompt)[0]]
+    rows = [i for i, row in enumerate(dataset.rows) if row["concept"] == concept and row["skin_tone"] == "default"]
+    return Image.fromarray(on_white(dataset.pictures[random.Random(question.seed).choice(rows)]))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
+    parser.add_argument("--artwork", action="store_true", help="show the artwork itself")
+    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser.add_argument("--things", type=Path, default=Path("runs/things/checkpoint.pt"), help="no judge if not there")
     parser.add_argument("--out", type=Path, default=Path("runs/everyday"))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=4.0)
     parser.add_argument("--shuffle", type=int, default=0, help="another number is another order")
     args = parser.parse_args()
+    if args.artwork:
+        dataset = Dataset.load(args.data)
+        draw: Draw = partial(artwork, dataset, Vocabulary(dataset.rows))
+    else:
+        pipeline = Pipeline.from_pretrained(args.model)
+        options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale, "sampler": "ddim"}
+
+        def draw(question: Question) -> Image.Image:
+            return pipeline(question.prompt, seed=question.seed, **options).images[0]
+
     questions = shuffled(everyday_prompts(), SEEDS, args.shuffle)
-    write(Pipeline.from_pretrained(args.model), questions, args.out, args.steps, args.guidance_scale)
+    drawn = write(draw, questions, args.out)
+    if args.things.exists():
+        judge = load_things(args.things, Dataset.load(args.data).rows)
+        named = judge.named(drawn, [question.prompt for question in questions])
+        print(f"the judge names {sum(named)} of {len(named)}")
 
 
 if __name__ == "__main__":

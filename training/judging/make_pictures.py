@@ -1,4 +1,4 @@
-"""Make the README's pictures with the bundled model: `python -m training.judging.make_pictures`."""
+"""Make the pictures of README and page with the bundled model: `python -m training.judging.make_pictures`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stable_diffusion import Pipeline, Step
 from stable_diffusion.images import fit_image, read_image, to_images
+from ui import opening
 from ui.image2image import EXAMPLES, PHOTOS
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -77,10 +78,39 @@ def strengths(pipe: Pipeline) -> None:
     sheet.image.save(ASSETS / "strengths.webp", quality=85)
 
 
+def open_page(pipe: Pipeline, steps: int = 28) -> None:
+    """The film that the page opens with, x_t beside x_0 and before them noise alone, and its last picture."""
+    frames: list[Image.Image] = []
+    prompt, seed = opening.EXAMPLES[0]
+    for step in pipe.stream(prompt, num_inference_steps=steps, guidance_scale=4.0, seed=seed, preview="vae"):
+        assert step.images is not None
+        [noisy], [clean] = step.noisy(), step.images
+        for right in (clean,) if frames else (noisy, clean):
+            frame = Image.new("RGB", (2 * noisy.width, noisy.height))
+            frame.paste(noisy)
+            frame.paste(right, (noisy.width, 0))
+            frames.append(frame)
+    durations = [700] + [110] * (len(frames) - 2) + [1000]
+    others = frames[1:]
+    frames[0].save(opening.FILM, save_all=True, append_images=others, duration=durations, loop=1, quality=80, method=6)
+    frames[-1].save(opening.STILL, quality=90, method=6)
+
+
+def cards(pipe: Pipeline) -> None:
+    """The pictures of the page's examples, as Generate draws them."""
+    defaults = pipe.defaults
+    for number, (prompt, seed) in enumerate(opening.EXAMPLES):
+        picture = pipe(defaults.request(prompt=prompt, seed=seed, preview="none")).images[0]
+        opening.card(number).parent.mkdir(exist_ok=True)
+        picture.save(opening.card(number), quality=90, method=6)
+
+
 def main() -> None:
     pipe = Pipeline.from_pretrained()
     animate(pipe)
     strengths(pipe)
+    open_page(pipe)
+    cards(pipe)
 
 
 if __name__ == "__main__":

@@ -20,13 +20,15 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIP
-from stable_diffusion.loading.config import CLIPTextConfig, SchedulerConfig, UNetConfig, VAEConfig
+from stable_diffusion.loading.config import CLIPTextConfig, SchedulerConfig, TinyVAEConfig, UNetConfig, VAEConfig
+from stable_diffusion.tiny_vae import TinyVAE
 from stable_diffusion.vae import VAE
-from training.data.cache_latents import load_vae, standardise
 
 from .train_clip import load_clip
+from .train_tiny_vae import load_tiny
 from .train_tokenizer import FILES as TOKENIZER_FILES
-from .train_unet import SCHEDULER, UNET, TextToLatents, text_config
+from .train_unet import SCHEDULER, TextToLatents, load_unet
+from .train_vae_256 import load_vae_256
 
 SHARD_BYTES = 9_500_000
 DIFFUSERS_VERSION = "0.36.0"  # any since 0.20 reads the directory; the field says who would have written it
@@ -75,6 +77,18 @@ def vae_json(config: VAEConfig) -> dict[str, Any]:
         "act_fn": "silu",
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+
+
+def tiny_json(config: TinyVAEConfig) -> dict[str, Any]:
+    """`vae_tiny/config.json`."""
+    return {
+        "_class_name": "AutoencoderTiny",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        **dataclasses.asdict(config),
+        "act_fn": "relu",
+        "upsample_fn": "nearest",
+        "upsampling_scaling_factor": 2,
     }
 
 
@@ -139,6 +153,13 @@ def export(out: Path, model: TextToLatents, vae: VAE, tokenizer_dir: Path, shard
         shutil.copyfile(tokenizer_dir / name, out / "tokenizer" / name)
 
 
+def export_tiny(out: Path, vae: TinyVAE) -> None:
+    """Write the tiny autoencoder beside the model, as diffusers' `AutoencoderTiny` reads it."""
+    shutil.rmtree(out, ignore_errors=True)
+    write_json(out / "config.json", tiny_json(vae.config))
+    write_weights(out, WEIGHTS, vae.state_dict())
+
+
 def export_clip(out: Path, clip: CLIP, tokenizer_dir: Path) -> None:
     """Write the CLIP beside the model, as transformers' `CLIPModel` and `CLIPProcessor` read it."""
     shutil.rmtree(out, ignore_errors=True)
@@ -165,16 +186,17 @@ def export_clip(out: Path, clip: CLIP, tokenizer_dir: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--unet", type=Path, default=Path("runs/unet/checkpoint.pt"))
-    parser.add_argument("--vae", type=Path, default=Path("runs/vae/checkpoint.pt"))
+    parser.add_argument("--encoder", type=Path, default=Path("runs/vae-256-encoder/checkpoint.pt"))
+    parser.add_argument("--decoder", type=Path, default=Path("runs/vae-256-decoder/checkpoint.pt"))
+    parser.add_argument("--tiny", type=Path, default=Path("runs/vae-tiny/checkpoint.pt"))
     parser.add_argument("--clip", type=Path, default=Path("runs/clip/checkpoint.pt"), help="left out if not there")
     parser.add_argument("--tokenizer", type=Path, default=Path("runs/tokenizer"))
     parser.add_argument("--out", type=Path, default=Path("assets/models/emoji"))
     args = parser.parse_args()
     tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
-    model = TextToLatents(UNET, text_config(tokenizer))
-    model.load_state_dict(torch.load(args.unet, weights_only=True, mmap=True)["ema"])
-    vae = standardise(load_vae(args.vae), model.latent_mean, model.latent_std)
-    export(args.out, model, vae, args.tokenizer)
+    vae = load_vae_256(args.encoder, args.decoder)
+    export(args.out, load_unet(args.unet, tokenizer), vae, args.tokenizer)
+    export_tiny(args.out / "vae_tiny", load_tiny(args.tiny))
     if args.clip.exists():
         export_clip(args.out / "clip", load_clip(args.clip, tokenizer), args.tokenizer)
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +31,21 @@ WARMUP = 50  # steps
 EMA_DECAY = 0.99  # a step
 
 
+def convolutions(widths: Sequence[int]) -> nn.Sequential:
+    """A pair of convolutions for each width, which halves a picture (B, 3, H, W)."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise((3, *widths)):
+        for channels, stride in ((before, 2), (after, 1)):
+            layers += [nn.Conv2d(channels, after, 3, stride, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
+    return nn.Sequential(*layers)
+
+
 class StyleClassifier(nn.Module):
-    """Four pairs of convolutions, each pair halving the picture, and the mean of what they see."""
+    """Four pairs of convolutions, and the mean of what they see."""
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for before, after in zip((3, *CHANNELS), CHANNELS, strict=False):
-            for channels, stride in ((before, 2), (after, 1)):
-                layers += [nn.Conv2d(channels, after, 3, stride, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
-        self.features = nn.Sequential(*layers)
+        self.features = convolutions(CHANNELS)
         self.head = nn.Linear(CHANNELS[-1], len(STYLES))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -114,6 +114,15 @@ def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
     )
 
 
+def load_unet(checkpoint: Path, tokenizer: CLIPTokenizer) -> TextToLatents:
+    """The averaged U-Net and text encoder of a checkpoint. Raises FileNotFoundError where there is none."""
+    if not checkpoint.exists():
+        raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.networks.train_unet`")
+    model = TextToLatents(UNET, text_config(tokenizer))
+    model.load_state_dict(torch.load(checkpoint, weights_only=True, mmap=True)["ema"])
+    return model.eval().requires_grad_(False)
+
+
 class CaptionedLatents:
     """Cached latents and the tokens of their captions, in memory; everyday things are drawn more often."""
 

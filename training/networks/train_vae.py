@@ -117,7 +117,12 @@ def autoencoder_loss(vae: VAE, pictures: Tensor, noise: Tensor) -> Tensor:
 @torch.no_grad()
 def psnr(vae: Autoencoder, pictures: Tensor) -> float:
     """Mean peak signal-to-noise ratio in dB of pictures (B, 3, H, W) in [-1, 1] after encoding and decoding."""
-    error = (vae.decode(vae.encode(pictures)).clamp(-1, 1) - pictures).square().mean((1, 2, 3)) / 4
+    return decibels(vae.decode(vae.encode(pictures)), pictures)
+
+
+def decibels(painted: Tensor, pictures: Tensor) -> float:
+    """Mean peak signal-to-noise ratio in dB of what was painted for pictures (B, 3, H, W) in [-1, 1]."""
+    error = (painted.clamp(-1, 1) - pictures).square().mean((1, 2, 3)) / 4
     return float((-10 * error.log10()).mean())
 
 

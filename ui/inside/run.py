@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from PIL import Image
 
-from stable_diffusion.request import Request
+from stable_diffusion.request import Request, without_loras
 
 from ..controls import Controls, Values, guidance_control, settings_of, steps_control
 from ..limits import prepare
@@ -59,8 +59,9 @@ def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
     from stable_diffusion.inside import look_inside
     from stable_diffusion.preview import Preview
 
-    words = prompt_words(pipeline.models.tokenizer, request.prompt)
-    draw, match = Preview(pipeline.models.vae, request.preview), matcher(pipeline, request.prompt)
+    told = without_loras(request.prompt)
+    words = prompt_words(pipeline.models.tokenizer, told)
+    draw, match = Preview(pipeline.models.vae, request.preview), matcher(pipeline, told)
     film: Film = {"words": [word.text for word in words], "scale": request.guidance_scale, "frames": [], "charts": {}}
     pulls, matches, total = [], [], None
     for inside in look_inside(pipeline, dataclasses.replace(request, preview="none")):

@@ -1,0 +1,72 @@
+"""One page in front, replicas of the model behind it: `python -m serving --replicas 2`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+
+import ray
+
+import app
+from ui.models import ModelHolder
+
+from .backend import Remote
+from .deploy import deploy
+
+STORE = 2**28
+"""Bytes for what is on its way between processes: photos, of up to 64 MB, and pictures."""
+
+
+def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, argparse.Namespace]:
+    """Read the command line: the options of the replicas, and those of the page, which are app.py's."""
+    parser = argparse.ArgumentParser(
+        prog="python -m serving",
+        description="One page in front, replicas of the model behind it. Takes the options of app.py too.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--replicas", type=int, default=1, help="how many there are at least")
+    parser.add_argument("--max-replicas", type=int, help="how many at most, where lines are long; default: no more")
+    parser.add_argument(
+        "--line", type=float, default=16, metavar="RUNS", help="start one more where each has so many, drawn or waiting"
+    )
+    parser.add_argument("--cpus", type=float, help="processor cores of each; default: an equal part of this machine's")
+    parser.add_argument("--gpus", type=float, default=0, help="GPUs of each; a fraction shares one")
+    parser.add_argument("--cluster", metavar="ADDRESS", help="a Ray cluster to start them on; default: this machine")
+    mine, others = parser.parse_known_args(arguments)
+    if mine.max_replicas is None:
+        mine.max_replicas = mine.replicas
+    if not 1 <= mine.replicas <= mine.max_replicas:
+        parser.error(f"--replicas must be from 1 to --max-replicas, got {mine.replicas} and {mine.max_replicas}")
+    if mine.cpus is None:
+        mine.cpus = max(1, (os.cpu_count() or 1) // mine.max_replicas)
+    return mine, app.parse_arguments(others)
+
+
+def main() -> None:
+    """Start the replicas, then the page; the tab Inside, which is for one visitor at a time, is drawn in the front."""
+    options, page = parse_arguments()
+    logging.basicConfig(format="%(name)s: %(message)s")
+    logging.getLogger("ui").setLevel(logging.INFO)
+    if options.cluster:
+        ray.init(options.cluster)
+    else:
+        cores = math.ceil(options.cpus * options.max_replicas)
+        ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=STORE)
+    models = {"device": page.device, "dtype": page.dtype, "vae": page.vae, "max_work": page.max_work}
+    handle = deploy(
+        page.model,
+        **models,
+        preview_share=page.preview_share,
+        replicas=options.replicas,
+        max_replicas=options.max_replicas,
+        line=options.line,
+        cpus=options.cpus,
+        gpus=options.gpus,
+    )
+    app.open_page(page, ModelHolder(page.model, **models), Remote(handle)).block_thread()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What a visitor brings or finds beside the models: pictures of other programs, LoRA files, embeddings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gradio_client import Client
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from playwright.sync_api import Page, expect
+
+from ui.metadata import read_infotext
+
+from .visitor import Visitor
+
+TEXT = """a (red:1.3) fox <lora:pen:1> <b>
+Negative prompt: blue
+Steps: 200, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 5, Seed: 7, Size: 512x768, Clip skip: 2, \
+Denoising strength: 0.6, Hires upscale: 2, Model: dreams"""
+
+
+def test_a_picture_of_another_program_says_what_was_taken_and_what_not(page: Page, tmp_path: Path):
+    chunks = PngInfo()
+    chunks.add_text("parameters", TEXT)
+    Image.new("RGB", (8, 8)).save(tmp_path / "fox.png", pnginfo=chunks)
+    page.set_input_files("#restore input[type=file]", str(tmp_path / "fox.png"))
+    told = page.locator(".toast-body").filter(has_text="Taken: Prompt, Negative prompt")
+    for part in (
+        "Prompt syntax Weighted", "Schedule Karras", "Changed: Steps 200 to 150", "Size 512x768 to 176x256",
+        "Not taken: LoRA pen (not here), Denoising strength 0.6, Hires upscale 2, Model dreams",
+    ):  # fmt: skip
+        expect(told).to_contain_text(part)
+    expect(page.locator("#t2i-prompt textarea")).to_have_value("a (red:1.3) fox  <b>")
+    expect(page.locator("#t2i-steps input[type=number]")).to_have_value("150")
+    page.get_by_role("button", name="More settings").first.click()
+    expect(page.locator("#t2i-height input[type=number]")).to_have_value("256")
+    expect(page.locator("#t2i-syntax input")).to_have_value("Weighted: (more:1.3), [less]")
+    expect(page.get_by_role("tab", name="Text2Image")).to_have_attribute("aria-selected", "true")
+    visitor = Visitor(page)
+    visitor.ask("a (red:1.3) fox", steps=2, seed="-1")
+    visitor.generate()
+    visitor.wait_until("finished")
+
+
+def test_a_picture_of_a_program_that_can_not_be_read_names_it(page: Page, tmp_path: Path):
+    chunks = PngInfo()
+    chunks.add_text("workflow", "{}")
+    Image.new("RGB", (8, 8)).save(tmp_path / "fox.png", pnginfo=chunks)
+    page.set_input_files("#restore input[type=file]", str(tmp_path / "fox.png"))
+    Visitor(page).expect_error("was made by ComfyUI, in a way that can't be read here")
+
+
+def test_a_lora_is_chosen_and_an_embedding_named(page: Page, tmp_path: Path):
+    visitor = Visitor(page)
+    visitor.ask("a zub fox", steps=2, seed="3")
+    expect(page.locator("#t2i-embeddings")).to_have_text("Words of your embeddings: zub")
+    expect(page.locator("#t2i-tokens")).to_contain_text("4 of")
+    visitor.generate()
+    visitor.wait_until("finished")
+    without = page.get_attribute("#t2i-live .x0 img", "src")
+    page.get_by_role("button", name="More settings").first.click()
+    visitor.set_number("lora-weight", 0.5)
+    page.locator("#t2i-lora input").click()
+    page.get_by_role("option", name="ink").click()
+    expect(page.locator("#t2i-prompt textarea")).to_have_value("a zub fox <lora:ink:0.5>")
+    expect(page.locator("#t2i-tokens")).to_contain_text("4 of")
+    visitor.generate()
+    expect(page.locator("#t2i-live .x0 img")).not_to_have_attribute("src", without)
+    visitor.wait_until("finished")
+    expect(page.locator("#history button.thumbnail-item")).to_have_count(2)
+    address = page.locator("#t2i-results img").first.get_attribute("src")
+    (tmp_path / "fox.png").write_bytes(page.request.get(address).body())
+    assert read_infotext(tmp_path / "fox.png")["prompt"] == "a zub fox <lora:ink:0.5>"
+
+
+def test_programs_name_loras_and_weigh_words(client: Client):
+    def drawn(prompt: str, **settings: str) -> bytes:
+        images, _ = client.predict(prompt, num_inference_steps=1, seed=1, api_name="/text2image", **settings)
+        with Image.open(images[0]["image"]) as image:
+            return image.tobytes()
+
+    assert drawn("a fox <lora:ink:2>") != drawn("a fox")
+    assert drawn("a (fox:1.9)", prompt_syntax="weighted") != drawn("a fox", prompt_syntax="weighted")

@@ -1,0 +1,45 @@
+"""What the page shows before anything was drawn on it: a film, and examples as cards. None of it is computed here.
+
+`python -m training.judging.make_pictures` draws them with the included model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import gradio as gr
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+EXAMPLES = (
+    ("a rocket, noto style, on a blue background", 4),
+    ("a fox face, fluent 3d style", 1),
+    ("an owl, fluent color style, on a purple background", 2),
+    ("a green apple next to a red heart", 3),
+    ("a sunflower, fluent 3d style, on a blue background", 7),
+)
+"""Prompts with the seeds of the pictures on their cards. The film is of the first."""
+FILM, STILL = ASSETS / "opening.webp", ASSETS / "opening-still.webp"
+"""A run from pure noise on, x_t on the left and x_0 on the right, which plays once; and its end, for those who asked
+their system for less motion."""
+
+
+def card(number: int) -> Path:
+    """The picture of an example."""
+    return ASSETS / "cards" / f"{number}.webp"
+
+
+def cards(pictures: Sequence[tuple[Path, str]], label: str, elem_id: str) -> gr.Gallery:
+    """Pictures with what they show, side by side; `select` tells which one was pressed."""
+    return gr.Gallery(
+        [(str(path), text) for path, text in pictures],
+        label=label,
+        columns=len(pictures),
+        height="auto",
+        object_fit="cover",
+        allow_preview=False,
+        buttons=[],
+        interactive=False,
+        elem_id=elem_id,
+        elem_classes="cards",
+    )
