@@ -52,6 +52,7 @@ def test_a_picture_of_a_program_that_can_not_be_read_names_it(page: Page, tmp_pa
 
 
 def test_a_lora_is_chosen_and_an_embedding_named(page: Page, tmp_path: Path):
+    expect(page.locator("#model-note")).to_contain_text("A step takes")  # before it is loaded, nobody counts its tokens
     visitor = Visitor(page)
     visitor.ask("a zub fox", steps=2, seed="3")
     expect(page.locator("#t2i-embeddings")).to_have_text("Words of your embeddings: zub")
@@ -60,7 +61,9 @@ def test_a_lora_is_chosen_and_an_embedding_named(page: Page, tmp_path: Path):
     visitor.wait_until("finished")
     without = page.get_attribute("#t2i-live .x0 img", "src")
     page.get_by_role("button", name="More settings").first.click()
+    expect(page.locator("#t2i-lora input")).to_be_visible()
     visitor.set_number("lora-weight", 0.5)
+    expect(page.locator("#t2i-lora-weight input[type=range]")).to_have_value("0.5")
     page.locator("#t2i-lora input").click()
     page.get_by_role("option", name="ink").click()
     expect(page.locator("#t2i-prompt textarea")).to_have_value("a zub fox <lora:ink:0.5>")
