@@ -143,12 +143,12 @@ def guided_step(bundled: bool, pixels: int, chosen: Settings) -> Works:
     theirs, ours = unets(bundled)
     config = ours.config
     context = torch.randn(2, 77, config.cross_attention_dim, generator=torch.Generator().manual_seed(1))
-    timesteps = torch.tensor([501.0, 501.0])
+    timesteps = torch.tensor([501, 501])
 
     words = ours.read(context)  # which a run of ours does once
 
     def ask(network: Any, latents: Tensor) -> Tensor:
-        if isinstance(network, UNet | OpenVINOUNet):
+        if isinstance(network, UNet):
             return network.predict(latents, timesteps, words.to(latents.dtype))
         return network(latents, timesteps, context.to(latents.dtype)).sample
 

@@ -191,8 +191,18 @@ class UNet(nn.Module):
         maps, if a list is given, receives the weights (B, heads, pixels, S) of each cross-attention in order.
         Returns (B, C, h, w).
         """
-        time = timestep_embedding(timesteps, self.config.block_out_channels[0]).to(latents.dtype)
-        time = self.time_embedding(time, guidance)
+        return self.predict_at(self.embed(timesteps, latents.dtype, guidance), latents, words, maps)
+
+    def embed(self, timesteps: Tensor, dtype: torch.dtype, guidance: Tensor | None = None) -> Tensor:
+        """What the blocks are told of timesteps (B,) and guidance, (B, T).
+
+        Its sines are of angles up to the timestep itself, which bfloat16 would round by 2.
+        """
+        embedding = timestep_embedding(timesteps, self.config.block_out_channels[0])
+        return self.time_embedding(embedding.to(dtype), guidance)
+
+    def predict_at(self, time: Tensor, latents: Tensor, words: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        """`predict` at a time that was embedded."""
         widths = [2 * attention.channels for attention in self._cross_attentions()]
         each = iter(words.split(widths, dim=2))
         x = self.conv_in(latents)

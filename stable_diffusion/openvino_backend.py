@@ -14,7 +14,6 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,21 +31,20 @@ AGREEMENT = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
 def use_where_faster(unet: UNet, dtype: torch.dtype, cache: Path = CACHE) -> bool:
     """Have `for_inference` give OpenVINO's network for `unet` in `dtype`, if OpenVINO is here and its network is right
-    and takes less than 0.9 of the time; answers whether it does. Not for models that are told their guidance scale.
-    Raises what OpenVINO raises.
+    and takes less than 0.9 of the time; answers whether it does. Raises what OpenVINO raises.
     """
-    usable = dtype in HINTS and unet.conv_in.weight.device.type == "cpu" and unet.config.time_cond_proj_dim is None
+    usable = dtype in HINTS and unet.conv_in.weight.device.type == "cpu"
     if not usable or importlib.util.find_spec("openvino") is None:
         return False
     ours = for_inference(unet, dtype)
     theirs = OpenVINOUNet(unet, ours, dtype, cache)
-    latents, timesteps, words = _question(unet)
+    at, latents, words = (tensor.to(dtype) for tensor in _question(unet))
     answers: list[Tensor] = []
-    taken: dict[Any, list[float]] = {ours: [], theirs: []}
+    taken: dict[UNet, list[float]] = {ours: [], theirs: []}
     for _ in range(ROUNDS):
         for network, times in taken.items():
             started = time.perf_counter()
-            answers.append(network.predict(latents.to(dtype), timesteps, words.to(dtype)).float())
+            answers.append(network.predict_at(at, latents, words).float())
             times.append(time.perf_counter() - started)
     right = (answers[-1] - answers[-2]).norm() <= AGREEMENT[dtype] * answers[-2].norm()
     if right and min(taken[theirs]) < GAIN * min(taken[ours]):
@@ -54,27 +52,27 @@ def use_where_faster(unet: UNet, dtype: torch.dtype, cache: Path = CACHE) -> boo
     return for_inference(unet, dtype) is theirs
 
 
-class OpenVINOUNet(nn.Module):
-    """A U-Net that answers `predict` by OpenVINO at its own size, and by `packed`, ours, whatever else is asked."""
+class OpenVINOUNet(UNet):
+    """Ours, `packed`, but for what is asked at the model's own size, which OpenVINO answers.
+
+    Timesteps are embedded by ours: in bfloat16 OpenVINO takes their sines in it too, and errs by a fifth.
+    """
 
     def __init__(self, unet: UNet, packed: UNet, dtype: torch.dtype, cache: Path = CACHE):
-        super().__init__()
         import openvino
 
+        nn.Module.__init__(self)
+        self.__dict__.update(packed.__dict__)  # the same layers
         settings = {"INFERENCE_PRECISION_HINT": HINTS[dtype], "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         compiled = openvino.Core().compile_model(converted(unet, cache), "CPU", settings)
-        self.packed, self._request, self._busy = packed, compiled.create_infer_request(), threading.Lock()
         self._shapes = [tuple(port.shape) for port in compiled.inputs]
+        self._request, self._busy = compiled.create_infer_request(), threading.Lock()
 
-    def read(self, context: Tensor) -> Tensor:
-        """See `UNet.read`."""
-        return self.packed.read(context)
-
-    def predict(self, latents: Tensor, timesteps: Tensor, words: Tensor, **others: Any) -> Tensor:
-        """See `UNet.predict`, whose guidance and maps are the others."""
-        question = latents, timesteps, words
-        if any(other is not None for other in others.values()) or [tensor.shape for tensor in question] != self._shapes:
-            return self.packed.predict(*question, **others)
+    def predict_at(self, time: Tensor, latents: Tensor, words: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        """See `UNet.predict_at`."""
+        question = time, latents, words
+        if maps is not None or [tensor.shape for tensor in question] != self._shapes:
+            return super().predict_at(*question, maps)
         with self._busy:  # a request answers one question at a time
             answer = self._request.infer([tensor.float().numpy() for tensor in question])[0]
         return torch.from_numpy(answer).to(latents.dtype)
@@ -86,7 +84,7 @@ def converted(unet: UNet, cache: Path = CACHE) -> Path:
 
     folder, digest = cache.expanduser(), hashlib.sha256(repr((openvino.__version__, unet.config)).encode())
     for weight in unet.parameters():
-        digest.update(memoryview(weight.contiguous().flatten().view(torch.uint8).numpy()))
+        digest.update(weight.contiguous().flatten().view(torch.uint8).numpy().data)
     file = folder / f"{digest.hexdigest()}.xml"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,19 +101,20 @@ def converted(unet: UNet, cache: Path = CACHE) -> Path:
 
 
 class _Predict(nn.Module):
-    """`UNet.predict` as a network of its own, as tracing wants it."""
+    """`UNet.predict_at` as a network of its own, as tracing wants it."""
 
     def __init__(self, unet: UNet):
         super().__init__()
         self.unet = unet
 
-    def forward(self, latents: Tensor, timesteps: Tensor, words: Tensor) -> Tensor:
-        return self.unet.predict(latents, timesteps, words)
+    def forward(self, time: Tensor, latents: Tensor, words: Tensor) -> Tensor:
+        return self.unet.predict_at(time, latents, words)
 
 
 def _question(unet: UNet) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents, timesteps and words, of noise, as of one guided picture."""
+    """Time, latents and words, of noise, as of one guided picture."""
     generator, config = torch.Generator().manual_seed(0), unet.config
     width = unet.read(torch.zeros(1, 1, config.cross_attention_dim, dtype=unet.conv_in.weight.dtype)).shape[2]
     latents = torch.randn(2, config.in_channels, config.sample_size, config.sample_size, generator=generator)
-    return latents, torch.tensor([501.0, 501.0]), torch.randn(2, 77, width, generator=generator)
+    time = torch.randn(2, 4 * config.block_out_channels[0], generator=generator)
+    return time, latents, torch.randn(2, 77, width, generator=generator)

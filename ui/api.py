@@ -98,7 +98,7 @@ async def answers(backend: Backend, given: dict[str, Any], owner: str | None) ->
     async with aclosing(backend.stream(run_id, given, owner or run_id)) as stream:
         async for news in stream:
             if isinstance(news, Waiting):
-                yield [], {"waiting": news.text, "position": news.position, "seconds": news.seconds}
+                yield [], waiting(news)
             elif isinstance(news, Started):
                 started = news
             else:
@@ -108,6 +108,12 @@ async def answers(backend: Backend, given: dict[str, Any], owner: str | None) ->
 def files(request: Request, event: Event) -> list[str]:
     """The paths of a run's pictures; none before its last step."""
     return [] if event.images is None else list(keep_run("api", request, event, []).files)
+
+
+def waiting(news: Waiting) -> dict[str, Any]:
+    """That there is no step yet, as JSON with the names of a step; `waiting` says what for."""
+    nothing = {"total": None, "timestep": None, "sigma": None, "seed": None, "preview": None, "finished": False}
+    return {"step": 0, **nothing, "waiting": news.text, "position": news.position, "seconds": news.seconds}
 
 
 def describe(event: Event, dropped: dict[str, str]) -> dict[str, Any]:

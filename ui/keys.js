@@ -1,13 +1,24 @@
-// Ctrl+Enter (or Cmd+Enter) presses Generate of the tab in view; Escape presses Stop.
-document.addEventListener("keydown", (event) => {
-  const press = (selector) => {
-    const button = [...document.querySelectorAll(selector)].find((found) => found.offsetParent !== null);
-    if (button && !button.disabled) button.click();
-  };
+// Ctrl+Enter (or Cmd+Enter) presses Generate of the tab in view; Escape presses Stop, unless it closes a list.
+const press = (selector) => {
+  const button = [...document.querySelectorAll(selector)].find((found) => found.offsetParent !== null);
+  if (button && !button.disabled) button.click();
+};
+const onKey = (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     // Gradio sends a text box's value on input; the click follows once that is done.
     setTimeout(() => press("button.generate"), 0);
   }
-  if (event.key === "Escape") press("button.stop");
+  if (event.key === "Escape" && event.target.getAttribute?.("aria-expanded") !== "true") press("button.stop");
+};
+document.addEventListener("keydown", onKey, true); // before a list has closed
+
+// A picture dropped beside the boxes for files would be opened by the browser: it gives its settings back instead.
+document.addEventListener("dragover", (event) => event.preventDefault());
+document.addEventListener("drop", (event) => {
+  if (event.defaultPrevented || !event.dataTransfer.files.length) return;
+  event.preventDefault();
+  const input = document.querySelector("#restore input[type=file]");
+  input.files = event.dataTransfer.files;
+  input.dispatchEvent(new Event("change", {bubbles: true}));
 });

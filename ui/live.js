@@ -6,14 +6,17 @@ const [film, player, scrub, play] = [find(".film"), find(".player"), find(".scru
 const IDLE = "Your picture appears here, out of noise, step by step.";
 
 const NOTE = element.closest('[id$="-live"]').id;
+const split = find(".split");
 
 let run = null;
 let frames = [];
 let timer = null;
+let held = false; // a step was chosen while the run goes on: it stays until the newest one is
 
 function seconds(value) {
-  if (value < 60) return `${value.toFixed(value < 10 ? 1 : 0)} s`;
-  return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+  if (value < 59.5) return `${value.toFixed(value < 9.95 ? 1 : 0)} s`;
+  const whole = Math.round(value);
+  return `${Math.floor(whole / 60)} min ${whole % 60} s`;
 }
 
 function setPicture(img, source, alt) {
@@ -26,14 +29,27 @@ function setPicture(img, source, alt) {
   }
 }
 
+// What is left of the divider is noise. It lies in the middle while a run goes on, and at its end the picture is whole.
+function divide() {
+  find(".stage").style.setProperty("--split", `${split.value}%`);
+}
+
+function open({film: source, still}) {
+  find(".opening source").srcset = still;
+  find(".opening img").src = source;
+  find(".opening").hidden = false;
+}
+
 function setFact(name, text) {
   find(`[data-fact="${name}"]`).textContent = text;
 }
 
 function show(frame) {
-  setPicture(picture, frame.x0, `The picture at step ${frame.index} of ${frame.total}`);
-  setPicture(noisy, frame.xt, `The noisy picture at step ${frame.index} of ${frame.total}`);
+  const [prompt, step] = [new URLSearchParams(root.dataset.link).get("prompt"), `step ${frame.index} of ${frame.total}`];
+  setPicture(picture, frame.x0, `${prompt || "The picture"}, ${step}`);
+  setPicture(noisy, frame.xt, `The noisy picture at ${step}`);
   hint.textContent = frame.x0 ? "" : "No preview for this step.";
+  split.hidden = find(".xt").hidden = !frame.xt;
   setFact("step", `${frame.index} of ${frame.total}`);
   setFact("timestep", frame.timestep);
   setFact("sigma", frame.sigma === null ? "∞" : frame.sigma);
@@ -41,7 +57,18 @@ function show(frame) {
   find(".facts").hidden = false;
   scrub.value = frame.index;
   scrub.setAttribute("aria-valuetext", `step ${frame.index} of ${frame.total}`);
-  for (const thumb of film.children) thumb.toggleAttribute("data-current", Number(thumb.dataset.index) === frame.index);
+  for (const thumb of film.children) {
+    const current = Number(thumb.dataset.index) === frame.index;
+    thumb.toggleAttribute("data-current", current);
+    thumb.tabIndex = current ? 0 : -1; // one stop for the tab key; arrows go on from there
+    if (current) film.scrollLeft = thumb.offsetLeft - film.offsetLeft - film.clientWidth / 2;
+  }
+}
+
+function choose(frame) {
+  pause();
+  held = frame !== frames[frames.length - 1];
+  show(frame);
 }
 
 function setProgress(share) {
@@ -58,10 +85,7 @@ function thumbOf(frame) {
   img.src = frame.x0;
   img.alt = "";
   button.append(img);
-  button.addEventListener("click", () => {
-    pause();
-    show(frame);
-  });
+  button.addEventListener("click", () => choose(frame));
   return button;
 }
 
@@ -78,8 +102,7 @@ function put(frame) {
 
 function add(frame) {
   put(frame);
-  show(frame.x0 || !frames.some((other) => other.x0) ? frame : nearest(frame.index));
-  film.scrollLeft = film.scrollWidth;
+  if (!held) show(frame.x0 || !frames.some((other) => other.x0) ? frame : nearest(frame.index));
   const newest = frames[frames.length - 1];
   scrub.max = newest.total;
   setProgress(newest.index / newest.total);
@@ -89,7 +112,12 @@ function add(frame) {
 
 function reset(id) {
   pause();
+  find(".opening").hidden = true;
+  split.hidden = find(".xt").hidden = true;
+  split.value = 50;
+  divide();
   run = id;
+  held = false;
   frames = [];
   film.replaceChildren();
   film.hidden = player.hidden = find(".facts").hidden = true;
@@ -139,6 +167,7 @@ function update() {
   if (["idle", "waiting", "failed"].includes(value.state)) {
     find(".status").textContent = "";
     hint.textContent = value.state === "idle" ? IDLE : value.text;
+    if (value.opening) open(value.opening);
     return;
   }
   if (value.frames) {
@@ -149,16 +178,21 @@ function update() {
   const over = value.state !== "step";
   player.hidden = !over || frames.filter((frame) => frame.x0).length < 2;
   if (!over) return;
+  held = false;
   show(frames[frames.length - 1]);
+  split.value = 0;
+  divide();
   find(".status").textContent =
     value.state === "finished" ? `Finished in ${value.total} steps.` : `Stopped at step ${value.index} of ${value.total}.`;
 }
 
 play.addEventListener("click", () => (timer ? pause() : startPlaying()));
-scrub.addEventListener("input", () => {
-  pause();
-  show(nearest(Number(scrub.value)));
+scrub.addEventListener("input", () => choose(nearest(Number(scrub.value))));
+film.addEventListener("keydown", ({key, target}) => {
+  const next = {ArrowLeft: target.previousElementSibling, ArrowRight: target.nextElementSibling}[key];
+  next?.click();
+  next?.focus();
 });
-find(".show-xt").addEventListener("change", (event) => (find(".xt").hidden = !event.target.checked));
+split.addEventListener("input", divide);
 watch("value", update);
 update();

@@ -95,15 +95,24 @@ def connect_file(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, file
     file.upload(restore, [file, menu], outputs, show_progress="hidden", api_visibility="private")
 
 
+PLAY = """() => {
+  const link = new URLSearchParams(location.search);
+  if (!link.has("seed") || link.has("strength") || sessionStorage.getItem("t2i-live")) return;
+  setTimeout(() => document.querySelector("#t2i-generate").click(), 0);
+}"""
+"""Press Generate for a link that says all: a photo is not in it, and a run that is found again goes on by itself."""
+
+
 def connect_link(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, page: gr.Blocks) -> None:
-    """Settings in the page's address are in the form when it opens."""
+    """Settings in the page's address are in the form when it opens, and those with a seed are drawn at once."""
     menu = tabs["t2i"].controls["model"]
 
     def restore(chosen: str, request: gr.Request) -> Updates:
         settings = from_query(dict(request.query_params))
         return bring(settings, tabs, holder, pages, chosen, "link") if settings else {pages: gr.skip()}
 
-    page.load(restore, menu, [pages, *all_controls(tabs)], **CHECKED)
+    filled = page.load(restore, menu, [pages, *all_controls(tabs)], **CHECKED)
+    filled.success(None, js=PLAY, api_visibility="private")
 
 
 def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:

@@ -26,12 +26,14 @@ from .models import ModelHolder
 from .run import Started, Waiting
 from .runs import Runs, Watched
 
-COPY_LINK = """() => {
-  const query = document.querySelector("#%s .live").dataset.link;
-  if (!query) return;
-  history.replaceState(null, "", "?" + query);
-  navigator.clipboard?.writeText(location.href);
+COPY_LINK = """async () => {
+  const live = document.querySelector("#%s .live");
+  if (!live.dataset.link) return;
+  history.replaceState(null, "", "?" + live.dataset.link);
+  const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
+  live.querySelector(".status").textContent = copied ? "The link is copied." : `Copy this link: ${location.href}`;
 }"""
+"""The browser may forbid to copy: then the address is there to be read."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
 
 def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
     """The live view, and under it the pictures to keep."""
-    view = live.live_view(f"{kind}-live")
+    view = live.live_view(f"{kind}-live", film=kind == "t2i")
     results = gr.Gallery(
         label="Your pictures",
         format="png",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 import zipfile
@@ -209,3 +210,40 @@ def test_a_model_from_the_hub_comes_with_progress_and_draws(page: Page):
     address = page.locator("#t2i-results img").first.get_attribute("src")
     picture = Image.open(io.BytesIO(page.request.get(address).body()))
     assert "Model: stable-diffusion-v1-5" in picture.info["parameters"]
+
+
+DROP = """([selector, content]) => {
+  const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], "owl.png", {type: "image/png"}));
+  const drop = new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true});
+  document.querySelector(selector).dispatchEvent(drop);
+}"""
+
+
+def test_a_link_with_a_seed_plays_and_its_picture_dropped_anywhere_gives_its_settings(visit: Callable[..., Page]):
+    page = visit("?prompt=an+owl&seed=3&num_inference_steps=3")
+    visitor = Visitor(page)
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    expect(page.locator("#t2i-live [data-fact=seed]")).to_have_text("3")
+    source = page.locator("#t2i-results img").first.get_attribute("src")
+    assert source is not None
+    picture = base64.b64encode(page.request.get(source).body()).decode()
+    page.fill("#t2i-prompt textarea", "something else")
+    page.evaluate(DROP, ["#heading", picture])
+    expect(page.locator("#t2i-prompt textarea")).to_have_value("an owl")
+
+
+def test_escape_in_an_open_list_closes_the_list_and_not_the_run(page: Page):
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=150)
+    visitor.generate()
+    visitor.wait_until("step")
+    page.locator("#model input").click()
+    expect(page.locator("#model input")).to_have_attribute("aria-expanded", "true")
+    page.keyboard.press("Escape")
+    expect(page.locator("#model input")).to_have_attribute("aria-expanded", "false")
+    visitor.wait_until("step")
+    page.keyboard.press("Escape")
+    visitor.wait_until("stopped")

@@ -217,14 +217,27 @@ def test_a_reload_in_mid_run_ends_the_work_and_the_page_goes_on(page: Page, serv
     visitor.wait_until("finished")
 
 
-def test_the_noisy_picture_appears_at_the_flick_of_a_switch(page: Page):
+def noise_share(page: Page) -> float:
+    """How much of the stage shows the noisy picture, from 0 to 1."""
+    right = page.locator("#t2i-live .xt").evaluate("element => getComputedStyle(element).clipPath")
+    return 1 - float(re.search(r"([\d.]+)%", right)[1]) / 100 if "%" in right else 1.0
+
+
+def test_noise_and_picture_share_the_stage_and_a_divider_moves_between_them(page: Page):
     visitor = Visitor(page)
-    visitor.ask("a cat", steps=3)
+    expect(page.locator("#t2i-live .opening")).to_be_visible()
+    visitor.ask("a cat", steps=40)
     visitor.generate()
-    visitor.wait_until("finished")
-    expect(page.locator("#t2i-live .xt img")).to_be_hidden()
-    page.locator("#t2i-live").get_by_label("Show the noisy picture").check()
+    visitor.wait_until("step")
+    expect(page.locator("#t2i-live .opening")).to_be_hidden()
     expect(page.locator("#t2i-live .xt img")).to_be_visible()
+    assert noise_share(page) == pytest.approx(0.5, abs=0.01)
+    visitor.wait_until("finished")
+    page.wait_for_timeout(500)  # the divider glides
+    assert noise_share(page) == 0
+    page.locator("#t2i-live").get_by_label("Divider").fill("80")
+    page.wait_for_timeout(500)
+    assert noise_share(page) == pytest.approx(0.8, abs=0.01)
 
 
 @pytest.mark.parametrize("height", [500, 1000])
@@ -234,7 +247,7 @@ def test_the_whole_picture_is_seen_in_a_low_window(visit: Callable[..., Page], h
     visitor.ask("a cat", steps=1)
     visitor.generate()
     visitor.wait_until("finished")
-    frame, picture = (page.locator(f"#t2i-live .x0 {part}").bounding_box() for part in (".frame", "img"))
+    frame, picture = (page.locator(f"#t2i-live {part}").bounding_box() for part in (".frame", ".x0 img"))
     assert frame is not None
     assert picture is not None
     assert picture["height"] <= frame["height"]

@@ -19,5 +19,13 @@ class Mortal(Replica):
         engine = self._local._engine
         return 0 if engine is None else engine.running, len(list(Path(self._folder.name).rglob("*.*")))
 
+    def stop(self, run_id: str) -> None:
+        self._stops = [*getattr(self, "_stops", []), run_id]
+        super().stop(run_id)
+
+    def stops(self) -> tuple[int, list[str]]:
+        """The process, and the runs that it was asked to stop."""
+        return os.getpid(), getattr(self, "_stops", [])
+
     def lose_engine(self) -> None:
         self._local._engine.close()

@@ -158,7 +158,7 @@ def test_what_is_refused_is_said_in_the_same_words(remote: Remote, local: Local)
     assert str(there.value) == str(here.value)
 
 
-def test_stop_finds_the_run_and_keeps_its_picture(remote: Remote) -> None:
+def test_stop_finds_the_run_and_keeps_its_picture(remote: Remote, handle: Any) -> None:
     async def stopped() -> list[News]:
         told = []
         async with news(remote, "stopped", LONG) as stream:
@@ -173,6 +173,8 @@ def test_stop_finds_the_run_and_keeps_its_picture(remote: Remote) -> None:
     assert last.stopped
     assert last.index < last.total
     assert last.images
+    asked = {pid for pid, stops in handle.broadcast("stops").results() if "stopped" in stops}
+    assert asked == {asyncio.run(home(handle, "stopped"))}
 
 
 def test_a_closed_page_frees_the_place_and_finds_its_run_again(remote: Remote, handle: Any) -> None:
@@ -193,7 +195,8 @@ def test_a_closed_page_frees_the_place_and_finds_its_run_again(remote: Remote, h
         return await asyncio.gather(few_steps("left"), few_steps("left too"))
 
     async def come_back() -> list[News]:
-        return await asyncio.gather(first_event("left"), first_event("left too"))
+        other = await first_event("left too")  # the other way round, or the routine of routing would find them
+        return [await first_event("left"), other]
 
     left_at = asyncio.run(leave())
     wait_until(lambda: handle.broadcast("at_work").results() == [(0, 0)] * 2)
@@ -233,8 +236,10 @@ def test_a_run_goes_on_where_its_replica_is_killed(remote: Remote, handle: Any) 
     assert at < LONG["num_inference_steps"]
     assert steps(told) == sorted(set(steps(told)))
     assert [type(one) for one in told].count(Started) == 1
-    assert isinstance(told[-1], Event)
-    alone = run(remote, "alone", settings | {"seed": told[-1].seed})
+    assert isinstance(told[0], Started)
+    seed = told[0].request.seed
+    assert {one.seed for one in told if isinstance(one, Event)} == {seed}
+    alone = run(remote, "alone", settings | {"seed": seed})
     assert np.array_equal(picture(told), picture(alone))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from stable_diffusion.request import SAMPLER_LABELS, Request
+from stable_diffusion.request import SAMPLER_LABELS, SCHEDULE_LABELS, Request
 
 from ..controls import Controls, Values, settings_of, steps_control
 from ..inputs import CheckboxGroup
@@ -31,7 +31,8 @@ TEXT = """
 A sampler asks the network again and again for x̂<sub>0</sub>, and walks from noise towards it. DDPM and the ancestral
 ones add fresh noise after each step (Algorithm 2, [arXiv:2006.11239](https://arxiv.org/abs/2006.11239)), so that they
 end elsewhere; DDIM, Euler and their kin follow one smooth path
-(Eq. 12, [arXiv:2010.02502](https://arxiv.org/abs/2010.02502)). Few steps show best who arrives early.
+(Eq. 12, [arXiv:2010.02502](https://arxiv.org/abs/2010.02502)). Few steps show best who arrives early. At which noise
+levels a walk stops is its schedule: all that can be chosen are drawn last.
 """
 
 
@@ -70,6 +71,7 @@ def comparisons(pipeline: Pipeline, request: Request, names: list[str]) -> Itera
     rows: list[dict[str, Any]] = []
     paths: list[dict[str, Any]] = []
     latents: list[dict[str, Any]] = []
+    levels = {"series": noise_levels(pipeline, request), "x": "step", "log": True}
     for name in names:
         row: dict[str, Any] = {"label": SAMPLER_LABELS[name], "frames": []}
         guesses: list[Tensor] = []
@@ -84,11 +86,21 @@ def comparisons(pipeline: Pipeline, request: Request, names: list[str]) -> Itera
                 paths = [*paths, curve(SAMPLER_LABELS[name], distances(guesses, step.final))]
                 latents = [*latents, curve(SAMPLER_LABELS[name], distances(states, step.final))]
             charts = {"guess": paths, "path": latents}
-            yield {
-                "rows": [*rows, row],
-                "charts": {kind: {"series": lines, "x": "evaluation", "low": 0} for kind, lines in charts.items()},
-            }
+            drawn = {kind: {"series": lines, "x": "evaluation", "low": 0} for kind, lines in charts.items()}
+            yield {"rows": [*rows, row], "charts": {**drawn, "levels": levels}}
         rows = [*rows, row]
+
+
+def noise_levels(pipeline: Pipeline, request: Request) -> list[dict[str, Any]]:
+    """The noise level sigma that each step of a run begins at, for every way to space them, with Euler's steps."""
+    plans = {
+        label: pipeline.plan(dataclasses.replace(request, sampler="euler", schedule=name))
+        for name, label in {**SCHEDULE_LABELS, "model": "The model's own"}.items()
+    }
+    return [
+        curve(label, ((step, here.noise_to_signal) for step, (here, _) in enumerate(plan.steps, start=1)))
+        for label, plan in plans.items()
+    ]
 
 
 def distances(path: list[Tensor], final: Tensor) -> list[tuple[int, float]]:
