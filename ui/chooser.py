@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 
 import gradio as gr
 
-from .controls import QUIET, SAMPLED, ModelSlider, Updates, of_the_model
+from .controls import CHECKED, QUIET, SAMPLED, ModelSlider, Updates, of_the_model
 from .errors import explain
 from .inputs import Dropdown
 from .models import ModelHolder
+from .pace import describe
 from .tab import Tab
 
 
 def model_menu(holder: ModelHolder) -> gr.Dropdown:
     """The list of models."""
-    return Dropdown(holder.names, value=holder.first, label="Model", elem_id="model", min_width=260, scale=1)
+    return Dropdown(holder.choices, value=holder.first, label="Model", elem_id="model", min_width=260, scale=1)
 
 
-def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs: list[Tab]) -> None:
-    """Load a model when it is chosen, and give the controls its sizes and defaults."""
+def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs: list[Tab], page: gr.Blocks) -> None:
+    """Load a model when it is chosen, give the controls its sizes and defaults, and say how long a picture takes."""
     before = gr.State(holder.first)
+
+    async def tell(name: str) -> str:
+        pipeline = await holder.here(name)
+        try:
+            return "" if pipeline is None else await asyncio.to_thread(describe, pipeline)
+        except Exception as error:  # the model's usual settings can't be drawn with it: whoever does so is told
+            explain(error)
+            return ""
+
+    page.load(tell, menu, note, **CHECKED)
 
     async def choose(
         name: str,
@@ -33,7 +45,7 @@ def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs
         except Exception as error:
             sentence = html.escape(explain(error), quote=False)
             return {menu: previous, note: f"**{sentence}** The model stays as it was."}
-        updates: Updates = {before: name, note: ""}
+        updates: Updates = {before: name, note: await tell(name)}
         return updates if name == previous else updates | resize(holder, name, tabs)
 
     menu.focus(lambda name: name, menu, before, **QUIET)  # a link or the history may have chosen since

@@ -27,12 +27,15 @@ Message = dict[str, Any]
 """What the live view is sent: `state`, which `run`, and what ui/live.js draws of it."""
 
 
-def live_view(elem_id: str) -> gr.HTML:
-    """The live view of one tab; nothing was drawn yet, so that it shows the opening film."""
-    gr.set_static_paths([opening.FILM, opening.STILL])
-    film, still = (f"gradio_api/file={path.as_posix()}" for path in (opening.FILM, opening.STILL))
+def live_view(elem_id: str, *, film: bool) -> gr.HTML:
+    """The live view of one tab, where nothing was drawn yet: empty, or with the opening film."""
+    nothing = idle()
+    if film:
+        gr.set_static_paths([opening.FILM, opening.STILL])
+        where = (f"gradio_api/file={path.as_posix()}" for path in (opening.FILM, opening.STILL))
+        nothing["opening"] = dict(zip(("film", "still"), where, strict=True))
     return gr.HTML(
-        value={**idle(), "opening": {"film": film, "still": still}},
+        value=nothing,
         html_template=(HERE / "live.html").read_text(encoding="utf-8"),
         css_template=(HERE / "live.css").read_text(encoding="utf-8"),
         js_on_load=(HERE / "live.js").read_text(encoding="utf-8"),

@@ -29,7 +29,13 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BUNDLED_NAME = "emoji (bundled)"
-HUB = {"Stable Diffusion 1.5 (from the hub)": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
+HUB = {
+    "Stable Diffusion 1.5 (from the hub)": ("stable-diffusion-v1-5/stable-diffusion-v1-5", 4.3),
+    "BK-SDM small (from the hub)": ("nota-ai/bk-sdm-small-2m", 2.8),
+    "BK-SDM tiny (from the hub)": ("nota-ai/bk-sdm-tiny-2m", 2.1),
+}
+"""Models to fetch: where from, and how many gigabytes their weights are in float32; half of that is fetched for CUDA.
+Stable Diffusion without some of its blocks, by the same paper (arXiv:2305.15798), is for slower machines."""
 KEPT = 2
 """How many models are in memory at once, those being loaded among them."""
 LOOK_EVERY = 0.25
@@ -85,6 +91,11 @@ class ModelHolder:
         return list(self.sources)
 
     @property
+    def choices(self) -> list[tuple[str, str]]:
+        """The same with what a visitor should know of each: how large those are that are fetched."""
+        return [(f"{name}, {HUB[name][1]} GB" if name in HUB else name, name) for name in self.sources]
+
+    @property
     def defaults(self) -> Defaults:
         """What the controls show at first."""
         return self.defaults_of(self.first)
@@ -133,6 +144,13 @@ class ModelHolder:
         """A model, waited for if need be; ValueError says why it can't be loaded, and the next ask tries again."""
         return self.ask(name).future.result()
 
+    async def here(self, name: str | None = None) -> Pipeline | None:
+        """A model that is in memory or on its way there, waited for; None where nobody asked for it, or it failed."""
+        loading = self._table.get(name or self.first)
+        while loading is not None and not loading.future.done():
+            await asyncio.sleep(LOOK_EVERY)
+        return self.loaded(name)
+
     async def wait(self, name: str | None = None) -> AsyncIterator[Progress]:
         """Yield now and then how far a model has come, until it is there; ValueError where it can't be loaded.
 
@@ -180,7 +198,7 @@ class ModelHolder:
 
 
 def find_models(first: str | None) -> dict[str, str | None]:
-    """Names and sources: the first one, the bundled one, what lies in models/ and $SD_MODELS, and one from the hub."""
+    """Names and sources: the first one, the bundled one, what lies in models/ and $SD_MODELS, and some of the hub."""
     sources: dict[str, str | None] = {}
     if first is not None:
         sources[Path(first).name] = first
@@ -190,7 +208,7 @@ def find_models(first: str | None) -> dict[str, str | None]:
         for path in sorted(folder.glob("*")):
             if path.suffix in (".safetensors", ".ckpt") or (path / "model_index.json").exists():
                 sources.setdefault(path.name, str(path))
-    return {**sources, **HUB}
+    return {**sources, **{name: source for name, (source, _) in HUB.items()}}
 
 
 def load_pipeline(

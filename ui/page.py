@@ -62,7 +62,7 @@ def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
                     elem_id="restore",
                 )
         tabs = {tab.kind: tab for tab in (words, photos)}
-        connect_menu(menu, note, holder, [words, photos])
+        connect_menu(menu, note, holder, [words, photos], page)
         connect_history(tabs, holder, pages, history)
         connect_file(tabs, holder, pages, file)
         connect_link(tabs, holder, pages, page)

@@ -113,7 +113,7 @@ def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
 
 def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
     """The live view, and under it the pictures to keep."""
-    view = live.live_view(f"{kind}-live")
+    view = live.live_view(f"{kind}-live", film=kind == "t2i")
     results = gr.Gallery(
         label="Your pictures",
         format="png",

@@ -216,7 +216,8 @@ DROP = """([selector, content]) => {
   const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
   const dataTransfer = new DataTransfer();
   dataTransfer.items.add(new File([bytes], "owl.png", {type: "image/png"}));
-  document.querySelector(selector).dispatchEvent(new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true}));
+  const drop = new DragEvent("drop", {dataTransfer, bubbles: true, cancelable: true});
+  document.querySelector(selector).dispatchEvent(drop);
 }"""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from gradio_client import Client
@@ -81,3 +82,12 @@ def test_programs_name_loras_and_weigh_words(client: Client):
 
     assert drawn("a fox <lora:ink:2>") != drawn("a fox")
     assert drawn("a (fox:1.9)", prompt_syntax="weighted") != drawn("a fox", prompt_syntax="weighted")
+
+
+def test_the_page_says_what_a_picture_takes_here(page: Page):
+    expect(page.locator("#model-note")).to_have_text(
+        re.compile(r"A step takes about [\d.]+ s here, a picture of 20 steps [\d.]+ s\.")
+    )
+    page.locator("#model input").click()
+    for name in ("Stable Diffusion 1.5 (from the hub), 4.3 GB", "BK-SDM tiny (from the hub), 2.1 GB"):
+        expect(page.get_by_role("option", name=name)).to_be_visible()

@@ -145,6 +145,10 @@ def test_samplers_stand_side_by_side(inside: Page):
     readout = view.locator('[data-chart="guess"] .readout')
     for label in ("DDPM", "DDIM", "Euler a", "DPM++ 2M"):
         expect(readout).to_contain_text(label)
+    levels = view.locator('[data-chart="levels"]')
+    for label in ("The model's own", "Karras", "Exponential", "Beta", "Uniform"):
+        expect(levels.locator(".readout")).to_contain_text(label)
+    expect(levels.locator("polyline")).to_have_count(5)
 
 
 def test_an_empty_choice_of_samplers_is_refused_in_words(inside: Page):
