@@ -53,7 +53,7 @@ PREVIEW_LABELS: dict[str, str] = {
 FIT_LABELS: dict[str, str] = {"crop": "Crop", "pad": "Pad", "stretch": "Stretch"}
 """How a photo is brought to the size asked for; `images.fit_image` does it."""
 
-SYNTAX_LABELS: dict[str, str] = {"plain": "Plain", "weighted": "Weighted: (more:1.3), [less]"}
+SYNTAX_LABELS: dict[str, str] = {"plain": "Plain", "weighted": "Weighted"}
 """How a prompt is read; `prompt.py` tells."""
 
 LORA_TAG = re.compile(r"<lora:(?P<name>[^:<>]*)(?::(?P<weight>[^<>]*))?>")

@@ -90,7 +90,7 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, k
         [(label, name) for name, label in SYNTAX_LABELS.items()],
         value="plain",
         label="Prompt syntax",
-        info="Weighted prompts may be of any length",
+        info="Weighted: (more:1.3), [less], and of any length",
         elem_id=f"{kind}-syntax",
         render=False,  # it has its place among the settings that are folded away
     )
