@@ -18,6 +18,7 @@ import platform
 import re
 import statistics
 import time
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -43,12 +44,12 @@ class Line:
     def __str__(self) -> str:
         spread = f"{self.fastest:.3f} to {self.slowest:.3f}"
         return (
-            f"{self.row:16} {self.contender:20} {self.median:8.3f} {spread:>16} "
+            f"{self.row:16} {self.contender:22} {self.median:8.3f} {spread:>16} "
             f"{self.ratio:6.2f} {self.difference:11.1e}"
         )
 
 
-HEADING = f"{'row':16} {'contender':20} {'median s':>8} {'spread s':>16} {'ratio':>6} {'difference':>11}"
+HEADING = f"{'row':16} {'contender':22} {'median s':>8} {'spread s':>16} {'ratio':>6} {'difference':>11}"
 
 
 @torch.no_grad()
@@ -90,6 +91,7 @@ def main() -> None:
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # OpenVINO traces networks
     chosen, lines = Settings(args.dtypes, args.rounds, args.compiled), []
     print(machine(), HEADING, sep="\n", flush=True)
     for row in args.rows:

@@ -81,5 +81,7 @@ def prepare(holder: ModelHolder, settings: dict[str, Any]) -> tuple[Pipeline, Re
     check(settings)
     pipeline = holder.pipeline(settings.get("model"))
     request = check_work(holder, settings)
-    pipeline.loras.using(request.loras)  # so that whoever draws finds them merged
+    # So that whoever draws finds them merged and fetched.
+    pipeline.loras.using(request.loras)
+    pipeline.models.decoder_for(request.preview)
     return pipeline, request

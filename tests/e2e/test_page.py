@@ -332,8 +332,16 @@ def test_nothing_is_fetched_from_elsewhere(visit: Callable[..., Page], server: S
     assert [address for address in addresses if not address.startswith(local)] == []
 
 
-def test_the_page_fits_a_phone(visit: Callable[..., Page]):
-    page = visit(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+@pytest.mark.parametrize("width", [360, 390])
+def test_the_page_fits_a_phone(visit: Callable[..., Page], width: int):
+    page = visit(viewport={"width": width, "height": 844}, is_mobile=True, has_touch=True)
     for kind in ("t2i", "i2i"):
-        Visitor(page, kind)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        visitor = Visitor(page, kind)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        generate, stop = (page.locator(visitor.at(name)) for name in ("generate", "stop"))
+        for place in ("prompt", "live", "seed"):
+            page.locator(visitor.at(place)).scroll_into_view_if_needed()
+            expect(generate).to_be_in_viewport(ratio=1)
+            expect(stop).to_be_in_viewport(ratio=1)
+        tops = [page.locator(visitor.at(name)).bounding_box()["y"] for name in ("prompt", "live", "negative", "seed")]
+        assert tops == sorted(tops)

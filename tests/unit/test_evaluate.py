@@ -11,9 +11,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from stable_diffusion.pipeline import Pipeline
+from training.data.dataset import Dataset
 from training.data.paint import BACKGROUNDS
 from training.judging.evaluate import background, boxes, frechet, halves, main_colour, nearest, place
-from training.judging.everyday import PICTURES, everyday_prompts, shuffled, write
+from training.judging.everyday import PICTURES, Question, artwork, everyday_prompts, shuffled, write
+from training.networks.train_things import Vocabulary
 
 
 def picture(colour: str, box: tuple[int, int, int, int], ground: str = "white") -> np.ndarray:
@@ -77,6 +79,15 @@ class TestEveryday:
             assert len({question.prompt for question in questions[start : start + PICTURES]}) == PICTURES
         assert questions != shuffled(everyday_prompts(), 3, shuffle=2)
         assert questions[:100] != sorted(questions[:100], key=lambda q: everyday_prompts().index(q.prompt))
+
+    def test_the_ceiling_is_in_a_style_that_need_not_be_named(self) -> None:
+        facts = {"concept": "x", "label": "cat", "group": "animals-nature", "subgroup": "a", "skin_tone": "default"}
+        shades = {"noto blob": 0, "fluent 3d": 100, "noto": 200}
+        pictures = np.stack([np.full((128, 128, 4), (shade, shade, shade, 255), np.uint8) for shade in shades.values()])
+        dataset = Dataset(pictures, [facts | {"style": style} for style in shades])
+        vocabulary = Vocabulary(dataset.rows)
+        drawn = [artwork(dataset, vocabulary, Question("a cat", seed)).getpixel((0, 0))[0] for seed in range(100)]
+        assert (drawn.count(0), drawn.count(100) > drawn.count(200) > 0) == (0, True)
 
     def test_the_key_tells_what_each_number_shows(self, tmp_path: Path, bundled_model: Path) -> None:
         pipeline = Pipeline.from_pretrained(bundled_model)

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from stable_diffusion.pipeline import Pipeline
+from training.data.captions import STYLE_WEIGHTS, UNNAMED
 from training.data.dataset import Dataset
 from training.networks.train_style import on_white
 from training.networks.train_things import Vocabulary, load_things
@@ -70,10 +71,13 @@ def write(draw: Draw, questions: Sequence[Question], out: Path) -> list[np.ndarr
 
 
 def artwork(dataset: Dataset, vocabulary: Vocabulary, question: Question) -> Image.Image:
-    """A drawing of what a question asks for, in a style that its seed decides, on white."""
+    """A drawing on white of what a question asks for, in one of the styles that training leaves out of captions."""
     concept = vocabulary.concepts[vocabulary.meant(question.prompt)[0]]
     rows = [i for i, row in enumerate(dataset.rows) if row["concept"] == concept and row["skin_tone"] == "default"]
-    return Image.fromarray(on_white(dataset.pictures[random.Random(question.seed).choice(rows)]))
+    styles = [dataset.rows[i]["style"] for i in rows]
+    weights = [UNNAMED[style] * STYLE_WEIGHTS[style] for style in styles]
+    [row] = random.Random(f"{question.prompt} {question.seed}").choices(rows, weights)
+    return Image.fromarray(on_white(dataset.pictures[row]))
 
 
 def main() -> None:

@@ -61,7 +61,8 @@ def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
 
     told = without_loras(request.prompt)
     words = prompt_words(pipeline.models.tokenizer, told)
-    draw, match = Preview(pipeline.models.vae, request.preview), matcher(pipeline, told)
+    draw = Preview(pipeline.models.decoder_for(request.preview), request.preview)
+    match = matcher(pipeline, told)
     film: Film = {"words": [word.text for word in words], "scale": request.guidance_scale, "frames": [], "charts": {}}
     pulls, matches, total = [], [], None
     for inside in look_inside(pipeline, dataclasses.replace(request, preview="none")):
