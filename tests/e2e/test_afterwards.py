@@ -138,43 +138,6 @@ def test_two_visitors_at_once_never_see_each_others_pictures(visit: Callable[...
     assert pictures[0] != pictures[1]
 
 
-def test_who_waits_sees_the_place_in_line(visit: Callable[..., Page]):
-    first, second = (Visitor(visit()) for _ in range(2))
-    first.ask("a long run", steps=150)
-    first.generate()
-    first.wait_until("step")
-    second.ask("a short run", steps=2)
-    second.generate()
-    expect(second.page.locator("#t2i-line")).to_contain_text("queue: 1/1")
-    first.stop()
-    second.wait_until("finished")
-
-
-@pytest.mark.parametrize("kind", ["t2i", "i2i"])
-def test_stop_while_waiting_leaves_the_line_and_runs_no_step(visit: Callable[..., Page], server: Server, kind: str):
-    first, second = Visitor(visit()), Visitor(visit(), kind)
-    first.ask("a long run", steps=150)
-    first.generate()
-    first.wait_until("step")
-    before = server.count("at step")
-    if kind == "i2i":
-        second.choose_photo(ROOT / "assets" / "examples" / "cat.jpg")
-    second.ask("never drawn", steps=3)
-    second.generate()
-    expect(second.page.locator(second.at("line"))).to_contain_text("queue: 1/1")
-    second.stop()
-    second.wait_until("idle")
-    expect(second.page.locator(second.at("generate"))).to_be_enabled()
-    expect(second.page.locator(second.at("stop"))).to_be_disabled()
-    expect(first.view).to_have_attribute("data-state", "step")
-    first.stop()
-    first.wait_until("stopped")
-    second.ask("drawn", steps=2)
-    second.generate()
-    second.wait_until("finished")
-    assert server.count("at step") == before + 2  # the first visitor's run, and the second one of the second
-
-
 def test_tokens_are_counted(page: Page):
     page.fill("#t2i-prompt textarea", "a red fox")
     expect(page.locator("#t2i-tokens")).to_contain_text("tokens")

@@ -114,10 +114,12 @@ def test_words_are_never_read_as_html(inside: Page):
     ("section", "name"), [("Inside a run", "look"), ("Samplers side by side", "compare")], ids=["run", "samplers"]
 )
 def test_stop_while_waiting_leaves_the_line(visit: Callable[..., Page], section: str, name: str):
-    first, page = Visitor(visit()), visit()
-    first.ask("a long run", steps=150)
-    first.generate()
-    first.wait_until("step")
+    first, page = visit(), visit()
+    first.get_by_role("tab", name="Inside", exact=True).click()
+    first.get_by_role("tab", name="Inside a run").click()
+    set_number(first, "inside-steps", 150)
+    first.locator("#inside-look").click()
+    expect(first.locator("#inside-run figure").first).to_be_visible()
     page.get_by_role("tab", name="Inside", exact=True).click()
     page.get_by_role("tab", name=section).click()
     page.locator(f"#inside-{name}").click()
@@ -125,12 +127,7 @@ def test_stop_while_waiting_leaves_the_line(visit: Callable[..., Page], section:
     expect(view).to_contain_text("queue: 1/1")
     page.locator("#inside-stop" if name == "look" else "#inside-compare-stop").click()
     expect(view).not_to_contain_text("queue: 1/1")
-    first.stop()
-    first.wait_until("stopped")
-    other = Visitor(visit())
-    other.ask("after all others", steps=1)
-    other.generate()
-    other.wait_until("finished")
+    first.locator("#inside-stop").click()
     expect(view.locator(".hint")).to_be_visible()  # nothing has been drawn
 
 
