@@ -13,10 +13,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.conftest import ROOT
 from ui.metadata import read_infotext
 
-from .conftest import Server
 from .visitor import Visitor
 
 

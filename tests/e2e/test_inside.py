@@ -8,8 +8,6 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from .visitor import Visitor
-
 PATIENCE = 120_000
 expect.set_options(timeout=PATIENCE)
 
