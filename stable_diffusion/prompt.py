@@ -69,9 +69,11 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, syntax: str = "plain") -> To
         raise ValueError(f"prompt_syntax must be one of {', '.join(SYNTAX_LABELS)}, got {syntax!r}")
     length = tokenizer.model_max_length
     if syntax == "plain":
-        found = encode_text(tokenizer, prompt).ids
-        dropped = str(tokenizer.decode(found[length - 2 :])).strip()
-        return Tokens(torch.tensor([frame(tokenizer, found, length)]), torch.ones(1, length), len(found), dropped)
+        found = encode_text(tokenizer, prompt)
+        too_long = len(found.ids) > length - 2
+        dropped = prompt[found.offsets[length - 2][0] :].strip() if too_long else ""
+        ids = torch.tensor([frame(tokenizer, found.ids, length)])
+        return Tokens(ids, torch.ones(1, length), len(found.ids), dropped)
     chunks = cut_into_chunks(tokenizer, prompt)
     ids = torch.tensor([frame(tokenizer, [token for token, _ in chunk], length) for chunk in chunks])
     weights = torch.ones(ids.shape)
