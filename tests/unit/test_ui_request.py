@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def last_answer(holder: ModelHolder, given: dict[str, Any]) -> Answer:
     async def read() -> Answer:
         return [answer async for answer in answers(Local(holder), given, "somebody")][-1]
 
-    return asyncio.run(read())
+    with ThreadPoolExecutor(1) as pool:  # where no loop runs: in this thread, the browser's driver may have one
+        return pool.submit(asyncio.run, read()).result()
 
 
 def test_a_programs_defaults_follow_the_model_that_it_names(lcm: ModelHolder):
