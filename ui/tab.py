@@ -26,6 +26,9 @@ from .models import ModelHolder
 from .run import Started, Waiting
 from .runs import Runs, Watched
 
+SETTLED = 0.1
+"""Seconds after which an answer is drawn for certain, even where the next one follows."""
+
 COPY_LINK = """async () => {
   const live = document.querySelector("#%s .live");
   if (!live.dataset.link) return;
@@ -174,12 +177,11 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
     view, page = tab.view, object()
     run.page = page
     idle: Updates = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
-    yield {
-        view.live: live.so_far(run.run_id, run.film, run.link),
-        view.generate: gr.Button(interactive=False),
-        view.stop: gr.Button(interactive=True),
-        view.run_id: run.run_id,
-    }
+    # Told again with every step: of two answers in quick succession, Gradio 6.31's page may draw the second alone.
+    busy: Updates = {view.generate: gr.Button(interactive=False), view.stop: gr.Button(interactive=True)}
+    yield {view.live: live.so_far(run.run_id, run.film, run.link), view.run_id: run.run_id, **busy}
+    if run.film:
+        await asyncio.sleep(SETTLED)
     try:
         async with aclosing(backend.stream(run.run_id, run.settings, owner or run.run_id)) as stream:
             async for news in stream:
@@ -189,11 +191,11 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                     run.request = news.request
                     run.settings = {**run.settings, "seed": news.request.seed}  # should it have to begin again
                     warn(news.dropped)
-                    yield {view.live: live.waiting(run.run_id, "", run.link)}
+                    yield {view.live: live.waiting(run.run_id, "", run.link), **busy}
                 elif isinstance(news, Waiting):
-                    yield {view.live: live.waiting(run.run_id, news.text, run.link)}
+                    yield {view.live: live.waiting(run.run_id, news.text, run.link), **busy}
                 elif news.images is None:
-                    yield {view.live: run.add(live.message(run.run_id, news))}
+                    yield {view.live: run.add(live.message(run.run_id, news)), **busy}
                 else:
                     assert run.request is not None, "a run starts before it has steps"
                     run.add(live.message(run.run_id, news))
