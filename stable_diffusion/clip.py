@@ -17,14 +17,8 @@ from transformers import CLIPTokenizer
 
 from .attention import attend
 from .loading.checkpoints import build, read_weights
-from .loading.config import (
-    CLIPConfig,
-    CLIPImageConfig,
-    CLIPTextConfig,
-    CLIPVisionConfig,
-    ModelError,
-    require,
-)
+from .loading.clip_config import CLIPConfig, CLIPImageConfig, CLIPTextConfig, CLIPVisionConfig
+from .loading.config import ModelError, require
 from .loading.files import read_json
 from .loading.tokenizer import encode_text, frame, load_tokenizer
 

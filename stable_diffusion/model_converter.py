@@ -36,15 +36,8 @@ from .loading.checkpoints import (
     read_weights,
     write_tensors,
 )
-from .loading.config import (
-    ATTENTION_DOWN,
-    CLIPTextConfig,
-    ConfigError,
-    ModelError,
-    TinyVAEConfig,
-    UNetConfig,
-    VAEConfig,
-)
+from .loading.clip_config import CLIPTextConfig
+from .loading.config import ATTENTION_DOWN, ConfigError, ModelError, TinyVAEConfig, UNetConfig, VAEConfig
 from .loading.hub import locate
 from .loading.model_config import SETTINGS_FILES, ModelConfig, Settings, read_settings
 from .loading.single_file import METADATA_KEY, OPEN_CLIP_LAYER, PREFIXES, UNUSED, prediction_type, recognise

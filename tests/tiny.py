@@ -13,7 +13,8 @@ from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIPTextEncoder
 from stable_diffusion.diffusion import UNet
-from stable_diffusion.loading.config import CLIPTextConfig, TinyVAEConfig, UNetConfig, VAEConfig
+from stable_diffusion.loading.clip_config import CLIPTextConfig
+from stable_diffusion.loading.config import TinyVAEConfig, UNetConfig, VAEConfig
 from stable_diffusion.tiny_vae import TinyVAE
 from stable_diffusion.vae import VAE
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
 
-from .fields import Epsilon, Layers, Levels, Pixels, Positive, Token, Width, Within, bare, expected, fits, shown
+from .fields import Epsilon, Levels, Pixels, Positive, Width, Within, bare, expected, fits, shown
 
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
 """The directory of the included model."""
@@ -27,15 +27,13 @@ class ConfigError(ModelError):
 
 
 Config = TypeVar("Config")
-Activation = Literal["quick_gelu", "gelu"]
 LayersPerBlock = Annotated[int, Within(1, 32)]
 BlocksPerLevel = Annotated[tuple[LayersPerBlock, ...], Within(1, 8)]
-Share = Annotated[float, Within(0.0, 1.0)]
 
 CORRECT_IT = "correct it in the model's settings, or download them again"
 
 
-def _read(cls: type[Config], values: dict[str, Any], only: dict[str, Any], ignored: set[str], part: str) -> Config:
+def read(cls: type[Config], values: dict[str, Any], only: dict[str, Any], ignored: set[str], part: str) -> Config:
     """Build `cls` from `values`: known fields must be what their annotations say, `only` fields hold their one value.
 
     Any other setting raises, unless it is null or false, `ignored`, or for the file's own use (`_class_name`).
@@ -73,156 +71,17 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def _relevant(cls: type, values: dict[str, Any]) -> dict[str, Any]:
+def relevant(cls: type, values: dict[str, Any]) -> dict[str, Any]:
     """Those of `values` that `cls` has fields for."""
     fields = {field.name for field in dataclasses.fields(cls)}
     return {name: value for name, value in values.items() if name in fields}
 
 
-def _section(values: dict[str, Any], name: str, part: str) -> dict[str, Any]:
+def section(values: dict[str, Any], name: str, part: str) -> dict[str, Any]:
     """A setting that holds settings; empty where there is none."""
     section = {} if values.get(name) is None else values[name]
     require(isinstance(section, dict), f"{part}: {name}={shown(section)} must be a JSON object: {CORRECT_IT}")
     return section
-
-
-def _check_tower(config: CLIPTextConfig | CLIPVisionConfig, part: str) -> None:
-    """What holds for both towers of CLIP."""
-    require(
-        config.hidden_size % config.num_attention_heads == 0,
-        f"{part}: hidden_size={config.hidden_size} must be a multiple of "
-        f"num_attention_heads={config.num_attention_heads}",
-    )
-
-
-@dataclass(frozen=True)
-class CLIPTextConfig:
-    """`text_encoder/config.json`: the CLIP text tower (arXiv:2103.00020, section 2.4)."""
-
-    hidden_size: Width
-    intermediate_size: Width
-    num_hidden_layers: Layers
-    num_attention_heads: Width
-    vocab_size: Annotated[int, Within(1, 2**24)]
-    max_position_embeddings: Annotated[int, Within(3, 2**16)] = 77  # start, end and a word
-    hidden_act: Activation = "quick_gelu"
-    layer_norm_eps: Epsilon = 1e-5
-    eos_token_id: Token = 49407
-    pad_token_id: Token | None = None
-    projection_dim: Width = 512
-
-    def __post_init__(self) -> None:
-        _check_tower(self, "text encoder")
-        require(
-            self.eos_token_id < self.vocab_size,
-            f"text encoder: eos_token_id={self.eos_token_id} must be below vocab_size={self.vocab_size}: {CORRECT_IT}",
-        )
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> CLIPTextConfig:
-        """Read `text_encoder/config.json`; generation settings that transformers adds do not matter here."""
-        return _read(cls, _relevant(cls, values), {}, set(), "text encoder")
-
-
-@dataclass(frozen=True)
-class CLIPVisionConfig:
-    """`vision_config` of a CLIP model: the image tower, a vision transformer (arXiv:2010.11929)."""
-
-    hidden_size: Width
-    intermediate_size: Width
-    num_hidden_layers: Layers
-    num_attention_heads: Width
-    image_size: Pixels
-    patch_size: Pixels
-    num_channels: Literal[3] = 3
-    hidden_act: Activation = "quick_gelu"
-    layer_norm_eps: Epsilon = 1e-5
-
-    def __post_init__(self) -> None:
-        _check_tower(self, "image encoder")
-        require(
-            self.patch_size <= self.image_size,
-            f"image encoder: patch_size={self.patch_size} must be at most image_size={self.image_size}: {CORRECT_IT}",
-        )
-
-    @property
-    def num_positions(self) -> int:
-        """One for each patch, and one for the class token."""
-        return (self.image_size // self.patch_size) ** 2 + 1
-
-
-@dataclass(frozen=True)
-class CLIPConfig:
-    """`config.json` of a whole CLIP model: both towers and the space that they share (arXiv:2103.00020, Figure 3)."""
-
-    text: CLIPTextConfig
-    vision: CLIPVisionConfig
-    projection_dim: Width = 512
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> CLIPConfig:
-        """Read transformers' `CLIPModel` layout; generation settings that it adds do not matter here."""
-        both: dict[str, Any] = {"projection_dim": values.get("projection_dim", cls.projection_dim)}
-        for part, kind in (("text", CLIPTextConfig), ("vision", CLIPVisionConfig)):
-            # OpenAI's first uploads repeat some settings under `..._config_dict`, and those count.
-            settings = {**_section(values, f"{part}_config", "clip"), **_section(values, f"{part}_config_dict", "clip")}
-            require(bool(settings), f"clip: config.json has no {part}_config: give the directory of a whole CLIP model")
-            both[part] = _read(kind, _relevant(kind, settings), {}, set(), f"clip {part}_config")
-        return _read(cls, both, {}, set(), "clip")
-
-
-@dataclass(frozen=True)
-class CLIPImageConfig:
-    """`preprocessor_config.json`: how a picture becomes what the image tower sees; sizes are (height, width).
-
-    shortest_edge is the length that the shorter side is brought to; None where the file names both sides, in `size`.
-    """
-
-    crop_size: tuple[Pixels, Pixels]
-    shortest_edge: Pixels | None
-    size: tuple[Pixels, Pixels] | None
-    image_mean: tuple[Share, Share, Share]
-    image_std: tuple[Positive, Positive, Positive]
-    rescale_factor: Annotated[float, Within(1e-6, 1.0)] = 1 / 255
-    resample: Annotated[int, Within(0, 5)] = 3  # Pillow's `Resampling`
-
-    def __post_init__(self) -> None:
-        require(
-            (self.shortest_edge is None) != (self.size is None),
-            f"clip preprocessor: size must be a shortest_edge, or height and width: {CORRECT_IT}",
-        )
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> CLIPImageConfig:
-        """Read the settings of a `CLIPImageProcessor`; every step must be on, as CLIP was trained with them all."""
-        for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"):
-            require(values.get(name) in (True, None), f"clip preprocessor: {name}=false is not supported")
-        settings = _relevant(cls, values)
-        size, crop = settings.get("size"), settings.get("crop_size")
-        if isinstance(crop, dict):
-            settings["crop_size"] = (crop.get("height"), crop.get("width"))
-        elif crop is not None:
-            settings["crop_size"] = (crop, crop)
-        if isinstance(size, dict) and "shortest_edge" not in size:
-            settings |= {"shortest_edge": None, "size": (size.get("height"), size.get("width"))}
-        elif size is not None:
-            settings |= {"shortest_edge": size["shortest_edge"] if isinstance(size, dict) else size, "size": None}
-        return _read(cls, settings, {}, set(), "clip preprocessor")
-
-
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """What a CLIP tokenizer of any layout says, once it is read; the tokens are numbered as in its vocabulary."""
-
-    model_max_length: Annotated[int, Within(3, math.inf)]  # transformers writes 1e30 where there is no limit
-    bos_token_id: Token
-    eos_token_id: Token
-    pad_token_id: Token
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TokenizerConfig:
-        """Read these settings; others do not matter here."""
-        return _read(cls, _relevant(cls, values), {}, set(), "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -264,7 +123,7 @@ class VAEConfig:
             "use_quant_conv": True,
             "use_post_quant_conv": True,
         }
-        return _read(cls, values, only, {"force_upcast"}, "vae")
+        return read(cls, values, only, {"force_upcast"}, "vae")
 
 
 @dataclass(frozen=True)
@@ -300,7 +159,7 @@ class TinyVAEConfig:
         """Read `vae/config.json`; the range of latents is for storing them, and no picture depends on it."""
         only = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
         ignored = {"block_out_channels", "force_upcast", "latent_magnitude", "latent_shift", "shift_factor"}
-        return _read(cls, values, only, ignored, "vae")
+        return read(cls, values, only, ignored, "vae")
 
 
 ATTENTION_DOWN: Final = "CrossAttnDownBlock2D"
@@ -388,7 +247,7 @@ class UNetConfig:
             "transformer_layers_per_block": 1,
         }
         # Scores in float32 is what `attend` gives every model, whether it asks for that or not.
-        return _read(cls, values, only, {"addition_embed_type_num_heads", "upcast_attention"}, "unet")
+        return read(cls, values, only, {"addition_embed_type_num_heads", "upcast_attention"}, "unet")
 
 
 Beta = Annotated[float, Within(1e-8, 0.999)]
@@ -455,6 +314,6 @@ class SchedulerConfig:
                 name in values or values.get("trained_betas") is not None,
                 f"scheduler: the setting {name} is missing, and diffusers' classes disagree on its default",
             )
-        own = _relevant(cls, values)
+        own = relevant(cls, values)
         others = {name: value for name, value in values.items() if name not in own and not name.startswith("_")}
-        return _read(cls, {**own, "others": others}, {}, set(), "scheduler")
+        return read(cls, {**own, "others": others}, {}, set(), "scheduler")

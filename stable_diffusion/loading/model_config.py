@@ -7,16 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..request import MAX_SIDE, SIZE_UNIT
-from .config import (
-    CORRECT_IT,
-    CLIPTextConfig,
-    ConfigError,
-    SchedulerConfig,
-    TinyVAEConfig,
-    UNetConfig,
-    VAEConfig,
-    require,
-)
+from .clip_config import CLIPTextConfig
+from .config import CORRECT_IT, ConfigError, SchedulerConfig, TinyVAEConfig, UNetConfig, VAEConfig, require
 from .fields import bare
 from .files import read_json
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from transformers import CLIPTokenizer
 
-from .config import BUNDLED, CLIPTextConfig, ConfigError, ModelError, TokenizerConfig
+from .clip_config import CLIPTextConfig, TokenizerConfig
+from .config import BUNDLED, ConfigError, ModelError
 from .files import check_file
 from .model_config import TOKENIZER_FILES
 

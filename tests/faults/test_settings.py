@@ -14,16 +14,18 @@ from typing import Any
 
 import pytest
 
-from stable_diffusion.loading.config import (
+from stable_diffusion.loading.clip_config import (
     CLIPConfig,
     CLIPImageConfig,
     CLIPTextConfig,
     CLIPVisionConfig,
+    TokenizerConfig,
+)
+from stable_diffusion.loading.config import (
     ConfigError,
     ModelError,
     SchedulerConfig,
     TinyVAEConfig,
-    TokenizerConfig,
     UNetConfig,
     VAEConfig,
 )

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from stable_diffusion.clip import CLIPModel, CLIPTextEncoder
 from stable_diffusion.diffusion import UNet
-from stable_diffusion.loading.config import CLIPConfig, CLIPTextConfig, TinyVAEConfig, UNetConfig, VAEConfig
+from stable_diffusion.loading.clip_config import CLIPConfig, CLIPTextConfig
+from stable_diffusion.loading.config import TinyVAEConfig, UNetConfig, VAEConfig
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.samplers import SAMPLERS
 from stable_diffusion.tiny_vae import TinyVAE

@@ -14,7 +14,8 @@ from PIL import Image
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from stable_diffusion.clip import CLIP, CLIPModel, preprocess
-from stable_diffusion.loading.config import CLIPConfig, CLIPImageConfig, ModelError
+from stable_diffusion.loading.clip_config import CLIPConfig, CLIPImageConfig
+from stable_diffusion.loading.config import ModelError
 from tests.parity.pairs import BOUND, clip_models, clip_settings, difference, image_tower, prompt_tokens
 from tests.tiny import save_tokenizer
 

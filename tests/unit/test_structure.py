@@ -16,6 +16,7 @@ NETWORKS = {"attention", "blocks", "clip", "encoder", "decoder", "vae", "diffusi
 FLOORS = (
     {"request", "loading", "loading.fields", "attention", "blocks", "weights"},
     {"loading.config"},
+    {"loading.clip_config"},
     {"loading.files", "loading.pickles", "loading.scheduler_settings"},
     {"loading.model_config", "loading.checkpoints"},
     {"loading.hub", "loading.single_file", "loading.tokenizer"},

@@ -10,7 +10,7 @@ import pytest
 from transformers import CLIPTokenizer
 
 from stable_diffusion.heatmap import prompt_words
-from stable_diffusion.loading.config import CLIPTextConfig
+from stable_diffusion.loading.clip_config import CLIPTextConfig
 from stable_diffusion.loading.tokenizer import clip_tokenizer, encode_text, frame, load_tokenizer
 from stable_diffusion.prompt import tokenize
 from tests.tiny import KINDS, configs, save_tokenizer

@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIP
-from stable_diffusion.loading.config import CLIPTextConfig, SchedulerConfig, TinyVAEConfig, UNetConfig, VAEConfig
+from stable_diffusion.loading.clip_config import CLIPTextConfig
+from stable_diffusion.loading.config import SchedulerConfig, TinyVAEConfig, UNetConfig, VAEConfig
 from stable_diffusion.tiny_vae import TinyVAE
 from stable_diffusion.vae import VAE
 

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIP, CLIPModel
-from stable_diffusion.loading.config import CLIPConfig, CLIPImageConfig, CLIPTextConfig, CLIPVisionConfig
+from stable_diffusion.loading.clip_config import CLIPConfig, CLIPImageConfig, CLIPTextConfig, CLIPVisionConfig
 
 from .fit import cosine, fit
 from .train_tokenizer import caption_tokens

@@ -21,12 +21,12 @@ from transformers import CLIPTokenizer
 from stable_diffusion.clip import CLIPTextEncoder
 from stable_diffusion.ddpm import training_loss
 from stable_diffusion.diffusion import UNet
+from stable_diffusion.loading.clip_config import CLIPTextConfig
 from stable_diffusion.loading.config import (
     ATTENTION_DOWN,
     ATTENTION_UP,
     PLAIN_DOWN,
     PLAIN_UP,
-    CLIPTextConfig,
     SchedulerConfig,
     UNetConfig,
 )
