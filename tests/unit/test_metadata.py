@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from stable_diffusion.request import Request
 from tests.conftest import ROOT
+from tests.unit.test_film import film
 from ui.film import animation, strip
 from ui.infotext import parse_infotext, write_infotext
 from ui.metadata import KEY, MAX_TEXT, QUALITY, encoded, read_infotext
@@ -161,12 +162,11 @@ def test_comments_of_every_code_are_read(tmp_path: Path, comment: bytes):
 
 SOURCE_TYPE = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-FRAMES = [Image.new("RGB", (16, 16), (60 * i, 0, 0)) for i in range(3)]
 
 
 @pytest.mark.parametrize(
     "file",
-    [*(encoded(picture(), kind) for kind in QUALITY), animation(FRAMES), animation(FRAMES[:1]), strip(FRAMES)],
+    [*(encoded(picture(), kind) for kind in QUALITY), animation(film(3), ""), animation(film(1), ""), strip(film(3))],
     ids=[*QUALITY, "animation", "one frame", "strip"],
 )
 def test_every_file_is_marked_as_generated(file: bytes):

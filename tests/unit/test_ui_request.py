@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -23,7 +22,7 @@ from ui.api import Answer, answers
 from ui.backend import Local
 from ui.errors import NO_MEMORY, UNEXPECTED, explain, told_on_the_page
 from ui.files import keep, stem, sweep
-from ui.film import FILMS, animation, keep_film, pictures, read_film, strip
+from ui.film import FILMS, keep_film, read_film
 from ui.history import MAX_RUNS, Kept, at, trim
 from ui.limits import check
 from ui.link import from_query, to_query
@@ -152,14 +151,6 @@ def test_a_broken_link_is_read_as_far_as_it_goes():
 def film(count: int) -> list[dict]:
     shades = [Image.new("RGB", (16, 16), (20 * i, 0, 0)) for i in range(count)]
     return [{"x0": data_uri(shade), "xt": None} for shade in shades]
-
-
-def test_a_film_becomes_an_animation_and_a_strip():
-    frames = pictures([*film(12), {"x0": None, "xt": None}])
-    assert len(frames) == 12
-    assert Image.open(io.BytesIO(animation(frames))).n_frames == 12
-    assert Image.open(io.BytesIO(strip(frames))).size == (160, 16)
-    assert Image.open(io.BytesIO(strip(frames[:1]))).size == (16, 16)
 
 
 @pytest.fixture
