@@ -39,6 +39,20 @@ def test_settings_survive_the_infotext():
     }  # fmt: skip
 
 
+def test_a_mask_is_told_and_what_is_drawn_without_one_says_nothing():
+    photo = replace(REQUEST, image=Image.new("RGB", (8, 8)), strength=0.6)
+    plain, masked = (write_infotext(one, 42, "emoji") for one in (photo, replace(photo, mask=Image.new("L", (8, 8)))))
+    assert "Mask" not in plain
+    assert ", Mask: painted" in masked
+    assert parse_infotext(masked) == {**parse_infotext(plain), "mask": "painted"}
+
+
+def test_a_mask_of_another_program_is_told_with_what_else_it_says_of_it():
+    settings = parse_infotext("a fox\nSteps: 20, Sampler: Euler, Denoising strength: 0.5, Mask blur: 4")
+    assert settings["mask"] == "painted"
+    assert settings["others"] == {"Mask blur": "4"}
+
+
 def test_the_infotext_of_another_program_is_read():
     text = (
         "masterpiece, (cat:1.2)\nin two lines\nNegative prompt: blurry, bad\n"

@@ -48,7 +48,7 @@ def test_the_settings_are_fields_of_a_request():
         ("seed", 2**32, "seed must be between -1 and 4294967295, got 4294967296"),
         ("guidance_scale", 31, "guidance_scale must be between 0 and 30, got 31"),
         ("num_images", 5, "num_images must be between 1 and 4, got 5"),
-        ("num_inference_steps", float("nan"), "num_inference_steps must be between 1 and 1,000, got nan"),
+        ("num_inference_steps", float("nan"), "num_inference_steps must be between 1 and 999, got nan"),
     ],
 )
 def test_the_page_allows_less_than_the_library(name: str, value: float, message: str):
@@ -142,6 +142,13 @@ def test_a_link_carries_every_setting():
     assert settings["prompt"] == "a & b = ü?"
     again = Request(**settings)
     assert again == replace(REQUEST, prompt="a & b = ü?", seed=42)
+
+
+def test_a_link_says_that_there_was_a_mask_and_carries_none():
+    run = replace(REQUEST, image="photo.png", mask="/tmp/mask.png", seed=42)
+    assert "tmp" not in to_query(run)
+    assert from_query(dict(parse_qsl(to_query(run))))["mask"] == "painted"
+    assert "mask" not in to_query(replace(run, mask=None))
 
 
 def test_a_broken_link_is_read_as_far_as_it_goes():
