@@ -56,6 +56,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "float32 gives the exact pictures",
     )
     parser.add_argument(
+        "--safety-checker",
+        choices=("on", "off"),
+        default=os.environ.get("SD_SAFETY_CHECKER"),
+        help="blur what the safety checker of the model's directory finds, where it has one ($SD_SAFETY_CHECKER); "
+        "default: on where others can come",
+    )
+    parser.add_argument(
         "--mcp", action="store_true", help="also serve tools for language models; needs `pip install 'gradio[mcp]'`"
     )
     parser.add_argument(
@@ -89,6 +96,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     options.public = options.share or not is_loopback(options.host)
+    if options.safety_checker is None:
+        options.safety_checker = "on" if options.public else "off"
     if options.max_work is None:
         options.max_work = PUBLIC_WORK if options.public else MAX_WORK
     for name in ("max_work", "unheard"):
@@ -149,7 +158,14 @@ def main() -> None:
     options = parse_arguments()
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("ui").setLevel(logging.INFO)
-    holder = ModelHolder(options.model, options.device, options.dtype, vae=options.vae, max_work=options.max_work)
+    holder = ModelHolder(
+        options.model,
+        options.device,
+        options.dtype,
+        vae=options.vae,
+        max_work=options.max_work,
+        safety_checker=options.safety_checker == "on",
+    )
     page = open_page(options, holder, Local(holder, preview_share=options.preview_share))
     holder.ask()
     page.block_thread()
