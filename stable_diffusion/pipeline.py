@@ -18,6 +18,7 @@ from .embeddings import Word, read_word, with_embeddings
 from .guidance import Denoiser, Query
 from .images import fit_image, read_image, to_images, to_tensor
 from .inference import for_inference
+from .loading.checkpoints import finite
 from .lora import LoRAs
 from .mask import Mask, read_mask
 from .model_loader import Models, load
@@ -28,6 +29,10 @@ from .safety import SafetyChecker, blur
 from .samplers import Plan, plan
 from .schedule import CLEAN, Level, NoiseSchedule
 from .vae import VAE, Autoencoder
+
+
+class NotFinite(ValueError):
+    """What a run ends with holds numbers that are infinite or none."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +153,8 @@ class Run:
     def answer(self, x_0: Tensor) -> Step:
         """Go on with the x_0 that the network gave for `query`; returns what happened, without pictures.
 
-        Afterwards `query` is the next one, or None: the run is over, and the step has its `final` latents.
+        Afterwards `query` is the next one, or None: the run is over, and the step has its `final` latents. Raises
+        `NotFinite` where these are no picture.
         """
         assert self.query is not None, "a run that is over has no question to answer"
         assert self.request.seed is not None, "a run's request is seeded"
@@ -158,6 +164,12 @@ class Run:
             self.query = self._ask(self._blend(x, level), level)
         except StopIteration as stop:
             self.query, final = None, self._blend(stop.value, CLEAN)
+            if not finite(final):
+                dtype = str(self._models.unet.conv_in.weight.dtype).removeprefix("torch.")
+                raise NotFinite(
+                    f"the U-Net's numbers left what {dtype} can hold, and the picture would be black: "
+                    "load the model with dtype bfloat16 or float32"
+                ) from None
         vae, checker = self._models.vae, self._models.safety_checker
         step = Step(self._index, self._total, query.level, query.x, x_0, self.request.seed, vae, self.mask, checker)
         return replace(step, final=final)
