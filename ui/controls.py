@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.blocks import Block
@@ -21,6 +21,10 @@ from .extras import find_files
 from .inputs import Dropdown, Slider
 from .limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SLIDER_STEPS
 from .models import ModelHolder
+from .vocabulary import told
+
+if TYPE_CHECKING:
+    from stable_diffusion.pipeline import Pipeline
 
 Controls = dict[str, Any]
 """Argument name -> the component that holds its value; `Any`, for each kind has its own events."""
@@ -40,6 +44,9 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 
 CHECKED: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 """For small events that may fail: Gradio shows the message of a gr.Error only where the event was in the queue."""
+
+NEARLY_FULL = 3 / 4
+"""The share of the tokens that a model reads, from which on they are counted."""
 
 
 class ModelSlider(gr.Slider):
@@ -92,17 +99,18 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, k
         label="Prompt syntax",
         info="Weighted: (more:1.3), [less], and of any length",
         elem_id=f"{kind}-syntax",
-        render=False,  # it has its place among the settings that are folded away
+        render=False,  # this and the next have their place among the settings that are folded away
     )
-    count_tokens(prompt, syntax, model, holder, kind)
-    name_embeddings(prompt, model, holder, kind)
     negative = gr.Textbox(
         label="Negative prompt",
         placeholder="What to keep out of the picture (optional)",
         lines=1,
         max_lines=4,
         elem_id=f"{kind}-negative",
+        render=False,
     )
+    judge_prompt(prompt, syntax, model, holder, kind)
+    name_embeddings(prompt, model, holder, kind)
     return {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
 
 
@@ -144,32 +152,43 @@ def with_lora(prompt: str, name: str, weight: float) -> str:
     return f"{others.rstrip()} <lora:{name}:{weight:g}>".lstrip()
 
 
-def count_tokens(prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
-    """Under a prompt: how much of it the model can read, and what it can't."""
-    note = gr.Markdown(elem_id=f"{kind}-tokens", elem_classes="note")
+def judge_prompt(prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
+    """Under a prompt, where there is something to say: words that the model doesn't know, and what is too long."""
+    note = gr.Markdown(visible=False, elem_id=f"{kind}-words", elem_classes="note")
 
-    def count(text: str, syntax: str, name: str) -> str:
-        pipeline = holder.loaded(name)
-        if not text or pipeline is None:
-            return ""
-        if len(text) > MAX_PROMPT:
-            return f"too long: at most {MAX_PROMPT:,} characters are read"
-        tokens, limit = pipeline.read_prompt(text, syntax), pipeline.models.tokenizer.model_max_length - 2
-        # The text goes into a code span, where Markdown and HTML mean nothing.
-        left_out = tokens.dropped[:200].replace("`", "")
-        rest = f": too long, the model will not read `{left_out}`" if left_out else ""
-        room = f"of {limit} tokens" if len(tokens.ids) == 1 else f"tokens, in {len(tokens.ids)} parts of {limit}"
-        return f"{tokens.count} {room}{rest}"
+    def judge(text: str, syntax: str, name: str) -> gr.Markdown:
+        pipeline, vocabulary, said = holder.loaded(name), holder.vocabulary(name), []
+        if text and vocabulary is not None:
+            embeddings = () if pipeline is None else {word.lower() for word in pipeline.embeddings}
+            said.append(told(vocabulary.unknown(text, embeddings)))
+        if text and pipeline is not None:
+            said.append(room_left(text, syntax, pipeline))
+        sentences = " ".join(filter(None, said))
+        return gr.Markdown(sentences, visible=bool(sentences))
 
     changes = [component.change for component in (prompt, syntax, model)]
-    gr.on(changes, count, [prompt, syntax, model], note, trigger_mode="always_last", **QUIET)
+    gr.on(changes, judge, [prompt, syntax, model], note, trigger_mode="always_last", **QUIET)
+
+
+def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
+    """How much of a prompt the model can read, and what it can't; empty where it is far from the limit."""
+    if len(text) > MAX_PROMPT:
+        return f"It is too long: at most {MAX_PROMPT:,} characters are read."
+    tokens, limit = pipeline.read_prompt(text, syntax), pipeline.models.tokenizer.model_max_length - 2
+    if tokens.dropped:
+        # The text goes into a code span, where Markdown and HTML mean nothing.
+        left_out = tokens.dropped[:200].replace("`", "")
+        return f"It is too long, {tokens.count} of {limit} tokens: the model will not read `{left_out}`"
+    if len(tokens.ids) > 1:
+        return f"{tokens.count} tokens, in {len(tokens.ids)} parts of {limit}."
+    return f"{tokens.count} of {limit} tokens." if tokens.count > NEARLY_FULL * limit else ""
 
 
 def sampling_controls(defaults: Defaults, kind: str) -> Controls:
     """Steps, guidance and seed, always in view."""
     with gr.Row():
-        steps = steps_control(defaults, f"{kind}-steps", info="More steps: slower, often finer")
-        guidance = guidance_control(defaults, f"{kind}-guidance", info="How closely to follow the prompt")
+        steps = steps_control(defaults, f"{kind}-steps", info="More steps: slower, often finer", min_width=220)
+        guidance = guidance_control(defaults, f"{kind}-guidance", info="How closely to follow the prompt", min_width=220)
     with gr.Row(elem_classes="seed-row"):
         seed = gr.Textbox(  # a gr.Number can't be empty: it would show 0
             label="Seed",
@@ -177,6 +196,7 @@ def sampling_controls(defaults: Defaults, kind: str) -> Controls:
             info="The same seed and settings give the same picture",
             elem_id=f"{kind}-seed",
             scale=3,
+            min_width=220,
         )
         dice = gr.Button("Random", size="sm", elem_id=f"{kind}-dice", scale=1, min_width=90)
         reuse = gr.Button("Reuse last", size="sm", elem_id=f"{kind}-reuse", scale=1, min_width=90)
@@ -197,9 +217,11 @@ def guidance_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
 
 
 def more_controls(defaults: Defaults, kind: str, prompts: Controls) -> Controls:
-    """Sampler, size, number of pictures and preview, folded away, and how the prompt of `prompts` is read."""
+    """Sampler, size, number of pictures and preview, folded away, with the rest of `prompts`."""
     sliders = of_the_model(defaults)
     with gr.Accordion("More settings", open=False):
+        prompts["negative_prompt"].render()
+        prompts["prompt_syntax"].render()
         with gr.Row():
             sampler = Dropdown(
                 [(label, name) for name, label in SAMPLER_LABELS.items()],
@@ -232,7 +254,6 @@ def more_controls(defaults: Defaults, kind: str, prompts: Controls) -> Controls:
         with gr.Row():
             width = ModelSlider(**sliders["width"], label="Width", elem_id=f"{kind}-width")
             height = ModelSlider(**sliders["height"], label="Height", elem_id=f"{kind}-height")
-        prompts["prompt_syntax"].render()
         offer_loras(prompts["prompt"], kind)
         count = Slider(1, MAX_IMAGES, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
     return {
