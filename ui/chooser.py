@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import html
 
 import gradio as gr
 
 from .controls import CHECKED, QUIET, SAMPLED, ModelSlider, Updates, of_the_model
-from .errors import explain
+from .errors import explain, titled
 from .inputs import Dropdown
 from .models import ModelHolder
 from .pace import describe
@@ -47,19 +46,22 @@ def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs
         previous: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> Updates:
+        if name == previous:
+            return {before: name}
         try:
             async for text, share in holder.wait(name):
                 progress(share, desc=text)
         except Exception as error:
-            gr.Warning(html.escape(explain(error), quote=False), title="The model stays as it was")
+            gr.Warning(titled("The model stays as it was", explain(error)))
             return {menu: previous}
-        return {before: name} if name == previous else {before: name, **resize(holder, name, tabs)}
+        return {before: name, **resize(holder, name, tabs)}
 
     menu.focus(lambda name: name, menu, before, **QUIET)  # a link or the history may have chosen since
 
     controls = (*of_the_model(holder.defaults), *SAMPLED)
     sized = [tab.controls[control] for tab in tabs for control in controls]
-    chosen = menu.input(
+    # However one chose, a menu is left once: Gradio 6.31's `input` comes twice, its `select` never by the keyboard.
+    chosen = menu.blur(
         choose,
         [menu, before],
         [menu, before, *sized],

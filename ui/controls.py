@@ -116,34 +116,36 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, k
 
 def name_embeddings(prompt: gr.Textbox, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
     """Under a prompt: the words that files bring, of those that there are the ones that the model can take."""
-    files = find_files("embeddings")
-    if not files:
-        return
 
-    def name(model: str) -> str:
-        pipeline = holder.loaded(model)
+    def name(model: str | None = None) -> gr.Markdown:
+        holder.bring()
+        files, pipeline = find_files("embeddings"), holder.loaded(model)
         words = [f"`{word}`" for word in (files if pipeline is None else pipeline.embeddings)]
-        return f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
+        text = f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
+        return gr.Markdown(text, visible=bool(files))
 
-    note = gr.Markdown(name(holder.first), elem_id=f"{kind}-embeddings", elem_classes="note")
-    gr.on([prompt.focus, model.change], name, model, note, **QUIET)
+    note = gr.Markdown(visible=False, elem_id=f"{kind}-embeddings", elem_classes="note")
+    gr.on(None, name, None, note, **QUIET)
+    model.change(name, model, note, **QUIET)
 
 
 def offer_loras(prompt: gr.Textbox, kind: str) -> None:
-    """A menu of the LoRA files, where there are any: the one chosen gets its tag in the prompt."""
-    names = list(find_files("loras"))
-    if not names:
-        return
-    with gr.Row():
-        menu = Dropdown(names, value=None, label="LoRA", info="Adds its tag to the prompt", elem_id=f"{kind}-lora")
+    """A menu of the LoRA files that are there when the page opens: the one chosen gets its tag in the prompt."""
+    with gr.Row(visible=False) as row:
+        menu = Dropdown([], value=None, label="LoRA", info="Adds its tag to the prompt", elem_id=f"{kind}-lora")
         weight = Slider(
             -2, 2, value=1, step=0.05, label="Weight", info="Of the LoRA chosen next", elem_id=f"{kind}-lora-weight"
         )
 
-    def add(text: str, name: str, weight: float) -> tuple[str, None]:
-        return with_lora(text or "", name, weight), None
+    def look() -> tuple[gr.Row, gr.Dropdown]:
+        names = list(find_files("loras"))
+        return gr.Row(visible=bool(names)), Dropdown(names, value=None)
 
-    menu.input(add, [prompt, menu, weight], [prompt, menu], **QUIET)
+    def add(text: str, name: str | None, weight: float) -> tuple[Any, None]:
+        return with_lora(text or "", name, weight) if name else gr.skip(), None
+
+    gr.on(None, look, None, [row, menu], **QUIET)
+    menu.blur(add, [prompt, menu, weight], [prompt, menu], **QUIET)
 
 
 def with_lora(prompt: str, name: str, weight: float) -> str:
@@ -188,7 +190,7 @@ def sampling_controls(defaults: Defaults, kind: str) -> Controls:
     """Steps, guidance and seed, always in view."""
     with gr.Row():
         steps = steps_control(defaults, f"{kind}-steps", info="More steps: slower, often finer", min_width=220)
-        guidance = guidance_control(defaults, f"{kind}-guidance", info="How closely to follow the prompt", min_width=220)
+        guidance = guidance_control(defaults, f"{kind}-guidance", info="How closely to follow it", min_width=220)
     with gr.Row(elem_classes="seed-row"):
         seed = gr.Textbox(  # a gr.Number can't be empty: it would show 0
             label="Seed",
@@ -198,8 +200,9 @@ def sampling_controls(defaults: Defaults, kind: str) -> Controls:
             scale=3,
             min_width=220,
         )
-        dice = gr.Button("Random", size="sm", elem_id=f"{kind}-dice", scale=1, min_width=90)
-        reuse = gr.Button("Reuse last", size="sm", elem_id=f"{kind}-reuse", scale=1, min_width=90)
+        with gr.Column(scale=2, min_width=200), gr.Row():
+            dice = gr.Button("Random", size="sm", elem_id=f"{kind}-dice", min_width=90)
+            reuse = gr.Button("Reuse last", size="sm", elem_id=f"{kind}-reuse", min_width=90)
     dice.click(lambda: "", outputs=seed, **QUIET)
     return {**steps, **guidance, "seed": seed, "_reuse": reuse}
 
@@ -250,10 +253,11 @@ def more_controls(defaults: Defaults, kind: str, prompts: Controls) -> Controls:
                 label="CLIP skip",
                 info="Layers of the text tower left out; many drawing models want 1",
                 elem_id=f"{kind}-clip-skip",
+                min_width=220,
             )
         with gr.Row():
-            width = ModelSlider(**sliders["width"], label="Width", elem_id=f"{kind}-width")
-            height = ModelSlider(**sliders["height"], label="Height", elem_id=f"{kind}-height")
+            width = ModelSlider(**sliders["width"], label="Width", elem_id=f"{kind}-width", min_width=220)
+            height = ModelSlider(**sliders["height"], label="Height", elem_id=f"{kind}-height", min_width=220)
         offer_loras(prompts["prompt"], kind)
         count = Slider(1, MAX_IMAGES, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
     return {

@@ -147,6 +147,13 @@ class ModelHolder:
             return None
         return loading.future.result()
 
+    def bring(self) -> None:
+        """Give the models in memory the LoRA files and embeddings that lie beside them now."""
+        for name in list(self._table):
+            pipeline = self.loaded(name)
+            if pipeline is not None:
+                bring(pipeline)
+
     def ask(self, name: str | None = None) -> Loading:
         """Begin to load a model, unless somebody has; returns at once. ValueError where there is no such model."""
         name, source = name or self.first, self.source(name)
