@@ -21,7 +21,6 @@ from .extras import find_files
 from .inputs import Dropdown, Slider
 from .limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SLIDER_STEPS
 from .models import ModelHolder
-from .vocabulary import told
 
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
@@ -162,7 +161,7 @@ def judge_prompt(prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, ho
         pipeline, vocabulary, said = holder.loaded(name), holder.vocabulary(name), []
         if text and vocabulary is not None:
             embeddings = () if pipeline is None else {word.lower() for word in pipeline.embeddings}
-            said.append(told(vocabulary.unknown(text, embeddings)))
+            said.append(vocabulary.told(text, embeddings))
         if text and pipeline is not None:
             said.append(room_left(text, syntax, pipeline))
         sentences = " ".join(filter(None, said))

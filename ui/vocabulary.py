@@ -20,8 +20,8 @@ FILE = "vocabulary.json"
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 MAX_TOLD, MAX_LETTERS = 3, 30
 """How many words are told, and how many letters of each."""
-LIKE = 0.85
-"""How alike two spellings must be, as difflib measures it; more, and a fridge would be a bridge."""
+LIKE = 0.8
+"""How alike two spellings must be, as difflib measures it; they also begin alike, for a fridge is no bridge."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Vocabulary:
     known: frozenset[str]
     near: Mapping[str, str]
 
-    def unknown(self, prompt: str, beside: Container[str] = ()) -> dict[str, str]:
-        """The words of a prompt that the model doesn't know, with what lies near each; `beside` are known as well.
+    def unknown(self, prompt: str, beside: Container[str] = ()) -> list[str]:
+        """The words of a prompt that the model doesn't know; those `beside` are known as well.
 
         A word at the end that could become one of the vocabulary is still being typed.
         """
@@ -41,7 +41,28 @@ class Vocabulary:
         there = words(text)
         if there and text.endswith(there[-1]) and there[-1] not in self.near and self._begins(there[-1]):
             there.pop()
-        return {word: self._nearest(word) for word in there if not self._knows(word, beside)}
+        return [word for word in there if not self._knows(word, beside)]
+
+    def nearest(self, word: str) -> str:
+        """The things near an unknown word, or the known word that is spelled much like it; or nothing."""
+        there = next((self.near[form] for form in forms(word) if form in self.near), None)
+        if there is not None:
+            return there
+        alike = [known for known in self.known if known[0] == word[0] and len(known) > 3]
+        return ", ".join(get_close_matches(word[:MAX_LETTERS], alike, n=1, cutoff=LIKE))
+
+    def told(self, prompt: str, beside: Container[str] = ()) -> str:
+        """A sentence in Markdown about the words that are unknown; empty where there are none."""
+        unknown = self.unknown(prompt, beside)
+        named = []
+        for word in unknown[:MAX_TOLD]:
+            near = self.nearest(word)
+            named.append(f"**{word[:MAX_LETTERS]}**" + (f" (near it: {near})" if near else ""))
+        if len(unknown) > MAX_TOLD:
+            named.append(f"{len(unknown) - MAX_TOLD} more")
+        *first, last = named or [""]
+        listed = f"{', '.join(first)} and {last}" if first else last
+        return f"The model doesn't know {listed}." if listed else ""
 
     def _knows(self, word: str, beside: Container[str]) -> bool:
         if len(word) < 2 or any(form in self.known or form in beside for form in forms(word)):
@@ -51,13 +72,6 @@ class Vocabulary:
 
     def _begins(self, start: str) -> bool:
         return any(word.startswith(start) for part in (self.known, self.near) for word in part)
-
-    def _nearest(self, word: str) -> str:
-        there = next((self.near[form] for form in forms(word) if form in self.near), None)
-        if there is not None:
-            return there
-        alike = [known for known in self.known if known[0] == word[0] and len(known) > 3]
-        return ", ".join(get_close_matches(word[:MAX_LETTERS], alike, n=1, cutoff=LIKE))
 
 
 def words(text: str) -> list[str]:
@@ -82,16 +96,3 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
         return Vocabulary(str(content["draws"]), frozenset(content["known"].split()), near)
     except (ModelError, KeyError, AttributeError):
         return None
-
-
-def told(unknown: Mapping[str, str]) -> str:
-    """A sentence in Markdown about words that a model doesn't know; empty where there are none."""
-    named = [
-        f"**{word[:MAX_LETTERS]}**" + (f" (near it: {near})" if near else "")
-        for word, near in list(unknown.items())[:MAX_TOLD]
-    ]
-    if len(unknown) > MAX_TOLD:
-        named.append(f"{len(unknown) - MAX_TOLD} more")
-    *first, last = named or [""]
-    listed = f"{', '.join(first)} and {last}" if first else last
-    return f"The model doesn't know {listed}." if listed else ""

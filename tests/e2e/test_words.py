@@ -32,10 +32,10 @@ def test_words_that_the_model_does_not_know_are_named_with_what_is_near(page: Pa
     )
     page.fill("#t2i-prompt textarea", "two dogs above a big red balloon, fluent 3d style, on a teal background")
     expect(note).to_be_hidden()
-    page.locator("#t2i-prompt textarea").press_sequentially(" zep")
+    page.locator("#t2i-prompt textarea").press_sequentially(" zepp")
     page.wait_for_timeout(500)
     expect(note).to_be_hidden()  # it may become a word
-    page.locator("#t2i-prompt textarea").press_sequentially("pelins")
+    page.locator("#t2i-prompt textarea").press_sequentially("elins")
     expect(note).to_have_text("The model doesn't know zeppelins (near it: balloon).")
 
 
