@@ -17,7 +17,7 @@ from stable_diffusion.request import (
     Defaults,
 )
 
-from .extras import find_files
+from .extras import bring, find_files
 from .inputs import Dropdown, Slider
 from .limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SLIDER_STEPS
 from .models import ModelHolder
@@ -117,8 +117,9 @@ def name_embeddings(prompt: gr.Textbox, model: gr.Dropdown, holder: ModelHolder,
     """Under a prompt: the words that files bring, of those that there are the ones that the model can take."""
 
     def name(model: str | None = None) -> gr.Markdown:
-        holder.bring()
         files, pipeline = find_files("embeddings"), holder.loaded(model)
+        if pipeline is not None:
+            bring(pipeline)
         words = [f"`{word}`" for word in (files if pipeline is None else pipeline.embeddings)]
         text = f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
         return gr.Markdown(text, visible=bool(files))

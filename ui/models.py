@@ -151,13 +151,6 @@ class ModelHolder:
             return None
         return loading.future.result()
 
-    def bring(self) -> None:
-        """Give the models in memory the LoRA files and embeddings that lie beside them now."""
-        for name in list(self._table):
-            pipeline = self.loaded(name)
-            if pipeline is not None:
-                bring(pipeline)
-
     @property
     def status(self) -> str:
         """How the first model is: "loading", "ready", or "failed" where it could not be loaded the last time."""
