@@ -212,7 +212,7 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                     film, run.done = run.film, await asyncio.to_thread(keep_run, tab.kind, run.request, news, run.film)
                     run.film = []
                     if news.blurred:
-                        gr.Warning(BLURRED, title="Blurred")
+                        gr.Warning(titled("Blurred", BLURRED))
                     yield {view.live: live.last(film, run.done.link), **tab.show(run.done), **idle}
     except Exception as error:
         sentence = explain(error)
