@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 from gradio.blocks import Block
@@ -17,10 +17,13 @@ from stable_diffusion.request import (
     Defaults,
 )
 
-from .extras import find_files
+from .extras import bring, find_files
 from .inputs import Dropdown, Slider
 from .limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SLIDER_STEPS
 from .models import ModelHolder
+
+if TYPE_CHECKING:
+    from stable_diffusion.pipeline import Pipeline
 
 Controls = dict[str, Any]
 """Argument name -> the component that holds its value; `Any`, for each kind has its own events."""
@@ -40,6 +43,9 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 
 CHECKED: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 """For small events that may fail: Gradio shows the message of a gr.Error only where the event was in the queue."""
+
+NEARLY_FULL = 3 / 4
+"""The share of the tokens that a model reads, from which on they are counted."""
 
 
 class ModelSlider(gr.Slider):
@@ -92,50 +98,54 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, k
         label="Prompt syntax",
         info="Weighted: (more:1.3), [less], and of any length",
         elem_id=f"{kind}-syntax",
-        render=False,  # it has its place among the settings that are folded away
+        render=False,  # this and the next have their place among the settings that are folded away
     )
-    count_tokens(prompt, syntax, model, holder, kind)
-    name_embeddings(prompt, model, holder, kind)
     negative = gr.Textbox(
         label="Negative prompt",
         placeholder="What to keep out of the picture (optional)",
         lines=1,
         max_lines=4,
         elem_id=f"{kind}-negative",
+        render=False,
     )
+    judge_prompt(prompt, syntax, model, holder, kind)
+    name_embeddings(prompt, model, holder, kind)
     return {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
 
 
 def name_embeddings(prompt: gr.Textbox, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
     """Under a prompt: the words that files bring, of those that there are the ones that the model can take."""
-    files = find_files("embeddings")
-    if not files:
-        return
 
-    def name(model: str) -> str:
-        pipeline = holder.loaded(model)
+    def name(model: str | None = None) -> gr.Markdown:
+        files, pipeline = find_files("embeddings"), holder.loaded(model)
+        if pipeline is not None:
+            bring(pipeline)
         words = [f"`{word}`" for word in (files if pipeline is None else pipeline.embeddings)]
-        return f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
+        text = f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
+        return gr.Markdown(text, visible=bool(files))
 
-    note = gr.Markdown(name(holder.first), elem_id=f"{kind}-embeddings", elem_classes="note")
-    gr.on([prompt.focus, model.change], name, model, note, **QUIET)
+    note = gr.Markdown(visible=False, elem_id=f"{kind}-embeddings", elem_classes="note")
+    gr.on(None, name, None, note, **QUIET)
+    model.change(name, model, note, **QUIET)
 
 
 def offer_loras(prompt: gr.Textbox, kind: str) -> None:
-    """A menu of the LoRA files, where there are any: the one chosen gets its tag in the prompt."""
-    names = list(find_files("loras"))
-    if not names:
-        return
-    with gr.Row():
-        menu = Dropdown(names, value=None, label="LoRA", info="Adds its tag to the prompt", elem_id=f"{kind}-lora")
+    """A menu of the LoRA files that are there when the page opens: the one chosen gets its tag in the prompt."""
+    with gr.Row(visible=False) as row:
+        menu = Dropdown([], value=None, label="LoRA", info="Adds its tag to the prompt", elem_id=f"{kind}-lora")
         weight = Slider(
             -2, 2, value=1, step=0.05, label="Weight", info="Of the LoRA chosen next", elem_id=f"{kind}-lora-weight"
         )
 
-    def add(text: str, name: str, weight: float) -> tuple[str, None]:
-        return with_lora(text or "", name, weight), None
+    def look() -> tuple[gr.Row, gr.Dropdown]:
+        names = list(find_files("loras"))
+        return gr.Row(visible=bool(names)), Dropdown(names, value=None)
 
-    menu.input(add, [prompt, menu, weight], [prompt, menu], **QUIET)
+    def add(text: str, name: str | None, weight: float) -> tuple[Any, None]:
+        return with_lora(text or "", name, weight) if name else gr.skip(), None
+
+    gr.on(None, look, None, [row, menu], **QUIET)
+    menu.blur(add, [prompt, menu, weight], [prompt, menu], **QUIET)
 
 
 def with_lora(prompt: str, name: str, weight: float) -> str:
@@ -144,32 +154,43 @@ def with_lora(prompt: str, name: str, weight: float) -> str:
     return f"{others.rstrip()} <lora:{name}:{weight:g}>".lstrip()
 
 
-def count_tokens(prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
-    """Under a prompt: how much of it the model can read, and what it can't."""
-    note = gr.Markdown(elem_id=f"{kind}-tokens", elem_classes="note")
+def judge_prompt(prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
+    """Under a prompt, where there is something to say: words that the model doesn't know, and what is too long."""
+    note = gr.Markdown(visible=False, elem_id=f"{kind}-words", elem_classes="note")
 
-    def count(text: str, syntax: str, name: str) -> str:
-        pipeline = holder.loaded(name)
-        if not text or pipeline is None:
-            return ""
-        if len(text) > MAX_PROMPT:
-            return f"too long: at most {MAX_PROMPT:,} characters are read"
-        tokens, limit = pipeline.read_prompt(text, syntax), pipeline.models.tokenizer.model_max_length - 2
-        # The text goes into a code span, where Markdown and HTML mean nothing.
-        left_out = tokens.dropped[:200].replace("`", "")
-        rest = f": too long, the model will not read `{left_out}`" if left_out else ""
-        room = f"of {limit} tokens" if len(tokens.ids) == 1 else f"tokens, in {len(tokens.ids)} parts of {limit}"
-        return f"{tokens.count} {room}{rest}"
+    def judge(text: str, syntax: str, name: str) -> gr.Markdown:
+        pipeline, vocabulary, said = holder.loaded(name), holder.vocabulary(name), []
+        if text and vocabulary is not None:
+            embeddings = () if pipeline is None else {word.lower() for word in pipeline.embeddings}
+            said.append(vocabulary.told(text, embeddings))
+        if text and pipeline is not None:
+            said.append(room_left(text, syntax, pipeline))
+        sentences = " ".join(filter(None, said))
+        return gr.Markdown(sentences, visible=bool(sentences))
 
     changes = [component.change for component in (prompt, syntax, model)]
-    gr.on(changes, count, [prompt, syntax, model], note, trigger_mode="always_last", **QUIET)
+    gr.on(changes, judge, [prompt, syntax, model], note, trigger_mode="always_last", **QUIET)
+
+
+def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
+    """How much of a prompt the model can read, and what it can't; empty where it is far from the limit."""
+    if len(text) > MAX_PROMPT:
+        return f"It is too long: at most {MAX_PROMPT:,} characters are read."
+    tokens, limit = pipeline.read_prompt(text, syntax), pipeline.models.tokenizer.model_max_length - 2
+    if tokens.dropped:
+        # The text goes into a code span, where Markdown and HTML mean nothing.
+        left_out = tokens.dropped[:200].replace("`", "")
+        return f"It is too long, {tokens.count} of {limit} tokens: the model will not read `{left_out}`"
+    if len(tokens.ids) > 1:
+        return f"{tokens.count} tokens, in {len(tokens.ids)} parts of {limit}."
+    return f"{tokens.count} of {limit} tokens." if tokens.count > NEARLY_FULL * limit else ""
 
 
 def sampling_controls(defaults: Defaults, kind: str) -> Controls:
     """Steps, guidance and seed, always in view."""
     with gr.Row():
-        steps = steps_control(defaults, f"{kind}-steps", info="More steps: slower, often finer")
-        guidance = guidance_control(defaults, f"{kind}-guidance", info="How closely to follow the prompt")
+        steps = steps_control(defaults, f"{kind}-steps", info="More steps: slower, often finer", min_width=220)
+        guidance = guidance_control(defaults, f"{kind}-guidance", info="How closely to follow it", min_width=220)
     with gr.Row(elem_classes="seed-row"):
         seed = gr.Textbox(  # a gr.Number can't be empty: it would show 0
             label="Seed",
@@ -177,9 +198,11 @@ def sampling_controls(defaults: Defaults, kind: str) -> Controls:
             info="The same seed and settings give the same picture",
             elem_id=f"{kind}-seed",
             scale=3,
+            min_width=220,
         )
-        dice = gr.Button("Random", size="sm", elem_id=f"{kind}-dice", scale=1, min_width=90)
-        reuse = gr.Button("Reuse last", size="sm", elem_id=f"{kind}-reuse", scale=1, min_width=90)
+        with gr.Column(scale=2, min_width=200), gr.Row():
+            dice = gr.Button("Random", size="sm", elem_id=f"{kind}-dice", min_width=90)
+            reuse = gr.Button("Reuse last", size="sm", elem_id=f"{kind}-reuse", min_width=90)
     dice.click(lambda: "", outputs=seed, **QUIET)
     return {**steps, **guidance, "seed": seed, "_reuse": reuse}
 
@@ -197,9 +220,11 @@ def guidance_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
 
 
 def more_controls(defaults: Defaults, kind: str, prompts: Controls) -> Controls:
-    """Sampler, size, number of pictures and preview, folded away, and how the prompt of `prompts` is read."""
+    """Sampler, size, number of pictures and preview, folded away, with the rest of `prompts`."""
     sliders = of_the_model(defaults)
     with gr.Accordion("More settings", open=False):
+        prompts["negative_prompt"].render()
+        prompts["prompt_syntax"].render()
         with gr.Row():
             sampler = Dropdown(
                 [(label, name) for name, label in SAMPLER_LABELS.items()],
@@ -228,11 +253,11 @@ def more_controls(defaults: Defaults, kind: str, prompts: Controls) -> Controls:
                 label="CLIP skip",
                 info="Layers of the text tower left out; many drawing models want 1",
                 elem_id=f"{kind}-clip-skip",
+                min_width=220,
             )
         with gr.Row():
-            width = ModelSlider(**sliders["width"], label="Width", elem_id=f"{kind}-width")
-            height = ModelSlider(**sliders["height"], label="Height", elem_id=f"{kind}-height")
-        prompts["prompt_syntax"].render()
+            width = ModelSlider(**sliders["width"], label="Width", elem_id=f"{kind}-width", min_width=220)
+            height = ModelSlider(**sliders["height"], label="Height", elem_id=f"{kind}-height", min_width=220)
         offer_loras(prompts["prompt"], kind)
         count = Slider(1, MAX_IMAGES, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
     return {

@@ -39,9 +39,14 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY_SIGNS)
 
 
-def page_error(text: str) -> gr.Error:
-    """A message on the page, which reads HTML."""
-    return gr.Error(html.escape(text, quote=False), title="That did not work", print_exception=False)
+def titled(title: str, text: str) -> str:
+    """The HTML of a message with its title: Gradio 6.31's page shows none that a gr.Error, or its like, is given."""
+    return f"<b>{title}.</b> {html.escape(text, quote=False)}"
+
+
+def page_error(text: str, title: str = "That did not work") -> gr.Error:
+    """A message on the page that something went wrong."""
+    return gr.Error(titled(title, text), print_exception=False)
 
 
 @contextmanager

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from stable_diffusion.loading.config import ModelError
 
@@ -17,6 +19,11 @@ log = logging.getLogger(__name__)
 
 MODELS = Path(__file__).resolve().parent.parent / "models"
 ENDINGS = (".safetensors", ".pt", ".bin", ".ckpt")
+
+
+_brought: WeakKeyDictionary[Pipeline, dict[str, Path]] = WeakKeyDictionary()
+"""The embeddings that each model was given, those among them that it could not take."""
+_bringing = threading.Lock()
 
 
 def folders() -> list[Path]:
@@ -40,11 +47,20 @@ def find_files(kind: str) -> dict[str, Path]:
 
 
 def bring(pipeline: Pipeline) -> None:
-    """Give a model the words and the LoRA files; embeddings of other models are left out, which the log tells."""
-    for path in find_files("embeddings").values():
-        try:
-            pipeline.add_embedding(path)
-        except ModelError as error:
-            log.info("an embedding is left out: %s", error)
-    for path in find_files("loras").values():
-        pipeline.loras.offer(path)
+    """Give a model the words and the LoRA files that are there now, and take words away whose files are gone.
+
+    Embeddings of other models are left out, which the log tells.
+    """
+    with _bringing:
+        before, there = _brought.get(pipeline, {}), find_files("embeddings")
+        _brought[pipeline] = there
+        for name in pipeline.embeddings:
+            if name not in there:
+                pipeline.remove_embedding(name)
+        for name in there.keys() - before.keys():
+            try:
+                pipeline.add_embedding(there[name])
+            except ModelError as error:
+                log.info("an embedding is left out: %s", error)
+        for path in find_files("loras").values():
+            pipeline.loras.offer(path)

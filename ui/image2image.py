@@ -23,20 +23,10 @@ from .inputs import Radio, Slider
 from .limits import prepare
 from .mask import backdrop, mask_painter, painted
 from .models import ModelHolder
-from .opening import cards
+from .opening import PHOTO_EXAMPLES, cards
 from .photo import PHOTOS, photo_input, photo_path
 from .run import fitted_photo
 from .tab import Drawing, Tab, connect, run_buttons, run_view
-
-# Each names the photo's background. To the included model one left out means white, and while the photo's gives way,
-# things can lose their place.
-EXAMPLES = (
-    ("cat.jpg", "a cat face, fluent 3d style, on a beige background"),
-    ("coffee.jpg", "a cup of coffee, fluent color style, on a brown background"),
-    ("rocket.jpg", "a candle, fluent 3d style, on a dark blue background"),
-    ("flower.jpg", "a sunflower, noto style, on a teal background"),
-)
-
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
 MASK_NOTE = "What you paint over is drawn anew, all else stays as it is. At strength 1 it is drawn from noise alone."
@@ -94,13 +84,13 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
             controls |= sampling_controls(holder.defaults, kind)
             controls |= more_controls(holder.defaults, kind, controls)
     reuse, start, steps_note, photos = (controls.pop(name) for name in ("_reuse", "_start", "_steps", "_photos"))
-    controls["prompt"].value = EXAMPLES[0][1]
+    controls["prompt"].value = PHOTO_EXAMPLES[0][1]
     tab = PhotoTab(kind, controls | {"model": model}, view, history, slider=slider)
     connect(tab, drawing, reuse)
     connect_start(tab, holder, opened, start, steps_note)
 
     def pick(event: gr.SelectData) -> tuple[str, str]:
-        name, text = EXAMPLES[event.index]
+        name, text = PHOTO_EXAMPLES[event.index]
         return str(PHOTOS / name), text
 
     photos.select(pick, None, [controls["image"], controls["prompt"]], **QUIET)
@@ -110,13 +100,13 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
 def photo_controls(kind: str) -> Controls:
     """The photo, and which part of it is drawn anew."""
     photo = photo_input(
-        value=str(PHOTOS / EXAMPLES[0][0]),
+        value=str(PHOTOS / PHOTO_EXAMPLES[0][0]),
         label="Photo",
         sources=["upload", "clipboard", "webcam"],
         height=200,
         elem_id=f"{kind}-photo",
     )
-    photos = cards([(PHOTOS / name, text) for name, text in EXAMPLES], "Or one of these", f"{kind}-photos")
+    photos = cards([(PHOTOS / name, text) for name, text in PHOTO_EXAMPLES], "Or one of these", f"{kind}-photos")
     with gr.Accordion("Change only a part", open=False) as part:
         gr.Markdown(MASK_NOTE, elem_classes="note")
         mask = mask_painter(f"{kind}-mask")

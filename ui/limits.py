@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from stable_diffusion.request import Request, shown
 
+from .extras import bring
+
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
 
@@ -81,6 +83,7 @@ def prepare(holder: ModelHolder, settings: dict[str, Any]) -> tuple[Pipeline, Re
     check(settings)
     pipeline = holder.pipeline(settings.get("model"))
     request = check_work(holder, settings)
+    bring(pipeline)
     # So that whoever draws finds them merged and fetched.
     pipeline.loras.using(request.loras)
     pipeline.models.decoder_for(request.preview)

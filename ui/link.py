@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 from stable_diffusion.request import Request
 
 from .infotext import PAINTED
-from .settings import SETTINGS
+from .settings import SETTINGS, Setting
 
 LINKED = [setting for setting in SETTINGS if setting.linked]
 """What a link carries. A photo stays with its visitor, and so does a mask, of which it says that there was one."""
@@ -23,10 +23,10 @@ def to_query(request: Request) -> str:
     return urlencode({name: value for name, value in settings.items() if value is not None})
 
 
-def from_query(query: Mapping[str, str]) -> dict[str, Any]:
-    """The settings in a link; what is unknown, or not of its kind, is left out."""
+def from_query(query: Mapping[str, str], read: Iterable[Setting] = LINKED) -> dict[str, Any]:
+    """The settings in a link; what is not among those to `read`, or not of its kind, is left out."""
     settings = {}
-    for one in LINKED:
+    for one in read:
         try:
             settings[one.name] = one.kind(query[one.name])
         except (KeyError, ValueError):

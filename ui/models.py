@@ -20,6 +20,7 @@ from stable_diffusion.request import Defaults, defaults_for, shown
 
 from .extras import bring, folders
 from .limits import MAX_WORK
+from .vocabulary import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +38,8 @@ HUB = {
 }
 """Models to fetch: where from, and how many gigabytes their weights are in float32; half of that is fetched for CUDA.
 Stable Diffusion without some of its blocks, by the same paper (arXiv:2305.15798), is for slower machines."""
+FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
+"""Kinds of models, by the width of the text features that their U-Net reads."""
 KEPT = 2
 """How many models are in memory at once, those being loaded among them."""
 LOOK_EVERY = 0.25
@@ -116,10 +119,25 @@ class ModelHolder:
             raise ValueError(f"model must be one of {', '.join(map(repr, self.sources))}, got {shown(name)}")
         return self.sources[name]
 
+    def vocabulary(self, name: str | None = None) -> Vocabulary | None:
+        """What a model knows by name, where a file beside it tells; ValueError where there is no such model."""
+        return read_vocabulary(folder_of(self.source(name)))
+
+    def draws(self, name: str | None = None) -> str:
+        """A sentence about what a model can draw; ValueError where there is no such model."""
+        vocabulary, source = self.vocabulary(name), self.source(name)
+        if vocabulary is not None:
+            return f"It draws {vocabulary.draws}."
+        pipeline, unet = self.loaded(name), read_configs(source)[0] or {}
+        width = unet.get("cross_attention_dim") if pipeline is None else pipeline.models.unet.config.cross_attention_dim
+        side = self.defaults_of(name).side
+        kind = f"A model like {FAMILIES[width]}: it" if width in FAMILIES else "It"
+        return f"{kind} draws what you describe, best at {side} x {side} pixels."
+
     def called(self, written: str) -> str | None:
         """The model of the list that writes this name into its pictures, unless it would have to be fetched."""
         for name, source in self.sources.items():
-            path = BUNDLED if source is None else Path(source).expanduser()
+            path = folder_of(source)
             if path.exists() and written == (path.stem if path.is_file() else path.name):
                 return name
             if written == source and self.loaded(name) is not None:
@@ -270,9 +288,14 @@ def prefers_openvino(unet: UNet, precision: torch.dtype) -> bool:
         return False
 
 
+def folder_of(source: str | None) -> Path:
+    """Where a model's files are, if it has not to be fetched."""
+    return BUNDLED if source is None else Path(source).expanduser()
+
+
 def read_configs(source: str | None) -> list[dict[str, Any] | None]:
     """The settings of a model directory's parts, as `defaults_for` takes them; None for a file that can't be read."""
-    folder = BUNDLED if source is None else Path(source).expanduser()
+    folder = folder_of(source)
     configs: list[dict[str, Any] | None] = []
     for part in ("unet", "vae", "scheduler", "text_encoder"):
         try:

@@ -5,10 +5,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
+
+from .controls import Controls, Updates, Values
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 EXAMPLES = (
@@ -19,9 +22,32 @@ EXAMPLES = (
     ("a sunflower, fluent 3d style, on a blue background", 7),
 )
 """Prompts with the seeds of the pictures on their cards. The film is of the first."""
+PHOTO_EXAMPLES = (
+    ("cat.jpg", "a cat face, fluent 3d style, on a beige background"),
+    ("coffee.jpg", "a cup of coffee, fluent color style, on a brown background"),
+    ("rocket.jpg", "a candle, fluent 3d style, on a dark blue background"),
+    ("flower.jpg", "a sunflower, noto style, on a teal background"),
+)
+"""Photos, and what to make of each. The photo's background is named: to the included model one left out means white,
+and while the photo's gives way, things can lose their place."""
 FILM, STILL = ASSETS / "opening.webp", ASSETS / "opening-still.webp"
 """A run from pure noise on, x_t on the left and x_0 on the right, which plays once; and its end, for those who asked
 their system for less motion."""
+
+
+def proven(controls: Controls, values: Values) -> Updates:
+    """What belongs into an empty prompt box, and into the seed's where that is empty too; nothing if there is a prompt.
+
+    Over an example photo it is the prompt of that one.
+    """
+    prompt, seed = controls["prompt"], controls["seed"]
+    if (values[prompt] or "").strip():
+        return {}
+    if "image" in controls:
+        photo = Path(values[controls["image"]] or "").name
+        return {prompt: dict(PHOTO_EXAMPLES).get(photo, PHOTO_EXAMPLES[0][1])}
+    text, its_seed = random.choice(EXAMPLES)
+    return {prompt: text} | ({} if values[seed] else {seed: str(its_seed)})
 
 
 def card(number: int) -> Path:

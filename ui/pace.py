@@ -41,9 +41,9 @@ def _measure(pipeline: Pipeline) -> float:
 
 
 def describe(pipeline: Pipeline) -> str:
-    """A sentence about the pace: "A step takes about 0.04 s here, a picture of 20 steps 0.8 s."."""
-    step, steps = seconds_per_step(pipeline), pipeline.defaults.num_inference_steps
-    return f"A step takes about {duration(step)} here, a picture of {steps} steps {duration(step * steps)}."
+    """A sentence about the pace: "A picture of 20 steps takes about 0.8 s here."."""
+    steps = pipeline.defaults.num_inference_steps
+    return f"A picture of {steps} steps takes about {duration(steps * seconds_per_step(pipeline))} here."
 
 
 def duration(seconds: float) -> str:

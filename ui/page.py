@@ -22,15 +22,12 @@ from .models import ModelHolder
 from .restore import connect_file, connect_history, connect_link, connect_use
 from .resume import connect_resume
 from .runs import Runs
+from .stay import connect_stay
 from .tab import Drawing
 from .text2image import text2image
 
 HERE = Path(__file__).parent
 TITLE = "Stable Diffusion, live"
-HEADING = """
-# Stable Diffusion, live
-Watch a picture come out of noise: at every step the model guesses the finished picture and takes a little noise away.
-"""
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
@@ -59,9 +56,10 @@ def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
     with Page(title=TITLE, delete_cache=(3600, 86400), analytics_enabled=False, fill_width=True) as page:
         history = History()
         with gr.Row(elem_id="top"):
-            gr.Markdown(HEADING, elem_id="heading")
+            with gr.Column(elem_id="heading"):
+                gr.Markdown(f"# {TITLE}")
+                note = gr.Markdown(holder.draws(), elem_id="model-note")
             menu = model_menu(holder)
-        note = gr.Markdown(elem_id="model-note", elem_classes="note")
         with gr.Tabs(elem_id="tabs") as pages:
             with gr.Tab("Text2Image", id="t2i"):
                 words = text2image(drawing, history, menu)
@@ -87,6 +85,7 @@ def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
         connect_use(tabs, pages)
         for tab in tabs.values():
             connect_resume(tab, drawing, page)
+            connect_stay(tab, drawing, page)
         add_endpoints(backend)
         page.unload(sweep)
     page.temp_file_sets += [FILMS, MASKS]  # what no component shows, Gradio would not delete

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 import gradio as gr
@@ -11,7 +10,7 @@ from gradio.components import Component
 from ui import live
 
 from .controls import CHECKED, ModelSlider, Updates, of_the_model
-from .errors import told_on_the_page
+from .errors import titled, told_on_the_page
 from .film import read_film
 from .fitting import Fitted, fit
 from .history import History, Kept, at
@@ -55,7 +54,7 @@ def bring(
     complete = not fitted.changed and not fitted.left
     if not complete or origin == "file":
         tell = gr.Info if complete else gr.Warning
-        tell(html.escape(fitted.told(), quote=False), duration=20, title="In the form now")
+        tell(titled("In the form now", fitted.told()), duration=20)
     return {pages: gr.Tabs(selected=kind), **updates}
 
 
@@ -70,7 +69,7 @@ def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, h
         try:
             film = read_film(run.film)
         except ValueError as error:
-            gr.Warning(str(error), title="The settings are back")
+            gr.Warning(titled("The settings are back", str(error)))
             return updates
         return updates | {tab.view.live: live.replay(film, run.link)} | tab.show(run)
 

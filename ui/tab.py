@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import html
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -17,11 +16,12 @@ from ui import live
 
 from .backend import Backend
 from .controls import CHECKED, QUIET, Controls, Updates, Values, settings_of
-from .errors import explain, page_error, told_on_the_page
+from .errors import explain, page_error, titled, told_on_the_page
 from .film import save
 from .history import History, Kept, keep_run
 from .limits import check, check_work
 from .models import ModelHolder
+from .opening import proven
 from .run import Started, Waiting
 from .runs import Runs, Watched
 
@@ -158,14 +158,19 @@ def connect_run(tab: Tab, drawing: Drawing) -> None:
 
     async def generate(values: Values, visitor: gr.Request) -> AsyncIterator[Updates]:
         with told_on_the_page():
-            settings = tab.settings(values)
+            filled = proven(tab.controls, values)
+            settings = tab.settings({**values, **filled})
             check_work(drawing.holder, settings)
             run = drawing.runs.add(tab.kind, settings)
+        if filled:
+            yield filled
+            await asyncio.sleep(SETTLED)
         async with aclosing(watch(tab, drawing.backend, run, visitor.session_hash)) as updates:
             async for update in updates:
                 yield update
 
-    begun = tab.view.generate.click(generate, set(tab.controls.values()), tab.watched, **CHECKED)
+    outputs = [*tab.watched, tab.controls["prompt"], tab.controls["seed"]]
+    begun = tab.view.generate.click(generate, set(tab.controls.values()), outputs, **CHECKED)
     keep_in_history(tab, begun)
     tab.view.stop.click(drawing.backend.stop, tab.view.run_id, None, **QUIET)
 
@@ -206,7 +211,7 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                     film, run.done = run.film, await asyncio.to_thread(keep_run, tab.kind, run.request, news, run.film)
                     run.film = []
                     if news.blurred:
-                        gr.Warning(BLURRED, title="Blurred")
+                        gr.Warning(titled("Blurred", BLURRED))
                     yield {view.live: live.last(film, run.done.link), **tab.show(run.done), **idle}
     except Exception as error:
         sentence = explain(error)
@@ -219,15 +224,13 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
 def warn(dropped: dict[str, str]) -> None:
     """Say which words the model will not see."""
     for name, text in dropped.items():
-        gr.Warning(f"{name} is too long for this model. Left out: “{html.escape(text[:300])}”", title="Shortened")
+        gr.Warning(titled("Shortened", f"{name} is too long for this model. Left out: “{text[:300]}”"))
 
 
 def shown(run: Kept | None) -> Kept:
     """The run that the tab shows; gr.Error where there is none yet."""
     if run is None:
-        raise gr.Error(
-            "There is no picture yet: press Generate first.", title="Nothing here yet", print_exception=False
-        )
+        raise page_error("There is no picture yet: press Generate first.", "Nothing here yet")
     return run
 
 

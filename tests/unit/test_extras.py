@@ -76,3 +76,12 @@ def test_a_lora_that_can_not_be_used_is_a_sentence(folder: Path, model: str, pro
 def test_a_lora_is_in_a_prompt_once():
     assert with_lora("", "ink", 1.0) == "<lora:ink:1>"
     assert with_lora("a fox <lora:ink:0.5>, <lora:oil>", "ink", 0.8) == "a fox , <lora:oil> <lora:ink:0.8>"
+
+
+def test_a_model_follows_the_folder(folder: Path):
+    holder = ModelHolder(device="cpu")
+    assert holder.pipeline("sd1").embeddings == ("zub",)
+    (folder / "embeddings" / "zub.safetensors").rename(folder / "embeddings" / "bop.safetensors")
+    (folder / "loras" / "ink.safetensors").rename(folder / "loras" / "oil.safetensors")
+    pipeline, _ = prepare(holder, {"model": "sd1", "prompt": "a bop <lora:oil:1>"})
+    assert pipeline.embeddings == ("bop",)

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from stable_diffusion import Pipeline, Step
 from stable_diffusion.images import fit_image, read_image, to_images
 from ui import opening
-from ui.image2image import EXAMPLES, PHOTOS
+from ui.photo import PHOTOS
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PROMPTS = (
@@ -67,8 +67,8 @@ def animate(pipe: Pipeline, steps: int = 30) -> None:
 
 def strengths(pipe: Pipeline) -> None:
     """The page's examples at rising strength, one row a photo."""
-    sheet = Sheet(len(STRENGTHS) + 1, len(EXAMPLES), lines=2)
-    for row, (name, prompt) in enumerate(EXAMPLES):
+    sheet = Sheet(len(STRENGTHS) + 1, len(opening.PHOTO_EXAMPLES), lines=2)
+    for row, (name, prompt) in enumerate(opening.PHOTO_EXAMPLES):
         photo = fit_image(read_image(PHOTOS / name), pipe.default_size, pipe.default_size)
         sheet.place(photo, 0, row, prompt)
         for column, strength in enumerate(STRENGTHS, start=1):

@@ -75,8 +75,11 @@ def noise_lab(holder: ModelHolder, menu: gr.Dropdown) -> None:
     async def draw(model: str, path: str | None, t: int, told: str) -> dict[str, Any]:
         with told_on_the_page():
             photo = photo_path(path)
-            async for _ in holder.wait(model):
-                pass
+            try:
+                async for _ in holder.wait(model):
+                    pass
+            except ValueError:  # the menu says why
+                return gr.skip()
             async with turn:
                 return await asyncio.to_thread(lambda: noised(holder.pipeline(model), photo, int(t), told or ""))
 

@@ -1,0 +1,142 @@
+"""What the page says of the words of a prompt, and the words and settings that it brings by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shutil import copyfile
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from ui.opening import EXAMPLES, PHOTO_EXAMPLES
+
+from .conftest import Server
+from .visitor import Visitor
+
+
+@pytest.fixture
+def oil(server: Server) -> Iterator[None]:
+    """A LoRA file that comes while the server runs, and goes."""
+    folder = server.log.parent / "models" / "loras"
+    copyfile(folder / "ink.safetensors", folder / "oil.safetensors")
+    yield
+    Path(folder / "oil.safetensors").unlink()
+
+
+def test_words_that_the_model_does_not_know_are_named_with_what_is_near(page: Page):
+    note = page.locator("#t2i-words")
+    page.fill("#t2i-prompt textarea", "a beagle in a zeppelin, noto style")
+    expect(note).to_have_text(
+        "The model doesn't know beagle (near it: dog, fox, wolf) and zeppelin (near it: balloon)."
+    )
+    page.fill("#t2i-prompt textarea", "two dogs above a big red balloon, fluent 3d style, on a teal background")
+    expect(note).to_be_hidden()
+    page.locator("#t2i-prompt textarea").press_sequentially(" zepp")
+    page.wait_for_timeout(500)
+    expect(note).to_be_hidden()  # it may become a word
+    page.locator("#t2i-prompt textarea").press_sequentially("elins")
+    expect(note).to_have_text("The model doesn't know zeppelins (near it: balloon).")
+
+
+def test_a_long_prompt_says_what_the_model_will_not_read(page: Page):
+    expect(page.locator("#model-note")).to_contain_text("takes about")
+    page.fill("#t2i-prompt textarea", "a red fox " * 11)
+    expect(page.locator("#t2i-words")).to_have_text(
+        "It is too long, 33 of 30 tokens: the model will not read a red fox"
+    )
+
+
+@pytest.mark.parametrize("seed", ["", "7"])
+def test_without_a_prompt_a_proven_one_is_drawn(page: Page, seed: str):
+    visitor = Visitor(page)
+    visitor.ask("", steps=2, seed=seed)
+    visitor.generate()
+    visitor.wait_until("finished")
+    prompt = page.input_value("#t2i-prompt textarea")
+    assert prompt in dict(EXAMPLES)
+    expect(page.locator("#t2i-live [data-fact=seed]")).to_have_text(seed or str(dict(EXAMPLES)[prompt]))
+
+
+def test_without_a_prompt_a_photo_brings_its_own(page: Page):
+    visitor = Visitor(page, "i2i")
+    page.locator("#i2i-photos").get_by_role("button").nth(3).click()
+    expect(page.locator("#i2i-prompt textarea")).to_have_value(PHOTO_EXAMPLES[3][1])
+    visitor.ask("", steps=2)
+    visitor.generate()
+    visitor.wait_until("finished")
+    expect(page.locator("#i2i-prompt textarea")).to_have_value(PHOTO_EXAMPLES[3][1])
+
+
+def test_prompt_and_settings_are_there_after_a_reload(page: Page):
+    visitor = Visitor(page)
+    visitor.ask("a blue fox", steps=7, seed="12")
+    page.get_by_role("button", name="More settings").first.click()
+    page.fill("#t2i-negative textarea", "red")
+    page.locator("#t2i-sampler input").click()
+    page.get_by_role("option", name="Euler a").click()
+    visitor.set_number("width", 96)
+    photos = Visitor(page, "i2i")
+    photos.set_number("strength", 0.35)
+    expect(page.locator("#i2i-runs")).to_contain_text("Runs 7 of 20 steps")
+    page.reload()
+    expect(page.locator("#t2i-prompt textarea")).to_have_value("a blue fox")
+    expect(page.locator("#t2i-steps input[type=number]")).to_have_value("7")
+    expect(page.locator("#t2i-seed").get_by_role("textbox")).to_have_value("12")
+    page.get_by_role("button", name="More settings").first.click()
+    expect(page.locator("#t2i-negative textarea")).to_have_value("red")
+    expect(page.locator("#t2i-sampler input")).to_have_value("Euler a")
+    expect(page.locator("#t2i-width input[type=number]")).to_have_value("96")
+    Visitor(page, "i2i")
+    expect(page.locator("#i2i-strength input[type=number]")).to_have_value("0.35")
+    expect(page.locator("#i2i-photo img").first).to_be_visible()
+
+
+def test_a_link_goes_before_what_was_kept(page: Page, server: Server):
+    Visitor(page).ask("a blue fox", steps=7)
+    page.wait_for_function("localStorage.getItem('t2i-form')?.includes('a blue fox')")
+    page.goto(f"{server.url}/?prompt=a+cat&num_inference_steps=3")
+    expect(page.locator("#t2i-prompt textarea")).to_have_value("a cat")
+    expect(page.locator("#t2i-steps input[type=number]")).to_have_value("3")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "no JSON",
+        '{"prompt": ["a"], "num_inference_steps": 1e9, "sampler": "none", "seed": "-5", "model": "gone"}',
+    ],
+)
+def test_what_was_kept_may_be_damaged_or_not_fit(page: Page, form: str):
+    page.evaluate("(form) => localStorage.setItem('t2i-form', form)", form)
+    page.reload()
+    expect(page.locator("#t2i-words, #t2i-prompt").first).to_be_visible()
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=1)
+    visitor.generate()
+    visitor.wait_until("finished")
+
+
+def test_a_lora_that_came_later_is_offered_and_drawn_with(oil: None, visit: Callable[..., Page]):
+    page = visit()
+    visitor = Visitor(page)
+    visitor.ask("a fox", steps=1)
+    page.get_by_role("button", name="More settings").first.click()
+    page.locator("#t2i-lora input").click()
+    page.get_by_role("option", name="oil").click()
+    expect(page.locator("#t2i-prompt textarea")).to_have_value("a fox <lora:oil:1>")
+    visitor.generate()
+    visitor.wait_until("finished")
+
+
+def test_a_model_can_be_chosen_by_the_keyboard(page: Page):
+    menu = page.locator("#model input")
+    menu.focus()
+    menu.fill("another")
+    menu.press("Enter")
+    expect(menu).to_have_value("another")
+    expect(page.locator("#model-note")).to_contain_text("takes about")
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=1)
+    visitor.generate()
+    visitor.wait_until("finished")

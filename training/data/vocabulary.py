@@ -1,0 +1,142 @@
+"""Write what the model knows by name, and what lies near other words: `python -m training.data.vocabulary`.
+
+The page names a word of the prompt that the model can't know, with what it could draw instead. What counts as known are
+the words of the captions without their keywords: "puppy" stands behind a name in a few of them, and the model draws
+nothing like one. A word's nearest things are those that it is a keyword of, then those that WordNet has near it. The
+text encoder is no help here: a word that no caption had is cut into syllables, and its neighbours have the same ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterable
+from itertools import chain, zip_longest
+from pathlib import Path
+
+from training.data.artwork import fetch, sources
+from training.data.captions import NUMBERS, PLACES, RELATIONS, SIZES, STYLES
+from training.data.grammar import COLOUR_WORDS, countable, nouns, phrases, plural
+from training.data.paint import BACKGROUNDS, COLOURS
+from training.data.thesaurus import Thesaurus
+
+DRAWS = "emoji-like pictures of animals, food, things and faces, on a background of any colour"
+"""What the page says of the model, after "It draws"."""
+NEAREST = 3
+"""How many things are told of a word."""
+SIMILAR, SPECIAL = 0.82, 7
+"""How like a thing must be (Wu and Palmer, ACL 1994, Eq. 1, from 0 to 1), and how special what they share."""
+KINDS = {
+    "animals-nature": ("animal", "plant", "object"),
+    "food-drink": ("food", "plant", "artifact"),
+    "travel-places": ("artifact", "object"),
+    "objects": ("artifact", "food", "object"),
+    "activities": ("artifact",),
+    "people-body": ("person", "body"),
+}
+"""What a drawing's name means is its most usual meaning of these kinds."""
+
+
+def words_of(text: str) -> list[str]:
+    """'A t-shirt, two socks' -> ['a', 't-shirt', 'two', 'socks']."""
+    return re.findall(r"[a-z]+(?:['-][a-z]+)*", text.lower())
+
+
+def things(rows: Iterable[dict]) -> dict[str, dict]:
+    """A row for each name of a drawing, what people ask for most first; of people those of whom no sex is said."""
+    order = {label: place for place, label in enumerate(phrases()["everyday"])}
+    ranked = sorted(rows, key=lambda row: (order.get(row["label"], len(order)), row["label"]))
+    found: dict[str, dict] = {}
+    for row in ranked:
+        if re.match(r"(wo)?m[ae]n\b.", row["label"]):
+            continue
+        found.setdefault(nouns(row["label"])[0], row)
+    return found
+
+
+def known_words(rows: Iterable[dict]) -> set[str]:
+    """Every word that captions have beside keywords, and plurals."""
+    names = {noun for row in rows for noun in nouns(row["label"])}
+    said = {
+        *names,
+        *(plural(name) for name in names if countable(name)),
+        *STYLES,
+        *COLOUR_WORDS,
+        *COLOURS,
+        *BACKGROUNDS,
+    }
+    said |= {*NUMBERS.values(), *SIZES, *PLACES, *RELATIONS, "skin"}
+    said |= {text for texts in phrases()["style_words"].values() for text in texts}
+    return {word for text in said for word in words_of(text)} | set(phrases()["function"])
+
+
+def by_keyword(things: dict[str, dict]) -> dict[str, list[str]]:
+    """For each keyword of one word, the things that it is one of, those first that have it in their names."""
+    near: dict[str, list[str]] = {}
+    for name, row in things.items():
+        for word in dict.fromkeys(row["tags"] + row["keywords"]):
+            if re.fullmatch("[a-z]{3,}", word):
+                near.setdefault(word, []).append(name)
+    for name in things:
+        for word in words_of(name):  # "crossed swords" are near to a sword
+            if word.endswith("s"):
+                near.setdefault(word.removesuffix("s"), []).append(name)
+    return {word: sorted(names, key=lambda name: word not in name) for word, names in near.items()}
+
+
+def by_kind(things: dict[str, dict], thesaurus: Thesaurus) -> dict[str, list[str]]:
+    """For each noun that can be drawn, the things that are nearly the same kind of thing, the nearest first."""
+    at: dict[str, list[tuple[str, int]]] = {}
+    for name, row in things.items():
+        meanings = (one for noun in nouns(row["label"]) for one in thesaurus.found.get(noun.replace(" ", "_"), ()))
+        kinds = KINDS.get(row["group"], ())
+        meaning = next((one for one in meanings if thesaurus.senses[one].kind in kinds), None)
+        for above, far in thesaurus.above(meaning).items() if meaning else ():
+            at.setdefault(above, []).append((name, far))
+    rank = {name: place for place, name in enumerate(things)}
+    near = {}
+    for noun, meaning in thesaurus.drawable.items():
+        found: dict[str, float] = {}
+        for above, far in thesaurus.above(meaning).items():
+            shared = 2 * thesaurus.depth(above)
+            for name, other in at.get(above, ()) if thesaurus.depth(above) >= SPECIAL else ():
+                found[name] = max(found.get(name, 0), shared / (shared + far + other))
+        alike = [name for name, similarity in found.items() if similarity >= SIMILAR]
+        if alike:
+            near[noun] = sorted(alike, key=lambda name: (-found[name], rank[name]))
+    return near
+
+
+def vocabulary(rows: list[dict], thesaurus: Thesaurus) -> dict:
+    """What is written: what the model `draws`, the `known` words, and other words by the things `near` them."""
+    named, known = things(rows), known_words(rows)
+    keywords, kinds = by_keyword(named), by_kind(named, thesaurus)
+    near: dict[str, list[str]] = {}
+    for word in sorted(
+        {*thesaurus.drawable, *(keywords.keys() & thesaurus.found.keys())} - known - set(phrases()["media"])
+    ):
+        in_turn = chain.from_iterable(zip_longest(keywords.get(word, []), kinds.get(word, [])))
+        nearest = list(dict.fromkeys(filter(None, in_turn)))[:NEAREST]
+        if nearest:
+            near.setdefault(", ".join(nearest), []).append(word)
+    joined = {names: " ".join(words) for names, words in sorted(near.items())}
+    return {"draws": DRAWS, "known": " ".join(sorted(known)), "near": joined}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("data/emoji"), help="the data set that the model learned")
+    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="where the npm archives are kept")
+    parser.add_argument("--out", type=Path, default=Path("assets/models/emoji/vocabulary.json"))
+    args = parser.parse_args()
+    rows = json.loads((args.root / "index.json").read_text(encoding="utf-8"))
+    package = sources()["thesaurus"]
+    thesaurus = Thesaurus.read(fetch(package["package"], package["version"], args.cache))
+    written = vocabulary(rows, thesaurus)
+    args.out.write_text(json.dumps(written, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    print(f"{args.out}: {len(written['known'].split())} known, {args.out.stat().st_size / 1e3:.0f} kB")
+
+
+if __name__ == "__main__":
+    main()
