@@ -105,7 +105,7 @@ def no_argument(error: ValueError) -> gr.Error:
     """The answer to a value that Gradio can't hand to an event. Its own is a traceback in the log, and silence."""
     log.info("refused: %s", shown(str(error)))
     text = NOT_UPLOADED if isinstance(error, InvalidPathError) else NO_ARGUMENT
-    return gr.Error(text, title="That did not work", print_exception=False)
+    return gr.Error(text, print_exception=False)
 
 
 async def malformed(request: Request, error: Exception) -> Response:

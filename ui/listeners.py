@@ -41,6 +41,7 @@ def watched(seconds: float) -> Callable[[App], AbstractAsyncContextManager[None]
 async def watch(queue: Queue, seconds: float) -> None:
     """End runs whose oldest unread message is older than `seconds`, and forget sessions that wait for nothing."""
     oldest: dict[str, tuple[EventMessage, float]] = {}  # session -> its first unread message, and since when it is that
+    silent: set[str] = set()  # sessions that waited for nothing the last time: a stream may be at its last message
     worked = False
     while True:
         await asyncio.sleep(seconds / LOOKS)
@@ -49,11 +50,14 @@ async def watch(queue: Queue, seconds: float) -> None:
             await asyncio.to_thread(give_back)
         worked = works
         now, before, oldest = time.monotonic(), oldest, {}
+        quiet, silent = silent, set()
         for session, messages in list(queue.pending_messages_per_session.items()):
             unread = first_of(messages)
             if unread is None:
                 if not queue.pending_event_ids_session.get(session):
-                    forget(queue, session)
+                    silent.add(session)
+                    if session in quiet:
+                        forget(queue, session)
                 continue
             first, since = before.get(session, (None, now))
             oldest[session] = unread, since if first is unread else now
