@@ -1,13 +1,17 @@
-// Ctrl+Enter (or Cmd+Enter) presses Generate of the tab in view; Escape presses Stop, unless it closes a list.
+// Enter in a prompt, or Ctrl+Enter (Cmd+Enter) anywhere, presses Generate of the tab in view, and Shift+Enter begins a new
+// line; Escape presses Stop, unless it closes a list.
 const press = (selector) => {
   const button = [...document.querySelectorAll(selector)].find((found) => found.offsetParent !== null);
   if (button && !button.disabled) button.click();
 };
 const onKey = (event) => {
-  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+  const inPrompt = event.target.matches?.('[id$="-prompt"] textarea') && !event.isComposing;
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey || (inPrompt && !event.shiftKey))) {
     event.preventDefault();
     // Gradio sends a text box's value on input; the click follows once that is done.
     setTimeout(() => press("button.generate"), 0);
+  } else if (event.key === "Enter" && inPrompt) {
+    event.stopPropagation(); // Gradio would take it for a submission
   }
   if (event.key === "Escape" && event.target.getAttribute?.("aria-expanded") !== "true") press("button.stop");
 };

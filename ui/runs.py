@@ -30,7 +30,7 @@ class Watched:
     done: Kept | None = None
     """What is left of it when it is over."""
     page: object = None
-    """The page that watches; another one that asks for the run takes over."""
+    """The page that watches, while it goes on; another one that asks for the run takes over."""
 
     @property
     def link(self) -> str:

@@ -59,10 +59,12 @@ class View:
     last: gr.State
     """The `Kept` run that the tab shows, or None."""
     after: gr.Row
-    """What can be done with it."""
+    """What can be done with it: the buttons that follow."""
+    download: gr.DownloadButton
+    use: gr.Button
+    inside: gr.Button
     link: gr.Button
     save: gr.Button
-    use: gr.Button
     files: gr.File
     run_id: gr.State
     """The name of the run that the tab asked for last, which Stop ends."""
@@ -76,6 +78,8 @@ class Tab:
     controls: Controls
     view: View
     history: History
+    sketch: gr.Checkbox
+    """Whether the form is drawn while it changes."""
 
     def settings(self, values: Values) -> dict[str, Any]:
         """What the controls ask for; ValueError where that can't be meant, whatever the model."""
@@ -86,7 +90,7 @@ class Tab:
     @property
     def shown(self) -> list[Block]:
         """The components that `show` updates."""
-        return [self.view.results, self.view.last, self.view.after, self.view.files]
+        return [self.view.results, self.view.last, self.view.after, self.view.download, self.view.files]
 
     @property
     def watched(self) -> list[Block]:
@@ -94,12 +98,13 @@ class Tab:
         return [self.view.live, self.view.generate, self.view.stop, self.view.run_id, *self.shown]
 
     def show(self, run: Kept) -> Updates:
-        """The updates that show a run that is over, apart from its film."""
-        view = self.view
+        """The updates that show a run that is over, apart from its film. One picture alone is on the stage already."""
+        view, alone = self.view, len(run.files) == 1
         return {
-            view.results: gr.Gallery(list(run.files), visible=True),
+            view.results: gr.Gallery([] if alone else list(run.files), visible=not alone),
             view.last: run,
             view.after: gr.Row(visible=True),
+            view.download: gr.DownloadButton(value=run.files[0], visible=alone),
             view.files: gr.File(visible=False),
         }
 
@@ -115,8 +120,15 @@ def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
 
 
 def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
-    """The live view, and under it the pictures to keep."""
+    """The live view with what can be done with its picture, and under it the pictures to keep where they are many."""
     view = live.live_view(f"{kind}-live", film=kind == "t2i")
+    with view, gr.Row(visible=False, elem_classes="tools") as after:
+        download = gr.DownloadButton("Download", **tool(kind, "download"))
+        use = gr.Button("Use as photo", **tool(kind, "use"))
+        inside = gr.Button("Look inside", visible=kind == "t2i", **tool(kind, "inside"))  # there is no photo
+        link = gr.Button("Copy link", **tool(kind, "link"))
+        save = gr.Button("Save film", **tool(kind, "save"))
+    files = gr.File(label="Animation and contact strip", file_count="multiple", visible=False, elem_id=f"{kind}-files")
     results = gr.Gallery(
         label="Your pictures",
         format="png",
@@ -130,13 +142,13 @@ def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
         elem_classes="results",
         visible=False,
     )
-    with gr.Row(visible=False) as after:
-        use = gr.Button("Use as photo", size="sm", elem_id=f"{kind}-use", min_width=110)
-        save = gr.Button("Save the film", size="sm", elem_id=f"{kind}-save", min_width=110)
-        link = gr.Button("Copy link", size="sm", elem_id=f"{kind}-link", min_width=110)
-    files = gr.File(label="Animation and contact strip", file_count="multiple", visible=False, elem_id=f"{kind}-files")
     last, run_id = gr.State(None), gr.State("")
-    return View(*buttons, view, results, last, after, link, save, use, files, run_id)
+    return View(*buttons, view, results, last, after, download, use, inside, link, save, files, run_id)
+
+
+def tool(kind: str, name: str) -> dict[str, Any]:
+    """How a button under the stage looks."""
+    return {"size": "sm", "min_width": 0, "elem_id": f"{kind}-{name}", "elem_classes": ["tool", f"tool-{name}"]}
 
 
 def connect(tab: Tab, drawing: Drawing, reuse: gr.Button) -> None:
@@ -201,11 +213,14 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                     run.add(live.message(run.run_id, news))
                     film, run.done = run.film, await asyncio.to_thread(keep_run, tab.kind, run.request, news, run.film)
                     run.film = []
-                    yield {view.live: live.last(film, run.done.link), **tab.show(run.done), **idle}
+                    yield {view.live: live.last(run.done.shown(film), run.done.link), **tab.show(run.done), **idle}
     except Exception as error:
         sentence = explain(error)
         yield {view.live: live.failed(run.run_id, sentence), **idle}
         raise page_error(sentence) from None
+    finally:
+        if run.page is page:
+            run.page = None
     if run.done is None:
         yield {view.live: live.idle(), **idle}
 

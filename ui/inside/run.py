@@ -33,8 +33,8 @@ MAX_MAP = 32
 """Heat maps are sent with at most this many rows and columns; the page enlarges them smoothly."""
 
 
-def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> None:
-    """Build the section and make it work."""
+def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> Controls:
+    """Build the section and make it work; its controls."""
     defaults = holder.defaults
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
         prompt = gr.Textbox("a cat face next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
@@ -51,6 +51,7 @@ def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> None:
         yield from films(*prepare(holder, settings_of(controls, values)))
 
     connect_lane(holder, menu, (look, stop), record, set(controls.values()), view)
+    return controls
 
 
 def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
