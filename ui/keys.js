@@ -15,7 +15,7 @@ const onKey = (event) => {
   }
   if (event.key === "Escape" && event.target.getAttribute?.("aria-expanded") !== "true") press("button.stop");
 };
-document.addEventListener("keydown", onKey, true); // before a list has closed
+for (const type of ["keydown", "keypress"]) document.addEventListener(type, onKey, true); // before a list has closed
 
 // A picture dropped beside the boxes for files would be opened by the browser: it gives its settings back instead.
 document.addEventListener("dragover", (event) => event.preventDefault());

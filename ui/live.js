@@ -14,6 +14,9 @@ let held = false; // a step was chosen while the run goes on: it stays until the
 let told = 0; // per cent, in quarters
 
 const pictured = () => frames.filter((shown) => shown.x0);
+const divide = () => frame.style.setProperty("--split", `${split.value}%`);
+const altOf = (what) => `${new URLSearchParams(root.dataset.link).get("prompt") || "The picture"}, ${what}`;
+const setFact = ([name, text]) => (find(`[data-fact="${name}"]`).textContent = text);
 
 function setPicture(img, source, alt) {
   Object.assign(img, {src: source || "", alt: source ? alt : "", hidden: !source});
@@ -23,10 +26,6 @@ function setPicture(img, source, alt) {
 function setNoise(source, alt) {
   setPicture(noisy, source, alt);
   split.hidden = noisy.parentElement.hidden = find("figcaption").hidden = !source;
-}
-
-function divide() {
-  frame.style.setProperty("--split", `${split.value}%`);
 }
 
 // The stage has the picture's shape. Where its pixels are few, each gets the same whole number of the screen's.
@@ -44,20 +43,12 @@ function open({film: moving, still}) {
   setNoise(source, "A recorded run: the noise of its steps");
 }
 
-function setFacts(facts) {
-  for (const [name, text] of Object.entries(facts)) find(`[data-fact="${name}"]`).textContent = text;
-}
-
-function altOf(what) {
-  return `${new URLSearchParams(root.dataset.link).get("prompt") || "The picture"}, ${what}`;
-}
-
 function show(shown) {
   current = shown;
   setPicture(picture, shown.x0, altOf(`step ${shown.facts.step}`));
   setNoise(shown.state === "step" && shown.xt, `The noisy picture at step ${shown.facts.step}`);
   hint.textContent = shown.x0 ? "" : "No preview for this step.";
-  setFacts(shown.facts);
+  Object.entries(shown.facts).forEach(setFact);
   for (const thumb of film.children) {
     const here = Number(thumb.dataset.index) === shown.index;
     thumb.toggleAttribute("data-current", here);
@@ -97,7 +88,7 @@ function add(shown) {
   const newest = frames.at(-1);
   if (!held) show(shown.x0 ? shown : pictured().findLast((other) => other.index <= shown.index) || shown);
   steps.hidden = false;
-  setFacts(newest.pace);
+  Object.entries(newest.pace).forEach(setFact);
   find("progress").value = newest.index / newest.total;
   const quarter = 25 * Math.floor((4 * newest.index) / newest.total);
   if (quarter > told) status.textContent = `${quarter} %`; // read aloud: not every step

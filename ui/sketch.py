@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -20,7 +19,7 @@ from .history import Kept
 from .limits import check_work
 from .pace import seconds_per_step
 from .run import Event, Waiting
-from .tab import Drawing, Tab
+from .tab import Drawing, Sketch, Tab
 
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
@@ -36,14 +35,6 @@ CROWDED = "Many are drawing now: it goes on when there is room"
 TOLD = "A sketch in five steps. Enter draws it in full."
 
 
-@dataclass
-class Sketch:
-    """A visitor's newest sketch, and until when (`time.monotonic`) there is none for others' sake."""
-
-    run_id: str = ""
-    rests_until: float = 0.0
-
-
 def sketch_switch(kind: str) -> gr.Checkbox:
     """The switch, off and out of reach until it is known how fast the model is here."""
     return gr.Checkbox(False, label="Draw while I type", info=ABOUT, interactive=False, elem_id=f"{kind}-sketch")
@@ -52,12 +43,12 @@ def sketch_switch(kind: str) -> gr.Checkbox:
 def connect_sketch(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
     """Sketch what the form says whenever the visitor, and nobody else, changes prompt or strength."""
     view, switch, backend, holder = tab.view, tab.sketch, drawing.backend, drawing.holder
-    mine, model = gr.State(Sketch()), tab.controls["model"]
+    model = tab.controls["model"]
     changes = [tab.controls[name].input for name in ("prompt", "strength") if name in tab.controls]
 
     async def draw(values: Values, visitor: gr.Request) -> AsyncIterator[Updates]:
         yield {view.live: gr.skip()}  # an event that never answers empties all that it could have changed
-        sketch, run = values[mine], drawing.runs.get(values[view.run_id])
+        sketch, run = values[view.sketched], drawing.runs.get(values[view.run_id])
         busy = run is not None and run.page is not None
         pipeline = holder.loaded(values[model])
         if not values[switch] or busy or pipeline is None or time.monotonic() < sketch.rests_until:
@@ -70,19 +61,26 @@ def connect_sketch(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
             check_work(holder, settings)
         except ValueError:  # a form that is not finished: Generate says what is wrong with it
             return
-        sketch.run_id = live.new_run()
-        async for update in pictures(sketch, settings, visitor.session_hash):
-            yield update
+        async with aclosing(pictures(sketch, settings, visitor.session_hash)) as updates:
+            async for update in updates:
+                yield update
 
     async def pictures(sketch: Sketch, settings: dict[str, Any], owner: str | None) -> AsyncGenerator[Updates]:
+        run_id = sketch.run_id = live.new_run()
         try:
-            async with aclosing(backend.stream(sketch.run_id, settings, owner or sketch.run_id)) as stream:
+            async with aclosing(backend.stream(run_id, settings, owner or run_id)) as stream:
                 async for news in stream:
                     if isinstance(news, Waiting) and news.position:
-                        backend.stop(sketch.run_id)
+                        backend.stop(run_id)
                         sketch.rests_until = time.monotonic() + REST
                         yield {switch: gr.Checkbox(info=CROWDED)}
-                    elif isinstance(news, Event) and news.x_0 is not None and not news.stopped:
+                    elif (
+                        isinstance(news, Event)
+                        and news.x_0 is not None
+                        and sketch.run_id == run_id
+                        and not news.stopped
+                    ):
+                        sketch.seed = news.seed
                         yield {
                             view.live: live.sketch(news.x_0, settings["prompt"], TOLD),
                             view.after: gr.Row(visible=False),
@@ -96,14 +94,13 @@ def connect_sketch(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
     gr.on(
         [*changes, switch.input],
         draw,
-        {*tab.controls.values(), switch, mine, view.run_id, view.last},
+        {*tab.controls.values(), switch, view.sketched, view.run_id, view.last},
         [view.live, view.after, view.results, view.files, switch],
         trigger_mode="always_last",
         **CHECKED,
     )
-    # The sketch under way is stale: it ends with its step, and the next one begins.
-    stale = [*changes, view.generate.click]
-    gr.on(stale, lambda sketch: backend.stop(sketch.run_id), mine, None, trigger_mode="multiple", **QUIET)
+    # A sketch under way is stale: it ends with its step, and the next one begins.
+    gr.on(changes, lambda sketch: backend.stop(sketch.run_id), view.sketched, None, trigger_mode="multiple", **QUIET)
 
     async def suit(name: str) -> gr.Checkbox:
         pipeline = await holder.here(name)

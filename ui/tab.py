@@ -48,6 +48,17 @@ class Drawing:
     runs: Runs
 
 
+@dataclass
+class Sketch:
+    """A visitor's newest sketch (ui/sketch.py), which changes in place."""
+
+    run_id: str = ""
+    seed: int | None = None
+    """That of the sketch on the stage; None where there is none."""
+    rests_until: float = 0.0
+    """Until when (`time.monotonic`) nothing is sketched, for others' sake."""
+
+
 @dataclass(frozen=True)
 class View:
     """The right side of a tab: buttons, live view, the pictures to keep, and what can be done with them."""
@@ -68,6 +79,8 @@ class View:
     files: gr.File
     run_id: gr.State
     """The name of the run that the tab asked for last, which Stop ends."""
+    sketched: gr.State
+    """The visitor's `Sketch`."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +155,8 @@ def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
         elem_classes="results",
         visible=False,
     )
-    last, run_id = gr.State(None), gr.State("")
-    return View(*buttons, view, results, last, after, download, use, inside, link, save, files, run_id)
+    last, run_id, sketched = gr.State(None), gr.State(""), gr.State(Sketch())
+    return View(*buttons, view, results, last, after, download, use, inside, link, save, files, run_id, sketched)
 
 
 def tool(kind: str, name: str) -> dict[str, Any]:
@@ -165,15 +178,20 @@ def connect_run(tab: Tab, drawing: Drawing) -> None:
     """Make Generate and Stop work."""
 
     async def generate(values: Values, visitor: gr.Request) -> AsyncIterator[Updates]:
+        sketch: Sketch = values[tab.view.sketched]
+        drawing.backend.stop(sketch.run_id)
         with told_on_the_page():
             settings = tab.settings(values)
+            if settings["seed"] is None:  # what was sketched is drawn in full
+                settings["seed"] = sketch.seed
             check_work(drawing.holder, settings)
             run = drawing.runs.add(tab.kind, settings)
+        sketch.run_id, sketch.seed = "", None
         async with aclosing(watch(tab, drawing.backend, run, visitor.session_hash)) as updates:
             async for update in updates:
                 yield update
 
-    begun = tab.view.generate.click(generate, set(tab.controls.values()), tab.watched, **CHECKED)
+    begun = tab.view.generate.click(generate, {*tab.controls.values(), tab.view.sketched}, tab.watched, **CHECKED)
     keep_in_history(tab, begun)
     tab.view.stop.click(drawing.backend.stop, tab.view.run_id, None, **QUIET)
 
