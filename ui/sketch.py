@@ -44,14 +44,16 @@ def connect_sketch(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
     """Sketch what the form says whenever the visitor, and nobody else, changes prompt or strength."""
     view, switch, backend, holder = tab.view, tab.sketch, drawing.backend, drawing.holder
     model = tab.controls["model"]
-    changes = [tab.controls[name].input for name in ("prompt", "strength") if name in tab.controls]
+    changing = [tab.controls[name] for name in ("prompt", "strength") if name in tab.controls]
+    changes = [control.input for control in changing]
 
     async def draw(values: Values, visitor: gr.Request) -> AsyncIterator[Updates]:
         yield {view.live: gr.skip()}  # an event that never answers empties all that it could have changed
         sketch, run = values[view.sketched], drawing.runs.get(values[view.run_id])
         busy = run is not None and run.page is not None
         pipeline = holder.loaded(values[model])
-        if not values[switch] or busy or pipeline is None or time.monotonic() < sketch.rests_until:
+        rests = busy or pipeline is None or time.monotonic() < sketch.rests_until
+        if rests or not values[switch] or not values[tab.controls["prompt"]].strip():
             return
         if not await asyncio.to_thread(is_quick, pipeline):
             yield {switch: gr.Checkbox(value=False, info=SLOW)}
@@ -61,12 +63,13 @@ def connect_sketch(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
             check_work(holder, settings)
         except ValueError:  # a form that is not finished: Generate says what is wrong with it
             return
+        sketch.run_id, sketch.drawn = live.new_run(), tuple(values[control] for control in changing)
         async with aclosing(pictures(sketch, settings, visitor.session_hash)) as updates:
             async for update in updates:
                 yield update
 
     async def pictures(sketch: Sketch, settings: dict[str, Any], owner: str | None) -> AsyncGenerator[Updates]:
-        run_id = sketch.run_id = live.new_run()
+        run_id = sketch.run_id
         try:
             async with aclosing(backend.stream(run_id, settings, owner or run_id)) as stream:
                 async for news in stream:
@@ -91,6 +94,13 @@ def connect_sketch(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
         except Exception as error:
             explain(error)  # to the log: whoever wants the picture is told when it is drawn in full
 
+    def leave(sketch: Sketch, *now: Any) -> None:
+        if sketch.drawn != now:
+            backend.stop(sketch.run_id)
+
+    # The next sketch comes when the one under way is over; one that is stale is over with its step.
+    gr.on(changes, leave, [view.sketched, *changing], None, trigger_mode="multiple", **QUIET)
+
     gr.on(
         [*changes, switch.input],
         draw,
@@ -99,8 +109,6 @@ def connect_sketch(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
         trigger_mode="always_last",
         **CHECKED,
     )
-    # A sketch under way is stale: it ends with its step, and the next one begins.
-    gr.on(changes, lambda sketch: backend.stop(sketch.run_id), view.sketched, None, trigger_mode="multiple", **QUIET)
 
     async def suit(name: str) -> gr.Checkbox:
         pipeline = await holder.here(name)

@@ -53,6 +53,8 @@ class Sketch:
     """A visitor's newest sketch (ui/sketch.py), which changes in place."""
 
     run_id: str = ""
+    drawn: tuple[Any, ...] = ()
+    """What it draws: the values of the controls that are sketched when they change."""
     seed: int | None = None
     """That of the sketch on the stage; None where there is none."""
     rests_until: float = 0.0
