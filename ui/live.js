@@ -7,7 +7,7 @@ const IDLE = "Your picture appears here, out of noise, step by step.";
 const FEW = 256; // pixels a side, of which each is seen
 
 let run = null;
-let frames = []; // by step; 0 is what the first step saw
+let frames = []; // by step; 0 is the noise before the first
 let current = null; // the frame on the stage
 let timer = null;
 let held = false; // a step was chosen while the run goes on: it stays until the newest one is
@@ -72,11 +72,9 @@ function thumbOf(shown) {
   return button;
 }
 
-// A picture may come after later steps were told: it takes its step's place. What the first step saw comes before it.
+// A picture may come after later steps were told: it takes its step's place.
 function put(shown) {
-  if (shown.index === 1 && shown.xt) {
-    put({...shown, index: 0, state: "step", x0: shown.xt, facts: {...shown.facts, step: `0 of ${shown.total}`}});
-  }
+  if (shown.start) put(shown.start);
   frames[shown.index] = shown;
   film.querySelector(`[data-index="${shown.index}"]`)?.remove();
   const later = [...film.children].find((thumb) => Number(thumb.dataset.index) > shown.index);

@@ -117,6 +117,7 @@ def message(run_id: str, event: Event) -> Message:
         "told": told if over else "",
         "x0": as_uri(event.x_0),
         "xt": as_uri(event.x_t),
+        "start": None if event.start is None else message(run_id, event.start),
     }
 
 

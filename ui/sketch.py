@@ -52,8 +52,9 @@ def connect_sketch(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
         sketch, run = values[view.sketched], drawing.runs.get(values[view.run_id])
         busy = run is not None and run.page is not None
         pipeline = holder.loaded(values[model])
-        rests = busy or pipeline is None or time.monotonic() < sketch.rests_until
-        if rests or not values[switch] or not values[tab.controls["prompt"]].strip():
+        if busy or pipeline is None or time.monotonic() < sketch.rests_until:
+            return
+        if not values[switch] or not values[tab.controls["prompt"]].strip():
             return
         if not await asyncio.to_thread(is_quick, pipeline):
             yield {switch: gr.Checkbox(value=False, info=SLOW)}

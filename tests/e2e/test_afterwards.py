@@ -62,7 +62,7 @@ def test_the_film_can_be_saved(finished: Visitor):
     links = page.locator("#t2i-files a[download]")
     expect(links).to_have_count(2)
     files = [Image.open(io.BytesIO(page.request.get(link.get_attribute("href")).body())) for link in links.all()]
-    assert sorted((file.format, getattr(file, "n_frames", 1)) for file in files) == [("PNG", 1), ("WEBP", 4)]
+    assert sorted((file.format, getattr(file, "n_frames", 1)) for file in files) == [("PNG", 1), ("WEBP", 5)]
 
 
 def test_settings_come_back_from_history_from_a_picture_and_from_a_link(finished: Visitor, tmp_path: Path):
