@@ -22,6 +22,7 @@ from starlette.middleware import Middleware
 
 from ui.backend import Backend, Local
 from ui.guard import IN_A_SPACE, NOWHERE, THIS_MACHINE, Guard, is_loopback, malformed
+from ui.health import Measured, health, metrics
 from ui.limits import MAX_WORK, PREVIEW_SHARE, PUBLIC_WORK, SESSIONS, UNHEARD
 from ui.listeners import watched
 from ui.models import ModelHolder
@@ -42,7 +43,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--share", action="store_true", help="also open a public link through Gradio's relay")
     parser.add_argument(
         "--model",
-        help="directory in diffusers' layout, .safetensors or .ckpt file, or hub id; default: the bundled model",
+        default=os.environ.get("SD_MODEL"),
+        help="directory in diffusers' layout, .safetensors or .ckpt file, or hub id ($SD_MODEL); "
+        "default: the bundled model",
     )
     parser.add_argument(
         "--vae", help="the VAE of that model, where it has none or another is wanted: directory, file, or hub id"
@@ -56,7 +59,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "float32 gives the exact pictures",
     )
     parser.add_argument(
+        "--safety-checker",
+        choices=("on", "off"),
+        default=os.environ.get("SD_SAFETY_CHECKER"),
+        help="blur what the safety checker of the model's directory finds, where it has one ($SD_SAFETY_CHECKER); "
+        "default: on where others can come",
+    )
+    parser.add_argument(
         "--mcp", action="store_true", help="also serve tools for language models; needs `pip install 'gradio[mcp]'`"
+    )
+    parser.add_argument(
+        "--metrics",
+        action="store_true",
+        help="count runs, waits and failures at /metrics, for Prometheus; needs `pip install prometheus-client`",
     )
     parser.add_argument(
         "--allow-host",
@@ -89,6 +104,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     options.public = options.share or not is_loopback(options.host)
+    if options.safety_checker is None:
+        options.safety_checker = "on" if options.public else "off"
     if options.max_work is None:
         options.max_work = PUBLIC_WORK if options.public else MAX_WORK
     for name in ("max_work", "unheard"):
@@ -96,8 +113,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be above 0, got {getattr(options, name)}")
     if not 0 <= options.preview_share < 1:
         parser.error(f"--preview-share must be at least 0 and below 1, got {options.preview_share}")
-    if options.mcp and importlib.util.find_spec("mcp") is None:
-        parser.error("--mcp needs a package that is not here: pip install 'gradio[mcp]'")
+    for flag, package, name in (("mcp", "mcp", "'gradio[mcp]'"), ("metrics", "prometheus_client", "prometheus-client")):
+        if getattr(options, flag) and importlib.util.find_spec(package) is None:
+            parser.error(f"--{flag} needs a package that is not here: pip install {name}")
     return options
 
 
@@ -109,6 +127,13 @@ def guards(options: argparse.Namespace) -> list[Middleware]:
 
 def serve(options: argparse.Namespace, holder: ModelHolder, backend: Backend) -> gr.Blocks:
     """Serve the page around what draws; returns at once. OSError where the address can't be listened on."""
+    routes = [health(holder, backend)]
+    if options.metrics:
+        from prometheus_client import CollectorRegistry
+
+        registry = CollectorRegistry()
+        backend = Measured(backend, registry)
+        routes.append(metrics(registry))
     page = build_page(holder, backend)
     page.launch(
         server_name=options.host,
@@ -123,6 +148,7 @@ def serve(options: argparse.Namespace, holder: ModelHolder, backend: Backend) ->
         state_session_capacity=SESSIONS,
         mcp_server=options.mcp,
         app_kwargs={
+            "routes": routes,
             "middleware": guards(options),
             "exception_handlers": {RequestValidationError: malformed},
             "lifespan": watched(options.unheard),
@@ -149,7 +175,14 @@ def main() -> None:
     options = parse_arguments()
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("ui").setLevel(logging.INFO)
-    holder = ModelHolder(options.model, options.device, options.dtype, vae=options.vae, max_work=options.max_work)
+    holder = ModelHolder(
+        options.model,
+        options.device,
+        options.dtype,
+        vae=options.vae,
+        max_work=options.max_work,
+        safety_checker=options.safety_checker == "on",
+    )
     page = open_page(options, holder, Local(holder, preview_share=options.preview_share))
     holder.ask()
     page.block_thread()

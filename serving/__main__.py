@@ -55,6 +55,7 @@ def main() -> None:
         cores = math.ceil(options.cpus * options.max_replicas)
         ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=STORE)
     models = {"device": page.device, "dtype": page.dtype, "vae": page.vae, "max_work": page.max_work}
+    models["safety_checker"] = page.safety_checker == "on"
     handle = deploy(
         page.model,
         **models,

@@ -56,6 +56,11 @@ class Remote:
         self._handle = handle
         self._runs: dict[str, _Heard] = {}
 
+    @property
+    def broken(self) -> bool:
+        """See `Backend.broken`: never, for replicas that end are replaced."""
+        return False
+
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`."""
         heard = self._runs.get(run_id)

@@ -18,11 +18,12 @@ from .loading.config import BUNDLED, ConfigError, ModelError, SchedulerConfig, T
 from .loading.fields import bare
 from .loading.files import read_json
 from .loading.hub import OnProgress, locate
-from .loading.model_config import PART_CLASSES, TINY_VAE_FILES, ModelConfig, read_config, vae_config
+from .loading.model_config import PART_CLASSES, SAFETY_FILES, TINY_VAE_FILES, ModelConfig, read_config, vae_config
 from .loading.single_file import PREFIXES, carried_settings
 from .loading.tokenizer import find_tokenizer, load_tokenizer
 from .model_converter import LEGACY_NAMES, from_file, networks_of, read_directory, read_single_file
 from .precision import fastest_dtype
+from .safety import SafetyChecker
 from .tiny_vae import TinyVAE
 from .vae import Autoencoder
 
@@ -40,6 +41,7 @@ class Models:
     """A model ready to run: networks in evaluation mode on one device, and what is needed to use them.
 
     tiny_vae is a small autoencoder of the same latents, where the model's directory has one: it decodes previews.
+    safety_checker looks at all pictures; None where the directory has none, or it was not asked for.
     """
 
     tokenizer: CLIPTokenizer
@@ -50,6 +52,7 @@ class Models:
     name: str
     source: str
     tiny_vae: TinyVAE | None = None
+    safety_checker: SafetyChecker | None = None
 
     def decoder_for(self, preview: str) -> Autoencoder:
         """What sharp previews of that name are decoded by: for "tiny", and for "auto" if it is there, the tiny VAE.
@@ -76,6 +79,7 @@ def load(
     vae: str | Path | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | Literal["auto"] | None = None,
+    safety_checker: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Models:
     """Load a model in full, or raise `ModelError` naming the file at fault and the remedy.
@@ -87,6 +91,7 @@ def load(
     device: by default CUDA, then Apple's GPU, then the CPU.
     dtype: what the networks compute in, whatever the files hold; by default float16 on CUDA and float32 elsewhere, and
         for "auto" the `fastest_dtype`. A U-Net that is packed for bfloat16 keeps its weights as the files have them.
+    safety_checker: have pictures looked at by the checker of the model's directory, if that has one.
     on_progress: told what is going on and how much of it is done, from 0 to 1, while downloading and while loading.
     """
     device = _device(device)
@@ -95,7 +100,11 @@ def load(
     elif dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     half = dtype in (torch.float16, torch.bfloat16)
-    path = BUNDLED if source is None else locate(source, prefer_half=half, on_progress=on_progress)
+    path = (
+        BUNDLED
+        if source is None
+        else locate(source, prefer_half=half, safety_checker=safety_checker, on_progress=on_progress)
+    )
     if path.is_dir():
         config = read_config(path)
         parts = read_directory(path, prefer_half=half)
@@ -120,6 +129,8 @@ def load(
         )
     if (path / TINY_VAE_FILES[0]).exists():
         networks["tiny_vae"] = _tiny_vae(path / "vae_tiny", config.vae, device, dtype)
+    if safety_checker and (path / SAFETY_FILES[0]).exists():
+        networks["safety_checker"] = SafetyChecker.of(path, device, dtype)
     named = path.stem if path.is_file() else path.name
     return Models(
         tokenizer=tokenizer,

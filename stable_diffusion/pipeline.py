@@ -18,24 +18,34 @@ from .embeddings import Word, read_word, with_embeddings
 from .guidance import Denoiser, Query
 from .images import fit_image, read_image, to_images, to_tensor
 from .inference import for_inference
+from .loading.checkpoints import finite
 from .lora import LoRAs
 from .mask import Mask, read_mask
 from .model_loader import Models, load
 from .preview import Preview, linear_preview
 from .prompt import Tokens, encode_tokens, tokenize
 from .request import Defaults, Request, defaults_for, without_loras
+from .safety import SafetyChecker, blur
 from .samplers import Plan, plan
 from .schedule import CLEAN, Level, NoiseSchedule
 from .vae import VAE, Autoencoder
 
 
+class NotFinite(ValueError):
+    """What a run ends with holds numbers that are infinite or none."""
+
+
 @dataclass(frozen=True)
 class Result:
-    """A finished request: its pictures, the seed of the first (picture i has seed + i), and the final latents."""
+    """A finished request: its pictures, the seed of the first (picture i has seed + i), and the final latents.
+
+    found says which pictures the model's safety checker found; they are blurred. Empty where there is none.
+    """
 
     images: list[Image.Image]
     seed: int
     latents: Tensor
+    found: tuple[bool, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,8 @@ class Step:
     index counts 1 to total. latents is x_t, (N, C, H/8, W/8), that the evaluation saw at the noise `level`, in sampler
     space, where x_t = alpha x_0 + sigma eps. denoised is the network's x_0, of the same shape; final, on the last step
     alone, the latents that the run ends with. images are pictures of x_0, or None when no preview was due; on the last
-    step they are the final pictures, decoded by the VAE, and `result` is set.
+    step they are the final pictures, decoded by the VAE, and `result` is set. Those that the model's safety checker
+    finds are blurred; `found` says which.
     """
 
     index: int
@@ -56,7 +67,9 @@ class Step:
     seed: int
     vae: Autoencoder = field(repr=False)
     mask: Mask | None = field(default=None, repr=False)
+    safety_checker: SafetyChecker | None = field(default=None, repr=False)
     images: list[Image.Image] | None = None
+    found: tuple[bool, ...] = ()
     final: Tensor | None = None
     result: Result | None = None
 
@@ -82,20 +95,31 @@ class Step:
 
     def noisy(self) -> list[Image.Image]:
         """Pictures of x_t, in the variance-preserving scale and by the matrix: noise, as the network is shown it."""
-        return to_images(linear_preview(self.vae, self.latents / self.level.scale))
-
-    def decoded(self) -> list[Image.Image]:
-        """Pictures by the VAE: of x_0 as the network sees it now and, on the last step, of what the run ends with."""
-        pictures = to_images(self.vae.decode_finite(self.denoised if self.final is None else self.final))
-        return pictures if self.mask is None else self.mask.paste(pictures)
+        pictures = to_images(linear_preview(self.vae, self.latents / self.level.scale))
+        return blur(pictures, self.found) if self.found else pictures
 
     def painted(self, preview: Preview) -> Step:
         """The step with its pictures: those of `preview` or, on the last one, the VAE's, and the result."""
-        if self.final is not None:
-            images = self.decoded()
-            return replace(self, images=images, result=Result(images, self.seed, self.final))
-        pictures = preview(self.denoised)
-        return replace(self, images=self.mask.paste(pictures) if self.mask and pictures else pictures)
+        if self.final is None:
+            return self._with(preview(self.denoised))
+        step = self.decoded()
+        assert step.images is not None
+        return replace(step, result=Result(step.images, self.seed, self.final, step.found))
+
+    def decoded(self) -> Step:
+        """The step with pictures by the VAE: of its x_0 and, on the last step, of what the run ends with."""
+        return self._with(to_images(self.vae.decode_finite(self.denoised if self.final is None else self.final)))
+
+    def _with(self, pictures: list[Image.Image] | None) -> Step:
+        """The step with these pictures of its x_0, as they may be shown."""
+        if pictures is None:
+            return self
+        if self.mask is not None:
+            pictures = self.mask.paste(pictures)
+        if self.safety_checker is None:
+            return replace(self, images=pictures)
+        found = self.safety_checker.find(pictures)
+        return replace(self, images=blur(pictures, found), found=tuple(found))
 
 
 class Run:
@@ -121,7 +145,7 @@ class Run:
     ):
         self.request, self.denoise, self.mask = request, words.denoise, mask
         self.decoder = models.decoder_for(request.preview)
-        self._words, self._total, self._vae = words, plan.evaluations, models.vae
+        self._words, self._total, self._models = words, plan.evaluations, models
         self._index = 0
         self._sampling = plan.run(x, noise)
         self.query: Query | None = self._ask(*next(self._sampling))
@@ -129,7 +153,8 @@ class Run:
     def answer(self, x_0: Tensor) -> Step:
         """Go on with the x_0 that the network gave for `query`; returns what happened, without pictures.
 
-        Afterwards `query` is the next one, or None: the run is over, and the step has its `final` latents.
+        Afterwards `query` is the next one, or None: the run is over, and the step has its `final` latents. Raises
+        `NotFinite` where these are no picture.
         """
         assert self.query is not None, "a run that is over has no question to answer"
         assert self.request.seed is not None, "a run's request is seeded"
@@ -139,7 +164,14 @@ class Run:
             self.query = self._ask(self._blend(x, level), level)
         except StopIteration as stop:
             self.query, final = None, self._blend(stop.value, CLEAN)
-        step = Step(self._index, self._total, query.level, query.x, x_0, self.request.seed, self._vae, self.mask)
+            if not finite(final):
+                dtype = str(self._models.unet.conv_in.weight.dtype).removeprefix("torch.")
+                raise NotFinite(
+                    f"the U-Net's numbers left what {dtype} can hold, and the picture would be black: "
+                    "load the model with dtype bfloat16 or float32"
+                ) from None
+        vae, checker = self._models.vae, self._models.safety_checker
+        step = Step(self._index, self._total, query.level, query.x, x_0, self.request.seed, vae, self.mask, checker)
         return replace(step, final=final)
 
     def close(self) -> None:
@@ -209,13 +241,15 @@ class Pipeline:
         vae: str | Path | None = None,
         device: str | None = None,
         dtype: torch.dtype | Literal["auto"] | None = None,
+        safety_checker: bool = False,
     ) -> Pipeline:
         """Load a model: None for the bundled one, a directory, a .safetensors or .ckpt file, or a hub id.
 
         vae: another one than the model's own, from the same kinds of places. dtype: what the networks compute in, by
-        default float32 on a CPU, which is exact; "auto" for what is fastest here.
+        default float32 on a CPU, which is exact; "auto" for what is fastest here. safety_checker: have the model's own
+        look at all pictures, where it has one, and blur what it finds.
         """
-        return cls(load(source, vae=vae, device=device, dtype=dtype))
+        return cls(load(source, vae=vae, device=device, dtype=dtype, safety_checker=safety_checker))
 
     def add_embedding(self, file: str | Path) -> None:
         """Teach the prompt a word by textual inversion (arXiv:2208.01618): the file's name, in any case, `my-cat.pt`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from .encoder import Encoder
 from .inference import for_inference
 from .loading.config import TinyVAEConfig, VAEConfig
 from .weights import with_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class Autoencoder(nn.Module, ABC):
         pictures = for_inference(self).decode(latents.to(dtype))
         if dtype == torch.float32 or pictures.isfinite().all():
             return pictures
+        log.warning("the VAE's numbers left what %s can hold: decoded again in float32", str(dtype)[6:])
         used = ("decoder.", "post_quant_conv.")
         weights = {name: weight.float() for name, weight in self.named_parameters() if name.startswith(used)}
         return with_weights(self, weights).decode(latents.float())

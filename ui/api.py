@@ -128,4 +128,5 @@ def describe(event: Event, dropped: dict[str, str]) -> dict[str, Any]:
         "preview": live.as_uri(event.x_0),
         "finished": event.images is not None,
         "dropped": dropped,
+        "blurred": event.blurred,
     }

@@ -34,6 +34,11 @@ TELL_EVERY = 0.5
 class Backend(Protocol):
     """Draws what the page and programs ask for."""
 
+    @property
+    def broken(self) -> bool:
+        """Whether nothing can be drawn any more, until the server is started again."""
+        ...
+
     def stream(self, run_id: str, settings: dict[str, Any], owner: str) -> AsyncGenerator[News]:
         """News of the run of that name: Waiting and Started while it is not there yet, then an Event for every step.
 
@@ -85,7 +90,7 @@ class Local:
 
     @property
     def broken(self) -> bool:
-        """Whether the engine ended by a fault of its own: nothing more can be drawn here."""
+        """See `Backend.broken`: the engine ended by a fault of its own."""
         return self._engine is not None and self._engine.closed
 
     def stop(self, run_id: str) -> None:

@@ -196,8 +196,9 @@ def start_view(holder: ModelHolder, settings: dict[str, Any]) -> str:
     }
     pipeline, request = prepare(holder, settings | changes)
     with closing(pipeline.stream(request)) as steps:
-        step = next(steps)
-    pictures = (fitted_photo(request), step.noisy()[0], step.decoded()[0])
+        step = next(steps).decoded()
+    assert step.images is not None
+    pictures = (fitted_photo(request), step.noisy()[0], step.images[0])
     left = (step.level.alpha / step.level.scale) ** 2
     captions = (
         "The photo as it is used",

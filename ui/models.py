@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,8 @@ class Loading:
 
 class ModelHolder:
     """All visitors' models. `model` is the one that the page starts with, with `vae` if given; None is the bundled one.
-    `max_work` is how much one request may ask of it (`limits.MAX_WORK`).
+    `max_work` is how much one request may ask of it (`limits.MAX_WORK`); with `safety_checker`, models have their
+    pictures looked at by their own, those that have one.
 
     The lock guards the table alone, and nobody holds it while a model is loaded: who waits for one model keeps nobody
     from another. A model that has to go is forgotten before the next is loaded; runs that use it still keep it.
@@ -76,15 +78,17 @@ class ModelHolder:
         *,
         vae: str | None = None,
         max_work: float = MAX_WORK,
+        safety_checker: bool = False,
         load: Load | None = None,
     ):
         self.sources = find_models(model)
         self.first = next(iter(self.sources))
         self.max_work = max_work
         self._vae, self._device, self._dtype = vae, device, dtype
-        self._load = load or load_pipeline
+        self._load = load or partial(load_pipeline, safety_checker=safety_checker)
         self._table: OrderedDict[str, Loading] = OrderedDict()  # the one asked for last is at its end
         self._changed = threading.Condition()
+        self._failed = False  # the first model, the last time
 
     @property
     def names(self) -> list[str]:
@@ -129,6 +133,13 @@ class ModelHolder:
         if loading is None or not loading.future.done() or loading.future.exception():
             return None
         return loading.future.result()
+
+    @property
+    def status(self) -> str:
+        """How the first model is: "loading", "ready", or "failed" where it could not be loaded the last time."""
+        if self.first in self._table and self.loaded() is None:
+            return "loading"
+        return "failed" if self._failed else "ready"
 
     def ask(self, name: str | None = None) -> Loading:
         """Begin to load a model, unless somebody has; returns at once. ValueError where there is no such model."""
@@ -178,6 +189,7 @@ class ModelHolder:
         except Exception as error:
             log.exception("the model %r could not be loaded", name)
             with self._changed:
+                self._failed = self._failed or name == self.first
                 del self._table[name]
                 self._changed.notify_all()
             failure = ValueError(f"The model {name!r} could not be loaded: {error}")
@@ -185,6 +197,7 @@ class ModelHolder:
             loading.future.set_exception(failure)
         else:
             with self._changed:
+                self._failed = self._failed and name != self.first
                 loading.future.set_result(pipeline)
                 self._changed.notify_all()
 
@@ -213,7 +226,13 @@ def find_models(first: str | None) -> dict[str, str | None]:
 
 
 def load_pipeline(
-    source: str | None, vae: str | None, device: str | None, dtype: str | None, on_progress: OnProgress
+    source: str | None,
+    vae: str | None,
+    device: str | None,
+    dtype: str | None,
+    on_progress: OnProgress,
+    *,
+    safety_checker: bool = False,
 ) -> Pipeline:
     """Load a model and take two steps with it where that is quick, so that the first visitor does not wait for it."""
     import torch
@@ -223,7 +242,7 @@ def load_pipeline(
     from stable_diffusion.pipeline import Pipeline
 
     kind: Any = getattr(torch, dtype) if dtype and dtype != "auto" else dtype
-    models = load(source, vae=vae, device=device, dtype=kind, on_progress=on_progress)
+    models = load(source, vae=vae, device=device, dtype=kind, safety_checker=safety_checker, on_progress=on_progress)
     precision = next(models.vae.parameters()).dtype
     for network in (models.unet, models.vae):
         for_inference(network, precision)  # weights that are not finite are found here, and not by the first visitor
@@ -231,7 +250,8 @@ def load_pipeline(
     bring(pipeline)
     small = pipeline.default_size <= 256
     by = " by OpenVINO" if small and dtype == "auto" and prefers_openvino(models.unet, precision) else ""
-    log.info("%s computes in %s%s", models.name, str(precision).removeprefix("torch."), by)
+    looked = ", and its safety checker looks at its pictures" if models.safety_checker else ""
+    log.info("%s computes in %s%s%s", models.name, str(precision).removeprefix("torch."), by, looked)
     if small:
         steps = pipeline.stream("", preview="vae")
         next(steps)

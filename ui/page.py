@@ -35,11 +35,19 @@ FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 
 
+class Page(gr.Blocks):
+    """Blocks with a bounded queue from the start: calling `queue` once more would build all routes again."""
+
+    def queue(self, *args: Any, **options: Any) -> gr.Blocks:
+        """What `Blocks` calls when it is made. Closed: the routes that compute at once, beside the line."""
+        return super().queue(*args, **options | {"max_size": QUEUE_SIZE, "api_open": False})
+
+
 def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
     """Build the whole page around models that may still be loading, and what draws with them."""
     drawing = Drawing(holder, backend, Runs())
     # Results stay for a day, for their visitors to download; previews never become files.
-    with gr.Blocks(title=TITLE, delete_cache=(3600, 86400), analytics_enabled=False, fill_width=True) as page:
+    with Page(title=TITLE, delete_cache=(3600, 86400), analytics_enabled=False, fill_width=True) as page:
         history = History()
         with gr.Row(elem_id="top"):
             gr.Markdown(HEADING, elem_id="heading")
@@ -75,8 +83,7 @@ def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
         add_endpoints(backend)
         page.unload(sweep)
     page.temp_file_sets += [FILMS, MASKS]  # what no component shows, Gradio would not delete
-    # Closed: the routes that compute at once, beside the line.
-    return page.queue(max_size=QUEUE_SIZE, api_open=False)
+    return page
 
 
 def look() -> dict[str, Any]:

@@ -68,6 +68,8 @@ class Event:
     x_t: bytes | None
     images: list[bytes] | None = None
     stopped: bool = False
+    blurred: int = 0
+    """How many of the pictures to keep the model's safety checker found."""
     start: Event | None = None
     """On the first event alone: what the run began with, as step 0, whose two pictures are its noise."""
 
@@ -95,7 +97,10 @@ def event_of(
 
     Decodes, and encodes: not for the thread of the event loop.
     """
-    shown = step.decoded() if stopped else step.images
+    previewed = step.images is not None
+    if stopped:
+        step = step.decoded()
+    shown = step.images
     images = shown if stopped or step.result is not None else None
     stopped_at = (step.index, step.total) if stopped else None
     return Event(
@@ -106,11 +111,12 @@ def event_of(
         seed=step.seed,
         seconds_per_step=seconds_per_step,
         x_0=None if shown is None else webp(tile(shown)),
-        x_t=None if step.images is None or request.preview == "none" else webp(tile(step.noisy())),
+        x_t=None if not previewed or request.preview == "none" else webp(tile(step.noisy())),
         images=None
         if images is None
         else [encoded(image) for image in signed(images, request, model, stopped_at, step.precision)],
         stopped=stopped,
+        blurred=0 if images is None else sum(step.found),
         start=None if start is None or request.preview == "none" else noise_of(step, start),
     )
 

@@ -26,6 +26,11 @@ from .models import ModelHolder
 from .run import Started, Waiting
 from .runs import Runs, Watched
 
+BLURRED = (
+    "The model's safety checker found something that is not for everybody, and it errs at times: "
+    "try another prompt or another seed."
+)
+
 SETTLED = 0.1
 """Seconds after which an answer is drawn for certain, even where the next one follows."""
 
@@ -233,6 +238,8 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                     run.add(live.message(run.run_id, news))
                     film, run.done = run.film, await asyncio.to_thread(keep_run, tab.kind, run.request, news, run.film)
                     run.film = []
+                    if news.blurred:
+                        gr.Warning(BLURRED, title="Blurred")
                     yield {view.live: live.last(run.done.shown(film), run.done.link), **tab.show(run.done), **idle}
     except Exception as error:
         sentence = explain(error)

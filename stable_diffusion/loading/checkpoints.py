@@ -28,7 +28,10 @@ WEIGHT_STEMS = {
     "text_encoder": ("model", "pytorch_model"),
     "unet": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
     "vae": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
+    "safety_checker": ("model", "pytorch_model"),
 }
+PARTS = ("text_encoder", "unet", "vae")
+"""Those that every model has."""
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 SUFFIXES = (".safetensors", *PICKLED)

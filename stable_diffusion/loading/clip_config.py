@@ -78,6 +78,18 @@ class CLIPVisionConfig:
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
+def _tower(part: str, kind: type, values: dict[str, Any], of: str) -> Any:
+    """The settings of a tower within those of a whole model."""
+    # OpenAI's first uploads repeat some settings under `..._config_dict`, and those count.
+    settings = {**section(values, f"{part}_config", of), **section(values, f"{part}_config_dict", of)}
+    require(bool(settings), f"{of}: config.json has no {part}_config: give the directory of a whole CLIP model")
+    return read(kind, relevant(kind, settings), {}, set(), f"{of} {part}_config")
+
+
+def _projection(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in ("projection_dim",) if name in values}
+
+
 @dataclass(frozen=True)
 class CLIPConfig:
     """`config.json` of a whole CLIP model: both towers and the space that they share (arXiv:2103.00020, Figure 3)."""
@@ -89,13 +101,25 @@ class CLIPConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CLIPConfig:
         """Read transformers' `CLIPModel` layout; generation settings that it adds do not matter here."""
-        both: dict[str, Any] = {"projection_dim": values.get("projection_dim", cls.projection_dim)}
-        for part, kind in (("text", CLIPTextConfig), ("vision", CLIPVisionConfig)):
-            # OpenAI's first uploads repeat some settings under `..._config_dict`, and those count.
-            settings = {**section(values, f"{part}_config", "clip"), **section(values, f"{part}_config_dict", "clip")}
-            require(bool(settings), f"clip: config.json has no {part}_config: give the directory of a whole CLIP model")
-            both[part] = read(kind, relevant(kind, settings), {}, set(), f"clip {part}_config")
-        return read(cls, both, {}, set(), "clip")
+        both = {
+            part: _tower(part, kind, values, "clip")
+            for part, kind in (("text", CLIPTextConfig), ("vision", CLIPVisionConfig))
+        }
+        return read(cls, both | _projection(values), {}, set(), "clip")
+
+
+@dataclass(frozen=True)
+class SafetyConfig:
+    """`safety_checker/config.json`: an image tower, and how wide the space is that its concepts lie in."""
+
+    vision: CLIPVisionConfig
+    projection_dim: Width = 512
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SafetyConfig:
+        """Read the layout of diffusers' `StableDiffusionSafetyChecker`, that of a whole CLIP model."""
+        vision = _tower("vision", CLIPVisionConfig, values, "safety_checker")
+        return read(cls, {"vision": vision} | _projection(values), {}, set(), "safety_checker")
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import tqdm
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
-from .checkpoints import SUFFIXES, WEIGHT_STEMS, find_weights, shards, weight_names
+from .checkpoints import PARTS, SUFFIXES, find_weights, shards, weight_names
 from .config import ModelError
-from .model_config import SETTINGS_FILES, TINY_VAE_FILES, TOKENIZER_FILES, read_config
+from .model_config import SAFETY_FILES, SETTINGS_FILES, TINY_VAE_FILES, TOKENIZER_FILES, read_config
 
 OnProgress = Callable[[str, float], None]
 """Receives what is going on and how much of it is done, from 0 to 1; a download calls it from its own threads."""
@@ -30,12 +30,14 @@ def locate(
     *,
     files: list[str] | None = None,
     prefer_half: bool = False,
+    safety_checker: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Path:
     """The directory or file that `source` names, fetched where it is a model's name on the hub, `owner/name`.
 
     files: fetch these of a repository that may hold less than a model, as far as it has them. prefer_half: fetch
-    float16 weights where the hub has them. Raises `ModelError` where there is no such model.
+    float16 weights where the hub has them. safety_checker: fetch it too. Raises `ModelError` where there is no
+    such model.
     """
     path = Path(source).expanduser()
     if os.path.exists(path):  # of a name that is too long for a file, pathlib's own raises
@@ -43,13 +45,19 @@ def locate(
     if REPOSITORY.fullmatch(str(source)) and path.suffix not in SUFFIXES:
         if files is not None:
             return fetch_files(str(source), files)
-        return fetch_model(str(source), prefer_half=prefer_half, on_progress=on_progress)
+        return fetch_model(str(source), prefer_half=prefer_half, safety_checker=safety_checker, on_progress=on_progress)
     raise ModelError(
         f"{source} does not exist: give a model directory, a single file, or a name on the hub, owner/name"
     )
 
 
-def fetch_model(repository: str, *, prefer_half: bool = False, on_progress: OnProgress | None = None) -> Path:
+def fetch_model(
+    repository: str,
+    *,
+    prefer_half: bool = False,
+    safety_checker: bool = False,
+    on_progress: OnProgress | None = None,
+) -> Path:
     """The directory in the hub's cache that holds the model `repository`, fetched as far as it is missing.
 
     The small files come first, so that a model that we can't run is refused before gigabytes are fetched. Weights that
@@ -57,17 +65,21 @@ def fetch_model(repository: str, *, prefer_half: bool = False, on_progress: OnPr
     download. Raises `ModelError`, saying what to do.
     """
     tokenizer_files = [f"tokenizer/{name}" for name in TOKENIZER_FILES]
-    folder = fetch_files(repository, [*SETTINGS_FILES.values(), *tokenizer_files, *TINY_VAE_FILES])
+    safety_files = SAFETY_FILES if safety_checker else ()
+    folder = fetch_files(repository, [*SETTINGS_FILES.values(), *tokenizer_files, *TINY_VAE_FILES, *safety_files])
     try:
         read_config(folder)
     except ModelError as error:
         raise ModelError(f"{repository} on the hub can't be used: {error}") from None
-    if all(_has_weights(folder, part) for part in WEIGHT_STEMS):
+    parts = list(PARTS)
+    if safety_checker and (folder / SAFETY_FILES[0]).exists():
+        parts.append("safety_checker")
+    if all(_has_weights(folder, part) for part in parts):
         return folder
     with _explained(repository):
         listing = HfApi().list_repo_tree(repository, recursive=True, revision=folder.name)
         files = {file.path: file for file in listing if isinstance(file, RepoFile)}
-        chosen = [name for part in WEIGHT_STEMS for name in _choose(repository, part, files, prefer_half)]
+        chosen = [name for part in parts for name in _choose(repository, part, files, prefer_half)]
         missing = [files[name] for name in chosen if not (folder / name).exists()]
         bar = None if on_progress is None else _reporting_bar(repository, sum(f.size for f in missing), on_progress)
         snapshot_download(repository, revision=folder.name, allow_patterns=chosen, tqdm_class=bar)

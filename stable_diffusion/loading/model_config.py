@@ -30,6 +30,9 @@ TOKENIZER_FILES = (
 # A directory may have it: a small autoencoder of the same latents, for previews.
 TINY_VAE_FILES = ("vae_tiny/config.json", "vae_tiny/diffusion_pytorch_model.safetensors")
 
+# A directory may have it: what looks at the pictures, and what it sees of them.
+SAFETY_FILES = ("safety_checker/config.json", "feature_extractor/preprocessor_config.json")
+
 Settings = dict[str, dict[str, Any]]
 """The content of those files, by part."""
 

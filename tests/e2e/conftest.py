@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from stable_diffusion.loading.config import BUNDLED
 from stable_diffusion.loading.files import read_json
 from tests.conftest import ROOT
+from tests.e2e.alone import DENIED
 from tests.hub_server import Hub, serve
 
 PATIENCE = 120_000
@@ -67,11 +68,12 @@ def hub(bundled_model: Path) -> Iterator[Hub]:
 
 @pytest.fixture(scope="session")
 def server(bundled_model: Path, hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`python app.py` with the bundled model, ended when the tests are over."""
+    """`python app.py` with the bundled model, without a network, ended when the tests are over."""
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
     server = Server(f"http://127.0.0.1:{port}", folder / "log.txt", folder / "files")
-    command = [sys.executable, "app.py", "--port", str(port), "--model", str(bundled_model), "--device", "cpu", "--mcp"]
+    options = ["--port", str(port), "--model", str(bundled_model), "--device", "cpu", "--mcp"]
+    command = [sys.executable, "-m", "tests.e2e.alone", "app.py", *options]
     (folder / "models" / "broken").mkdir(parents=True)
     (folder / "models" / "broken" / "model_index.json").write_text("{}")
     (folder / "models" / "another").symlink_to(bundled_model.absolute())
@@ -89,6 +91,7 @@ def server(bundled_model: Path, hub: Hub, tmp_path_factory: pytest.TempPathFacto
             process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
+    assert not server.count(DENIED), server.log.read_text()
 
 
 def save_extras(folder: Path) -> None:

@@ -460,7 +460,7 @@ class NoLine:
 def test_pictures_that_come_late_replace_no_newer_step(pipe: Pipeline) -> None:
     ticket = Ticket("me", NoLine())
     one, two, three, final = pipe.stream("a fox", num_inference_steps=4, seed=1, preview="none")
-    painted = replace(one, images=one.decoded())
+    painted = replace(one, images=one.decoded().images)
     reader = ticket.steps(every=1.0)  # None instead of waiting for ever, should a step be missing
     for step in (one, two, painted):
         ticket.publish(step)
@@ -468,7 +468,7 @@ def test_pictures_that_come_late_replace_no_newer_step(pipe: Pipeline) -> None:
     ticket.publish(three)
     late = ticket.steps(every=1.0)
     assert [next(late), next(late)] == [painted, three]
-    ticket.publish(replace(three, images=three.decoded()))
+    ticket.publish(replace(three, images=three.decoded().images))
     ticket.publish(three)  # known by its pictures already
     assert next(late).images is not None
     ticket.publish(final)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stable_diffusion.pipeline import Pipeline, Step
+from stable_diffusion.pipeline import NotFinite, Pipeline, Step
 from stable_diffusion.request import SAMPLER_LABELS, Request
 from stable_diffusion.samplers import SAMPLERS
 from tests.tiny import save_model
@@ -213,6 +213,14 @@ def test_eight_threads_draw_what_each_draws_alone(exact: Pipeline) -> None:
         for _ in range(3):
             for result, expected in zip(pool.map(exact, requests), alone, strict=True):
                 assert torch.allclose(result.latents, expected, rtol=0, atol=1e-9)
+
+
+def test_a_run_that_leaves_half_precision_says_so(tmp_path: Path) -> None:
+    half = Pipeline.from_pretrained(save_model(tmp_path), dtype=torch.float16)
+    half.models.unet.conv_out.bias.data.fill_(-6e4)
+    half.models.unet.conv_norm_out.weight.data.fill_(6e4)
+    with pytest.raises(NotFinite, match="float16 can hold, and the picture would be black: load the model with dtype"):
+        steps_of(half)
 
 
 def test_a_closed_run_has_no_question(pipe: Pipeline) -> None:

@@ -122,7 +122,7 @@ def test_tiny_previews_are_the_tiny_vaes_and_the_last_picture_is_the_vaes(with_t
     assert isinstance(tiny, TinyVAE)
     for step in steps:
         assert step.images == to_images(tiny.decode_finite(step.denoised))
-        assert step.images != step.decoded()
+        assert step.images != step.decoded().images
     assert last.result.images == to_images(pipe.models.vae.decode_finite(last.final))
     engine = Engine(painter=Painter(share=0.9))
     try:
