@@ -44,13 +44,14 @@ def expect_form(page: Page, prompt: str, seed: str, steps: str) -> None:
 
 def test_the_film_can_be_watched_again(finished: Visitor):
     page, view = finished.page, finished.view
-    expect(view.locator(".film button")).to_have_count(5)
+    expect(view.locator(".film button").last).to_have_accessible_name("Show step 4")
     last = view.locator(".x0 img").get_attribute("src")
-    view.get_by_label("Show step 1").click()
-    expect(view.locator("[data-fact=step]")).to_have_text("1 of 4")
+    assert last is not None
+    view.get_by_label("Show the noise").click()
+    expect(view.locator("[data-fact=step]")).to_have_text("0 of 4")
     expect(view.locator(".x0 img")).not_to_have_attribute("src", last)
     page.keyboard.press("ArrowRight")
-    expect(view.locator("[data-fact=step]")).to_have_text("2 of 4")
+    expect(view.locator("[data-fact=step]")).to_have_text(re.compile("[1-3] of 4"))  # a busy machine leaves some out
     view.get_by_label("Play the steps").click()
     expect(view.locator("[data-fact=step]")).to_have_text("4 of 4")
     expect(view.locator(".x0 img")).to_have_attribute("src", last)
@@ -59,10 +60,10 @@ def test_the_film_can_be_watched_again(finished: Visitor):
 def test_the_film_can_be_saved(finished: Visitor):
     page = finished.page
     page.get_by_role("button", name="Save film").click()
-    links = page.locator("#t2i-files a[download]")
+    links, frames = page.locator("#t2i-files a[download]"), finished.view.locator(".film button").count()
     expect(links).to_have_count(2)
     files = [Image.open(io.BytesIO(page.request.get(link.get_attribute("href")).body())) for link in links.all()]
-    assert sorted((file.format, getattr(file, "n_frames", 1)) for file in files) == [("PNG", 1), ("WEBP", 5)]
+    assert sorted((file.format, getattr(file, "n_frames", 1)) for file in files) == [("PNG", 1), ("WEBP", frames)]
 
 
 def test_settings_come_back_from_history_from_a_picture_and_from_a_link(finished: Visitor, tmp_path: Path):
@@ -70,7 +71,7 @@ def test_settings_come_back_from_history_from_a_picture_and_from_a_link(finished
     finished.ask("something else", steps=9, seed="1")
     page.locator("#history button.thumbnail-item").first.click()
     expect_form(page, "a red fox", "42", "4")
-    expect(finished.view.locator(".film button")).to_have_count(5)
+    expect(finished.view.locator(".film button").last).to_have_accessible_name("Show step 4")
 
     picture = tmp_path / "fox.png"
     picture.write_bytes(finished.file())
