@@ -150,8 +150,8 @@ function update() {
   add(value);
   if (value.state === "step") return;
   held = false;
-  show(frames.at(-1));
   play.hidden = pictured().length < 2;
+  show(frames.at(-1));
   status.textContent = value.told;
 }
 

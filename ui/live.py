@@ -44,6 +44,7 @@ def live_view(elem_id: str, *, film: bool) -> gr.HTML:
         css_template=(HERE / "live.css").read_text(encoding="utf-8"),
         js_on_load=(HERE / "live.js").read_text(encoding="utf-8"),
         apply_default_css=False,
+        padding=False,
         elem_id=elem_id,
         label="Live view",
     )

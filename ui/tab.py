@@ -142,7 +142,7 @@ def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
 def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
     """The live view with what can be done with its picture, and under it the pictures to keep where they are many."""
     view = live.live_view(f"{kind}-live", film=kind == "t2i")
-    with view, gr.Row(visible=False, elem_classes="tools") as after:
+    with view, gr.Row(equal_height=True, visible=False, elem_classes="tools") as after:
         download = gr.DownloadButton("Download", **tool(kind, "download"))
         use = gr.Button("Use as photo", **tool(kind, "use"))
         inside = gr.Button("Look inside", visible=kind == "t2i", **tool(kind, "inside"))  # there is no photo
