@@ -18,7 +18,9 @@ const onKey = (event) => {
 for (const type of ["keydown", "keypress"]) document.addEventListener(type, onKey, true); // before a list has closed
 
 // Gradio tells of a text box's input at letters alone, not of what was deleted, pasted, or written by a phone's keyboard.
-document.addEventListener("input", ({target}) => target.dispatchEvent(new KeyboardEvent("keypress", {bubbles: true})));
+document.addEventListener("input", ({target}) => {
+  if (target.matches("textarea")) target.dispatchEvent(new KeyboardEvent("keypress", {bubbles: true}));
+});
 
 // A picture dropped beside the boxes for files would be opened by the browser: it gives its settings back instead.
 document.addEventListener("dragover", (event) => event.preventDefault());
