@@ -93,7 +93,9 @@ def lcm_steps(schedule: NoiseSchedule, n: int, settings: Settings) -> list[Trans
     if trained_steps not in range(1, total + 1):
         raise ConfigError(f"sampler lcm: original_inference_steps must be in [1, {total}], got {trained_steps}")
     if not 1 <= n <= trained_steps:
-        raise ValueError(f"num_inference_steps must be in [1, {trained_steps}] for lcm, got {n}")
+        raise ValueError(
+            f"num_inference_steps must be between 1 and {trained_steps} for lcm, got {n}: choose fewer steps"
+        )
     trained = np.arange(trained_steps, 0, -1) * (total // trained_steps) - 1
     chosen = np.floor(np.linspace(0, trained_steps, n, endpoint=False)).astype(int)
     return _consecutive([schedule.level(int(t)) for t in trained[chosen]])

@@ -61,7 +61,7 @@ LORA_TAG = re.compile(r"<lora:(?P<name>[^:<>]*)(?::(?P<weight>[^<>]*))?>")
 
 SIZE_UNIT = 8
 MAX_SIDE = 4096
-MAX_STEPS = 1000
+MAX_STEPS = 999  # of 1000 trained timesteps: the multistep samplers need one more than they take steps
 MAX_GUIDANCE = 100.0
 MAX_IMAGES = 1000
 MAX_PROMPT = 20_000  # characters

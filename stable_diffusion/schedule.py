@@ -153,7 +153,10 @@ class NoiseSchedule:
         """
         total, points = self.num_train_timesteps, num_inference_steps + spare
         if not 1 <= num_inference_steps <= total - spare:
-            raise ValueError(f"num_inference_steps must be in [1, {total - spare}], got {num_inference_steps}")
+            raise ValueError(
+                f"num_inference_steps must be between 1 and {total - spare}, got {num_inference_steps}: "
+                "choose a number in that range"
+            )
         if spacing == "linspace":
             grid = np.linspace(0, total - 1, points)[::-1]
         elif spacing == "leading":

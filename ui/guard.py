@@ -7,8 +7,10 @@ import logging
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+import gradio as gr
 from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
+from gradio.exceptions import InvalidPathError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -41,6 +43,10 @@ POLICY = {
 MAX_BODY = 4 * 2**20
 """Bytes in the body of a call; the longest prompt that is read takes a hundredth. Gradio bounds uploads itself."""
 UPLOAD = "/gradio_api/upload"
+
+
+NOT_UPLOADED = "A file must be uploaded here, or be one of the examples: choose it again."
+NO_ARGUMENT = "An argument is not of the form that this call takes: `Use via API` on the page tells which."
 
 
 class Guard:
@@ -93,6 +99,13 @@ def bounded(receive: Receive) -> Receive:
         return message
 
     return receive_bounded
+
+
+def no_argument(error: ValueError) -> gr.Error:
+    """The answer to a value that Gradio can't hand to an event. Its own is a traceback in the log, and silence."""
+    log.info("refused: %s", shown(str(error)))
+    text = NOT_UPLOADED if isinstance(error, InvalidPathError) else NO_ARGUMENT
+    return gr.Error(text, title="That did not work", print_exception=False)
 
 
 async def malformed(request: Request, error: Exception) -> Response:

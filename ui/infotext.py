@@ -24,6 +24,9 @@ NUMBERS: dict[str, tuple[str, Callable[[str], int | float]]] = {
 SYNTAX = "Prompt syntax"
 """Ours: other programs have one way to read a prompt, the weighted one."""
 
+MASK, PAINTED = "Mask", "painted"
+"""That there was a mask, also ours: the mask itself is in no file. AUTOMATIC1111 tells how it blurred one."""
+
 LINE = re.compile(r"^Steps: *\d", re.MULTILINE)
 NAME = re.compile(r"\w[\w /-]*")
 SILENT = re.compile(r".*[Hh]ash(es)?|Version|Precision")
@@ -52,6 +55,8 @@ def write_infotext(
         pairs["Clip skip"] = request.clip_skip + 1
     if request.image is not None:
         pairs["Denoising strength"] = f"{request.strength:g}"
+    if request.mask is not None:
+        pairs[MASK] = PAINTED
     if precision != "float32":
         pairs["Precision"] = precision
     if stopped_at is not None:
@@ -75,6 +80,7 @@ def parse_infotext(text: str) -> dict[str, Any]:
 def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str = "weighted") -> dict[str, Any]:
     """Settings under the names of `Request`; what is left of the pairs, missing here or unreadable, under `others`.
 
+    A mask is there in name only, as `PAINTED`.
     syntax is how the prompt is meant where the pairs do not say it.
     """
     settings: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative_prompt}
@@ -104,6 +110,8 @@ def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str =
             del left["Schedule type"]
         # Where the line is silent about these, the usual was meant, and not what the form happens to hold.
         settings = {"clip_skip": 0, **settings, "sampler": sampler, "schedule": schedule or "model"}
+    if left.pop(MASK, None) or "Mask blur" in left:
+        settings["mask"] = PAINTED
     written = left.pop(SYNTAX, syntax)
     settings["prompt_syntax"] = written if written in SYNTAX_LABELS else syntax
     return {**settings, "others": left} if left else settings

@@ -31,7 +31,7 @@ def watched(seconds: float) -> Callable[[App], AbstractAsyncContextManager[None]
 
     @asynccontextmanager
     async def lifespan(app: App) -> AsyncIterator[None]:
-        task = asyncio.create_task(watch(app.get_blocks()._queue, seconds))
+        task = asyncio.create_task(watch(line_of(app), seconds))
         yield
         task.cancel()
 
@@ -50,17 +50,30 @@ async def watch(queue: Queue, seconds: float) -> None:
         worked = works
         now, before, oldest = time.monotonic(), oldest, {}
         for session, messages in list(queue.pending_messages_per_session.items()):
-            unread = messages._queue  # asyncio's own: get() would take the message away
-            if not unread:
+            unread = first_of(messages)
+            if unread is None:
                 if not queue.pending_event_ids_session.get(session):
                     forget(queue, session)
                 continue
             first, since = before.get(session, (None, now))
-            oldest[session] = unread[0], since if first is unread[0] else now
+            oldest[session] = unread, since if first is unread else now
             if now - oldest[session][1] > seconds:
                 log.info("nobody has listened for %g s: the run ends", seconds)
                 await queue.clean_events(session_hash=session)  # what Gradio does when a listener leaves
                 forget(queue, session)
+
+
+def line_of(app: App) -> Queue:
+    """The line of events of a server. Gradio 6.31 names it by a private attribute alone."""
+    return app.get_blocks()._queue
+
+
+def first_of(messages: asyncio.Queue[EventMessage]) -> EventMessage | None:
+    """The first unread message, which stays there. In public, asyncio has no way to look without taking.
+
+    How many there are would not do: of a slow reader's, as many come as go.
+    """
+    return messages._queue[0] if messages.qsize() else None  # type: ignore[attr-defined]
 
 
 def forget(queue: Queue, session: str) -> None:

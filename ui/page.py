@@ -12,6 +12,7 @@ from .backend import Backend
 from .chooser import connect_menu, model_menu
 from .files import sweep
 from .film import FILMS
+from .guard import no_argument
 from .history import History
 from .image2image import image2image
 from .inside import build_inside
@@ -41,6 +42,15 @@ class Page(gr.Blocks):
     def queue(self, *args: Any, **options: Any) -> gr.Blocks:
         """What `Blocks` calls when it is made. Closed: the routes that compute at once, beside the line."""
         return super().queue(*args, **options | {"max_size": QUEUE_SIZE, "api_open": False})
+
+    async def preprocess_data(self, *args: Any, **options: Any) -> list[Any]:
+        """The values that an event gets; what can't be one is refused in a sentence."""
+        try:
+            return await super().preprocess_data(*args, **options)
+        except gr.Error:  # a ValueError too
+            raise
+        except ValueError as error:
+            raise no_argument(error) from None
 
 
 def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:

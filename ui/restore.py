@@ -50,7 +50,8 @@ def bring(
     kind = "i2i" if "strength" in settings else "t2i"
     updates, fitted = fill(tabs[kind], settings, holder, chosen)
     if kind == "i2i":
-        fitted.left.append(f"the photo, which is not in the {origin}")
+        missing = "the photo and its mask, which are" if settings.get("mask") else "the photo, which is"
+        fitted.left.append(f"{missing} not in the {origin}")
     complete = not fitted.changed and not fitted.left
     if not complete or origin == "file":
         tell = gr.Info if complete else gr.Warning

@@ -18,8 +18,7 @@ from ui import live
 from .backend import Backend
 from .controls import CHECKED, QUIET, Controls, Updates, Values, settings_of
 from .errors import explain, page_error, told_on_the_page
-from .files import keep, stem
-from .film import animation, pictures, read_film, strip
+from .film import save
 from .history import History, Kept, keep_run
 from .limits import check, check_work
 from .models import ModelHolder
@@ -270,12 +269,5 @@ def shown(run: Kept | None) -> Kept:
 def save_film(run: Kept | None) -> gr.File:
     """The run's animation and contact strip, as files."""
     with told_on_the_page():
-        request = shown(run).request
-        frames = pictures(read_film(shown(run).film))
-        if not frames:
-            raise ValueError("This run had no previews: choose a live preview.")
-        assert request.seed is not None, "a run that is over has its seed"
-        name = stem(request.prompt, request.seed)
-        return gr.File(
-            [keep(f"{name}.webp", animation(frames)), keep(f"{name}-strip.png", strip(frames))], visible=True
-        )
+        over = shown(run)
+        return gr.File(save(over.film, over.request, over.files[0]), visible=True)

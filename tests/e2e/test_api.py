@@ -74,7 +74,7 @@ def test_a_prompt_of_10_000_characters_is_cut_and_says_so(client: Client):
 
 
 BAD = {
-    "num_inference_steps 0": ({"num_inference_steps": 0}, "num_inference_steps must be between 1 and 1,000, got 0"),
+    "num_inference_steps 0": ({"num_inference_steps": 0}, "num_inference_steps must be between 1 and 999, got 0"),
     "num_inference_steps 5000": ({"num_inference_steps": 5000}, "num_inference_steps must be .* got 5000"),
     "num_inference_steps 2.5": ({"num_inference_steps": 2.5}, "num_inference_steps must be a whole number, got 2.5"),
     "width 100": ({"width": 100}, "width must be a multiple of 8, got 100: try 96 or 104"),

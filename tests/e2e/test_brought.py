@@ -43,6 +43,15 @@ def test_a_picture_of_another_program_says_what_was_taken_and_what_not(page: Pag
     visitor.wait_until("finished")
 
 
+def test_a_picture_drawn_with_a_mask_says_that_photo_and_mask_are_missing(page: Page, tmp_path: Path):
+    chunks = PngInfo()
+    chunks.add_text("parameters", "a fox\nSteps: 9, Sampler: Euler, Seed: 7, Denoising strength: 0.6, Mask: painted")
+    Image.new("RGB", (8, 8)).save(tmp_path / "fox.png", pnginfo=chunks)
+    page.set_input_files("#restore input[type=file]", str(tmp_path / "fox.png"))
+    told = page.locator(".toast-body").filter(has_text="Taken: Prompt")
+    expect(told).to_contain_text("Not taken: the photo and its mask, which are not in the file")
+
+
 def test_a_picture_of_a_program_that_can_not_be_read_names_it(page: Page, tmp_path: Path):
     chunks = PngInfo()
     chunks.add_text("workflow", "{}")

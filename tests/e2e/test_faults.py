@@ -105,7 +105,7 @@ def test_a_run_that_fails_ends_in_a_sentence(visitor: Visitor, fault: str, caplo
 def test_a_comparison_that_fails_ends_in_a_sentence(visitor: Visitor):
     page = visitor.page
     page.get_by_role("tab", name="Inside", exact=True).click()
-    page.get_by_role("tab", name="Samplers side by side").click()
+    page.get_by_role("tab", name="Samplers", exact=True).click()
     page.locator("#inside-compare-prompt textarea, #inside-compare-prompt input").first.fill("memory")
     page.locator("#inside-compare").click()
     visitor.expect_error(NO_MEMORY)

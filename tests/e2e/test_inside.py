@@ -6,16 +6,27 @@ import re
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
+
+from .test_access import serious
 
 PATIENCE = 120_000
 expect.set_options(timeout=PATIENCE)
+SECTIONS = {"Inside a run": ("run", "look"), "Samplers": ("samplers", "compare")}
+"""By the name of a section's tab: its view, and its button."""
 
 
 @pytest.fixture
 def inside(page: Page) -> Page:
     """The page with the Inside tab open."""
+    return opened(page)
+
+
+def opened(page: Page, section: str | None = None) -> Page:
+    """The page at the Inside tab, or at one of its sections."""
     page.get_by_role("tab", name="Inside", exact=True).click()
+    if section is not None:
+        page.get_by_role("tab", name=section, exact=True).click()
     return page
 
 
@@ -26,14 +37,29 @@ def set_number(page: Page, elem_id: str, value: float) -> None:
     field.press("Tab")
 
 
-def look_inside(page: Page, prompt: str, steps: int, guidance: float = 4) -> None:
-    """Record a run and wait for its end."""
+def look_inside(page: Page, prompt: str, steps: int, guidance: float = 4) -> Locator:
+    """Record a run, and wait until it was played to its end; returns the view."""
     page.get_by_role("tab", name="Inside a run").click()
     page.locator("#inside-prompt textarea, #inside-prompt input").first.fill(prompt)
     set_number(page, "inside-steps", steps)
     set_number(page, "inside-guidance", guidance)
     page.locator("#inside-look").click()
-    expect(page.locator("#inside-run .scrubber output")).to_contain_text(f"Step {steps} of {steps}")
+    view = page.locator("#inside-run")
+    over(page, "look")
+    expect(view.locator(".play")).to_have_text("▶")
+    expect(view.locator("output")).to_contain_text(f"Step {steps} of {steps}")
+    return view
+
+
+def over(page: Page, name: str) -> None:
+    """Wait for the end of a run, as the buttons tell it."""
+    expect(page.locator(f"#inside-{name}")).to_be_enabled()
+    expect(page.locator(f"#inside-{name}-stop")).to_be_disabled()
+
+
+def reading(view: Locator, chart: str) -> Locator:
+    """The numbers that a chart shows."""
+    return view.locator(f'[data-chart="{chart}"] .value:visible')
 
 
 def test_the_noise_lab_follows_its_slider(inside: Page):
@@ -44,118 +70,181 @@ def test_the_noise_lab_follows_its_slider(inside: Page):
     set_number(inside, "inside-t", 900)
     expect(lab.locator(".facts dd").first).to_have_text("900")
     assert lab.locator(".pictures img").first.get_attribute("src") != before
-    expect(lab.locator('[data-chart="snr"] .readout')).to_contain_text("timestep t 900")
+    expect(reading(lab, "snr").first).to_have_text("900")
 
 
 def test_the_curves_can_be_read_at_the_pointer(inside: Page):
-    chart = inside.locator('#inside-noise [data-chart="alphas"]')
-    box = chart.locator("svg").bounding_box()
-    assert box is not None
-    inside.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] / 2)
-    expect(chart.locator(".readout")).to_contain_text("timestep t 999")
+    lab = inside.locator("#inside-noise")
+    field = lab.locator('[data-chart="alphas"] .hit').last
+    field.hover()
+    expect(reading(lab, "alphas").first).to_have_text("999")
+    expect(reading(lab, "alphas")).to_have_count(4)
     inside.mouse.move(5, 5)
-    expect(chart.locator(".readout")).to_contain_text("timestep t 400")
+    expect(reading(lab, "alphas").first).to_have_text("400")
 
 
 def test_a_word_shows_where_it_went_at_every_step(inside: Page):
-    look_inside(inside, "a cat next to a pizza", steps=4)
-    view = inside.locator("#inside-run")
-    chips = view.locator(".chip")
+    view = look_inside(inside, "a cat next to a pizza", steps=4)
+    chips, told = view.locator(".chips label"), view.locator(".words figcaption")
     expect(chips).to_have_text(["a", "cat", "next", "to", "a", "pizza"])
-    expect(view.locator(".words figcaption")).to_contain_text("“cat” gets")
+    expect(told).to_contain_text("“cat” gets")
     chips.nth(5).hover()
-    expect(view.locator(".words figcaption")).to_contain_text("“pizza” gets")
-    of_all = view.locator(".words figcaption").inner_text()
-    view.get_by_role("button", name="This step").click()
-    chips.nth(5).hover()
-    expect(view.locator(".words figcaption")).not_to_have_text(of_all)
-    painted = "canvas => new Set(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data).size"
-    assert view.locator(".words .frame canvas").evaluate(painted) > 10
+    expect(told).to_contain_text("“pizza” gets")
+    of_all, heat = told.inner_text(), view.locator(".heat").get_attribute("src")
+    view.get_by_text("This step").click()
+    expect(told).not_to_have_text(of_all)
+    expect(view.locator(".heat")).not_to_have_attribute("src", heat or "")
+    view.get_by_label("This step").press("Tab")  # the words are one tab stop, and arrows go from one to the next
+    inside.keyboard.press("ArrowLeft")
+    expect(told).to_contain_text("“a” gets")
+    painted = """img => {
+        const pen = new OffscreenCanvas(img.naturalWidth, img.naturalHeight).getContext('2d');
+        pen.drawImage(img, 0, 0);
+        return new Set(pen.getImageData(0, 0, img.naturalWidth, img.naturalHeight).data).size;
+    }"""
+    assert view.locator(".heat").evaluate(painted) > 10
 
 
-def test_guidance_shows_three_guesses_and_the_slider_goes_back(inside: Page):
-    look_inside(inside, "a red apple", steps=4)
-    view = inside.locator("#inside-run")
-    expect(view.locator(".pictures img")).to_have_count(3)
-    last = view.locator(".pictures img").first.get_attribute("src")
-    view.locator(".scrubber input").fill("1")
-    expect(view.locator(".scrubber output")).to_contain_text("Step 1 of 4")
-    assert view.locator(".pictures img").first.get_attribute("src") != last
-    expect(view.locator('[data-chart="pull"] .readout')).to_contain_text("step 1")
+def test_a_run_shows_its_noise_and_its_guesses_and_the_slider_goes_back(inside: Page):
+    view = look_inside(inside, "a red apple", steps=4)
+    pictures = view.locator(".pictures img")
+    expect(pictures).to_have_count(4)
+    last = [picture.get_attribute("src") for picture in pictures.all()]
+    assert len(set(last)) == 4
+    view.locator("[type=range]").fill("1")
+    expect(view.locator("output")).to_contain_text("Step 1 of 4")
+    assert not set(last) & {picture.get_attribute("src") for picture in pictures.all()}
+    expect(reading(view, "pull").first).to_have_text("1")
+
+
+def test_a_recorded_run_is_played_once_from_its_noise_on(inside: Page):
+    opened(inside, "Inside a run")
+    set_number(inside, "inside-steps", 5)
+    inside.evaluate("""() => {
+        const output = document.querySelector("#inside-run output");
+        window.steps = [];
+        new MutationObserver(() => steps.push(output.innerText)).observe(output, {childList: true});
+    }""")
+    inside.locator("#inside-look").click()
+    over(inside, "look")
+    expect(inside.locator("#inside-run .play")).to_have_text("▶")
+    steps = [int(re.findall(r"Step (\d)", text)[0]) for text in inside.evaluate("steps")]
+    assert steps[-5:] == [1, 2, 3, 4, 5]
+    inside.locator("#inside-run .play").click()
+    expect(inside.locator("output")).to_contain_text("Step 1 of 5")
+
+
+def test_who_wants_no_motion_finds_the_first_step(visit: Callable[..., Page]):
+    page = opened(visit(reduced_motion="reduce"), "Inside a run")
+    set_number(page, "inside-steps", 3)
+    page.locator("#inside-look").click()
+    over(page, "look")
+    expect(page.locator("#inside-run output")).to_contain_text("Step 1 of 3")
+    expect(page.locator("#inside-run .play")).to_have_text("▶")
 
 
 def test_without_guidance_there_is_no_guess_without_words(inside: Page):
-    look_inside(inside, "a red apple", steps=2, guidance=1)
-    view = inside.locator("#inside-run")
-    expect(view.locator(".pictures img")).to_have_count(2)
-    expect(view.locator(".pictures")).to_contain_text("Not guided")
-    expect(view.locator('[data-chart="pull"]')).to_be_hidden()
+    view = look_inside(inside, "a red apple", steps=2, guidance=1)
+    expect(view.locator(".pictures img:visible")).to_have_count(3)
+    expect(view.get_by_text("Not guided")).to_be_visible()
+    expect(view.locator('[data-chart="pull"]')).to_have_count(0)
 
 
 def test_the_match_of_picture_and_prompt_can_be_read_at_every_step(inside: Page):
-    look_inside(inside, "a red apple", steps=3)
-    match = inside.locator('#inside-run [data-chart="match"]')
-    expect(match).to_be_visible()
-    expect(match.locator(".readout")).to_contain_text(re.compile(r"step 3.*cosine -?0\.\d"))
-    inside.locator("#inside-run .scrubber input").fill("1")
-    expect(match.locator(".readout")).to_contain_text("step 1")
+    view = look_inside(inside, "a red apple", steps=3)
+    expect(view.locator('[data-chart="match"] .chart-title, [data-chart="match"] figcaption')).to_contain_text("cosine")
+    expect(reading(view, "match")).to_have_text(["3", re.compile(r"^-?0\.\d")])
+    view.locator("[type=range]").fill("1")
+    expect(reading(view, "match").first).to_have_text("1")
 
 
-def test_words_are_never_read_as_html(inside: Page):
-    look_inside(inside, "<img src=x onerror=document.title='bad'> & <b>cat</b>", steps=1)
-    expect(inside.locator("#inside-run .chips")).to_contain_text("onerror")
-    assert inside.locator("#inside-run .chips img, #inside-run .chips b").count() == 0
+def test_words_are_never_read_as_html_nor_as_a_template(inside: Page):
+    html = "<img src=x onerror=document.title='bad'> & <b>cat</b> ${document.title='bad'} {{run}}"
+    view = look_inside(inside, html, steps=1)
+    expect(view.locator(".chips")).to_contain_text("onerror")
+    assert view.locator(".chips b, .chips [onerror]").count() == 0
     assert inside.title() != "bad"
 
 
-@pytest.mark.parametrize(
-    ("section", "name"), [("Inside a run", "look"), ("Samplers side by side", "compare")], ids=["run", "samplers"]
-)
-def test_stop_while_waiting_leaves_the_line(visit: Callable[..., Page], section: str, name: str):
-    first, page = visit(), visit()
-    first.get_by_role("tab", name="Inside", exact=True).click()
-    first.get_by_role("tab", name="Inside a run").click()
+@pytest.mark.parametrize("section", SECTIONS)
+def test_stop_is_there_for_a_run_and_leaves_the_line_too(visit: Callable[..., Page], section: str):
+    first, page = opened(visit(), "Inside a run"), opened(visit(), section)
+    kind, name = SECTIONS[section]
+    for one, button in ((first, "look"), (page, name)):
+        expect(one.locator(f"#inside-{button}-stop")).to_be_disabled()
     set_number(first, "inside-steps", 150)
     first.locator("#inside-look").click()
-    expect(first.locator("#inside-run figure").first).to_be_visible()
-    page.get_by_role("tab", name="Inside", exact=True).click()
-    page.get_by_role("tab", name=section).click()
+    expect(first.locator("#inside-run .pictures img").first).to_be_visible()
+    expect(first.locator("#inside-look")).to_be_disabled()
     page.locator(f"#inside-{name}").click()
-    view = page.locator("#inside-run" if name == "look" else "#inside-samplers")
+    view = page.locator(f"#inside-{kind}")
     expect(view).to_contain_text("queue: 1/1")
-    page.locator("#inside-stop" if name == "look" else "#inside-compare-stop").click()
+    page.locator(f"#inside-{name}-stop").click()
     expect(view).not_to_contain_text("queue: 1/1")
-    first.locator("#inside-stop").click()
+    over(page, name)
+    first.locator("#inside-look-stop").click()
+    over(first, "look")
     expect(view.locator(".hint")).to_be_visible()  # nothing has been drawn
 
 
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_keys_start_and_stop_the_section_in_view(inside: Page, section: str):
+    kind, name = SECTIONS[section]
+    opened(inside, section)
+    set_number(inside, "inside-steps" if name == "look" else "inside-compare-steps", 50)
+    inside.keyboard.press("Control+Enter")
+    expect(inside.locator(f"#inside-{kind} img").first).to_be_visible()
+    expect(inside.locator(f"#inside-{name}-stop")).to_be_enabled()
+    inside.keyboard.press("Escape")
+    over(inside, name)
+
+
 def test_samplers_stand_side_by_side(inside: Page):
-    inside.get_by_role("tab", name="Samplers side by side").click()
+    opened(inside, "Samplers")
     set_number(inside, "inside-compare-steps", 3)
     inside.locator("#inside-compare").click()
     view = inside.locator("#inside-samplers")
     expect(view.locator(".strip")).to_have_count(4)
     expect(view.locator(".strip").last).to_contain_text(re.compile("3 evaluations"))
     expect(view.locator(".strip").first.locator("img")).to_have_count(3)
-    readout = view.locator('[data-chart="guess"] .readout')
     for label in ("DDPM", "DDIM", "Euler a", "DPM++ 2M"):
-        expect(readout).to_contain_text(label)
-    levels = view.locator('[data-chart="levels"]')
+        expect(view.locator('[data-chart="guess"] svg')).to_contain_text(label)
     for label in ("The model's own", "Karras", "Exponential", "Beta", "Uniform"):
-        expect(levels.locator(".readout")).to_contain_text(label)
-    expect(levels.locator("polyline")).to_have_count(5)
+        expect(view.locator('[data-chart="levels"] svg')).to_contain_text(label)
+    expect(view.locator('[data-chart="levels"] polyline')).to_have_count(5)
+    expect(reading(view, "levels")).to_have_count(6)
 
 
 def test_an_empty_choice_of_samplers_is_refused_in_words(inside: Page):
-    inside.get_by_role("tab", name="Samplers side by side").click()
+    opened(inside, "Samplers")
     for label in ("DDPM", "DDIM", "Euler a", "DPM++ 2M"):
         inside.locator("#inside-samplers-chosen").get_by_label(label, exact=True).uncheck()
     inside.locator("#inside-compare").click()
     expect(inside.get_by_text("samplers must name at least one")).to_be_visible()
+    over(inside, "compare")
 
 
-def test_it_fits_a_phone(visit):
-    page = visit(viewport={"width": 390, "height": 844})
-    page.get_by_role("tab", name="Inside", exact=True).click()
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_serious_is_in_the_way_of_anybody(visit: Callable[..., Page], scheme: str):
+    page = opened(visit(color_scheme=scheme))
+    page.add_style_tag(content="* { transition: none !important; }")  # colours halfway are nobody's choice
     expect(page.locator("#inside-noise .pictures img")).to_have_count(4)
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert serious(page) == []
+    opened(page, "Inside a run")
+    assert serious(page) == []
+    look_inside(page, "a cat next to a pizza", steps=2)
+    assert serious(page) == []
+    opened(page, "Samplers")
+    set_number(page, "inside-compare-steps", 2)
+    page.locator("#inside-compare").click()
+    expect(page.locator("#inside-samplers .strip")).to_have_count(4)
+    over(page, "compare")
+    assert serious(page) == []
+
+
+def test_it_fits_a_phone(visit: Callable[..., Page]):
+    page = opened(visit(viewport={"width": 390, "height": 844}))
+    expect(page.locator("#inside-noise .pictures img")).to_have_count(4)
+    for section in SECTIONS:
+        opened(page, section)  # none is behind three dots
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -110,6 +110,30 @@ def test_a_path_of_the_servers_opens_nothing_and_tells_nothing(caller: Caller, s
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("path", ["/etc/passwd", "/etc/none", "../../etc/passwd"])
+def test_a_path_that_gradio_refuses_is_one_sentence_and_one_line(
+    caller: Caller, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, way: str, path: str
+):
+    """As clients send files: with the mark by which Gradio looks at the path before we do."""
+    caplog.set_level(logging.INFO, "ui")
+    output = caller.ask(photo_calls(caller, {"path": path, "meta": {"_type": "gradio.FileData"}})[way])
+    assert re.match("(A file|image|mask) must be uploaded here", str(output["error"])), output
+    assert "Traceback" not in capfd.readouterr().err
+    assert len([record for record in caplog.records if "refused" in record.message]) == 1
+
+
+@pytest.mark.parametrize("photo", [{"path": [1]}, "text", 3, [], {"path": {}, "meta": {"_type": "gradio.FileData"}}])
+def test_what_is_no_photo_at_all_is_one_sentence_and_one_line(
+    caller: Caller, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, photo: Any
+):
+    caplog.set_level(logging.INFO, "ui")
+    output = caller.ask(photo_calls(caller, photo)["image2image"])
+    assert output["error"], output
+    assert "Traceback" not in capfd.readouterr().err
+    assert len([record for record in caplog.records if "refused" in record.message]) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_an_upload_is_opened(caller: Caller, way: str):
     assert "error" not in caller.ask(photo_calls(caller, cat(caller))[way])
 

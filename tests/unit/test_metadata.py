@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from stable_diffusion.request import Request
 from tests.conftest import ROOT
+from tests.unit.test_film import film
 from ui.film import animation, strip
 from ui.infotext import parse_infotext, write_infotext
 from ui.metadata import KEY, MAX_TEXT, QUALITY, encoded, read_infotext
@@ -36,6 +37,20 @@ def test_settings_survive_the_infotext():
         "width": 128, "height": 96, "sampler": "euler_a", "schedule": "model", "clip_skip": 0, "seed": 42,
         "prompt_syntax": "plain", "others": {"Model": "emoji"},
     }  # fmt: skip
+
+
+def test_a_mask_is_told_and_what_is_drawn_without_one_says_nothing():
+    photo = replace(REQUEST, image=Image.new("RGB", (8, 8)), strength=0.6)
+    plain, masked = (write_infotext(one, 42, "emoji") for one in (photo, replace(photo, mask=Image.new("L", (8, 8)))))
+    assert "Mask" not in plain
+    assert ", Mask: painted" in masked
+    assert parse_infotext(masked) == {**parse_infotext(plain), "mask": "painted"}
+
+
+def test_a_mask_of_another_program_is_told_with_what_else_it_says_of_it():
+    settings = parse_infotext("a fox\nSteps: 20, Sampler: Euler, Denoising strength: 0.5, Mask blur: 4")
+    assert settings["mask"] == "painted"
+    assert settings["others"] == {"Mask blur": "4"}
 
 
 def test_the_infotext_of_another_program_is_read():
@@ -161,12 +176,11 @@ def test_comments_of_every_code_are_read(tmp_path: Path, comment: bytes):
 
 SOURCE_TYPE = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
 GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-FRAMES = [Image.new("RGB", (16, 16), (60 * i, 0, 0)) for i in range(3)]
 
 
 @pytest.mark.parametrize(
     "file",
-    [*(encoded(picture(), kind) for kind in QUALITY), animation(FRAMES), animation(FRAMES[:1]), strip(FRAMES)],
+    [*(encoded(picture(), kind) for kind in QUALITY), animation(film(3), ""), animation(film(1), ""), strip(film(3))],
     ids=[*QUALITY, "animation", "one frame", "strip"],
 )
 def test_every_file_is_marked_as_generated(file: bytes):

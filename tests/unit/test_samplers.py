@@ -16,7 +16,7 @@ from torch import Tensor
 from stable_diffusion import samplers
 from stable_diffusion.ddpm import DDPMSampler
 from stable_diffusion.loading.config import ConfigError, SchedulerConfig
-from stable_diffusion.request import SPACED_SAMPLERS, Request
+from stable_diffusion.request import MAX_STEPS, SPACED_SAMPLERS, Request
 from stable_diffusion.samplers import SAMPLERS, Plan, Sampling, plan
 from stable_diffusion.schedule import CLEAN, Level, NoiseSchedule, karras_sigmas
 
@@ -348,9 +348,17 @@ def test_what_a_plan_refuses() -> None:
         plan("plms", schedule, 10)
     with pytest.raises(ValueError, match=r"strength must be in \(0, 1\], got 1\.4"):
         plan("ddpm", schedule, 10, strength=1.4)
-    with pytest.raises(ValueError, match=r"num_inference_steps must be in \[1, 50\] for lcm, got 51"):
+    with pytest.raises(ValueError, match=r"num_inference_steps must be between 1 and 50 for lcm, got 51"):
         plan("lcm", schedule, 51)
-    with pytest.raises(ValueError, match=r"num_inference_steps must be in \[1, 1000\], got 0"):
+    with pytest.raises(ValueError, match=r"num_inference_steps must be between 1 and 1000, got 0"):
         plan("ddpm", schedule, 0)
     with pytest.raises(ValueError, match=r"x_0 must be given for strength 0\.5"):
         plan("ddpm", schedule, 10, strength=0.5).start(torch.zeros(1))
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "lcm"])
+@pytest.mark.parametrize("spacing", ["linspace", "trailing"])
+def test_as_many_steps_as_a_request_may_ask_for_can_be_planned(sampler: str, spacing: str) -> None:
+    """lcm has as many as it was distilled for; a leading grid with an offset says itself where it ends."""
+    assert Request(num_inference_steps=MAX_STEPS, sampler=sampler).steps == MAX_STEPS
+    assert len(plan(sampler, make_schedule(timestep_spacing=spacing), MAX_STEPS).steps) == MAX_STEPS

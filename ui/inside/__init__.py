@@ -1,4 +1,4 @@
-"""The tab that opens the model up: the noise, the run, the samplers. What it draws is drawn by inside.js."""
+"""The tab that opens the model up: the noise, the run, the samplers."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def build_inside(holder: ModelHolder, menu: gr.Dropdown) -> tuple[gr.Tabs, Contr
             noise_lab(holder, menu)
         with gr.Tab("Inside a run", id="run"):
             controls = inside_a_run(holder, menu)
-        with gr.Tab("Samplers side by side", id="samplers"):
+        with gr.Tab("Samplers", id="samplers"):
             samplers_side_by_side(holder, menu)
     return sections, controls

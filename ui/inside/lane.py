@@ -8,24 +8,40 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from ..controls import CHECKED, Values
+from ..controls import CHECKED, QUIET, Values
 from ..errors import told_on_the_page
 from ..models import ModelHolder
 
 QUEUE = "inside"
 """The line of this tab's runs, which an engine does not draw: one at a time."""
 
+Buttons = tuple[gr.Button, gr.Button]
+"""What starts a run, and what stops it."""
+
+
+def lane_buttons(text: str, elem_id: str) -> Buttons:
+    """The buttons of a section; the keys of ui/keys.js find them by their classes."""
+    start = gr.Button(text, variant="primary", elem_id=elem_id, elem_classes="generate", scale=3)
+    stop = gr.Button("Stop", interactive=False, elem_id=f"{elem_id}-stop", elem_classes="stop", scale=1, min_width=90)
+    return start, stop
+
 
 def connect_lane(
     holder: ModelHolder,
     menu: gr.Dropdown,
-    buttons: tuple[gr.Button, gr.Button],
+    buttons: Buttons,
     function: Callable[[Values], Iterator[Any]],
     inputs: set[Component],
     view: gr.HTML,
 ) -> None:
     """Let the first button run `function`, whose values `view` shows; and let the second stop it, or its waiting."""
     start, stop = buttons
+
+    def busy() -> tuple[gr.Button, gr.Button]:
+        return gr.Button(interactive=False), gr.Button(interactive=True)
+
+    def idle() -> tuple[gr.Button, gr.Button]:
+        return gr.Button(interactive=True), gr.Button(interactive=False)
 
     async def load(model: str, progress: gr.Progress = gr.Progress()) -> None:  # noqa: B008
         with told_on_the_page():
@@ -36,7 +52,8 @@ def connect_lane(
         with told_on_the_page():
             yield from function(values)
 
-    loading = start.click(load, menu, None, **{**CHECKED, "show_progress": "minimal"}, show_progress_on=view)
+    pressed = start.click(busy, None, [start, stop], **QUIET)
+    loading = pressed.then(load, menu, None, **{**CHECKED, "show_progress": "minimal"}, show_progress_on=view)
     running = loading.success(
         run,
         inputs,
@@ -46,4 +63,6 @@ def connect_lane(
         concurrency_limit=1,
         api_visibility="private",
     )
-    stop.click(None, cancels=[loading, running], queue=False, api_visibility="private")
+    for over in (loading.failure, running.then, running.failure):  # `then` alone does not follow a failure
+        over(idle, None, [start, stop], **QUIET)
+    stop.click(idle, None, [start, stop], cancels=[loading, running], **QUIET)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from ..controls import QUIET
 from ..errors import told_on_the_page
 from ..inputs import Slider
+from ..live import data_uri
 from ..models import ModelHolder
+from ..opening import cards
 from ..photo import PHOTOS, photo_input, photo_path
-from .view import curve, figure, inside_view
+from .chart import chart, line
+from .view import inside_view
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from stable_diffusion.inside import NoisedPhoto
@@ -23,6 +29,9 @@ if TYPE_CHECKING:
 
 LAST_TIMESTEP = 999
 MAX_CHANNELS = 16
+TAG = re.compile("<[^>]*>")
+SHARES = "What is left of the picture, and how much is noise"
+SNR = "Signal-to-noise ratio ᾱ / (1 − ᾱ), logarithmic"
 TEXT = """
 Training destroys pictures little by little and teaches the network to see through it. At timestep t a picture is
 x<sub>t</sub> = √ᾱ<sub>t</sub> x<sub>0</sub> + √(1 − ᾱ<sub>t</sub>) ε: a share of the picture and a share of noise
@@ -43,20 +52,24 @@ def noise_lab(holder: ModelHolder, menu: gr.Dropdown) -> None:
                 height=220,
                 elem_id="inside-photo",
             )
-            timestep = Slider(
-                0, LAST_TIMESTEP, value=400, step=1, label="Timestep t", info="0: the photo", elem_id="inside-t"
-            )
             prompt = gr.Textbox(
                 label="Prompt",
                 placeholder="What the network is told, for example: a cat",
                 info="Late in the noise, words are all it has",
                 elem_id="inside-told",
             )
-            photos = [[str(path)] for path in sorted(PHOTOS.glob("*.jpg"))]
-            gr.Examples(photos, photo, label="Other photos", api_visibility="private")
+            examples = sorted(PHOTOS.glob("*.jpg"))
+            photos = cards([(path, path.stem) for path in examples], "Other photos", "inside-photos")
         with gr.Column(scale=5, min_width=320):
-            view = inside_view("noise")
+            timestep = Slider(
+                0, LAST_TIMESTEP, value=400, step=1, label="Timestep t", info="0: the photo", elem_id="inside-t"
+            )
+            view = inside_view("noise", 'trigger("load")')
 
+    def pick(event: gr.SelectData) -> str:
+        return str(examples[event.index])
+
+    photos.select(pick, None, photo, **QUIET)
     turn = asyncio.Semaphore(1)
 
     async def draw(model: str, path: str | None, t: int, told: str) -> dict[str, Any]:
@@ -94,45 +107,55 @@ def noised(pipeline: Pipeline, path: str, t: int, prompt: str) -> dict[str, Any]
     in_pixels, decoded, belief = shown
     return {
         "pictures": [
-            figure(in_pixels, "x_t in pixels", "noise added to the photo itself"),
-            figure(channel_sheet(noisy.x_t), "x_t in latents", f"its {noisy.x_t.shape[1]} channels: this is noised"),
-            figure(decoded, "x_t decoded", "the noisy latents as the VAE sees them"),
-            figure(belief, "x̂_0, the belief", "the picture that the network sees in x_t"),
+            figure(in_pixels, "x<sub>t</sub> in pixels", "noise added to the photo itself"),
+            figure(
+                channel_sheet(noisy.x_t),
+                "x<sub>t</sub> in latents",
+                f"its {noisy.x_t.shape[1]} channels, what is noised",
+            ),
+            figure(decoded, "x<sub>t</sub> decoded", "the noisy latents as the VAE sees them"),
+            figure(belief, "x̂<sub>0</sub>, the belief", "the picture that the network sees in it"),
         ],
         "facts": facts(noisy),
         "charts": charts(schedule, t),
     }
 
 
-def facts(noisy: NoisedPhoto) -> list[tuple[str, str]]:
+def figure(image: Image.Image, title: str, note: str) -> dict[str, str | None]:
+    """A picture with its caption, whose title is HTML."""
+    return {"src": data_uri(image), "alt": f"{TAG.sub('', title)}: {note}", "title": title, "note": note}
+
+
+def facts(noisy: NoisedPhoto) -> list[dict[str, str]]:
     """The numbers of a noise level, and how far the network's belief is from the truth."""
     level = noisy.level
     snr = (level.alpha / level.sigma) ** 2
     error = (noisy.predicted - noisy.x_0).square().mean().sqrt().item()
-    return [
-        ("Timestep t", f"{level.timestep:.0f}"),
-        ("ᾱ", f"{level.alpha**2:.4f}"),
-        ("Picture √ᾱ", f"{level.alpha:.3f}"),
-        ("Noise √(1 − ᾱ)", f"{level.sigma:.3f}"),
-        ("SNR", f"{snr:.3g}" if snr else "0: nothing is left"),
-        ("Error of x̂_0 (RMS)", f"{error:.3f}"),
-    ]
+    numbers = {
+        "Timestep t": f"{level.timestep:.0f}",
+        "ᾱ": f"{level.alpha**2:.4f}",
+        "Picture √ᾱ": f"{level.alpha:.3f}",
+        "Noise √(1 − ᾱ)": f"{level.sigma:.3f}",
+        "SNR": f"{snr:.3g}" if snr else "0: nothing is left",
+        "Error of x̂<sub>0</sub> (RMS)": f"{error:.3f}",
+    }
+    return [{"name": name, "text": text} for name, text in numbers.items()]
 
 
-def charts(schedule: NoiseSchedule, t: int) -> dict[str, Any]:
+def charts(schedule: NoiseSchedule, t: int) -> list[str]:
     """The schedule's curves with a marker at t."""
-    steps = [*range(0, schedule.num_train_timesteps, 10), schedule.num_train_timesteps - 1]
+    steps = sorted({*range(0, schedule.num_train_timesteps, 10), schedule.num_train_timesteps - 1, t})
     kept = [(step, schedule.alphas_cumprod[step].item()) for step in steps]
     shares = [
-        curve("ᾱ", kept),
-        curve("√ᾱ, of the picture", ((step, math.sqrt(a)) for step, a in kept)),
-        curve("√(1 − ᾱ), of the noise", ((step, math.sqrt(1 - a)) for step, a in kept)),
+        line("ᾱ", kept),
+        line("√ᾱ, picture", ((step, math.sqrt(a)) for step, a in kept)),
+        line("√(1 − ᾱ), noise", ((step, math.sqrt(1 - a)) for step, a in kept)),
     ]
-    snr = curve("SNR", ((step, a / (1 - a)) for step, a in kept if a > 1e-6))
-    return {
-        "alphas": {"series": shares, "x": "timestep t", "marker": t, "low": 0, "high": 1},
-        "snr": {"series": [snr], "x": "timestep t", "marker": t, "log": True},
-    }
+    snr = line("SNR", ((step, a / (1 - a)) for step, a in kept if a > 1e-6))
+    return [
+        chart("alphas", SHARES, "timestep t", shares, marker=t, low=0, high=1),
+        chart("snr", SNR, "timestep t", [snr], marker=t, log=True),
+    ]
 
 
 def channel_sheet(latents: Tensor) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import io
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +17,11 @@ from stable_diffusion.request import Request, without_loras
 
 from ..controls import Controls, Values, guidance_control, settings_of, steps_control
 from ..limits import prepare
-from ..live import data_uri
+from ..live import data_uri, new_run
 from ..models import ModelHolder
-from .lane import connect_lane
-from .view import curve, inside_view
+from .chart import chart, line
+from .lane import connect_lane, lane_buttons
+from .view import HERE, inside_view
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,8 +31,12 @@ if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
 
 Film = dict[str, Any]
-MAX_MAP = 32
-"""Heat maps are sent with at most this many rows and columns; the page enlarges them smoothly."""
+Points = list[tuple[int, float]]
+MAX_MAP, SHADES = 32, 64
+"""Heat maps are sent with at most so many rows, columns and shades; the page enlarges them smoothly."""
+GLOW = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
+PULL = "The pull of the words: distance of the two guesses (RMS)"
+MATCH = "Match: how well CLIP thinks the guided guess fits the prompt (cosine, arXiv:2103.00020)"
 
 
 def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> Controls:
@@ -43,14 +49,13 @@ def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> Controls:
         controls |= steps_control(defaults, "inside-steps", scale=2, min_width=150)
         controls |= guidance_control(defaults, "inside-guidance", scale=2, min_width=150)
     with gr.Row(elem_classes="run-row"):
-        look = gr.Button("Look inside", variant="primary", elem_id="inside-look", scale=3)
-        stop = gr.Button("Stop", elem_id="inside-stop", scale=1, min_width=90)
-    view = inside_view("run")
+        buttons = lane_buttons("Look inside", "inside-look")
+    view = inside_view("run", (HERE / "run.js").read_text(encoding="utf-8"))
 
     def record(values: Values) -> Iterator[Film]:
         yield from films(*prepare(holder, settings_of(controls, values)))
 
-    connect_lane(holder, menu, (look, stop), record, set(controls.values()), view)
+    connect_lane(holder, menu, buttons, record, set(controls.values()), view)
     return controls
 
 
@@ -64,32 +69,39 @@ def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
     words = prompt_words(pipeline.models.tokenizer, told)
     draw = Preview(pipeline.models.decoder_for(request.preview), request.preview)
     match = matcher(pipeline, told)
-    film: Film = {"words": [word.text for word in words], "scale": request.guidance_scale, "frames": [], "charts": {}}
-    pulls, matches, total = [], [], None
+    film: Film = {"run": new_run(), "words": [word.text for word in words], "scale": request.guidance_scale}
+    frames, pulls, matches, total = [], [], [], None
     for inside in look_inside(pipeline, dataclasses.replace(request, preview="none")):
         step = inside.step
         heat = word_heat(inside.heat, words)[0]
         total = heat if total is None else total + heat
         unconditional, conditional, guided = guesses(inside, draw)
-        frame = {
-            "index": step.index,
-            "total": step.total,
-            "timestep": round(step.timestep),
-            "seed": step.seed,
-            "x0": data_uri(guided),
-            "conditional": data_uri(conditional),
-            "unconditional": data_uri(unconditional),
-            "heat": encode_maps(heat),
-            "mean": encode_maps(total / step.index),
-        }
-        film = {**film, "frames": [*film["frames"], frame]}
+        frames.append(
+            {
+                "index": step.index,
+                "total": step.total,
+                "timestep": round(step.timestep),
+                "seed": step.seed,
+                "xt": data_uri(step.noisy()[0]),
+                "x0": data_uri(guided),
+                "conditional": data_uri(conditional),
+                "unconditional": data_uri(unconditional),
+                "heat": heat_maps(heat),
+                "mean": heat_maps(total / step.index),
+            }
+        )
         if inside.unconditional is not None:
             pull = (inside.conditional - inside.unconditional).square().mean().sqrt().item()
             pulls.append((step.index, pull))
         if match is not None:
             matches.append((step.index, match(guided)))
-        charts = {"pull": curve("RMS distance", pulls), "match": curve("cosine", matches)}
-        yield {**film, "charts": {name: {"series": [line], "x": "step"} for name, line in charts.items()}}
+        yield {**film, "frames": list(frames), "charts": charts(pulls, matches, step.total)}
+
+
+def charts(pulls: Points, matches: Points, total: int) -> str:
+    """How far the words pull, and how well the picture fits them, by step of a run of `total`."""
+    pull, match = line("RMS distance", pulls), line("cosine", matches)
+    return chart("pull", PULL, "step", [pull], low=0, right=total) + chart("match", MATCH, "step", [match], right=total)
 
 
 def guesses(inside: InsideStep, draw: Callable) -> tuple[Image.Image | None, Image.Image, Image.Image]:
@@ -121,17 +133,42 @@ def load_clip(folder: Path, device: str) -> CLIP:
     return CLIP.from_pretrained(folder, device=device)
 
 
-def encode_maps(maps: Tensor) -> dict[str, Any]:
-    """Heat maps (W, h, w) as bytes, each stretched from its least heat to its most, with those two in per cent."""
+def heat_maps(maps: Tensor) -> list[dict[str, str]]:
+    """Heat maps (W, h, w) as small pictures, each from its least heat to its most, and those two in per cent.
+
+    They are to be laid over a picture: where it was looked at most they glow, elsewhere they are dark.
+    """
     import torch
     from torch.nn import functional as F
 
     height, width = (min(side, MAX_MAP) for side in maps.shape[1:])
-    small = F.adaptive_avg_pool2d(maps, (height, width)).flatten(1)
-    low, high = small.amin(dim=1, keepdim=True), small.amax(dim=1, keepdim=True)
-    scaled = ((small - low) / (high - low).clamp(min=1e-8) * 255).round().to(torch.uint8)
-    return {
-        "size": [height, width],
-        "bytes": base64.b64encode(scaled.cpu().numpy().tobytes()).decode("ascii"),
-        "ranges": (100 * torch.cat([low, high], dim=1)).tolist(),
-    }
+    small = F.adaptive_avg_pool2d(maps, (height, width)).cpu()
+    low, high = small.amin(dim=(1, 2)), small.amax(dim=(1, 2))
+    scaled = (small - low[:, None, None]) / (high - low).clamp(min=1e-8)[:, None, None]
+    shades = (scaled * (SHADES - 1)).round().to(torch.uint8).numpy()
+    return [
+        {"src": glowing(one), "low": f"{100 * least:.3g}", "high": f"{100 * most:.3g}"}
+        for one, least, most in zip(shades, low.tolist(), high.tolist(), strict=True)
+    ]
+
+
+def glowing(shades: Any) -> str:
+    """Shades (h, w) as a PNG, as text for an img element."""
+    image = Image.fromarray(shades).convert("P")
+    colours, alphas = palette()
+    image.putpalette(colours)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", transparency=alphas)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+@lru_cache(maxsize=1)
+def palette() -> tuple[bytes, bytes]:
+    """The colours of heat from least to most, RGB, and how much they cover what is below."""
+    shares = [shade / (SHADES - 1) for shade in range(SHADES)]
+    colours, alphas = bytearray(), bytes(round(255 * (0.45 + 0.3 * share)) for share in shares)
+    for share in shares:
+        place = min(share, 0.9999) * (len(GLOW) - 1)
+        below, above = GLOW[int(place)], GLOW[int(place) + 1]
+        colours += bytes(round(a + (b - a) * (place % 1)) for a, b in zip(below, above, strict=True))
+    return bytes(colours), alphas

@@ -15,8 +15,9 @@ from ..inputs import CheckboxGroup
 from ..limits import prepare
 from ..live import data_uri
 from ..models import ModelHolder
-from .lane import connect_lane
-from .view import curve, inside_view
+from .chart import Line, chart, line
+from .lane import connect_lane, lane_buttons
+from .view import inside_view
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 50
 THUMBNAIL = 144
+GUESS = "The guess x̂<sub>0</sub>: distance from the final latents (RMS)"
+PATH = "The latents x<sub>t</sub>: distance from the final latents (RMS)"
+LEVELS = "The noise level σ at each step, by schedule"
 CHOSEN = ("ddpm", "ddim", "euler_a", "dpmpp_2m")
 TEXT = """
 A sampler asks the network again and again for x̂<sub>0</sub>, and walks from noise towards it. DDPM and the ancestral
@@ -53,8 +57,7 @@ def samplers_side_by_side(holder: ModelHolder, menu: gr.Dropdown) -> None:
         elem_id="inside-samplers-chosen",
     )
     with gr.Row(elem_classes="run-row"):
-        compare = gr.Button("Compare", variant="primary", elem_id="inside-compare", scale=3)
-        stop = gr.Button("Stop", elem_id="inside-compare-stop", scale=1, min_width=90)
+        buttons = lane_buttons("Compare", "inside-compare")
     view = inside_view("samplers")
 
     def run(values: Values) -> Iterator[dict[str, Any]]:
@@ -62,43 +65,48 @@ def samplers_side_by_side(holder: ModelHolder, menu: gr.Dropdown) -> None:
             raise ValueError("samplers must name at least one, got none: choose some")
         yield from comparisons(*prepare(holder, settings_of(controls, values)), values[chosen])
 
-    connect_lane(holder, menu, (compare, stop), run, {*controls.values(), chosen}, view)
+    connect_lane(holder, menu, buttons, run, {*controls.values(), chosen}, view)
 
 
 def comparisons(pipeline: Pipeline, request: Request, names: list[str]) -> Iterator[dict[str, Any]]:
     """What the view shows as the samplers run, one after the other: strips, and the paths of those that are done."""
     request = request.seeded()
     rows: list[dict[str, Any]] = []
-    paths: list[dict[str, Any]] = []
-    latents: list[dict[str, Any]] = []
-    levels = {"series": noise_levels(pipeline, request), "x": "step", "log": True}
+    guessed: list[Line] = []
+    walked: list[Line] = []
+    levels = chart("levels", LEVELS, "step", noise_levels(pipeline, request), log=True)
     for name in names:
-        row: dict[str, Any] = {"label": SAMPLER_LABELS[name], "frames": []}
+        label, frames = SAMPLER_LABELS[name], []
         guesses: list[Tensor] = []
         states: list[Tensor] = []
         for step in pipeline.stream(dataclasses.replace(request, sampler=name)):
             guesses.append(step.denoised)
             # Euler's latents grow with sigma: comparable are those of unit variance.
             states.append(step.latents / step.level.scale)
-            frame = {"index": step.index, "total": step.total, "src": thumbnail(step.images)}
-            row = {**row, "frames": [*row["frames"], frame]}
+            if step.images is not None:
+                frames.append({"index": step.index, "src": thumbnail(step.images[0])})
+            status = f"{step.index} of {step.total}"
             if step.final is not None:
-                paths = [*paths, curve(SAMPLER_LABELS[name], distances(guesses, step.final))]
-                latents = [*latents, curve(SAMPLER_LABELS[name], distances(states, step.final))]
-            charts = {"guess": paths, "path": latents}
-            drawn = {kind: {"series": lines, "x": "evaluation", "low": 0} for kind, lines in charts.items()}
-            yield {"rows": [*rows, row], "charts": {**drawn, "levels": levels}}
-        rows = [*rows, row]
+                status = f"{step.total} evaluations"
+                guessed.append(line(label, distances(guesses, step.final)))
+                walked.append(line(label, distances(states, step.final)))
+            row = {"label": label, "status": status, "frames": list(frames)}
+            paths = [
+                chart("guess", GUESS, "evaluation", guessed, low=0),
+                chart("path", PATH, "evaluation", walked, low=0),
+            ]
+            yield {"rows": [*rows, row], "charts": [*paths, levels]}
+        rows.append(row)
 
 
-def noise_levels(pipeline: Pipeline, request: Request) -> list[dict[str, Any]]:
+def noise_levels(pipeline: Pipeline, request: Request) -> list[Line]:
     """The noise level sigma that each step of a run begins at, for every way to space them, with Euler's steps."""
     plans = {
         label: pipeline.plan(dataclasses.replace(request, sampler="euler", schedule=name))
         for name, label in {**SCHEDULE_LABELS, "model": "The model's own"}.items()
     }
     return [
-        curve(label, ((step, here.noise_to_signal) for step, (here, _) in enumerate(plan.steps, start=1)))
+        line(label, ((step, here.noise_to_signal) for step, (here, _) in enumerate(plan.steps, start=1)))
         for label, plan in plans.items()
     ]
 
@@ -108,10 +116,8 @@ def distances(path: list[Tensor], final: Tensor) -> list[tuple[int, float]]:
     return [(index, (one - final).square().mean().sqrt().item()) for index, one in enumerate(path, start=1)]
 
 
-def thumbnail(images: list[Image.Image] | None) -> str | None:
-    """The first picture, small, as text; None where no preview was due."""
-    if images is None:
-        return None
-    small = images[0].copy()
+def thumbnail(image: Image.Image) -> str | None:
+    """A picture, small, as text."""
+    small = image.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     return data_uri(small)

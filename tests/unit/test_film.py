@@ -1,0 +1,156 @@
+"""The film of a run as a file to share: noise first, a curtain that goes, prompt and step in it, and its settings."""
+
+from __future__ import annotations
+
+import io
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageChops
+
+from stable_diffusion.request import Request
+from ui.film import (
+    BAR,
+    MAX_FRAMES,
+    SIDE,
+    animation,
+    cut,
+    keep_film,
+    legible,
+    letters,
+    opened,
+    save,
+    strip,
+)
+from ui.live import Message, data_uri
+from ui.metadata import KEY, encoded, read_infotext
+
+TEXT = "a red fox\nSteps: 3, Sampler: DDPM, CFG scale: 4, Seed: 7, Size: 128x128"
+WHOLE = 128  # the pictures of the bundled model
+
+
+def noise(seed: int, size: tuple[int, int]) -> Image.Image:
+    """A picture of nothing but noise."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+
+
+def film(count: int, size: tuple[int, int] = (16, 16), total: int | None = None) -> list[Message]:
+    """The messages of a run: noise of its own at every step, and a guess that is ever redder."""
+    return [
+        {
+            "index": i,
+            "total": total or count,
+            "x0": data_uri(Image.new("RGB", size, (250 * i // count, 0, 0))),
+            "xt": data_uri(noise(i, size)),
+        }
+        for i in range(1, count + 1)
+    ]
+
+
+def frames(moving: bytes) -> tuple[list[Image.Image], list[int]]:
+    """The pictures of an animation, and how many milliseconds each stays."""
+    with Image.open(io.BytesIO(moving)) as image:
+        pictures, times = [], []
+        for i in range(image.n_frames):
+            image.seek(i)
+            pictures.append(image.convert("RGB"))
+            times.append(image.info["duration"])
+        assert image.info["loop"] == 0
+        return pictures, times
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """The mean difference of two pictures, of 255."""
+    return float(np.asarray(ImageChops.difference(one, other)).mean())
+
+
+def test_it_begins_with_noise_and_ends_with_the_picture():
+    messages = film(4, (WHOLE, WHOLE))
+    (first, *between, last), times = frames(animation(messages, "a red fox"))
+    assert first.size == (SIDE, SIDE + BAR)
+    stage = (0, 0, SIDE, SIDE)
+    enlarged = [
+        opened(messages[i][name]).resize((SIDE, SIDE), Image.Resampling.NEAREST) for i, name in ((0, "xt"), (-1, "x0"))
+    ]
+    assert (
+        difference(first.crop(stage), enlarged[0]) < 20
+    )  # what is left of noise by lossy WebP; other noise differs by 85
+    assert difference(last.crop(stage), enlarged[1]) < 2
+    for i, frame in enumerate(between, start=1):  # of 4, the first shows the first step
+        edge = SIDE - SIDE * i // 4
+        left, right = frame.crop((0, 0, edge - 4, SIDE)), frame.crop((edge + 4, 0, SIDE, SIDE))
+        assert np.asarray(left)[:, :, 1].std() > 40
+        assert np.asarray(right)[:, :, 1].std() < 4
+    assert sum(times[:-1]) == 3000
+    assert times[-1] == 1500
+
+
+def test_prompt_and_step_are_in_every_frame():
+    pictures, _ = frames(animation(film(3, (WHOLE, WHOLE)), "a red fox"))
+    others, _ = frames(animation(film(3, (WHOLE, WHOLE)), "a green frog"))
+    bars = [[one.crop((0, SIDE, SIDE, SIDE + BAR)) for one in several] for several in (pictures, others)]
+    left, right = (0, 0, SIDE // 2, BAR), (SIDE // 2, 0, SIDE, BAR)
+    for mine, other in zip(*bars, strict=True):
+        assert difference(mine.crop(left), other.crop(left)) > 1
+        assert difference(mine.crop(right), other.crop(right)) < 1
+    steps = [bar.crop(right) for bar in bars[0]]
+    assert all(difference(one, other) > 0.5 for one, other in pairwise(steps))
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((128, 128), (512, 512)), ((256, 128), (512, 256)), ((96, 160), (288, 480)), ((1024, 512), (512, 256))],
+)
+def test_pictures_are_enlarged_by_whole_numbers(size: tuple[int, int], expected: tuple[int, int]):
+    pictures, _ = frames(animation(film(1, size), "a red fox"))
+    assert {one.size for one in pictures} == {(expected[0], expected[1] + BAR)}
+
+
+def test_twenty_steps_of_pure_noise_are_below_three_megabytes():
+    """Noise from side to side in every frame costs more than any run does."""
+    messages = [{**one, "x0": one["xt"]} for one in film(20, (WHOLE, WHOLE))]
+    assert len(animation(messages, "a red fox")) < 3_000_000
+
+
+def test_a_long_run_plays_no_longer():
+    pictures, times = frames(animation(film(150), "a red fox"))
+    assert len(pictures) == 1 + MAX_FRAMES
+    assert sum(times[:-1]) == 3000
+
+
+@pytest.mark.parametrize("prompt", ["", "猫 и кот 🐱", "a\nb\x00", "long " * 4000, "\ud800", "مرحبا"])
+def test_every_prompt_can_be_drawn(prompt: str):
+    assert len(frames(animation(film(1), prompt))[0]) == 2
+
+
+def test_text_is_in_one_line_and_what_has_no_letters_is_a_question_mark():
+    assert legible("an  é\nand 猫猫 or кот") == "an e and ? or ?"
+    assert legible("is it? no") == "is it? no"
+    assert cut("short", 200) == "short"
+    shortened = cut("a very long prompt " * 20, 200)
+    assert shortened.startswith("a very long")
+    assert shortened.endswith("…")
+    assert letters().getlength(shortened) <= 200
+
+
+def test_a_saved_film_carries_the_settings_of_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    image = Image.new("RGB", (16, 16))
+    image.info[KEY] = TEXT
+    (tmp_path / "fox.png").write_bytes(encoded(image))
+    path = keep_film([*film(3), {"x0": None, "xt": None, "index": 4, "total": 4}])
+    files = save(path, Request("a red fox", seed=7), str(tmp_path / "fox.png"))
+    assert [Path(file).name for file in files] == ["a-red-fox-7.webp", "a-red-fox-7-strip.png"]
+    assert [read_infotext(file)["seed"] for file in files] == [7, 7]
+    blind = keep_film([{"x0": None, "xt": None, "index": 1, "total": 1}])
+    with pytest.raises(ValueError, match="had no previews: choose a live preview"):
+        save(blind, Request("a red fox", seed=7), str(tmp_path / "fox.png"))
+
+
+def test_a_strip_is_up_to_ten_pictures_and_ends_with_the_last():
+    assert Image.open(io.BytesIO(strip(film(1)))).size == (16, 16)
+    sheet = Image.open(io.BytesIO(strip(film(12))))
+    assert sheet.size == (160, 16)
+    assert sheet.getpixel((150, 8)) == (250, 0, 0)

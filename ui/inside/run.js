@@ -1,0 +1,99 @@
+// Shows the steps of a recorded run, for ui/inside/run.py. Runs once; `element`, `props` and `watch` come from Gradio.
+const find = (selector) => element.querySelector(selector);
+const [play, slider, chips, heat] = [".play", "[type=range]", ".chips", ".heat"].map(find);
+const chosen = (name) => find(`[name="inside-${name}"]:checked`)?.value;
+const stillness = matchMedia("(prefers-reduced-motion: reduce)");
+let run = null;
+let held = false; // a step was chosen: the newest no longer takes its place
+let timer = null;
+
+function chip(text, i) {
+  const [label, radio, map, name] = ["label", "input", "img", "span"].map((tag) => document.createElement(tag));
+  Object.assign(radio, { type: "radio", name: "inside-word", value: i });
+  map.alt = "";
+  name.textContent = text;
+  label.append(radio, map, name);
+  label.addEventListener("pointerenter", () => radio.click());
+  return label;
+}
+
+function show() {
+  const { frames, words, scale } = props.value;
+  const frame = frames[slider.value - 1];
+  for (const img of element.querySelectorAll("[data-picture]")) {
+    img.hidden = !frame[img.dataset.picture];
+    img.src = frame[img.dataset.picture] || "";
+  }
+  find("output").textContent = `Step ${frame.index} of ${frame.total}, timestep ${frame.timestep}, seed ${frame.seed}`;
+  slider.setAttribute("aria-valuetext", `step ${frame.index} of ${frame.total}`);
+  find(".scale").textContent = `w = ${scale}`;
+  const maps = frame[chosen("maps")];
+  chips.querySelectorAll("img").forEach((img, i) => (img.src = maps[i].src));
+  const word = chosen("word");
+  heat.hidden = word === undefined;
+  if (word !== undefined) heat.src = maps[word].src;
+  find(".words figcaption").textContent =
+    word === undefined
+      ? "This prompt has no words."
+      : `“${words[word]}” gets ${maps[word].low} % of the attention where it gets least, ${maps[word].high} % where it gets most.`;
+  for (const svg of element.querySelectorAll("svg")) {
+    const readings = [...svg.querySelectorAll(".at")];
+    const here = readings.findLast((one) => Number(one.dataset.x) <= frame.index);
+    readings.forEach((one) => one.classList.toggle("here", one === here));
+  }
+}
+
+function pause() {
+  clearInterval(timer);
+  timer = null;
+  play.textContent = "▶";
+  play.setAttribute("aria-label", "Play the steps");
+}
+
+function start() {
+  if (slider.value === slider.max) slider.value = 1;
+  show();
+  play.textContent = "❚❚";
+  play.setAttribute("aria-label", "Pause");
+  timer = setInterval(() => {
+    slider.stepUp();
+    show();
+    if (slider.value === slider.max) pause();
+  }, Math.max(150, 4000 / slider.max));
+}
+
+function update() {
+  const { frames = [], words, charts, run: id } = props.value || {};
+  find(".record").hidden = !frames.length;
+  find(".hint").hidden = frames.length > 0;
+  if (!frames.length) return;
+  if (id !== run) {
+    [run, held] = [id, false];
+    pause();
+    chips.replaceChildren(...words.map(chip));
+    const first = Math.max(0, words.findIndex((word) => word.length > 2));
+    if (words.length) chips.querySelectorAll("input")[first].checked = true;
+  }
+  slider.max = frames.length;
+  if (!held) slider.value = frames.length;
+  find(".charts").innerHTML = charts; // drawn by the server from numbers alone
+  play.hidden = frames.length < 2;
+  show();
+  const { index, total } = frames[frames.length - 1];
+  if (index < total || held) return;
+  // The run is over: it is shown once from its noise on.
+  slider.value = 1;
+  if (stillness.matches) show();
+  else start();
+}
+
+play.addEventListener("click", () => (timer ? pause() : start()));
+element.addEventListener("input", ({ target }) => {
+  if (target === slider) {
+    pause();
+    held = slider.value !== slider.max;
+  }
+  show();
+});
+watch("value", update);
+update();
