@@ -21,6 +21,7 @@ from .run import News, Started, Waiting, dropped_text, event_of
 
 if TYPE_CHECKING:
     from stable_diffusion.engine import Engine
+    from stable_diffusion.guidance import Query
     from stable_diffusion.pipeline import Pipeline, Run
     from stable_diffusion.ticket import Ticket
 
@@ -64,11 +65,14 @@ class _Drawn:
     index: int = 0
     """The last step told, of `total`."""
     total: int = 0
+    start: Query | None = None
+    """What the run first asks, until that was told."""
 
     def begin(self) -> Run:
         """The run where it was left; one that went on to its end while nobody looked begins again."""
         if self.run is None or self.run.query is None:
             self.run, self.index = self.pipeline.begin(self.request), 0
+            self.start = self.run.query
         return self.run
 
 
@@ -132,7 +136,10 @@ class Local:
                     drawn.index, drawn.total = max(drawn.index, step.index), step.total
                     pace = (time.perf_counter() - began) / max(1, step.index - first)
                     name = drawn.pipeline.models.name
-                    yield await asyncio.to_thread(event_of, step, drawn.request, name, pace, stopped=stopped)
+                    start, drawn.start = drawn.start, None
+                    yield await asyncio.to_thread(
+                        event_of, step, drawn.request, name, pace, stopped=stopped, start=start
+                    )
                     if stopped:
                         return
             told = "finished" if drawn.run is not None and drawn.run.query is None else told

@@ -82,12 +82,13 @@ def animation(film: Sequence[Message], prompt: str, text: str = "") -> bytes:
     room = noise.width - 3 * MARGIN - letters().getlength(f"step {total} of {total}")
     told = cut(legible(prompt), room)
     frames = [captioned(noise, told, f"step 0 of {total}")]
-    for i, message in enumerate(film, start=1):
+    steps = [message for message in film if message["index"] > 0]
+    for i, message in enumerate(steps, start=1):
         picture = enlarged(opened(message["x0"]))
         if message["xt"]:
-            draw_curtain(picture, enlarged(opened(message["xt"])), 1 - i / len(film))
+            draw_curtain(picture, enlarged(opened(message["xt"])), 1 - i / len(steps))
         frames.append(captioned(picture, told, f"step {message['index']} of {total}"))
-    durations = [round(1000 * SECONDS / len(film))] * len(film) + [round(1000 * LAST_FRAME)]
+    durations = [round(1000 * SECONDS / len(steps))] * len(steps) + [round(1000 * LAST_FRAME)]
     buffer = io.BytesIO()
     options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0, "quality": 85}
     frames[0].save(buffer, "WEBP", **options, **carried("WEBP", text))

@@ -14,7 +14,7 @@ from stable_diffusion.request import Request
 from .files import keep, stem
 from .film import keep_film
 from .link import to_query
-from .live import Message
+from .live import Message, with_file
 from .run import Event
 
 MAX_RUNS = 40
@@ -38,6 +38,10 @@ class Kept:
     def link(self) -> str:
         """The query of a link to it."""
         return to_query(self.request)
+
+    def shown(self, film: list[Message]) -> list[Message]:
+        """Its film as the page shows it: with the file itself at the end, where that is one picture."""
+        return with_file(film, self.files[0]) if len(self.files) == 1 else film
 
 
 def keep_run(kind: str, request: Request, event: Event, film: list[Message]) -> Kept:

@@ -26,6 +26,7 @@ from .models import ModelHolder
 from .opening import PHOTO_EXAMPLES, cards
 from .photo import PHOTOS, photo_input, photo_path
 from .run import fitted_photo
+from .sketch import sketch_switch
 from .tab import Drawing, Tab, connect, run_buttons, run_view
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
@@ -34,8 +35,9 @@ MASK_NOTE = "What you paint over is drawn anew, all else stays as it is. At stre
 
 @dataclass(frozen=True)
 class PhotoTab(Tab):
-    """A tab whose requests need a photo, and which shows it beside what became of it."""
+    """A tab whose requests need a photo, and which lays it over what became of it."""
 
+    compared: gr.Accordion
     slider: gr.ImageSlider
 
     def settings(self, values: Values) -> dict[str, Any]:
@@ -47,16 +49,16 @@ class PhotoTab(Tab):
     @property
     def shown(self) -> list[Block]:
         """The components that `show` updates."""
-        return [*super().shown, self.slider]
+        return [*super().shown, self.compared, self.slider]
 
     def show(self, run: Kept) -> Updates:
         """The updates that show a run that is over, its photo too, for as long as the upload is kept."""
         if not Path(str(run.request.image)).exists():
-            return {**super().show(run), self.slider: gr.ImageSlider(visible=False)}
+            return {**super().show(run), self.compared: gr.Accordion(visible=False)}
         buffer = io.BytesIO()
         fitted_photo(run.request).save(buffer, "PNG")
         photo = keep("photo.png", buffer.getvalue())
-        return {**super().show(run), self.slider: gr.ImageSlider((photo, run.files[0]), visible=True)}
+        return {**super().show(run), self.compared: gr.Accordion(visible=True), self.slider: (photo, run.files[0])}
 
 
 def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: gr.Tab) -> Tab:
@@ -67,25 +69,26 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
         with gr.Column(elem_classes="ask"):
             controls = photo_controls(kind)
             controls |= prompt_controls("What it should become: a cat face on a beige background", model, holder, kind)
+            sketch = sketch_switch(kind)
         buttons = run_buttons(kind)
         with gr.Column(elem_classes="view"):
             view = run_view(kind, buttons)
-            slider = gr.ImageSlider(
-                label="Before and after",
-                format="png",
-                type="filepath",
-                buttons=["fullscreen"],
-                interactive=False,
-                visible=False,
-                elem_id=f"{kind}-slider",
-            )
+            with gr.Accordion("Before and after", open=False, visible=False) as compared:
+                slider = gr.ImageSlider(
+                    show_label=False,
+                    format="png",
+                    type="filepath",
+                    buttons=["fullscreen"],
+                    interactive=False,
+                    elem_id=f"{kind}-slider",
+                )
         with gr.Column(elem_classes="settings"):
             controls |= strength_controls(holder, kind)
             controls |= sampling_controls(holder.defaults, kind)
             controls |= more_controls(holder.defaults, kind, controls)
     reuse, start, steps_note, photos = (controls.pop(name) for name in ("_reuse", "_start", "_steps", "_photos"))
     controls["prompt"].value = PHOTO_EXAMPLES[0][1]
-    tab = PhotoTab(kind, controls | {"model": model}, view, history, slider=slider)
+    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, compared, slider)
     connect(tab, drawing, reuse)
     connect_start(tab, holder, opened, start, steps_note)
 

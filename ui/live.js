@@ -1,148 +1,119 @@
 // Draws the messages of ui/live.py. Runs once per live view; `element`, `props` and `watch` come from Gradio.
-const root = element.querySelector(".live");
-const find = (selector) => root.querySelector(selector);
-const [picture, noisy, hint] = [find(".x0 img"), find(".xt img"), find(".hint")];
-const [film, player, scrub, play] = [find(".film"), find(".player"), find(".scrub"), find(".play")];
-const IDLE = "Your picture appears here, out of noise, step by step.";
-
+const find = (selector) => element.querySelector(selector);
+const [root, frame, picture, noisy, split] = [".live", ".frame", ".x0 img", ".xt img", ".split"].map(find);
+const [hint, status, steps, film, play] = [".hint", ".status", ".steps", ".film", ".play"].map(find);
 const NOTE = element.closest('[id$="-live"]').id;
-const split = find(".split");
+const IDLE = "Your picture appears here, out of noise, step by step.";
+const FEW = 256; // pixels a side, of which each is seen
 
 let run = null;
-let frames = [];
+let frames = []; // by step; 0 is the noise before the first
+let current = null; // the frame on the stage
 let timer = null;
 let held = false; // a step was chosen while the run goes on: it stays until the newest one is
+let told = 0; // per cent, in quarters
 
-function seconds(value) {
-  if (value < 59.5) return `${value.toFixed(value < 9.95 ? 1 : 0)} s`;
-  const whole = Math.round(value);
-  return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-}
+const pictured = () => frames.filter((shown) => shown.x0);
+const divide = () => frame.style.setProperty("--split", `${split.value}%`);
+const altOf = (what) => `${new URLSearchParams(root.dataset.link).get("prompt") || "The picture"}, ${what}`;
+const setFact = ([name, text]) => (find(`[data-fact="${name}"]`).textContent = text);
 
 function setPicture(img, source, alt) {
-  img.hidden = !source;
-  if (source) {
-    img.src = source;
-    img.alt = alt;
-  } else {
-    img.removeAttribute("src");
-  }
+  Object.assign(img, {src: source || "", alt: source ? alt : "", hidden: !source});
 }
 
-// What is left of the divider is noise. It lies in the middle while a run goes on, and at its end the picture is whole.
-function divide() {
-  find(".stage").style.setProperty("--split", `${split.value}%`);
+// Noise lies left of the divider; without it, the picture is whole.
+function setNoise(source, alt) {
+  setPicture(noisy, source, alt);
+  split.hidden = noisy.parentElement.hidden = find("figcaption").hidden = !source;
 }
 
-function open({film: source, still}) {
-  find(".opening source").srcset = still;
-  find(".opening img").src = source;
-  find(".opening").hidden = false;
+// The stage has the picture's shape. Where its pixels are few, each gets the same whole number of the screen's.
+function fit() {
+  const width = picture.naturalWidth / ("opening" in frame.dataset ? 2 : 1);
+  frame.style.setProperty("--ratio", width / picture.naturalHeight);
+  frame.style.setProperty("--unit", `${width <= FEW ? width / devicePixelRatio : 1}px`);
 }
 
-function setFact(name, text) {
-  find(`[data-fact="${name}"]`).textContent = text;
+// A recorded run, with its noise on the left half.
+function open({film: moving, still}) {
+  const source = matchMedia("(prefers-reduced-motion: reduce)").matches ? still : moving;
+  frame.dataset.opening = "";
+  setPicture(picture, source, "A recorded run: the picture that the model sees in the noise");
+  setNoise(source, "A recorded run: the noise of its steps");
 }
 
-function show(frame) {
-  const [prompt, step] = [new URLSearchParams(root.dataset.link).get("prompt"), `step ${frame.index} of ${frame.total}`];
-  setPicture(picture, frame.x0, `${prompt || "The picture"}, ${step}`);
-  setPicture(noisy, frame.xt, `The noisy picture at ${step}`);
-  hint.textContent = frame.x0 ? "" : "No preview for this step.";
-  split.hidden = find(".xt").hidden = !frame.xt;
-  setFact("step", `${frame.index} of ${frame.total}`);
-  setFact("timestep", frame.timestep);
-  setFact("sigma", frame.sigma === null ? "∞" : frame.sigma);
-  setFact("seed", frame.seed);
-  find(".facts").hidden = false;
-  scrub.value = frame.index;
-  scrub.setAttribute("aria-valuetext", `step ${frame.index} of ${frame.total}`);
+function show(shown) {
+  current = shown;
+  setPicture(picture, shown.x0, altOf(`step ${shown.facts.step}`));
+  setNoise(shown.state === "step" && shown.xt, `The noisy picture at step ${shown.facts.step}`);
+  hint.textContent = shown.x0 ? "" : "No preview for this step.";
+  Object.entries(shown.facts).forEach(setFact);
   for (const thumb of film.children) {
-    const current = Number(thumb.dataset.index) === frame.index;
-    thumb.toggleAttribute("data-current", current);
-    thumb.tabIndex = current ? 0 : -1; // one stop for the tab key; arrows go on from there
-    if (current) film.scrollLeft = thumb.offsetLeft - film.offsetLeft - film.clientWidth / 2;
+    const here = Number(thumb.dataset.index) === shown.index;
+    thumb.toggleAttribute("data-current", here);
+    thumb.tabIndex = here ? 0 : -1; // one stop for the tab key; arrows go on from there
+    if (here) film.scrollLeft = thumb.offsetLeft - film.offsetLeft - film.clientWidth / 2;
   }
 }
 
-function choose(frame) {
+function choose(chosen) {
   pause();
-  held = frame !== frames[frames.length - 1];
-  show(frame);
+  held = chosen !== frames.at(-1);
+  show(chosen);
 }
 
-function setProgress(share) {
-  find(".bar i").style.width = `${100 * share}%`;
-  find(".bar").setAttribute("aria-valuenow", Math.round(100 * share));
-}
-
-function thumbOf(frame) {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.dataset.index = frame.index;
-  button.setAttribute("aria-label", `Show step ${frame.index}`);
-  const img = document.createElement("img");
-  img.src = frame.x0;
-  img.alt = "";
-  button.append(img);
-  button.addEventListener("click", () => choose(frame));
+function thumbOf(shown) {
+  const label = shown.index ? `Show step ${shown.index}` : "Show the noise";
+  const button = Object.assign(document.createElement("button"), {type: "button", ariaLabel: label});
+  button.dataset.index = shown.index;
+  button.append(Object.assign(new Image(), {src: shown.x0, alt: ""}));
+  button.addEventListener("click", () => choose(shown));
   return button;
 }
 
 // A picture may come after later steps were told: it takes its step's place.
-function put(frame) {
-  const place = frames.findIndex((other) => other.index >= frame.index);
-  const known = place >= 0 && frames[place].index === frame.index;
-  frames.splice(place < 0 ? frames.length : place, known ? 1 : 0, frame);
-  const thumbs = [...film.children];
-  thumbs.find((thumb) => Number(thumb.dataset.index) === frame.index)?.remove();
-  if (frame.x0) film.insertBefore(thumbOf(frame), thumbs.find((thumb) => Number(thumb.dataset.index) > frame.index) || null);
-  film.hidden = !film.children.length;
+function put(shown) {
+  if (shown.start) put(shown.start);
+  frames[shown.index] = shown;
+  film.querySelector(`[data-index="${shown.index}"]`)?.remove();
+  const later = [...film.children].find((thumb) => Number(thumb.dataset.index) > shown.index);
+  if (shown.x0) film.insertBefore(thumbOf(shown), later ?? null);
 }
 
-function add(frame) {
-  put(frame);
-  if (!held) show(frame.x0 || !frames.some((other) => other.x0) ? frame : nearest(frame.index));
-  const newest = frames[frames.length - 1];
-  scrub.max = newest.total;
-  setProgress(newest.index / newest.total);
-  setFact("seconds", seconds(newest.seconds));
-  setFact("left", seconds(newest.left));
+function add(shown) {
+  put(shown);
+  const newest = frames.at(-1);
+  if (!held) show(shown.x0 ? shown : pictured().findLast((other) => other.index <= shown.index) || shown);
+  steps.hidden = false;
+  Object.entries(newest.pace).forEach(setFact);
+  find("progress").value = newest.index / newest.total;
+  const quarter = 25 * Math.floor((4 * newest.index) / newest.total);
+  if (quarter > told) status.textContent = `${quarter} %`; // read aloud: not every step
+  told = quarter;
 }
 
 function reset(id) {
   pause();
-  find(".opening").hidden = true;
-  split.hidden = find(".xt").hidden = true;
-  split.value = 50;
+  delete frame.dataset.opening;
+  [run, frames, held, told, split.value, find("progress").value] = [id, [], false, 0, 50, 0];
   divide();
-  run = id;
-  held = false;
-  frames = [];
   film.replaceChildren();
-  film.hidden = player.hidden = find(".facts").hidden = true;
+  steps.hidden = play.hidden = true;
   setPicture(picture, null);
-  setPicture(noisy, null);
-  setProgress(0);
+  setNoise(null);
 }
 
 function pause() {
   clearInterval(timer);
   timer = null;
-  play.textContent = "▶";
-  play.setAttribute("aria-label", "Play the steps");
-}
-
-function nearest(index) {
-  const seen = frames.filter((frame) => frame.x0);
-  return seen.reduce((best, frame) => (Math.abs(frame.index - index) < Math.abs(best.index - index) ? frame : best), seen[0]);
+  play.ariaPressed = "false";
 }
 
 function startPlaying() {
-  const seen = frames.filter((frame) => frame.x0);
-  let next = Number(scrub.value) >= seen[seen.length - 1].index ? 0 : seen.findIndex((frame) => frame.index > scrub.value);
-  play.textContent = "❚❚";
-  play.setAttribute("aria-label", "Pause");
+  const seen = pictured();
+  let next = (seen.indexOf(current) + 1) % seen.length;
+  play.ariaPressed = "true";
   timer = setInterval(() => {
     show(seen[next]);
     next += 1;
@@ -152,7 +123,8 @@ function startPlaying() {
 
 // For ui/resume.py, as long as this tab of the browser is open. An idle view that has shown nothing yet forgets nothing.
 function note({state, run: id, replay}) {
-  if (id && !replay && state !== "failed") sessionStorage.setItem(NOTE, JSON.stringify({run: id, link: root.dataset.link}));
+  const found = {run: id, link: root.dataset.link};
+  if (id && !replay && !["failed", "sketch"].includes(state)) sessionStorage.setItem(NOTE, JSON.stringify(found));
   else if (run !== null) sessionStorage.removeItem(NOTE);
 }
 
@@ -164,9 +136,10 @@ function update() {
   if (value.run !== run) reset(value.run);
   // On a phone the view is below the form.
   if (value.state === "waiting") root.scrollIntoView({block: "nearest", behavior: "smooth"});
-  if (["idle", "waiting", "failed"].includes(value.state)) {
-    find(".status").textContent = "";
+  if (!value.facts) {
     hint.textContent = value.state === "idle" ? IDLE : value.text;
+    status.textContent = value.told ?? "";
+    if (value.x0) setPicture(picture, value.x0, altOf("sketched"));
     if (value.opening) open(value.opening);
     return;
   }
@@ -175,24 +148,20 @@ function update() {
     value.frames.forEach(put);
   }
   add(value);
-  const over = value.state !== "step";
-  player.hidden = !over || frames.filter((frame) => frame.x0).length < 2;
-  if (!over) return;
+  if (value.state === "step") return;
   held = false;
-  show(frames[frames.length - 1]);
-  split.value = 0;
-  divide();
-  find(".status").textContent =
-    value.state === "finished" ? `Finished in ${value.total} steps.` : `Stopped at step ${value.index} of ${value.total}.`;
+  play.hidden = pictured().length < 2;
+  show(frames.at(-1));
+  status.textContent = value.told;
 }
 
 play.addEventListener("click", () => (timer ? pause() : startPlaying()));
-scrub.addEventListener("input", () => choose(nearest(Number(scrub.value))));
 film.addEventListener("keydown", ({key, target}) => {
   const next = {ArrowLeft: target.previousElementSibling, ArrowRight: target.nextElementSibling}[key];
   next?.click();
   next?.focus();
 });
+picture.addEventListener("load", fit);
 split.addEventListener("input", divide);
 watch("value", update);
 update();

@@ -12,12 +12,14 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
 from PIL import Image
 
 from ui import opening
 
+from .pace import duration
 from .run import Event, webp
 
 HERE = Path(__file__).parent
@@ -28,18 +30,21 @@ Message = dict[str, Any]
 
 
 def live_view(elem_id: str, *, film: bool) -> gr.HTML:
-    """The live view of one tab, where nothing was drawn yet: empty, or with the opening film."""
+    """The live view of one tab, where nothing was drawn yet: empty, or with the opening film.
+
+    What is built inside it, `with` it, stands under the stage.
+    """
     nothing = idle()
     if film:
         gr.set_static_paths([opening.FILM, opening.STILL])
-        where = (f"gradio_api/file={path.as_posix()}" for path in (opening.FILM, opening.STILL))
-        nothing["opening"] = dict(zip(("film", "still"), where, strict=True))
+        nothing["opening"] = {"film": address(opening.FILM), "still": address(opening.STILL)}
     return gr.HTML(
         value=nothing,
         html_template=(HERE / "live.html").read_text(encoding="utf-8"),
         css_template=(HERE / "live.css").read_text(encoding="utf-8"),
         js_on_load=(HERE / "live.js").read_text(encoding="utf-8"),
         apply_default_css=False,
+        padding=False,
         elem_id=elem_id,
         label="Live view",
     )
@@ -65,6 +70,12 @@ def failed(run_id: str, text: str) -> Message:
     return {"run": run_id, "state": "failed", "text": text}
 
 
+def sketch(picture: bytes, prompt: str, text: str) -> Message:
+    """The message that shows a WebP file which is no run's, with a text to read beside it."""
+    link = urlencode({"prompt": prompt})
+    return {"run": "sketch", "state": "sketch", "link": link, "text": "", "told": text, "x0": as_uri(picture)}
+
+
 def new_run() -> str:
     """A name for a run; the live view begins a new film when it changes."""
     return uuid.uuid4().hex
@@ -86,19 +97,39 @@ def last(film: Sequence[Message], link: str) -> Message:
 
 def message(run_id: str, event: Event) -> Message:
     """The message of one step."""
+    over = event.images is not None
+    state = "step" if not over else "stopped" if event.stopped else "finished"
+    told = f"Stopped at step {event.index} of {event.total}." if event.stopped else f"Finished in {event.total} steps."
     return {
         "run": run_id,
-        "state": "step" if event.images is None else "stopped" if event.stopped else "finished",
+        "state": state,
         "index": event.index,
         "total": event.total,
-        "timestep": round(event.timestep),
-        "sigma": None if math.isinf(event.sigma) else round(event.sigma, 3),
-        "seconds": round(event.seconds_per_step, 3),
-        "left": round(event.seconds_left, 1),
-        "seed": event.seed,
+        "facts": {
+            "step": f"{event.index} of {event.total}",
+            "timestep": round(event.timestep),
+            "sigma": "∞" if math.isinf(event.sigma) else round(event.sigma, 3),
+            "seed": event.seed,
+        },
+        "pace": {
+            "seconds": duration(event.seconds_per_step),
+            "left": "" if over else duration(event.seconds_left),
+        },
+        "told": told if over else "",
         "x0": as_uri(event.x_0),
         "xt": as_uri(event.x_t),
+        "start": None if event.start is None else message(run_id, event.start),
     }
+
+
+def with_file(film: Sequence[Message], path: str) -> list[Message]:
+    """A film that ends with the file at that path, in place of the preview of the same picture."""
+    return [*film[:-1], {**film[-1], "x0": address(path)}]
+
+
+def address(path: str | Path) -> str:
+    """Where the page finds a file that Gradio serves."""
+    return f"gradio_api/file={Path(path).as_posix()}"
 
 
 def data_uri(image: Image.Image | None) -> str | None:

@@ -43,7 +43,6 @@ find(".clear").addEventListener("click", clear);
 function show() {
   element.hidden = !props.photo;
   if (props.photo && photo.src !== props.photo) photo.src = props.photo;
-  if (!props.photo) props.value = null;
 }
 watch("photo", show);
 show();

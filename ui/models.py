@@ -20,6 +20,7 @@ from stable_diffusion.request import Defaults, defaults_for, shown
 
 from .extras import bring, folders
 from .limits import MAX_WORK
+from .pace import seconds_per_step
 from .vocabulary import Vocabulary, read_vocabulary
 
 if TYPE_CHECKING:
@@ -274,6 +275,10 @@ def load_pipeline(
         next(steps)
         next(steps)
         steps.close()
+    try:
+        seconds_per_step(pipeline)  # measured now, while nobody draws with it
+    except Exception:
+        log.exception("the model's usual settings can't be drawn with it")  # whoever does so is told
     return pipeline
 
 

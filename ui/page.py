@@ -19,9 +19,10 @@ from .inside import build_inside
 from .limits import QUEUE_SIZE
 from .mask import MASKS
 from .models import ModelHolder
-from .restore import connect_file, connect_history, connect_link, connect_use
+from .restore import connect_file, connect_history, connect_inside, connect_link, connect_use
 from .resume import connect_resume
 from .runs import Runs
+from .sketch import connect_sketch
 from .stay import connect_stay
 from .tab import Drawing
 from .text2image import text2image
@@ -66,7 +67,7 @@ def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
             with gr.Tab("Image2Image", id="i2i") as opened:
                 photos = image2image(drawing, history, menu, opened)
             with gr.Tab("Inside", id="inside"):
-                build_inside(holder, menu)
+                inside = build_inside(holder, menu)
         with gr.Row(elem_id="visit"):
             with gr.Column(scale=4, min_width=320):
                 history.gallery.render()
@@ -83,9 +84,11 @@ def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
         connect_file(tabs, holder, pages, file)
         connect_link(tabs, holder, pages, page)
         connect_use(tabs, pages)
+        connect_inside(tabs["t2i"], pages, inside)
         for tab in tabs.values():
             connect_resume(tab, drawing, page)
             connect_stay(tab, drawing, page)
+            connect_sketch(tab, drawing, page)
         add_endpoints(backend)
         page.unload(sweep)
     page.temp_file_sets += [FILMS, MASKS]  # what no component shows, Gradio would not delete

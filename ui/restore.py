@@ -9,7 +9,7 @@ from gradio.components import Component
 
 from ui import live
 
-from .controls import CHECKED, ModelSlider, Updates, of_the_model
+from .controls import CHECKED, Controls, ModelSlider, Updates, of_the_model
 from .errors import titled, told_on_the_page
 from .film import read_film
 from .fitting import Fitted, fit
@@ -71,7 +71,7 @@ def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, h
         except ValueError as error:
             gr.Warning(titled("The settings are back", str(error)))
             return updates
-        return updates | {tab.view.live: live.replay(film, run.link)} | tab.show(run)
+        return updates | {tab.view.live: live.replay(run.shown(film), run.link)} | tab.show(run)
 
     shown = [part for tab in tabs.values() for part in (tab.view.live, *tab.shown)]
     outputs = [pages, *all_controls(tabs), *shown]
@@ -125,3 +125,17 @@ def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:
 
     for tab in tabs.values():
         tab.view.use.click(use, tab.view.last, [photo, prompt, pages], **CHECKED)
+
+
+def connect_inside(tab: Tab, pages: gr.Tabs, inside: tuple[gr.Tabs, Controls]) -> None:
+    """The run that the tab shows can be looked into: its settings go to the form of "Inside a run"."""
+    sections, controls = inside
+    taken = ("prompt", "seed", "num_inference_steps", "guidance_scale")
+
+    def look(run: Kept | None) -> Updates:
+        settings = shown(run).settings
+        updates = {controls[name]: settings[name] for name in taken} | {controls["seed"]: str(settings["seed"])}
+        return {pages: gr.Tabs(selected="inside"), sections: gr.Tabs(selected="run"), **updates}
+
+    outputs = [pages, sections, *(controls[name] for name in taken)]
+    tab.view.inside.click(look, tab.view.last, outputs, **CHECKED)

@@ -41,7 +41,8 @@ def connect_resume(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
                 }
         elif run.done is not None:
             try:
-                yield {view.live: live.so_far(run_id, read_film(run.done.film), run.link), **tab.show(run.done)}
+                film = run.done.shown(read_film(run.done.film))
+                yield {view.live: live.so_far(run_id, film, run.link), **tab.show(run.done)}
             except ValueError:  # after a day
                 return
         else:

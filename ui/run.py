@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -16,6 +16,7 @@ from .infotext import write_infotext
 from .metadata import KEY, encoded
 
 if TYPE_CHECKING:
+    from stable_diffusion.guidance import Query
     from stable_diffusion.pipeline import Pipeline, Step
 
 MAX_PREVIEW = 1024
@@ -69,6 +70,8 @@ class Event:
     stopped: bool = False
     blurred: int = 0
     """How many of the pictures to keep the model's safety checker found."""
+    start: Event | None = None
+    """On the first event alone: what the run began with, as step 0, whose two pictures are its noise."""
 
     @property
     def seconds_left(self) -> float:
@@ -79,8 +82,18 @@ class Event:
 News = Waiting | Started | Event
 
 
-def event_of(step: Step, request: Request, model: str, seconds_per_step: float, *, stopped: bool = False) -> Event:
+def event_of(
+    step: Step,
+    request: Request,
+    model: str,
+    seconds_per_step: float,
+    *,
+    stopped: bool = False,
+    start: Query | None = None,
+) -> Event:
     """What happened at a step of a seeded request; where it is `stopped` by it, with the picture that there is so far.
+
+    start is the run's first question, for its first event.
 
     Decodes, and encodes: not for the thread of the event loop.
     """
@@ -104,7 +117,15 @@ def event_of(step: Step, request: Request, model: str, seconds_per_step: float, 
         else [encoded(image) for image in signed(images, request, model, stopped_at, step.precision)],
         stopped=stopped,
         blurred=0 if images is None else sum(step.found),
+        start=None if start is None or request.preview == "none" else noise_of(step, start),
     )
+
+
+def noise_of(step: Step, start: Query) -> Event:
+    """The noise that a step's run started from, as its step 0."""
+    begun = replace(step, index=0, level=start.level, latents=start.x)
+    picture = webp(tile(begun.noisy()))
+    return Event(0, step.total, begun.timestep, begun.level.noise_to_signal, step.seed, 0.0, picture, picture)
 
 
 def fitted_photo(request: Request) -> Image.Image:

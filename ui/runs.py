@@ -30,7 +30,7 @@ class Watched:
     done: Kept | None = None
     """What is left of it when it is over."""
     page: object = None
-    """The page that watches; another one that asks for the run takes over."""
+    """The page that watches, while it goes on; another one that asks for the run takes over."""
 
     @property
     def link(self) -> str:
@@ -39,7 +39,10 @@ class Watched:
 
     def add(self, step: Message) -> Message:
         """Put a step into the film, in order: a picture may come after later steps, and then takes its step's place."""
-        self.film = sorted([*(one for one in self.film if one["index"] != step["index"]), step], key=INDEX)
+        if step["start"] is not None:
+            self.add(step["start"])
+        others = (one for one in self.film if one["index"] != step["index"])
+        self.film = sorted([*others, {**step, "start": None}], key=INDEX)
         return step
 
 

@@ -52,6 +52,19 @@ class Drawing:
     runs: Runs
 
 
+@dataclass
+class Sketch:
+    """A visitor's newest sketch (ui/sketch.py), which changes in place."""
+
+    run_id: str = ""
+    drawn: tuple[Any, ...] = ()
+    """What it draws: the values of the controls that are sketched when they change."""
+    seed: int | None = None
+    """That of the sketch on the stage; None where there is none."""
+    rests_until: float = 0.0
+    """Until when (`time.monotonic`) nothing is sketched, for others' sake."""
+
+
 @dataclass(frozen=True)
 class View:
     """The right side of a tab: buttons, live view, the pictures to keep, and what can be done with them."""
@@ -63,13 +76,17 @@ class View:
     last: gr.State
     """The `Kept` run that the tab shows, or None."""
     after: gr.Row
-    """What can be done with it."""
+    """What can be done with it: the buttons that follow."""
+    download: gr.DownloadButton
+    use: gr.Button
+    inside: gr.Button
     link: gr.Button
     save: gr.Button
-    use: gr.Button
     files: gr.File
     run_id: gr.State
     """The name of the run that the tab asked for last, which Stop ends."""
+    sketched: gr.State
+    """The visitor's `Sketch`."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +97,8 @@ class Tab:
     controls: Controls
     view: View
     history: History
+    sketch: gr.Checkbox
+    """Whether the form is drawn while it changes."""
 
     def settings(self, values: Values) -> dict[str, Any]:
         """What the controls ask for; ValueError where that can't be meant, whatever the model."""
@@ -90,7 +109,7 @@ class Tab:
     @property
     def shown(self) -> list[Block]:
         """The components that `show` updates."""
-        return [self.view.results, self.view.last, self.view.after, self.view.files]
+        return [self.view.results, self.view.last, self.view.after, self.view.download, self.view.files]
 
     @property
     def watched(self) -> list[Block]:
@@ -98,12 +117,13 @@ class Tab:
         return [self.view.live, self.view.generate, self.view.stop, self.view.run_id, *self.shown]
 
     def show(self, run: Kept) -> Updates:
-        """The updates that show a run that is over, apart from its film."""
-        view = self.view
+        """The updates that show a run that is over, apart from its film. One picture alone is on the stage already."""
+        view, alone = self.view, len(run.files) == 1
         return {
-            view.results: gr.Gallery(list(run.files), visible=True),
+            view.results: gr.Gallery([] if alone else list(run.files), visible=not alone),
             view.last: run,
             view.after: gr.Row(visible=True),
+            view.download: gr.DownloadButton(value=run.files[0], visible=alone),
             view.files: gr.File(visible=False),
         }
 
@@ -119,8 +139,15 @@ def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
 
 
 def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
-    """The live view, and under it the pictures to keep."""
+    """The live view with what can be done with its picture, and under it the pictures to keep where they are many."""
     view = live.live_view(f"{kind}-live", film=kind == "t2i")
+    with view, gr.Row(equal_height=True, visible=False, elem_classes="tools") as after:
+        download = gr.DownloadButton("Download", **tool(kind, "download"))
+        use = gr.Button("Use as photo", **tool(kind, "use"))
+        inside = gr.Button("Look inside", visible=kind == "t2i", **tool(kind, "inside"))  # there is no photo
+        link = gr.Button("Copy link", **tool(kind, "link"))
+        save = gr.Button("Save film", **tool(kind, "save"))
+    files = gr.File(label="Animation and contact strip", file_count="multiple", visible=False, elem_id=f"{kind}-files")
     results = gr.Gallery(
         label="Your pictures",
         format="png",
@@ -134,13 +161,13 @@ def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
         elem_classes="results",
         visible=False,
     )
-    with gr.Row(visible=False) as after:
-        use = gr.Button("Use as photo", size="sm", elem_id=f"{kind}-use", min_width=110)
-        save = gr.Button("Save the film", size="sm", elem_id=f"{kind}-save", min_width=110)
-        link = gr.Button("Copy link", size="sm", elem_id=f"{kind}-link", min_width=110)
-    files = gr.File(label="Animation and contact strip", file_count="multiple", visible=False, elem_id=f"{kind}-files")
-    last, run_id = gr.State(None), gr.State("")
-    return View(*buttons, view, results, last, after, link, save, use, files, run_id)
+    last, run_id, sketched = gr.State(None), gr.State(""), gr.State(Sketch())
+    return View(*buttons, view, results, last, after, download, use, inside, link, save, files, run_id, sketched)
+
+
+def tool(kind: str, name: str) -> dict[str, Any]:
+    """How a button under the stage looks."""
+    return {"size": "sm", "min_width": 0, "elem_id": f"{kind}-{name}", "elem_classes": ["tool", f"tool-{name}"]}
 
 
 def connect(tab: Tab, drawing: Drawing, reuse: gr.Button) -> None:
@@ -157,11 +184,16 @@ def connect_run(tab: Tab, drawing: Drawing) -> None:
     """Make Generate and Stop work."""
 
     async def generate(values: Values, visitor: gr.Request) -> AsyncIterator[Updates]:
+        sketch: Sketch = values[tab.view.sketched]
+        drawing.backend.stop(sketch.run_id)
         with told_on_the_page():
             filled = proven(tab.controls, values)
             settings = tab.settings({**values, **filled})
+            if settings["seed"] is None:  # what was sketched is drawn in full
+                settings["seed"] = sketch.seed
             check_work(drawing.holder, settings)
             run = drawing.runs.add(tab.kind, settings)
+        sketch.run_id, sketch.seed = "", None
         if filled:
             yield filled
             await asyncio.sleep(SETTLED)
@@ -169,8 +201,9 @@ def connect_run(tab: Tab, drawing: Drawing) -> None:
             async for update in updates:
                 yield update
 
+    inputs = {*tab.controls.values(), tab.view.sketched}
     outputs = [*tab.watched, tab.controls["prompt"], tab.controls["seed"]]
-    begun = tab.view.generate.click(generate, set(tab.controls.values()), outputs, **CHECKED)
+    begun = tab.view.generate.click(generate, inputs, outputs, **CHECKED)
     keep_in_history(tab, begun)
     tab.view.stop.click(drawing.backend.stop, tab.view.run_id, None, **QUIET)
 
@@ -212,11 +245,14 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                     run.film = []
                     if news.blurred:
                         gr.Warning(titled("Blurred", BLURRED))
-                    yield {view.live: live.last(film, run.done.link), **tab.show(run.done), **idle}
+                    yield {view.live: live.last(run.done.shown(film), run.done.link), **tab.show(run.done), **idle}
     except Exception as error:
         sentence = explain(error)
         yield {view.live: live.failed(run.run_id, sentence), **idle}
         raise page_error(sentence) from None
+    finally:
+        if run.page is page:
+            run.page = None
     if run.done is None:
         yield {view.live: live.idle(), **idle}
 

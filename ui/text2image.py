@@ -7,6 +7,7 @@ import gradio as gr
 from .controls import CHECKED, more_controls, prompt_controls, sampling_controls
 from .history import History
 from .opening import EXAMPLES, card, cards
+from .sketch import sketch_switch
 from .tab import Drawing, Tab, connect, run_buttons, run_view
 
 PRESS = '() => document.querySelector("#%s-generate").click()'
@@ -19,6 +20,7 @@ def text2image(drawing: Drawing, history: History, model: gr.Dropdown) -> Tab:
     with gr.Row(equal_height=False, elem_classes="areas"):
         with gr.Column(elem_classes="ask"):
             controls = prompt_controls(f"Describe a picture: {EXAMPLES[0][0]}", model, holder, kind)
+            sketch = sketch_switch(kind)
             pictures = [(card(number), prompt) for number, (prompt, _) in enumerate(EXAMPLES)]
             examples = cards(pictures, "Or press one of these", f"{kind}-cards")
         buttons = run_buttons(kind)
@@ -29,7 +31,7 @@ def text2image(drawing: Drawing, history: History, model: gr.Dropdown) -> Tab:
             controls |= more_controls(holder.defaults, kind, controls)
     controls["prompt"].value = EXAMPLES[0][0]
     reuse = controls.pop("_reuse")
-    tab = Tab(kind, controls | {"model": model}, view, history)
+    tab = Tab(kind, controls | {"model": model}, view, history, sketch)
     connect(tab, drawing, reuse)
 
     def fill(event: gr.SelectData) -> tuple[str, str]:

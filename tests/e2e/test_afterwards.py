@@ -44,14 +44,14 @@ def expect_form(page: Page, prompt: str, seed: str, steps: str) -> None:
 
 def test_the_film_can_be_watched_again(finished: Visitor):
     page, view = finished.page, finished.view
-    expect(view.locator(".film button")).to_have_count(4)
+    expect(view.locator(".film button").last).to_have_accessible_name("Show step 4")
     last = view.locator(".x0 img").get_attribute("src")
-    view.get_by_label("Show step 1").click()
-    expect(view.locator("[data-fact=step]")).to_have_text("1 of 4")
+    assert last is not None
+    view.get_by_label("Show the noise").click()
+    expect(view.locator("[data-fact=step]")).to_have_text("0 of 4")
     expect(view.locator(".x0 img")).not_to_have_attribute("src", last)
-    view.get_by_label("Step to show").focus()
     page.keyboard.press("ArrowRight")
-    expect(view.locator("[data-fact=step]")).to_have_text("2 of 4")
+    expect(view.locator("[data-fact=step]")).to_have_text(re.compile("[1-3] of 4"))  # a busy machine leaves some out
     view.get_by_label("Play the steps").click()
     expect(view.locator("[data-fact=step]")).to_have_text("4 of 4")
     expect(view.locator(".x0 img")).to_have_attribute("src", last)
@@ -59,11 +59,11 @@ def test_the_film_can_be_watched_again(finished: Visitor):
 
 def test_the_film_can_be_saved(finished: Visitor):
     page = finished.page
-    page.get_by_role("button", name="Save the film").click()
-    links = page.locator("#t2i-files a[download]")
+    page.get_by_role("button", name="Save film").click()
+    links, frames = page.locator("#t2i-files a[download]"), finished.view.locator(".film button").count()
     expect(links).to_have_count(2)
     files = [Image.open(io.BytesIO(page.request.get(link.get_attribute("href")).body())) for link in links.all()]
-    assert sorted((file.format, getattr(file, "n_frames", 1)) for file in files) == [("PNG", 1), ("WEBP", 5)]
+    assert sorted((file.format, getattr(file, "n_frames", 1)) for file in files) == [("PNG", 1), ("WEBP", frames)]
 
 
 def test_settings_come_back_from_history_from_a_picture_and_from_a_link(finished: Visitor, tmp_path: Path):
@@ -71,11 +71,10 @@ def test_settings_come_back_from_history_from_a_picture_and_from_a_link(finished
     finished.ask("something else", steps=9, seed="1")
     page.locator("#history button.thumbnail-item").first.click()
     expect_form(page, "a red fox", "42", "4")
-    expect(finished.view.locator(".film button")).to_have_count(4)
+    expect(finished.view.locator(".film button").last).to_have_accessible_name("Show step 4")
 
     picture = tmp_path / "fox.png"
-    address = page.locator("#t2i-results img").first.get_attribute("src")
-    picture.write_bytes(page.request.get(address).body())
+    picture.write_bytes(finished.file())
     assert read_infotext(picture)["seed"] == 42
     finished.ask("something else", steps=9, seed="1")
     page.set_input_files("#restore input[type=file]", str(picture))
@@ -108,6 +107,7 @@ def test_a_picture_goes_on_to_image2image(finished: Visitor):
     photos.ask("a blue fox", steps=4)
     photos.generate()
     photos.wait_until("finished")
+    page.get_by_role("button", name="Before and after").click()
     expect(page.locator("#i2i-slider img").first).to_be_visible()
     expect(page.locator("#history button.thumbnail-item")).to_have_count(2)
 
@@ -132,8 +132,7 @@ def test_two_visitors_at_once_never_see_each_others_pictures(visit: Callable[...
         expect(visitor.view.locator("[data-fact=seed]")).to_have_text(seed)
         expect(visitor.page.locator("#history button.thumbnail-item")).to_have_count(1)
     # Which steps have previews is the engine's choice where two draw at once; the last always has its picture.
-    pictures = [visitor.view.locator(".x0 img").get_attribute("src") for visitor in (first, second)]
-    assert pictures[0] != pictures[1]
+    assert (first.pixels() != second.pixels()).any()
 
 
 @pytest.mark.parametrize("query", ["", "?prompt=a+cat&model=another"])
@@ -163,8 +162,7 @@ def test_a_model_from_the_hub_comes_with_progress_and_draws(page: Page):
     visitor.wait_until("finished")
     visitor.expect_result()
     expect(page.locator(".toast-body")).to_have_count(0)
-    address = page.locator("#t2i-results img").first.get_attribute("src")
-    picture = Image.open(io.BytesIO(page.request.get(address).body()))
+    picture = Image.open(io.BytesIO(visitor.file()))
     assert "Model: stable-diffusion-v1-5" in picture.info["parameters"]
 
 
@@ -183,9 +181,7 @@ def test_a_link_with_a_seed_plays_and_its_picture_dropped_anywhere_gives_its_set
     visitor.wait_until("finished")
     visitor.expect_result()
     expect(page.locator("#t2i-live [data-fact=seed]")).to_have_text("3")
-    source = page.locator("#t2i-results img").first.get_attribute("src")
-    assert source is not None
-    picture = base64.b64encode(page.request.get(source).body()).decode()
+    picture = base64.b64encode(visitor.file()).decode()
     page.fill("#t2i-prompt textarea", "something else")
     page.evaluate(DROP, ["#heading", picture])
     expect(page.locator("#t2i-prompt textarea")).to_have_value("an owl")

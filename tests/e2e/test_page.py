@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.conftest import ROOT
 from ui.opening import EXAMPLES
 
 from .conftest import Server
-from .visitor import Visitor
+from .visitor import PIXELS, Visitor, decoded
 
 CAT = ROOT / "assets" / "examples" / "cat.jpg"
 COPY_A_PICTURE = """async () => {
@@ -25,21 +22,6 @@ COPY_A_PICTURE = """async () => {
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, 'image/png'));
   await navigator.clipboard.write([new ClipboardItem({'image/png': blob})]);
 }"""
-
-PIXELS = """async (image) => {
-  const blob = await (await fetch(image.src)).blob();
-  return new Promise((resolve) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result.split(",")[1]);
-    reader.readAsDataURL(blob);
-  });
-}"""
-
-
-def pixels(page: Page, selector: str) -> np.ndarray:
-    """The first picture there, as the browser has it."""
-    text = page.locator(selector).first.evaluate(PIXELS)
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"))
 
 
 def test_a_prompt_becomes_a_picture_step_by_step(page: Page):
@@ -130,7 +112,8 @@ def test_only_what_is_painted_over_changes(page: Page):
     visitor.generate()
     visitor.wait_until("finished")
     visitor.expect_result()
-    changed = (pixels(page, "#i2i-start img") != pixels(page, "#i2i-results img")).any(axis=2)
+    photo = decoded(base64.b64decode(page.locator("#i2i-start img").first.evaluate(PIXELS)))
+    changed = (photo != visitor.pixels()).any(axis=2)
     # The brush is 16 % of the height; where it went along the middle, most pixels differ.
     assert changed[60:68, 50:78].mean() > 0.9
     assert not changed[:48].any()
@@ -225,19 +208,91 @@ def noise_share(page: Page) -> float:
 
 def test_noise_and_picture_share_the_stage_and_a_divider_moves_between_them(page: Page):
     visitor = Visitor(page)
-    expect(page.locator("#t2i-live .opening")).to_be_visible()
+    expect(page.locator("#t2i-live .frame[data-opening] .xt img")).to_be_visible()
     visitor.ask("a cat", steps=40)
     visitor.generate()
     visitor.wait_until("step")
-    expect(page.locator("#t2i-live .opening")).to_be_hidden()
+    expect(page.locator("#t2i-live .frame[data-opening]")).to_have_count(0)
     expect(page.locator("#t2i-live .xt img")).to_be_visible()
     assert noise_share(page) == pytest.approx(0.5, abs=0.01)
     visitor.wait_until("finished")
-    page.wait_for_timeout(500)  # the divider glides
-    assert noise_share(page) == 0
-    page.locator("#t2i-live").get_by_label("Divider").fill("80")
-    page.wait_for_timeout(500)
+    divider = visitor.view.get_by_label("Divider")
+    expect(divider).to_be_hidden()  # the picture is whole
+    expect(page.locator("#t2i-live .xt img")).to_be_hidden()
+    visitor.view.locator(".film button").nth(1).click()
+    divider.fill("80")
     assert noise_share(page) == pytest.approx(0.8, abs=0.01)
+
+
+def test_the_film_begins_with_the_noise_that_the_seed_gives(page: Page):
+    visitor, noise = Visitor(page), []
+    for prompt in ("a cat", "a rocket"):
+        visitor.ask(prompt, steps=4, seed="6")
+        visitor.generate()
+        visitor.wait_until("step")
+        visitor.wait_until("finished")
+        visitor.view.get_by_label("Show the noise").click()
+        assert visitor.view.locator("[data-fact=step]").inner_text() == "0 of 4"
+        noise += [visitor.pixels(), visitor.pixels(".xt img")]
+    assert all((other == noise[0]).all() for other in noise)
+
+
+def test_one_picture_is_shown_once_and_it_is_the_file(page: Page):
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=4)
+    visitor.generate()
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    assert (visitor.pixels() == decoded(visitor.file())).all()
+    expect(page.locator("#t2i-results")).to_be_hidden()
+    page.get_by_role("button", name="More settings").first.click()
+    visitor.set_number("count", 2)
+    visitor.generate()
+    expect(page.locator("#t2i-results img")).to_have_count(2)
+    expect(page.locator("#t2i-download")).to_be_hidden()  # the gallery has its own
+    expect(page.locator("#t2i-use")).to_be_visible()
+
+
+def test_steps_are_told_in_quarters(page: Page):
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=40)
+    page.evaluate("""() => {
+      const status = document.querySelector("#t2i-live .status");
+      window.told = [];
+      new MutationObserver(() => window.told.push(status.textContent)).observe(status, {childList: true});
+    }""")
+    visitor.generate()
+    visitor.wait_until("finished")
+    told = list(filter(None, page.evaluate("window.told")))
+    assert told[-1] == "Finished in 40 steps."
+    assert len(told) == len(set(told)) >= 2
+    assert set(told[:-1]) <= {"25 %", "50 %", "75 %", "100 %"}
+
+
+@pytest.mark.parametrize(("width", "scale"), [(1440, 1), (390, 2)])
+def test_every_pixel_gets_as_many_of_the_screens(visit: Callable[..., Page], width: int, scale: int):
+    page = visit(viewport={"width": width, "height": 900}, device_scale_factor=scale)
+    visitor = Visitor(page)
+    visitor.ask("a cat", steps=2)
+    visitor.generate()
+    visitor.wait_until("finished")
+    box = page.locator("#t2i-live .frame").bounding_box()
+    natural = page.locator("#t2i-live .x0 img").evaluate("image => image.naturalWidth")
+    assert box is not None
+    assert box["width"] * scale % natural == 0
+    assert 256 <= box["width"] == box["height"] <= width
+
+
+def test_look_inside_takes_the_run_along(page: Page):
+    visitor = Visitor(page)
+    visitor.ask("a red fox", steps=3, seed="5")
+    visitor.generate()
+    visitor.wait_until("finished")
+    page.locator("#t2i-inside").click()
+    expect(page.locator("#inside-prompt").get_by_role("textbox")).to_have_value("a red fox")
+    expect(page.locator("#inside-seed").get_by_role("textbox")).to_have_value("5")
+    expect(page.locator("#inside-steps input[type=number]")).to_have_value("3")
+    expect(page.locator("#inside-look")).to_be_visible()
 
 
 @pytest.mark.parametrize("height", [500, 1000])
@@ -260,13 +315,14 @@ def test_the_last_seed_can_be_used_again(page: Page):
     visitor.generate()
     visitor.wait_until("finished")
     visitor.expect_result()
-    seed, picture = page.inner_text("#t2i-live [data-fact=seed]"), page.get_attribute("#t2i-live .x0 img", "src")
+    seed, picture = page.inner_text("#t2i-live [data-fact=seed]"), visitor.pixels()
     page.get_by_role("button", name="Reuse last").first.click()
     expect(page.locator("#t2i-seed").get_by_role("textbox")).to_have_value(seed)
     visitor.generate()
     visitor.wait_until("step")
     visitor.wait_until("finished")
-    assert page.get_attribute("#t2i-live .x0 img", "src") == picture
+    visitor.expect_result()
+    assert (visitor.pixels() == picture).all()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from stable_diffusion import Pipeline
 from stable_diffusion.pipeline import Run
+from ui import sketch
 from ui.backend import Local
 from ui.models import ModelHolder
 from ui.page import build_page, look
@@ -41,10 +43,12 @@ class Paced(Pipeline):
 
 
 @pytest.fixture
-def narrow() -> Iterator[str]:
-    """The address of a page that draws for one at a time."""
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a page that draws for one at a time, and sketches on the slowest machine."""
+    monkeypatch.setattr(sketch, "QUICK", math.inf)
     Paced.let.clear()
     holder = ModelHolder(load=lambda *_: Paced(Pipeline.from_pretrained(device="cpu").models))
+    holder.pipeline()
     page = build_page(holder, Local(holder, max_running=1))
     _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **look())
     yield address
@@ -88,9 +92,52 @@ def test_who_waits_is_told_the_place_and_who_stops_or_goes_frees_it(come: Callab
     third.wait_until("finished")
 
 
-def picture(visitor: Visitor) -> str | None:
-    """The picture in the live view, as text."""
-    return visitor.view.locator(".x0 img").get_attribute("src")
+def test_the_form_is_drawn_while_it_changes_and_nothing_is_kept_of_it(come: Callable[[], Visitor]):
+    visitor = come()
+    page, prompt = visitor.page, visitor.page.locator("#t2i-prompt textarea")
+    expect(page.locator("#t2i-sketch").get_by_role("checkbox")).to_be_checked()
+    prompt.fill("a red apple")
+    visitor.wait_until("sketch")
+    red = visitor.pixels()
+    expect(page.locator("#t2i-generate")).to_be_enabled()
+    expect(page.locator("#t2i-stop")).to_be_disabled()
+    expect(page.locator("#t2i-link")).to_be_hidden()
+    source = visitor.view.locator(".x0 img").get_attribute("src")
+    assert source is not None
+    prompt.fill("a green apple")
+    expect(visitor.view.locator(".x0 img")).not_to_have_attribute("src", source)
+    assert (visitor.pixels() != red).any()
+    assert page.evaluate("sessionStorage.getItem('t2i-live')") is None  # a reload has nothing to go on with
+    prompt.press("Shift+Enter")
+    expect(prompt).to_have_value("a green apple\n")
+    prompt.press("Backspace")
+    prompt.press("Enter")
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    expect(visitor.view.locator("[data-fact=seed]")).to_have_text("0")  # the sketch's, drawn in full
+    expect(page.locator("#history button.thumbnail-item")).to_have_count(1)
+    expect(prompt).to_have_value("a green apple")
+
+
+def test_the_form_is_drawn_while_the_strength_moves(come: Callable[[], Visitor]):
+    visitor = come()
+    photos = Visitor(visitor.page, "i2i")
+    expect(visitor.page.locator("#i2i-sketch").get_by_role("checkbox")).to_be_checked()
+    visitor.page.locator("#i2i-strength input[type=range]").press("ArrowLeft")
+    photos.wait_until("sketch")
+
+
+def test_in_a_crowd_nothing_is_drawn_while_one_types(come: Callable[[], Visitor]):
+    first, second = come(), come()
+    first.ask("one that waits", steps=4)
+    first.generate()
+    first.wait_until("step")
+    second.page.locator("#t2i-prompt textarea").fill("a cat")
+    expect(second.page.locator("#t2i-sketch")).to_contain_text(sketch.CROWDED)
+    second.wait_until("idle")
+    Paced.let.set()
+    first.wait_until("finished")
+    second.wait_until("idle")
 
 
 def step(visitor: Visitor) -> int:
@@ -119,7 +166,7 @@ def test_a_page_that_is_loaded_again_goes_on_with_its_run(visit: Callable[..., P
     straight.ask("a red fox face", steps=150, seed="5")
     straight.generate()
     straight.wait_until("finished")
-    assert picture(straight) == picture(visitor)
+    assert (straight.pixels() == visitor.pixels()).all()
 
 
 class Line:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 RECORD = """(selector) => {
@@ -16,12 +20,22 @@ RECORD = """(selector) => {
 }"""
 
 
+PIXELS = """async (image) => {
+  const blob = await (await fetch(image.src)).blob();
+  return new Promise((resolve) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result.split(",")[1]);
+    reader.readAsDataURL(blob);
+  });
+}"""
+
+
 class Visitor:
     """A person at one tab of a page; `kind` is t2i or i2i."""
 
     def __init__(self, page: Page, kind: str = "t2i"):
         self.page, self.kind = page, kind
-        self.view = page.locator(f"#{kind}-live .live")
+        self.view = page.locator(f"#{kind}-live")
         if kind == "i2i":
             page.get_by_role("tab", name="Image2Image").click()
 
@@ -30,7 +44,8 @@ class Visitor:
         return f"#{self.kind}-{name}"
 
     def ask(self, prompt: str, *, steps: int, seed: str = "") -> None:
-        """Fill in the form."""
+        """Fill in the form, of which nothing is sketched on the way."""
+        self.page.locator(self.at("sketch")).get_by_role("checkbox").uncheck()
         self.page.fill(self.at("prompt") + " textarea", prompt)
         self.set_number("steps", steps)
         self.page.fill(self.at("seed") + " input, " + self.at("seed") + " textarea", seed)
@@ -90,9 +105,24 @@ class Visitor:
 
     def expect_result(self) -> None:
         """A picture to keep is there, and the next run can begin."""
-        expect(self.page.locator(self.at("results") + " img").first).to_be_visible()
+        expect(self.page.locator(self.at("link"))).to_be_visible()
         expect(self.page.locator(self.at("generate"))).to_be_enabled()
+
+    def pixels(self, selector: str = ".x0 img") -> np.ndarray:
+        """The first picture there in the live view, as the browser has it."""
+        return decoded(base64.b64decode(self.view.locator(selector).first.evaluate(PIXELS)))
+
+    def file(self) -> bytes:
+        """The picture, as Download gives it."""
+        with self.page.expect_download() as download:
+            self.page.click(self.at("download"))
+        return download.value.path().read_bytes()
 
     def expect_error(self, text: str) -> None:
         """A message says so, in one sentence."""
         expect(self.page.locator(".toast-body").filter(has_text=text).first).to_be_visible()
+
+
+def decoded(file: bytes) -> np.ndarray:
+    """The pixels of a picture file."""
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))

@@ -39,8 +39,8 @@ PULL = "The pull of the words: distance of the two guesses (RMS)"
 MATCH = "Match: how well CLIP thinks the guided guess fits the prompt (cosine, arXiv:2103.00020)"
 
 
-def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> None:
-    """Build the section and make it work."""
+def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> Controls:
+    """Build the section and make it work; its controls."""
     defaults = holder.defaults
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
         prompt = gr.Textbox("a cat face next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
@@ -56,6 +56,7 @@ def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> None:
         yield from films(*prepare(holder, settings_of(controls, values)))
 
     connect_lane(holder, menu, buttons, record, set(controls.values()), view)
+    return controls
 
 
 def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
