@@ -24,7 +24,7 @@ from .limits import prepare
 from .mask import backdrop, mask_painter, painted
 from .models import ModelHolder
 from .opening import PHOTO_EXAMPLES, cards
-from .photo import PHOTOS, photo_input, photo_path
+from .photo import PHOTOS, SEEN, photo_input, photo_path
 from .run import fitted_photo
 from .sketch import sketch_switch
 from .tab import Drawing, Tab, connect, run_buttons, run_view
@@ -96,7 +96,8 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
         name, text = PHOTO_EXAMPLES[event.index]
         return str(PHOTOS / name), text
 
-    photos.select(pick, None, [controls["image"], controls["prompt"]], **QUIET)
+    picked = photos.select(pick, None, [controls["image"], controls["prompt"]], **QUIET)
+    picked.then(None, js=SEEN, api_visibility="private")
     return tab
 
 

@@ -14,6 +14,11 @@ from .errors import told_on_the_page
 
 PHOTOS = Path(__file__).resolve().parent.parent / "assets" / "examples"
 
+SEEN = """() => setTimeout(() => {
+  document.querySelector("#i2i-photo").scrollIntoView({block: "nearest", behavior: "smooth"});
+})"""
+"""Scroll to the photo that an example or another tab has put there."""
+
 
 def own_file(path: str, name: str = "image") -> str:
     """The path as it came, where its file was uploaded, made by the page or is an example; ValueError for all others.

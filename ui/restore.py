@@ -17,7 +17,7 @@ from .history import History, Kept, at
 from .link import from_query
 from .metadata import read_infotext
 from .models import ModelHolder
-from .photo import own_file
+from .photo import SEEN, own_file
 from .tab import Tab, shown
 
 
@@ -124,7 +124,8 @@ def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:
         return {photo: made.files[0], prompt: made.request.prompt, pages: gr.Tabs(selected="i2i")}
 
     for tab in tabs.values():
-        tab.view.use.click(use, tab.view.last, [photo, prompt, pages], **CHECKED)
+        used = tab.view.use.click(use, tab.view.last, [photo, prompt, pages], **CHECKED)
+        used.success(None, js=SEEN, api_visibility="private")
 
 
 def connect_inside(tab: Tab, pages: gr.Tabs, inside: tuple[gr.Tabs, Controls]) -> None:

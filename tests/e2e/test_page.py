@@ -401,3 +401,14 @@ def test_the_page_fits_a_phone(visit: Callable[..., Page], width: int):
             expect(stop).to_be_in_viewport(ratio=1)
         tops = [page.locator(visitor.at(name)).bounding_box()["y"] for name in ("prompt", "live", "seed")]
         assert tops == sorted(tops)
+
+
+def test_on_a_phone_the_picture_and_the_button_are_on_one_screen(visit: Callable[..., Page]):
+    page = visit(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
+    for place in ("#t2i-prompt", "#t2i-live .frame", "#t2i-generate"):
+        expect(page.locator(place)).to_be_in_viewport(ratio=1)
+    page.get_by_role("tab", name="Image2Image").click()
+    page.locator("#i2i-strength").scroll_into_view_if_needed()
+    expect(page.locator("#i2i-photo")).not_to_be_in_viewport()
+    page.locator("#i2i-photos button.thumbnail-lg").nth(1).dispatch_event("click")  # which does not scroll to it
+    expect(page.locator("#i2i-photo")).to_be_in_viewport(ratio=1)
