@@ -44,9 +44,9 @@ def titled(title: str, text: str) -> str:
     return f"<b>{title}.</b> {html.escape(text, quote=False)}"
 
 
-def page_error(text: str, title: str = "That did not work") -> gr.Error:
-    """A message on the page that something went wrong."""
-    return gr.Error(titled(title, text), print_exception=False)
+def page_error(text: str) -> gr.Error:
+    """A message on the page that something went wrong. It reads HTML."""
+    return gr.Error(html.escape(text, quote=False), print_exception=False)
 
 
 @contextmanager

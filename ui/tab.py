@@ -266,7 +266,7 @@ def warn(dropped: dict[str, str]) -> None:
 def shown(run: Kept | None) -> Kept:
     """The run that the tab shows; gr.Error where there is none yet."""
     if run is None:
-        raise page_error("There is no picture yet: press Generate first.", "Nothing here yet")
+        raise page_error("There is no picture yet: press Generate first.")
     return run
 
 
