@@ -10,6 +10,7 @@ from gradio.queueing import AsyncQueue, Queue
 from gradio.routes import App
 from gradio.server_messages import EstimationMessage
 
+from tests.conftest import awaited
 from ui.listeners import first_of, line_of, watch
 
 REMEDY = "Gradio keeps its line of events elsewhere: see its queueing.py and routes.py, and mend ui/listeners.py"
@@ -63,5 +64,5 @@ def test_unread_messages_are_forgotten_and_those_that_are_read_are_not(line: Que
         watching.cancel()
         return {"left", "slow"}, set(dict(sessions.items()))
 
-    before, after = asyncio.run(visit())
+    before, after = awaited(visit())
     assert before - after == {"left"}

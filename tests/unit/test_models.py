@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.conftest import awaited
 from ui.models import ModelHolder
 
 PATIENCE = 30
@@ -58,9 +58,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine returns, run in a thread of its own: in this one the browser may have a loop running."""
-    with ThreadPoolExecutor() as pool:
-        return pool.submit(asyncio.run, asyncio.wait_for(coroutine, PATIENCE)).result()
+    """What a coroutine returns, in time."""
+    return awaited(asyncio.wait_for(coroutine, PATIENCE))
 
 
 def gathered(holder: ModelHolder, name: str) -> list[tuple[str, float]]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from torch import Tensor
 from stable_diffusion.guidance import Denoiser, Query
 from stable_diffusion.pipeline import Pipeline
 from tests import tiny
+from tests.conftest import awaited
 from ui import pace
 from ui.models import HUB, ModelHolder
 
@@ -51,7 +50,6 @@ def test_what_is_fetched_says_how_large_it_is():
 
 def test_nobody_waits_for_a_model_that_nobody_asked_for():
     holder = ModelHolder(device="cpu")
-    with ThreadPoolExecutor() as pool:  # in this thread the browser may have a loop running
-        assert pool.submit(asyncio.run, holder.here()).result() is None
-        holder.ask()
-        assert pool.submit(asyncio.run, holder.here()).result() is holder.loaded() is not None
+    assert awaited(holder.here()) is None
+    holder.ask()
+    assert awaited(holder.here()) is holder.loaded() is not None
