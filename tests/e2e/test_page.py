@@ -411,4 +411,4 @@ def test_on_a_phone_the_picture_and_the_button_are_on_one_screen(visit: Callable
     page.locator("#i2i-strength").scroll_into_view_if_needed()
     expect(page.locator("#i2i-photo")).not_to_be_in_viewport()
     page.locator("#i2i-photos button.thumbnail-lg").nth(1).dispatch_event("click")  # which does not scroll to it
-    expect(page.locator("#i2i-photo")).to_be_in_viewport(ratio=1)
+    expect(page.locator("#i2i-photo")).to_be_in_viewport(ratio=0.95)  # scrolling ends between pixels

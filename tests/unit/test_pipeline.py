@@ -149,13 +149,13 @@ def test_a_long_prompt_is_cut_and_the_lost_words_are_named(pipe: Pipeline) -> No
     [
         ({"strength": 0.0, "image": PHOTO}, r"strength must be in \(0, 1\], got 0.0"),
         ({"strength": 1.5, "image": PHOTO}, r"strength must be in \(0, 1\], got 1.5"),
-        ({"num_inference_steps": 0}, "num_inference_steps must be between 1 and 999, got 0: choose a number in that"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be between 1 and 1,000, got 0: choose a number in that"),
         ({"num_inference_steps": 2.5}, r"num_inference_steps must be a whole number, got 2.5: try 2"),
         (
             {"num_inference_steps": 60, "sampler": "lcm"},
             r"num_inference_steps must be between 1 and 50 for lcm, got 60",
         ),
-        ({"num_inference_steps": True}, "num_inference_steps must be between 1 and 999, got True"),
+        ({"num_inference_steps": True}, "num_inference_steps must be between 1 and 1,000, got True"),
         ({"width": 100}, "width must be a multiple of 8, got 100: try 96 or 104"),
         ({"height": 0}, "height must be between 8 and 4,096, got 0"),
         ({"seed": -2}, "seed must be between 0 and .*, got -2: .*leave it empty for a random one"),
@@ -168,7 +168,7 @@ def test_a_long_prompt_is_cut_and_the_lost_words_are_named(pipe: Pipeline) -> No
         ({"prompt_syntax": ["plain"]}, r"prompt_syntax must be one of plain, weighted, got \['plain'\]"),
         ({"sampler": "magic"}, "sampler must be one of ddpm, .*, got 'magic'"),
         ({"preview": "hd"}, "preview must be one of auto, .*, got 'hd'"),
-        ({"preview_every": 0}, "preview_every must be between 1 and 999, got 0"),
+        ({"preview_every": 0}, "preview_every must be between 1 and 1,000, got 0"),
         ({"guidance_scale": float("nan")}, "guidance_scale must be between 0 and 100, got nan"),
     ],
 )
