@@ -86,10 +86,6 @@ def _tower(part: str, kind: type, values: dict[str, Any], of: str) -> Any:
     return read(kind, relevant(kind, settings), {}, set(), f"{of} {part}_config")
 
 
-def _projection(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: values[name] for name in ("projection_dim",) if name in values}
-
-
 @dataclass(frozen=True)
 class CLIPConfig:
     """`config.json` of a whole CLIP model: both towers and the space that they share (arXiv:2103.00020, Figure 3)."""
@@ -105,7 +101,7 @@ class CLIPConfig:
             part: _tower(part, kind, values, "clip")
             for part, kind in (("text", CLIPTextConfig), ("vision", CLIPVisionConfig))
         }
-        return read(cls, both | _projection(values), {}, set(), "clip")
+        return read(cls, relevant(cls, values) | both, {}, set(), "clip")
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ class SafetyConfig:
     def from_dict(cls, values: dict[str, Any]) -> SafetyConfig:
         """Read the layout of diffusers' `StableDiffusionSafetyChecker`, that of a whole CLIP model."""
         vision = _tower("vision", CLIPVisionConfig, values, "safety_checker")
-        return read(cls, {"vision": vision} | _projection(values), {}, set(), "safety_checker")
+        return read(cls, relevant(cls, values) | {"vision": vision}, {}, set(), "safety_checker")
 
 
 @dataclass(frozen=True)
