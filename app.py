@@ -12,6 +12,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 
 import argparse
+import dataclasses
 import importlib.util
 import logging
 import sys
@@ -23,7 +24,7 @@ from starlette.middleware import Middleware
 from ui.backend import Backend, Local
 from ui.guard import IN_A_SPACE, NOWHERE, THIS_MACHINE, Guard, is_loopback, malformed
 from ui.health import Measured, health, metrics
-from ui.limits import MAX_WORK, PREVIEW_SHARE, PUBLIC_WORK, SESSIONS, UNHEARD
+from ui.limits import Limits
 from ui.listeners import watched
 from ui.models import ModelHolder
 from ui.page import build_page, look
@@ -80,39 +81,26 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help="another name that the page answers to, for one behind a proxy; may be given again",
     )
-    parser.add_argument(
-        "--max-work",
-        type=float,
-        default=os.environ.get("SD_MAX_WORK"),
-        metavar="STEPS",
-        help="the most that one request may ask for, in steps of one picture of the model's own size ($SD_MAX_WORK); "
-        f"default: {MAX_WORK:g}, and {PUBLIC_WORK:g} where others can come",
-    )
-    parser.add_argument(
-        "--unheard",
-        type=float,
-        default=os.environ.get("SD_UNHEARD", UNHEARD),
-        metavar="SECONDS",
-        help="end a run that nobody has listened to for so long ($SD_UNHEARD)",
-    )
-    parser.add_argument(
-        "--preview-share",
-        type=float,
-        default=os.environ.get("SD_PREVIEW_SHARE", PREVIEW_SHARE),
-        metavar="SHARE",
-        help="the most of a processor's time that live previews may take, below 1 ($SD_PREVIEW_SHARE)",
-    )
+    for one in dataclasses.fields(Limits):
+        name, default, public = f"SD_{one.name.upper()}", one.default, one.metadata["public"]
+        differs = f", and {public:g} where others can come" if public != default else ""
+        parser.add_argument(
+            f"--{one.name.replace('_', '-')}",
+            type=type(default),
+            default=os.environ.get(name),
+            metavar="NUMBER",
+            help=f"{one.metadata['help']} (${name}); default: {default:.3g}{differs}",
+        )
     options = parser.parse_args(arguments)
     options.public = options.share or not is_loopback(options.host)
     if options.safety_checker is None:
         options.safety_checker = "on" if options.public else "off"
-    if options.max_work is None:
-        options.max_work = PUBLIC_WORK if options.public else MAX_WORK
-    for name in ("max_work", "unheard"):
-        if not getattr(options, name) > 0:
-            parser.error(f"--{name.replace('_', '-')} must be above 0, got {getattr(options, name)}")
-    if not 0 <= options.preview_share < 1:
-        parser.error(f"--preview-share must be at least 0 and below 1, got {options.preview_share}")
+    chosen = {one.name: getattr(options, one.name) for one in dataclasses.fields(Limits)}
+    usual = {one.name: one.metadata["public"] if options.public else one.default for one in dataclasses.fields(Limits)}
+    try:
+        options.limits = Limits(**usual | {name: value for name, value in chosen.items() if value is not None})
+    except ValueError as error:
+        parser.error(f"--{str(error).replace('_', '-')}")
     for flag, package, name in (("mcp", "mcp", "'gradio[mcp]'"), ("metrics", "prometheus_client", "prometheus-client")):
         if getattr(options, flag) and importlib.util.find_spec(package) is None:
             parser.error(f"--{flag} needs a package that is not here: pip install {name}")
@@ -144,14 +132,14 @@ def serve(options: argparse.Namespace, holder: ModelHolder, backend: Backend) ->
         pwa=False,
         run_history=False,
         enable_monitoring=False,
-        max_file_size="20mb" if options.public else "64mb",
-        state_session_capacity=SESSIONS,
+        max_file_size=f"{options.limits.max_upload}mb",
+        state_session_capacity=options.limits.sessions,
         mcp_server=options.mcp,
         app_kwargs={
             "routes": routes,
             "middleware": guards(options),
             "exception_handlers": {RequestValidationError: malformed},
-            "lifespan": watched(options.unheard),
+            "lifespan": watched(options.limits.unheard),
         },
         **look(),
     )
@@ -180,10 +168,10 @@ def main() -> None:
         options.device,
         options.dtype,
         vae=options.vae,
-        max_work=options.max_work,
+        limits=options.limits,
         safety_checker=options.safety_checker == "on",
     )
-    page = open_page(options, holder, Local(holder, preview_share=options.preview_share))
+    page = open_page(options, holder, Local(holder))
     holder.ask()
     page.block_thread()
 

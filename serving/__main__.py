@@ -54,12 +54,11 @@ def main() -> None:
     else:
         cores = math.ceil(options.cpus * options.max_replicas)
         ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=STORE)
-    models = {"device": page.device, "dtype": page.dtype, "vae": page.vae, "max_work": page.max_work}
+    models = {"device": page.device, "dtype": page.dtype, "vae": page.vae, "limits": page.limits}
     models["safety_checker"] = page.safety_checker == "on"
     handle = deploy(
         page.model,
         **models,
-        preview_share=page.preview_share,
         replicas=options.replicas,
         max_replicas=options.max_replicas,
         line=options.line,

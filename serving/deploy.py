@@ -9,7 +9,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from ui.limits import MAX_RUNNING, MAX_WAITING
+from ui.limits import MAX_RUNNING, USUAL, Limits
 
 from .replica import Replica
 from .router import RunRouter
@@ -32,12 +32,13 @@ def deploy(
     cpus: float,
     gpus: float = 0,
     kind: type = Replica,
+    limits: Limits = USUAL,
     **options: Any,
 ) -> DeploymentHandle:
     """Start replicas on the Ray cluster that this process is connected to, and wait until they are there.
 
     From `replicas` to `max_replicas` of them, another one where on average more than `line` runs are under way or
-    waiting at each; every one with its own cpus and gpus, and with the arguments of `kind`. RuntimeError where they
+    waiting at each; every one with its own cpus and gpus, and with limits and the arguments of `kind`. RuntimeError where they
     can't be started.
     """
     serve.start(proxy_location="Disabled")  # nothing is served over HTTP but the page, which is not Ray's
@@ -52,7 +53,8 @@ def deploy(
             "look_back_period_s": LINES_OVER,
             "downscale_delay_s": SHRINK_AFTER,
         },
-        max_ongoing_requests=2 * (MAX_RUNNING + MAX_WAITING),  # the engine says when its line is full, and to whom
+        # Twice: the engine says when its line is full, and to whom.
+        max_ongoing_requests=2 * (MAX_RUNNING + limits.max_waiting),
         request_router_config=RequestRouterConfig(
             request_router_class=RunRouter, request_router_kwargs={"full": MAX_RUNNING}
         ),
@@ -62,4 +64,5 @@ def deploy(
         max_constructor_retry_count=3,
     )
     quiet = LoggingConfig(enable_access_log=False)
-    return serve.run(deployment.bind(*arguments, **options), name="live", route_prefix=None, logging_config=quiet)
+    replica = deployment.bind(*arguments, limits=limits, **options)
+    return serve.run(replica, name="live", route_prefix=None, logging_config=quiet)

@@ -17,7 +17,6 @@ from typing import Any
 from ray import serve
 
 from ui.backend import Local
-from ui.limits import PREVIEW_SHARE
 from ui.models import KEPT, ModelHolder
 from ui.run import News, Started
 
@@ -31,12 +30,12 @@ class Replica:
     """A deployment of Ray Serve: `Local` with models of its own, for a page in another process."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
-        self, model: str | None = None, *, preview_share: float = PREVIEW_SHARE, **options: Any
+        self, model: str | None = None, **options: Any
     ) -> None:
-        """Load the first model: the arguments of `ModelHolder` and `Local`. ValueError where it can't be loaded."""
+        """Load the first model: the arguments of `ModelHolder`. ValueError where it can't be loaded."""
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("ui").setLevel(logging.INFO)
-        self._local = Local(ModelHolder(model, **options), preview_share=preview_share)
+        self._local = Local(ModelHolder(model, **options))
         self._folder = tempfile.TemporaryDirectory(prefix="photos-")
         self._readers: Counter[Path] = Counter()
         await self._load(self._local.holder.first)

@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stable_diffusion.request import Request
 
-from .limits import MAX_RUNNING, MAX_WAITING, PARKED_RUNS, PARKED_SECONDS, PREVIEW_SHARE, prepare
+from .limits import MAX_RUNNING, PARKED_RUNS, PARKED_SECONDS, prepare
 from .models import ModelHolder
 from .run import News, Started, Waiting, dropped_text, event_of
 
@@ -79,14 +79,15 @@ class _Drawn:
 class Local:
     """An engine in this process draws all runs, with the models of a holder."""
 
-    def __init__(self, holder: ModelHolder, *, preview_share: float = PREVIEW_SHARE, max_running: int = MAX_RUNNING):
-        """preview_share is the most of a processor's time that goes into previews; see `Engine` for max_running."""
-        self.holder, self._preview_share, self._max_running = holder, preview_share, max_running
+    def __init__(self, holder: ModelHolder, *, max_running: int = MAX_RUNNING):
+        """Within the limits of the holder; see `Engine` for max_running."""
+        self.holder, self._max_running = holder, max_running
         self._engine: Engine | None = None
         self._starting = threading.Lock()
         self._parked: OrderedDict[str, tuple[_Drawn, float]] = OrderedDict()  # with when; the last one is at its end
         self._going: dict[str, Ticket | None] = {}  # None until the engine is asked
         self._stopped: set[str] = set()
+        self._owners: Counter[str] = Counter()
 
     @property
     def broken(self) -> bool:
@@ -103,8 +104,12 @@ class Local:
 
     async def stream(self, run_id: str, settings: dict[str, Any], owner: str) -> AsyncGenerator[News]:
         """See `Backend.stream`."""
+        most = self.holder.limits.max_visitor_runs
+        if self._owners[owner] >= most:
+            raise ValueError(f"{most} of your runs are under way already: wait for one to end, or stop it")
         drawn = self._unpark(run_id)
         self._going[run_id] = None
+        self._owners[owner] += 1
         try:
             if drawn is None:
                 async for text, _ in self.holder.wait(settings.get("model")):
@@ -118,6 +123,8 @@ class Local:
                 async for event in events:
                     yield event
         finally:
+            self._owners[owner] -= 1
+            self._owners += Counter()  # without those who have none
             self._going.pop(run_id, None)
             self._stopped.discard(run_id)
 
@@ -158,8 +165,9 @@ class Local:
         with self._starting:
             if self._engine is None:
                 device = pipeline.models.unet.conv_in.weight.device
-                painter = Painter(device, share=self._preview_share if device.type == "cpu" else None)
-                self._engine = Engine(device, painter=painter, max_running=self._max_running, max_waiting=MAX_WAITING)
+                limits, most = self.holder.limits, self._max_running
+                painter = Painter(device, share=limits.preview_share if device.type == "cpu" else None)
+                self._engine = Engine(device, painter=painter, max_running=most, max_waiting=limits.max_waiting)
             return self._engine
 
     def _park(self, run_id: str, drawn: _Drawn) -> None:

@@ -19,7 +19,7 @@ from stable_diffusion.request import (
 
 from .extras import bring, find_files
 from .inputs import Dropdown, Slider
-from .limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SLIDER_STEPS
+from .limits import MAX_GUIDANCE, MAX_SLIDER_STEPS, Limits
 from .models import ModelHolder
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def guidance_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
     return {"guidance_scale": Slider(0, MAX_GUIDANCE, value, step=0.5, label="Guidance", elem_id=elem_id, **look)}
 
 
-def more_controls(defaults: Defaults, kind: str, prompts: Controls) -> Controls:
+def more_controls(defaults: Defaults, kind: str, prompts: Controls, limits: Limits) -> Controls:
     """Sampler, size, number of pictures and preview, folded away, with the rest of `prompts`."""
     sliders = of_the_model(defaults)
     with gr.Accordion("More settings", open=False):
@@ -259,7 +259,7 @@ def more_controls(defaults: Defaults, kind: str, prompts: Controls) -> Controls:
             width = ModelSlider(**sliders["width"], label="Width", elem_id=f"{kind}-width", min_width=220)
             height = ModelSlider(**sliders["height"], label="Height", elem_id=f"{kind}-height", min_width=220)
         offer_loras(prompts["prompt"], kind)
-        count = Slider(1, MAX_IMAGES, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
+        count = Slider(1, limits.max_images, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
     return {
         "sampler": sampler,
         "preview": preview,

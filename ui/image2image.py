@@ -85,7 +85,7 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
         with gr.Column(elem_classes="settings"):
             controls |= strength_controls(holder, kind)
             controls |= sampling_controls(holder.defaults, kind)
-            controls |= more_controls(holder.defaults, kind, controls)
+            controls |= more_controls(holder.defaults, kind, controls, holder.limits)
     reuse, start, steps_note, photos = (controls.pop(name) for name in ("_reuse", "_start", "_steps", "_photos"))
     controls["prompt"].value = PHOTO_EXAMPLES[0][1]
     tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, compared, slider)

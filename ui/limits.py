@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stable_diffusion.request import Request, shown
@@ -15,38 +17,61 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**32 - 1
 MAX_GUIDANCE = 30
-MAX_IMAGES = 4
 MAX_SLIDER_STEPS = 150
 """As far as the page's slider goes; programs may ask for more."""
 QUEUE_SIZE = 20
 """How many events may wait at once."""
-SESSIONS = 200
-"""How many visits the server remembers, the least recent forgotten first: each takes half a megabyte of settings and
-results, and ten times those who can wait for a run are more than one machine serves."""
-
-MAX_WORK = 600.0
-"""What one request may ask for: evaluations of the network x pictures x pixels, counted in pictures of the model's own
-size. 150 steps of four such pictures; 37 of them at twice the width and height."""
-PUBLIC_WORK = MAX_WORK / 4
-"""The same where anybody may come."""
-MAX_RUNNING, MAX_WAITING = 32, 256
-"""How many runs are drawn at once, and how many more may wait for a place."""
-PREVIEW_SHARE = 1 / 3
-"""The most of a processor's time that goes into previews."""
+MAX_RUNNING = 32
+"""How many runs are drawn at once."""
 PARKED_RUNS, PARKED_SECONDS = 64, 1800.0
 """How many runs are kept whose page is gone, and how long: for one that is loaded again, and a phone that slept."""
 REMEMBERED_RUNS = 256
 """Of how many runs the films are found again: half a megabyte each until they are over."""
-UNHEARD = 60.0
-"""Seconds after which a run ends whose messages nobody reads."""
 
-LIMITS = {"guidance_scale": (0, MAX_GUIDANCE, ""), "num_images": (1, MAX_IMAGES, "")}
-LIMITS["seed"] = (-1, MAX_SEED, "; -1, or leaving it empty, gives a random one")
+
+def limit(default: float, text: str, public: float | None = None) -> Any:
+    """A field of `Limits`: what it says, and its value where others can come, if that is another one."""
+    return field(default=default, metadata={"help": text, "public": default if public is None else public})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request, one visitor and all together may ask for. app.py has a flag and a variable for each."""
+
+    max_work: float = limit(
+        600.0, "the most that one request may ask for, in steps of one picture of the model's own size", 150.0
+    )  # 150 steps of four pictures; 37 of them at twice the width and height
+    max_side: int = limit(4096, "the longest side of a picture, in pixels")
+    max_steps: int = limit(1000, "the most steps of a picture")
+    max_images: int = limit(4, "the most pictures of one request")
+    max_visitor_runs: int = limit(16, "how many runs of one visitor may wait or be drawn at once")
+    max_waiting: int = limit(256, "how many runs may wait for a place")
+    max_upload: int = limit(64, "the largest file that is taken, in megabytes", 20)
+    sessions: int = limit(200, "how many visits are remembered, the least recent forgotten first")
+    unheard: float = limit(60.0, "end a run that nobody has listened to for so many seconds")
+    preview_share: float = limit(1 / 3, "the most of a processor's time that live previews may take, below 1")
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            low = 0 if name == "preview_share" else 1e-3
+            if not low <= value < (1 if name == "preview_share" else math.inf):
+                bounds = "at least 0 and below 1" if name == "preview_share" else "above 0"
+                raise ValueError(f"{name} must be {bounds}, got {value}")
+
+
+USUAL = Limits()
+"""Where only this machine can come."""
+
+
+RANGES = {
+    "guidance_scale": (0, MAX_GUIDANCE, ""),
+    "seed": (-1, MAX_SEED, "; -1, or leaving it empty, gives a random one"),
+}
 
 
 def check(settings: dict[str, Any]) -> None:
     """Raise ValueError, naming argument, value and remedy, where the settings can't be meant, whatever the model."""
-    for name, (low, high, remedy) in LIMITS.items():
+    for name, (low, high, remedy) in RANGES.items():
         value = settings.get(name)
         if isinstance(value, (int, float)) and not low <= value <= high:
             raise ValueError(
@@ -64,13 +89,22 @@ def check_work(holder: ModelHolder, settings: dict[str, Any]) -> Request:
     request = defaults.request(**settings)
     assert request.width is not None
     assert request.height is not None
+    limits = holder.limits
+    for name, value, most in (
+        ("num_images", request.num_images, limits.max_images),
+        ("num_inference_steps", request.num_inference_steps, limits.max_steps),
+        ("width", request.width, limits.max_side),
+        ("height", request.height, limits.max_side),
+    ):
+        if value > most:
+            raise ValueError(f"{name} must be at most {most:,} here, got {value:,}: choose a smaller number")
     evaluations = request.steps * (2 if request.sampler == "heun" else 1)
     work = evaluations * request.num_images * request.width * request.height / defaults.side**2
-    if work > holder.max_work:
+    if work > limits.max_work:
         raise ValueError(
             f"{request.steps} {request.sampler} steps x {request.num_images} of {request.width}x{request.height} are "
             f"the work of {work:,.0f} steps at {defaults.side}x{defaults.side}, and one request may ask for "
-            f"{holder.max_work:,g}: choose fewer steps, fewer pictures or a smaller size"
+            f"{limits.max_work:,g}: choose fewer steps, fewer pictures or a smaller size"
         )
     return request
 

@@ -19,7 +19,7 @@ from stable_diffusion.loading.model_config import SETTINGS_FILES
 from stable_diffusion.request import Defaults, defaults_for, shown
 
 from .extras import bring, folders
-from .limits import MAX_WORK
+from .limits import USUAL, Limits
 from .pace import seconds_per_step
 from .vocabulary import Vocabulary, read_vocabulary
 
@@ -66,7 +66,7 @@ class Loading:
 
 class ModelHolder:
     """All visitors' models. `model` is the one that the page starts with, with `vae` if given; None is the bundled one.
-    `max_work` is how much one request may ask of it (`limits.MAX_WORK`); with `safety_checker`, models have their
+    `limits` are for those who ask them; with `safety_checker`, models have their
     pictures looked at by their own, those that have one.
 
     The lock guards the table alone, and nobody holds it while a model is loaded: who waits for one model keeps nobody
@@ -80,13 +80,13 @@ class ModelHolder:
         dtype: str | None = None,
         *,
         vae: str | None = None,
-        max_work: float = MAX_WORK,
+        limits: Limits = USUAL,
         safety_checker: bool = False,
         load: Load | None = None,
     ):
         self.sources = find_models(model)
         self.first = next(iter(self.sources))
-        self.max_work = max_work
+        self.limits = limits
         self._vae, self._device, self._dtype = vae, device, dtype
         self._load = load or partial(load_pipeline, safety_checker=safety_checker)
         self._table: OrderedDict[str, Loading] = OrderedDict()  # the one asked for last is at its end

@@ -28,7 +28,7 @@ def text2image(drawing: Drawing, history: History, model: gr.Dropdown) -> Tab:
             view = run_view(kind, buttons)
         with gr.Column(elem_classes="settings"):
             controls |= sampling_controls(holder.defaults, kind)
-            controls |= more_controls(holder.defaults, kind, controls)
+            controls |= more_controls(holder.defaults, kind, controls, holder.limits)
     controls["prompt"].value = EXAMPLES[0][0]
     reuse = controls.pop("_reuse")
     tab = Tab(kind, controls | {"model": model}, view, history, sketch)

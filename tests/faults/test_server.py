@@ -227,11 +227,62 @@ def test_nor_can_one_person(caller: Caller):
 
 
 def test_what_one_may_ask_for_is_a_setting_and_less_where_anybody_may_come(monkeypatch: pytest.MonkeyPatch):
-    assert parse_arguments([]).max_work == 600
-    assert parse_arguments(["--host", "0.0.0.0"]).max_work == parse_arguments(["--share"]).max_work == 150
+    assert parse_arguments([]).limits == USUAL
+    for public in (["--host", "0.0.0.0"], ["--share"]):
+        assert parse_arguments(public).limits == replace(USUAL, max_work=150, max_upload=20)
     monkeypatch.setenv("SD_MAX_WORK", "77")
-    assert parse_arguments(["--share"]).max_work == 77
-    assert parse_arguments(["--share", "--max-work", "88"]).max_work == 88
+    monkeypatch.setenv("SD_SESSIONS", "3")
+    assert parse_arguments(["--share"]).limits == replace(USUAL, max_work=77, max_upload=20, sessions=3)
+    assert parse_arguments(["--share", "--max-work", "88"]).limits.max_work == 88
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "sentence"),
+    [
+        ("--max-work", "0", "--max-work must be above 0, got 0.0"),
+        ("--unheard", "nan", "--unheard must be above 0, got nan"),
+        ("--preview-share", "1", "--preview-share must be at least 0 and below 1, got 1.0"),
+        ("--max-images", "many", "argument --max-images: invalid int value: 'many'"),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], flag: str, value: str, sentence: str):
+    with pytest.raises(SystemExit):
+        parse_arguments([flag, value])
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"num_images": 3}, "num_images must be at most 2 here, got 3: choose a smaller number"),
+        ({"num_inference_steps": 31}, "num_inference_steps must be at most 30 here, got 31"),
+        ({"width": 264}, "width must be at most 256 here, got 264"),
+        ({"height": 264}, "height must be at most 256 here, got 264"),
+    ],
+)
+def test_a_deployer_can_allow_less(settings: dict[str, Any], sentence: str):
+    holder = ModelHolder(device="cpu", limits=Limits(max_images=2, max_steps=30, max_side=256))
+    with pytest.raises(ValueError, match=sentence):
+        check_work(holder, settings)
+
+
+def test_one_visitor_can_t_take_every_place(holder: ModelHolder):
+    backend = Local(ModelHolder(device="cpu", limits=Limits(max_visitor_runs=2)))
+    settings = {"prompt": "a", "num_inference_steps": 50}
+
+    async def ask() -> None:
+        runs = [backend.stream(str(i), settings, "one") for i in range(2)]
+        for run in runs:
+            await anext(run)
+        with pytest.raises(ValueError, match="2 of your runs are under way already: wait for one to end, or stop it"):
+            await anext(backend.stream("third", settings, "one"))
+        await anext(other := backend.stream("other", settings, "another"))
+        await runs[0].aclose()
+        await anext(third := backend.stream("third", settings, "one"))
+        for run in (runs[1], other, third):
+            await run.aclose()
+
+    asyncio.run(ask())
 
 
 LONG = "x" * 1_000_000

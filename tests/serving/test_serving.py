@@ -21,6 +21,7 @@ from PIL import Image
 
 from tests.tiny import save_model
 from ui.backend import Backend, Local
+from ui.limits import Limits
 from ui.models import ModelHolder
 from ui.run import Event, News, Started
 
@@ -54,7 +55,7 @@ def handle(model: Path) -> Iterator[Any]:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init("local", num_cpus=3, include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder)
         size = {"replicas": 2, "max_replicas": 3, "line": 4, "cpus": 1}
-        yield deploy(str(model), kind=Mortal, device="cpu", max_work=10**6, **size)
+        yield deploy(str(model), kind=Mortal, device="cpu", limits=Limits(max_work=1e6), **size)
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
