@@ -38,8 +38,8 @@ def deploy(
     """Start replicas on the Ray cluster that this process is connected to, and wait until they are there.
 
     From `replicas` to `max_replicas` of them, another one where on average more than `line` runs are under way or
-    waiting at each; every one with its own cpus and gpus, and with limits and the arguments of `kind`. RuntimeError where they
-    can't be started.
+    waiting at each; every one with its own cpus and gpus, and with the limits and arguments of `kind`. RuntimeError
+    where they can't be started.
     """
     serve.start(proxy_location="Disabled")  # nothing is served over HTTP but the page, which is not Ray's
     deployment = serve.deployment(

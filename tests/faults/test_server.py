@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from tests.e2e.visitor import Visitor
 from tests.unit.test_hostile_images import png
 from ui.backend import Local
 from ui.guard import MAX_BODY, Guard
+from ui.limits import USUAL
 from ui.listeners import give_back
 from ui.live import data_uri
 from ui.models import ModelHolder
@@ -249,40 +251,6 @@ def test_a_limit_that_is_none_is_refused(capsys: pytest.CaptureFixture[str], fla
     with pytest.raises(SystemExit):
         parse_arguments([flag, value])
     assert sentence in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("settings", "sentence"),
-    [
-        ({"num_images": 3}, "num_images must be at most 2 here, got 3: choose a smaller number"),
-        ({"num_inference_steps": 31}, "num_inference_steps must be at most 30 here, got 31"),
-        ({"width": 264}, "width must be at most 256 here, got 264"),
-        ({"height": 264}, "height must be at most 256 here, got 264"),
-    ],
-)
-def test_a_deployer_can_allow_less(settings: dict[str, Any], sentence: str):
-    holder = ModelHolder(device="cpu", limits=Limits(max_images=2, max_steps=30, max_side=256))
-    with pytest.raises(ValueError, match=sentence):
-        check_work(holder, settings)
-
-
-def test_one_visitor_can_t_take_every_place(holder: ModelHolder):
-    backend = Local(ModelHolder(device="cpu", limits=Limits(max_visitor_runs=2)))
-    settings = {"prompt": "a", "num_inference_steps": 50}
-
-    async def ask() -> None:
-        runs = [backend.stream(str(i), settings, "one") for i in range(2)]
-        for run in runs:
-            await anext(run)
-        with pytest.raises(ValueError, match="2 of your runs are under way already: wait for one to end, or stop it"):
-            await anext(backend.stream("third", settings, "one"))
-        await anext(other := backend.stream("other", settings, "another"))
-        await runs[0].aclose()
-        await anext(third := backend.stream("third", settings, "one"))
-        for run in (runs[1], other, third):
-            await run.aclose()
-
-    asyncio.run(ask())
 
 
 LONG = "x" * 1_000_000

@@ -24,7 +24,7 @@ from stable_diffusion.request import (
 )
 from stable_diffusion.schedule import NoiseSchedule, karras_sigmas
 from ui.infotext import parse_infotext, write_infotext
-from ui.limits import MAX_GUIDANCE, MAX_IMAGES, MAX_SEED
+from ui.limits import MAX_GUIDANCE, MAX_SEED, USUAL
 from ui.link import LINKED, from_query, to_query
 
 # Where CI is set, Hypothesis draws the same examples every time.
@@ -46,7 +46,7 @@ requests = st.builds(
     sampler=st.sampled_from(sorted(SAMPLER_LABELS)),
     clip_skip=st.integers(0, MAX_CLIP_SKIP),
     seed=seeds,
-    num_images=st.integers(1, MAX_IMAGES),
+    num_images=st.integers(1, USUAL.max_images),
 )
 spaced_requests = st.builds(
     replace, requests, sampler=st.sampled_from(SPACED_SAMPLERS), schedule=st.sampled_from(sorted(SCHEDULE_LABELS))

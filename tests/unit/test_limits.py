@@ -1,0 +1,46 @@
+"""What one request and one visitor may ask for is the deployer's to say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import awaited
+from ui.backend import Local
+from ui.limits import Limits, check_work
+from ui.models import ModelHolder
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"num_images": 3}, "num_images must be at most 2 here, got 3: choose a smaller number"),
+        ({"num_inference_steps": 31}, "num_inference_steps must be at most 30 here, got 31"),
+        ({"width": 264}, "width must be at most 256 here, got 264"),
+        ({"height": 264}, "height must be at most 256 here, got 264"),
+    ],
+)
+def test_a_deployer_can_allow_less(settings: dict[str, Any], sentence: str):
+    holder = ModelHolder(device="cpu", limits=Limits(max_images=2, max_steps=30, max_side=256))
+    with pytest.raises(ValueError, match=sentence):
+        check_work(holder, settings)
+
+
+def test_one_visitor_can_t_take_every_place():
+    backend = Local(ModelHolder(device="cpu", limits=Limits(max_visitor_runs=2)))
+    settings = {"prompt": "a", "num_inference_steps": 50}
+
+    async def ask() -> None:
+        runs = [backend.stream(str(i), settings, "one") for i in range(2)]
+        for run in runs:
+            await anext(run)
+        with pytest.raises(ValueError, match="2 of your runs are under way already: wait for one to end, or stop it"):
+            await anext(backend.stream("third", settings, "one"))
+        await anext(other := backend.stream("other", settings, "another"))
+        await runs[0].aclose()
+        await anext(third := backend.stream("third", settings, "one"))
+        for run in (runs[1], other, third):
+            await run.aclose()
+
+    awaited(ask())
