@@ -89,7 +89,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             type=type(default),
             default=os.environ.get(name),
             metavar="NUMBER",
-            help=f"{one.metadata['help']} (${name}); default: {default:.3g}{differs}",
+            help=f"{one.metadata['help']} (${name}); default: {default:.4g}{differs}",
         )
     options = parser.parse_args(arguments)
     options.public = options.share or not is_loopback(options.host)
