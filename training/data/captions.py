@@ -341,6 +341,17 @@ def _style_words(rng: np.random.Generator, style: str) -> list[str]:
     return [str(rng.choice(phrases()["style_words"][style]))]
 
 
+def without_style(caption: str) -> str:
+    """A caption without its style, if that is one that captions leave out now and then; else as it is."""
+    left_out = {
+        text
+        for style, share in UNNAMED.items()
+        if share
+        for text in (f"{style} style", *phrases()["style_words"][style])
+    }
+    return ", ".join(piece for piece in caption.split(", ") if piece not in left_out)
+
+
 def _keywords(rng: np.random.Generator, row: dict) -> list[str]:
     """One to three keywords that say something new. No colours: not every style draws a car in red."""
     said = set(re.findall(r"[a-z]+", row["label"].lower()))

@@ -51,6 +51,7 @@ def load_tiny(checkpoint: Path) -> TinyVAE:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--steps", type=int, help="stop at this step in all, if that comes first")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--predictions", type=Path, nargs="+", default=[Path("runs/predictions")])
@@ -74,6 +75,7 @@ def main() -> None:
         schedule=cosine,
         warmup=WARMUP,
         ema_decay=EMA_DECAY,
+        steps=args.steps,
         minutes=args.minutes,
         look=look,
     )

@@ -35,6 +35,7 @@ from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.vae import VAE
 from training.data.cache_latents import channel_statistics, load_latents, load_vae, standardise
+from training.data.captions import without_style
 from training.data.grammar import everyday
 from training.judging.contact_sheet import contact_sheet
 
@@ -124,12 +125,17 @@ def load_unet(checkpoint: Path, tokenizer: CLIPTokenizer) -> TextToLatents:
 
 
 class CaptionedLatents:
-    """Cached latents and the tokens of their captions, in memory; everyday things are drawn more often."""
+    """Cached latents and the tokens of their captions, in memory; everyday things are drawn more often.
 
-    def __init__(self, folders: Sequence[Path], tokenizer: CLIPTokenizer):
+    unnamed: share of the captions that leave out their style, beside those that do so from the start. The more do, the
+    more drawings a prompt without a style means.
+    """
+
+    def __init__(self, folders: Sequence[Path], tokenizer: CLIPTokenizer, unnamed: float = 0.0):
         latents, listed = zip(*map(load_latents, folders), strict=True)
         self.latents, captions = torch.cat(latents), [caption for part in listed for caption in part]
-        self.tokens = caption_tokens(tokenizer, captions)
+        self.tokens, self.unnamed = caption_tokens(tokenizer, captions), unnamed
+        self.unstyled = caption_tokens(tokenizer, [without_style(caption) for caption in captions])
         self.empty = caption_tokens(tokenizer, [""])
         self.weights = torch.tensor([EVERYDAY_WEIGHT if everyday(caption) else 1.0 for caption in captions])
 
@@ -137,7 +143,11 @@ class CaptionedLatents:
         """Latents (size, C, h, w) in float32, and tokens (size, S), some of them of the empty caption."""
         rows = self.weights.multinomial(size, replacement=True, generator=generator)
         empty = torch.rand(size, 1, generator=generator) < EMPTY_SHARE
-        return self.latents[rows].float(), torch.where(empty, self.empty, self.tokens[rows]).long()
+        tokens = self.tokens[rows]
+        if self.unnamed:
+            unnamed = torch.rand(size, 1, generator=generator) < self.unnamed
+            tokens = torch.where(unnamed, self.unstyled[rows], tokens)
+        return self.latents[rows].float(), torch.where(empty, self.empty, tokens).long()
 
 
 class Sheets:
@@ -216,6 +226,9 @@ def main() -> None:
     parser.add_argument(
         "--timestep-power", type=float, default=0.75, help="0 draws all timesteps alike, more late ones"
     )
+    parser.add_argument(
+        "--unnamed", type=float, default=0.0, help="share of the captions whose style is left out, beside those without"
+    )
     parser.add_argument("--latents", type=Path, nargs="+", help="default: runs/latents-RESOLUTION")
     parser.add_argument("--tokenizer", type=Path, default=Path("runs/tokenizer"))
     parser.add_argument("--vae", type=Path, default=Path("runs/vae/checkpoint.pt"))
@@ -224,7 +237,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
-    examples = CaptionedLatents(args.latents or [Path(f"runs/latents-{args.resolution}")], tokenizer)
+    examples = CaptionedLatents(args.latents or [Path(f"runs/latents-{args.resolution}")], tokenizer, args.unnamed)
     model = TextToLatents(UNET, text_config(tokenizer))
     model.initialise()
     model.latent_mean, model.latent_std = channel_statistics(examples.latents)

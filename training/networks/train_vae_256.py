@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
@@ -200,6 +201,7 @@ def train_decoder(vae: VAE, pieces: Pieces, out: Path, args: argparse.Namespace)
         schedule=cosine,
         warmup=WARMUP,
         ema_decay=EMA_DECAY,
+        steps=args.steps,
         minutes=args.minutes,
         look=look,
     )
@@ -225,6 +227,7 @@ def train_encoder(vae: VAE, known: VAE, pieces: Pieces, out: Path, args: argpars
         schedule=cosine,
         warmup=WARMUP,
         ema_decay=EMA_DECAY,
+        steps=args.steps,
         minutes=args.minutes,
         look=look,
     )
@@ -234,8 +237,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("half", choices=("decoder", "encoder"))
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--steps", type=int, help="stop at this step in all, if that comes first")
     parser.add_argument("--batch", type=int, default=12)
     parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--start", type=Path, help="safetensors of a decoder to begin with, in place of the grown one")
     parser.add_argument("--predictions", type=Path, nargs="+", default=[Path("runs/predictions")])
     parser.add_argument("--vae", type=Path, default=Path("runs/vae/checkpoint.pt"), help="the one of 128 px")
     parser.add_argument("--unet", type=Path, default=Path("runs/unet/checkpoint.pt"), help="which has its statistics")
@@ -247,6 +252,8 @@ def main() -> None:
     known, pieces = load_known_vae(args.vae, args.unet), Pieces(args.predictions)
     vae, out = grown(known), args.out or Path(f"runs/vae-256-{args.half}")
     if args.half == "decoder":
+        if args.start is not None:
+            vae.decoder.load_state_dict(load_file(args.start))
         train_decoder(vae, pieces, out, args)
     else:
         take_decoder(vae, args.decoder)
