@@ -16,6 +16,7 @@ import dataclasses
 import importlib.util
 import logging
 import sys
+from typing import Any
 
 import gradio as gr
 from fastapi.exceptions import RequestValidationError
@@ -95,10 +96,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options.public = options.share or not is_loopback(options.host)
     if options.safety_checker is None:
         options.safety_checker = "on" if options.public else "off"
-    chosen = {one.name: getattr(options, one.name) for one in dataclasses.fields(Limits)}
-    usual = {one.name: one.metadata["public"] if options.public else one.default for one in dataclasses.fields(Limits)}
+    limits: dict[str, Any] = {}
+    for one in dataclasses.fields(Limits):
+        usual = one.metadata["public"] if options.public else one.default
+        limits[one.name] = usual if getattr(options, one.name) is None else getattr(options, one.name)
     try:
-        options.limits = Limits(**usual | {name: value for name, value in chosen.items() if value is not None})
+        options.limits = Limits(**limits)
     except ValueError as error:
         parser.error(f"--{str(error).replace('_', '-')}")
     for flag, package, name in (("mcp", "mcp", "'gradio[mcp]'"), ("metrics", "prometheus_client", "prometheus-client")):
