@@ -138,8 +138,8 @@ def reference(part: str, kind: Any, bundled: bool) -> tuple[nn.Module, dict[str,
     return theirs.eval().requires_grad_(False), values
 
 
-def guided_step(bundled: bool, pixels: int, chosen: Settings) -> Works:
-    """The U-Net on latents of one picture, with and without its words."""
+def guided_step(bundled: bool, side: int, chosen: Settings) -> Works:
+    """The U-Net on side x side latents of one picture, with and without its words."""
     theirs, ours = unets(bundled)
     config = ours.config
     context = torch.randn(2, 77, config.cross_attention_dim, generator=torch.Generator().manual_seed(1))
@@ -152,11 +152,11 @@ def guided_step(bundled: bool, pixels: int, chosen: Settings) -> Works:
             return network.predict(latents, timesteps, words.to(latents.dtype))
         return network(latents, timesteps, context.to(latents.dtype)).sample
 
-    return evaluations(theirs, ours, ask, (2, config.in_channels, pixels // 8, pixels // 8), chosen)
+    return evaluations(theirs, ours, ask, (2, config.in_channels, side, side), chosen)
 
 
-def decoding(bundled: bool, pixels: int, chosen: Settings) -> Works:
-    """The VAE from latents to one picture."""
+def decoding(bundled: bool, side: int, chosen: Settings) -> Works:
+    """The VAE from side x side latents to one picture."""
     theirs, ours = vaes(bundled)
 
     def ask(vae: Any, latents: Tensor) -> Tensor:
@@ -164,11 +164,11 @@ def decoding(bundled: bool, pixels: int, chosen: Settings) -> Works:
             return vae.decode(latents * vae.config.scaling_factor)
         return vae.decode(latents).sample
 
-    return evaluations(theirs, ours, ask, (1, ours.config.latent_channels, pixels // 8, pixels // 8), chosen)
+    return evaluations(theirs, ours, ask, (1, ours.config.latent_channels, side, side), chosen)
 
 
 def encoding(bundled: bool, pixels: int, chosen: Settings) -> Works:
-    """The VAE from one picture to the mean of its latents."""
+    """The VAE from one picture of pixels x pixels to the mean of its latents."""
     theirs, ours = vaes(bundled)
 
     def ask(vae: Any, pictures: Tensor) -> Tensor:
@@ -310,17 +310,17 @@ def loading_full_size(chosen: Settings) -> Works:
 
 
 ROWS: dict[str, Callable[[Settings], Works]] = {
-    "bundled-step": lambda chosen: guided_step(True, 128, chosen),
-    "bundled-decode": lambda chosen: decoding(True, 128, chosen),
-    "bundled-encode": lambda chosen: encoding(True, 128, chosen),
+    "bundled-step": lambda chosen: guided_step(True, 16, chosen),
+    "bundled-decode": lambda chosen: decoding(True, 16, chosen),
+    "bundled-encode": lambda chosen: encoding(True, 256, chosen),
     "bundled-run": whole_run,
     "bundled-previews": previewed_runs,
     "bundled-first": first_preview,
     "bundled-load": lambda chosen: loading(BUNDLED),
-    "full-step-256": lambda chosen: guided_step(False, 256, chosen),
-    "full-step-512": lambda chosen: guided_step(False, 512, chosen),
-    "full-decode-256": lambda chosen: decoding(False, 256, chosen),
-    "full-decode-512": lambda chosen: decoding(False, 512, chosen),
+    "full-step-256": lambda chosen: guided_step(False, 32, chosen),
+    "full-step-512": lambda chosen: guided_step(False, 64, chosen),
+    "full-decode-256": lambda chosen: decoding(False, 32, chosen),
+    "full-decode-512": lambda chosen: decoding(False, 64, chosen),
     "full-encode-512": lambda chosen: encoding(False, 512, chosen),
     "full-load": loading_full_size,
     "page": pages,

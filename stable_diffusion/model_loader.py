@@ -121,9 +121,10 @@ def load(
         if on_progress is not None:
             on_progress(f"Loading {part.replace('_', ' ')}", done / len(kinds))
         state, origin = parts.pop(part)
-        unread = part in ("unet", "vae") and packs(device, dtype)
+        packed = part in ("unet", "vae") and packs(device, dtype)
+        unread = packed or part == "text_encoder"
         # Packing converts: weights in between would only take memory, and LoRA files are merged into them less exactly.
-        kept = unread and part == "unet" and dtype != torch.float32
+        kept = packed and part == "unet" and dtype != torch.float32
         networks[part] = build(
             network, getattr(config, part), state, origin, device=device, dtype=None if kept else dtype, unread=unread
         )

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from transformers import CLIPTokenizer
 
 from .clip import CLIPTextEncoder
+from .loading.checkpoints import check_finite, finite
 from .loading.tokenizer import encode_text, frame
 from .request import SYNTAX_LABELS
 
@@ -89,6 +90,7 @@ def encode_tokens(
     """Prompts -> context (N, chunks * S, hidden_size): the text tower's features of each token.
 
     Prompts of fewer chunks than the longest are filled up with empty ones. clip_skip: without that many last layers.
+    Raises `ModelError` where weights that loading left unread turn out not to be finite.
     """
     device = text_encoder.text_model.final_layer_norm.weight.device
     count = max(len(prompt.ids) for prompt in prompts)
@@ -97,6 +99,8 @@ def encode_tokens(
     ids = torch.cat([row for prompt, n in zip(prompts, missing, strict=True) for row in (prompt.ids, *[empty] * n)])
     weights = torch.cat([F.pad(one.weights, (0, 0, 0, n), value=1.0) for one, n in zip(prompts, missing, strict=True)])
     features = text_encoder(ids.to(device), clip_skip)
+    if not finite(features):
+        check_finite(text_encoder.state_dict(), type(text_encoder).__name__)
     if (weights != 1).any():
         features = _weigh(features, weights.to(device))
     return features.unflatten(0, (len(prompts), count)).flatten(1, 2)  # (N * chunks, S, D) -> (N, chunks * S, D)

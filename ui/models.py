@@ -262,9 +262,10 @@ def load_pipeline(
     kind: Any = getattr(torch, dtype) if dtype and dtype != "auto" else dtype
     models = load(source, vae=vae, device=device, dtype=kind, safety_checker=safety_checker, on_progress=on_progress)
     precision = next(models.vae.parameters()).dtype
-    for network in (models.unet, models.vae):
-        for_inference(network, precision)  # weights that are not finite are found here, and not by the first visitor
     pipeline = Pipeline(models)
+    pipeline.read_words(pipeline.defaults.request())  # weights that are not finite are found here, ...
+    for network in (models.unet, models.vae):
+        for_inference(network, precision)  # ... and here, and not by the first visitor
     bring(pipeline)
     small = pipeline.default_size <= 256
     by = " by OpenVINO" if small and dtype == "auto" and prefers_openvino(models.unet, precision) else ""

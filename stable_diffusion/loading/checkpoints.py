@@ -159,7 +159,8 @@ def build(
     """`network(config)` holding `state`, on `device` in `dtype`, ready for inference; `origin` is named in errors.
 
     `state` is emptied as its tensors move over, so that a conversion never holds all weights twice. dtype None leaves
-    them as they are. unread leaves matrices and kernels to be checked by whoever reads them first: `for_inference`.
+    them as they are. unread leaves matrices and kernels, which are most of a file, to be checked by whoever reads them
+    first: `for_inference`, and `encode_tokens` by what they give.
     """
     built = outline(network, config)
     check(built, state, origin)

@@ -35,14 +35,14 @@ def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_library_runs_as_the_readme_says(clone: Path):
     exec(readme_code("from stable_diffusion import Pipeline"), {})
-    assert [Image.open(clone / name).size for name in ("rocket.png", "cat.png")] == [(128, 128), (128, 128)]
+    assert [Image.open(clone / name).size for name in ("rocket.png", "cat.png")] == [(256, 256), (256, 256)]
 
 
 def test_a_client_runs_as_the_readme_says(clone: Path, server: Server):
     names: dict[str, Any] = {}
     exec(readme_code("from gradio_client import").replace("http://127.0.0.1:7860", server.url), names)
     assert names["step"]["finished"]
-    assert [Image.open(picture["image"]).size for picture in names["pictures"]] == [(128, 128)]
+    assert [Image.open(picture["image"]).size for picture in names["pictures"]] == [(256, 256)]
 
 
 def test_a_language_model_finds_and_calls_the_tools(server: Server):

@@ -28,7 +28,7 @@ from ui.live import Message, data_uri
 from ui.metadata import KEY, encoded, read_infotext
 
 TEXT = "a red fox\nSteps: 3, Sampler: DDPM, CFG scale: 4, Seed: 7, Size: 128x128"
-WHOLE = 128  # the pictures of the bundled model
+WHOLE = 128  # the pictures of a small model
 
 
 def noise(seed: int, size: tuple[int, int]) -> Image.Image:

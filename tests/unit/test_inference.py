@@ -20,6 +20,7 @@ from stable_diffusion.inference import PACKED, PackedConv2d, PackedLinear, for_i
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.request import Request
 from stable_diffusion.weights import with_weights
 from tests.parity.pairs import BOUND, difference, gaussian, photo
 from tests.tiny import KINDS, save_model
@@ -126,6 +127,17 @@ def test_what_packing_reads_is_checked_before_the_first_step(broken: Path) -> No
     steps = Pipeline.from_pretrained(broken, device="cpu").stream("a fox")
     with pytest.raises(ModelError, match=r"UNet holds weights that are not finite in float32 \(conv_out.weight\)"):
         next(steps)
+
+
+def test_the_words_weights_are_checked_by_what_they_give(broken: Path) -> None:
+    file = broken / "text_encoder" / "model.safetensors"
+    state = {name: tensor.clone() for name, tensor in load_file(file).items()}
+    name = "text_model.encoder.layers.0.mlp.fc1.weight"
+    state[name][0, 0] = torch.inf
+    save_file(state, file, metadata={"format": "pt"})
+    pipe = Pipeline.from_pretrained(broken, device="cpu")
+    with pytest.raises(ModelError, match=rf"CLIPTextEncoder holds weights .*not finite in float32 \({name}\)"):
+        pipe.read_words(Request("a fox"))
 
 
 def test_what_is_not_packed_is_checked_when_it_is_loaded(broken: Path) -> None:
