@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from training.data.dataset import Dataset
 from training.data.heldout import Heldout
+from training.judging.choose_seeds import ordered
 from training.networks.fit import fit, linear_end
 from training.networks.train_style import on_white
 from training.networks.train_things import (
@@ -102,6 +103,9 @@ def test_it_learns_to_name_and_to_refuse(dataset: Dataset, tmp_path: Path) -> No
     pictures = [on_white(picture) for picture in dataset.pictures[:2]]
     assert judge.named(pictures, ["a disc", "a bar"]) == [True, True]
     assert judge.named(pictures, ["a bar", "a disc"]) == [False, False]
+    assert [n for _, n in ordered(judge, "a bar", [Image.fromarray(p) for p in pictures])] == [1, 0]
+    with pytest.raises(ValueError, match="knows no 'a bat'"):
+        ordered(judge, "a bat", [])
     assert judge.named([np.kron(p, np.ones((2, 2, 1), np.uint8)) for p in pictures], ["a disc", "a bar"]) == [True] * 2
     assert judge.model.shares(pictures).sum(1) == pytest.approx(1)
     assert drawings.accuracy(judge.model) == 1

@@ -1,0 +1,61 @@
+"""Find the seeds that draw a thing most plainly: `python -m training.judging.choose_seeds [PROMPT ...]`.
+
+They are for the page's cards and films. The judge of `networks.train_things` puts them in order; who looks at
+`runs/seeds.png` chooses.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stable_diffusion.pipeline import Pipeline
+from training.data.dataset import Dataset
+from training.networks.train_things import ThingJudge, load_things
+from ui.opening import EXAMPLES
+
+from .contact_sheet import grid
+
+SEEDS, SHOWN = 16, 8
+
+
+def ordered(judge: ThingJudge, thing: str, pictures: Sequence[Image.Image]) -> list[tuple[float, int]]:
+    """How sure the judge is that each picture shows `thing`, 'a cat', and the number of the picture; surest first.
+
+    Raises ValueError where it knows no such thing.
+    """
+    meant = judge.vocabulary.meant(thing)
+    if not meant:
+        raise ValueError(f"the judge knows no {thing!r}: name one thing, then a comma")
+    shares = judge.model.shares([np.asarray(picture) for picture in pictures])[:, meant].sum(dim=1)
+    return sorted(((share, number) for number, share in enumerate(shares.tolist())), reverse=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("prompts", nargs="*", default=[prompt for prompt, _ in EXAMPLES])
+    parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
+    parser.add_argument("--data", type=Path, default=Path("data/emoji"))
+    parser.add_argument("--things", type=Path, default=Path("runs/things/checkpoint.pt"))
+    parser.add_argument("--out", type=Path, default=Path("runs/seeds.png"))
+    args = parser.parse_args()
+    pipeline, judge = Pipeline.from_pretrained(args.model), load_things(args.things, Dataset.load(args.data).rows)
+    shown: list[Image.Image] = []
+    labels: list[str] = []
+    for prompt in args.prompts:
+        usual = pipeline.defaults.request(prompt=prompt, preview="none")
+        pictures = [pipeline(replace(usual, seed=seed)).images[0] for seed in range(SEEDS)]
+        best = ordered(judge, prompt.split(",")[0].split(" next to ")[0], pictures)[:SHOWN]
+        shown += [pictures[seed] for _, seed in best]
+        labels += [f"{prompt} {seed}: {share:.2f}" for share, seed in best]
+        print(prompt, ", ".join(f"{seed}: {share:.2f}" for share, seed in best), flush=True)
+    grid(shown, labels, columns=SHOWN).save(args.out)
+
+
+if __name__ == "__main__":
+    main()
