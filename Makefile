@@ -1,10 +1,11 @@
 # make demo   the page at http://127.0.0.1:7860
 # make test   the checks; CI also runs `make test-processors` and `make test-serving`
+# make soak   the checks that take hours, as of the last results in docs/soak.md
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser test-processors test-sse test-avx2 test-serving lint format data train clean
+.PHONY: demo test browser test-processors test-sse test-avx2 test-serving soak lint format data train clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python app.py
@@ -30,6 +31,10 @@ test-sse test-avx2: $(VENV)/.installed-dev
 # Two replicas of the model behind one front; `make test` runs it too, once this has installed what it needs.
 test-serving: $(VENV)/.installed-serve
 	$(BIN)/python -m pytest -q -m serving tests/serving
+
+# What is too long for every day: attacks by the thousand, load, and memory over hours.
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m soak tests
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
