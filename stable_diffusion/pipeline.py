@@ -107,8 +107,14 @@ class Step:
         return replace(step, result=Result(step.images, self.seed, self.final, step.found))
 
     def decoded(self) -> Step:
-        """The step with pictures by the VAE: of its x_0 and, on the last step, of what the run ends with."""
-        return self._with(to_images(self.vae.decode_finite(self.denoised if self.final is None else self.final)))
+        """The step with pictures by the VAE: of its x_0 and, on the last step, of what the run ends with.
+
+        Raises `NotFinite` where these are no pictures even in float32.
+        """
+        pictures = self.vae.decode_finite(self.denoised if self.final is None else self.final)
+        if not finite(pictures):
+            raise NotFinite("the VAE's numbers left what float32 can hold, and the picture would be black: use another")
+        return self._with(to_images(pictures))
 
     def _with(self, pictures: list[Image.Image] | None) -> Step:
         """The step with these pictures of its x_0, as they may be shown."""

@@ -270,8 +270,8 @@ def load_pipeline(
     small = pipeline.default_size <= 256
     by = " by OpenVINO" if small and dtype == "auto" and prefers_openvino(models.unet, precision) else ""
     looked = ", and its safety checker looks at its pictures" if models.safety_checker else ""
-    place = f"{weight.device}, {torch.get_num_threads()} threads"
-    log.info("%s computes in %s on %s%s%s", models.name, str(precision).removeprefix("torch."), place, by, looked)
+    kind, threads = str(precision).removeprefix("torch."), torch.get_num_threads()
+    log.info("%s computes in %s on %s, threads: %d%s%s", models.name, kind, weight.device, threads, by, looked)
     if small:
         steps = pipeline.stream("", preview="vae")
         next(steps)

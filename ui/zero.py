@@ -1,4 +1,4 @@
-"""`Zero`: on a ZeroGPU Space a GPU is lent for one run at a time, to a process that the `spaces` package forks for it."""
+"""`Zero`: on a ZeroGPU Space a GPU is lent for one run at a time, to a process that the `spaces` package forks."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from .sketch import is_quick
 ZERO_GPU = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 """Whether this is such a Space, by the variable that the package itself goes by."""
 TO_LOAD, A_STEP = 15.0, 0.1
-"""Seconds to have a GPU for: to load the model, and for a step of one picture of its size. Estimated generously, and not
-measured; whoever takes longer is cut off, and whoever asks for more waits longer for a GPU."""
+"""Seconds to have a GPU for: to load the model, and for a step of one picture of its size. Estimated generously, not
+measured: who takes longer is cut off, and who asks for more waits longer for a GPU."""
 
 
 class Zero(Local):

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Lender(BaseHTTPRequestHandler):
-    """Lends one GPU to whoever asks, and says so in the log. The first who asks finds nobody's process to go on with."""
+    """Lends one GPU to whoever asks, and says so in the log. All but the first go on with that one's process."""
 
     lent = 0
 

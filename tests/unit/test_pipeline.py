@@ -226,6 +226,13 @@ def test_a_run_that_leaves_half_precision_says_so(tmp_path: Path) -> None:
         steps_of(half)
 
 
+def test_a_vae_that_leaves_float32_says_so(tmp_path: Path) -> None:
+    pipe = Pipeline.from_pretrained(save_model(tmp_path))
+    pipe.models.vae.decoder.conv_norm_out.weight.data.fill_(3e38)
+    with pytest.raises(NotFinite, match="the VAE's numbers left what float32 can hold, and the picture would be black"):
+        steps_of(pipe)
+
+
 def test_a_closed_run_has_no_question(pipe: Pipeline) -> None:
     run = pipe.begin("a fox", num_inference_steps=3, seed=1)
     run.close()
