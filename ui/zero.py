@@ -18,7 +18,7 @@ import gradio as gr
 
 from stable_diffusion.request import Request
 
-from .backend import Local, _Drawn
+from .backend import Drawn, Local
 from .errors import told_to_programs
 from .limits import MAX_RUNNING, prepare, work_of
 from .models import ModelHolder
@@ -55,7 +55,7 @@ class Zero(Local):
         if run_id in self._going:
             self._stop_of(run_id).touch()
 
-    async def _draw(self, run_id: str, drawn: _Drawn, owner: str) -> AsyncGenerator[News]:
+    async def _draw(self, run_id: str, drawn: Drawn, owner: str) -> AsyncGenerator[News]:
         if await asyncio.to_thread(is_quick, drawn.pipeline):
             async with aclosing(super()._draw(run_id, drawn, owner)) as told:
                 async for news in told:

@@ -1,4 +1,4 @@
-"""`python app.py` as a Hugging Face Space starts it: its variables and no others, no network, no flags but the address."""
+"""`python app.py` as a Hugging Face Space starts it: with its variables and no others, and here without a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from gradio_client import Client
