@@ -6,11 +6,11 @@ FROM python:3.11-slim
 RUN useradd --create-home --uid 1000 user
 WORKDIR /app
 
-# torch's build for processors has 0.2 GB; PyPI's is for NVIDIA's GPUs, with gigabytes of libraries. For those:
-# --build-arg TORCH_INDEX=https://pypi.org/simple, and `docker run --gpus all`.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Where torch's build for processors is, of 0.2 GB; the usual one is for NVIDIA's GPUs, with gigabytes of libraries. For
+# those: docker build --build-arg TORCH= ..., and docker run --gpus all ...
+ARG TORCH="--extra-index-url https://download.pytorch.org/whl/cpu"
 COPY requirements-lock.txt .
-RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" --requirement requirements-lock.txt
+RUN pip install --no-cache-dir $TORCH --requirement requirements-lock.txt
 
 COPY . .
 USER user

@@ -28,11 +28,7 @@ from .request import Defaults, Request, defaults_for, without_loras
 from .safety import SafetyChecker, blur
 from .samplers import Plan, plan
 from .schedule import CLEAN, Level, NoiseSchedule
-from .vae import VAE, Autoencoder
-
-
-class NotFinite(ValueError):
-    """What a run ends with holds numbers that are infinite or none."""
+from .vae import VAE, Autoencoder, unet_not_finite
 
 
 @dataclass(frozen=True)
@@ -107,14 +103,8 @@ class Step:
         return replace(step, result=Result(step.images, self.seed, self.final, step.found))
 
     def decoded(self) -> Step:
-        """The step with pictures by the VAE: of its x_0 and, on the last step, of what the run ends with.
-
-        Raises `NotFinite` where these are no pictures even in float32.
-        """
-        pictures = self.vae.decode_finite(self.denoised if self.final is None else self.final)
-        if not finite(pictures):
-            raise NotFinite("the VAE's numbers left what float32 can hold, and the picture would be black: use another")
-        return self._with(to_images(pictures))
+        """The step with pictures by the VAE: of its x_0 and, on the last step, of what the run ends with."""
+        return self._with(to_images(self.vae.decode_finite(self.denoised if self.final is None else self.final)))
 
     def _with(self, pictures: list[Image.Image] | None) -> Step:
         """The step with these pictures of its x_0, as they may be shown."""
@@ -171,11 +161,7 @@ class Run:
         except StopIteration as stop:
             self.query, final = None, self._blend(stop.value, CLEAN)
             if not finite(final):
-                dtype = str(self._models.unet.conv_in.weight.dtype).removeprefix("torch.")
-                raise NotFinite(
-                    f"the U-Net's numbers left what {dtype} can hold, and the picture would be black: "
-                    "load the model with dtype bfloat16 or float32"
-                ) from None
+                raise unet_not_finite(self._models.unet.conv_in.weight.dtype) from None
         vae, checker = self._models.vae, self._models.safety_checker
         step = Step(self._index, self._total, query.level, query.x, x_0, self.request.seed, vae, self.mask, checker)
         return replace(step, final=final)

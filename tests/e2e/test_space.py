@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-import urllib.request
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +15,7 @@ from gradio_client import Client
 
 from tests.conftest import ROOT
 from tests.e2e.alone import DENIED
-from tests.e2e.conftest import Server, free_port, wait_until_up
+from tests.e2e.conftest import PATIENCE, Server, free_port, wait_until_up
 from tests.faults.caller import Caller
 from tests.parity.test_safety import save_checker
 from tests.tiny import save_model
@@ -69,10 +69,15 @@ def test_the_log_says_what_runs_where_and_what_is_allowed(space: Server):
 
 
 def test_it_is_healthy_and_framed_by_the_hub_alone(space: Server):
-    space.wait_for_log("computes in")
-    with urllib.request.urlopen(f"{space.url}/health") as answer:
-        assert json.load(answer) == {"status": "ready", "model": "model"}
-        assert "frame-ancestors 'self' https://huggingface.co " in answer.headers["Content-Security-Policy"]
+    http = Caller(space.url).http
+    for _ in range(PATIENCE // 100):
+        answer = http.get("health")
+        if answer.status_code == 200:
+            break
+        assert answer.json() == {"status": "loading", "model": "model"}
+        time.sleep(0.1)
+    assert answer.json() == {"status": "ready", "model": "model"}
+    assert "frame-ancestors 'self' https://huggingface.co " in answer.headers["Content-Security-Policy"]
 
 
 def test_more_than_is_allowed_is_a_sentence_at_once(space: Server):
