@@ -47,7 +47,7 @@ class Zero(Local):
         self._lent = lent
         self._threads = ThreadPoolExecutor(MAX_RUNNING, "borrower")
         self._stops = tempfile.TemporaryDirectory(prefix="stops-")
-        self._borrow = spaces.GPU(self._drawn_there, duration=self._seconds)
+        self._borrow = spaces.GPU(self._events, duration=self._seconds)
 
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`. A file is what the other process sees."""
@@ -56,12 +56,17 @@ class Zero(Local):
             self._stop_of(run_id).touch()
 
     async def _draw(self, run_id: str, drawn: Drawn, owner: str) -> AsyncGenerator[News]:
-        if await asyncio.to_thread(is_quick, drawn.pipeline):
-            async with aclosing(super()._draw(run_id, drawn, owner)) as told:
+        quick = await asyncio.to_thread(is_quick, drawn.pipeline)
+        drawing = super()._draw(run_id, drawn, owner) if quick else self._draw_there(run_id, drawn.request)
+        try:
+            async with aclosing(drawing) as told:
                 async for news in told:
                     yield news
-            return
-        events, turn = self._borrow(run_id, drawn.request), threading.Lock()
+        finally:
+            self._stop_of(run_id).unlink(missing_ok=True)
+
+    async def _draw_there(self, run_id: str, request: Request) -> AsyncGenerator[News]:
+        events, turn = self._borrow(run_id, request), threading.Lock()
 
         def take() -> Event | None:
             with turn:
@@ -70,7 +75,6 @@ class Zero(Local):
         def leave() -> None:
             with turn:  # a step may be under way, whose listener is gone
                 events.close()
-            self._stop_of(run_id).unlink(missing_ok=True)
 
         loop = asyncio.get_running_loop()
         try:
@@ -85,7 +89,7 @@ class Zero(Local):
     def _seconds(self, run_id: str, request: Request) -> int:
         return round(TO_LOAD + A_STEP * work_of(self.holder, request))
 
-    def _drawn_there(self, run_id: str, request: Request) -> Generator[Event, None, None]:
+    def _events(self, run_id: str, request: Request) -> Generator[Event, None, None]:
         """What the process with the GPU does: the run's events. It knows of this one what was there when it forked."""
         with told_to_programs():
             pipeline, request = prepare(self._lent, dataclasses.asdict(request))
