@@ -15,11 +15,11 @@ from .controls import Controls, Updates, Values
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 EXAMPLES = (
-    ("a rocket, noto style, on a blue background", 4),
-    ("a fox face, fluent 3d style", 1),
-    ("an owl, fluent color style, on a purple background", 2),
-    ("a green apple next to a red heart", 3),
-    ("a sunflower, fluent 3d style, on a blue background", 7),
+    ("a rocket, on a blue background", 0),
+    ("a fox", 4),
+    ("an owl, fluent color style, on a purple background", 5),
+    ("a green apple next to a red heart", 8),
+    ("a sunflower, on a blue background", 13),
 )
 """Prompts with the seeds of the pictures on their cards. The film is of the first."""
 PHOTO_EXAMPLES = (
