@@ -28,10 +28,13 @@ MEGABYTES = {"read_infotext": 100, "read_image": 1000}
 """What reading may take: settings are text of a megabyte, and pixels take 24 bytes each."""
 
 READ = """
-import json, resource, sys
+import json, re, resource, sys
 from pathlib import Path
 from stable_diffusion.images import read_image
 from ui.metadata import read_infotext
+
+def kilobytes(name):  # not `ru_maxrss`, which begins with what the process before had
+    return int(re.search(rf"{name}:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])
 
 read = {"read_image": read_image, "read_infotext": read_infotext}[sys.argv[1]]
 for path in sorted(Path(sys.argv[2]).iterdir()):
@@ -39,13 +42,14 @@ for path in sorted(Path(sys.argv[2]).iterdir()):
     spent = int(used.ru_utime + used.ru_stime)
     resource.setrlimit(resource.RLIMIT_CPU, (spent + int(sys.argv[3]) + 1, resource.RLIM_INFINITY))
     print(json.dumps(path.name), flush=True)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = kilobytes("VmRSS")
     try:
         read(path)
         said = None
     except Exception as error:
         said = [isinstance(error, ValueError), str(error)]
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used.ru_maxrss
-    print(json.dumps([said, grown / 1024]), flush=True)
+    print(json.dumps([said, (kilobytes("VmHWM") - before) / 1024]), flush=True)
 """
 
 PIECES = (
