@@ -44,21 +44,22 @@ class Page(gr.Blocks):
         super().queue(*args, **options | {"max_size": QUEUE_SIZE, "api_open": False})
         push = self._queue.push
 
-        async def push_named(body: PredictBodyInternal, *arguments: Any, **named: Any) -> tuple[bool, Any, str]:
+        async def push_named(body: PredictBodyInternal, request: Any, username: str | None) -> Any:
             """Put an event into the line. One of a visit whose name is empty would make Gradio fail at the next."""
             if body.session_hash == "":
                 return False, "session_hash must not be empty: choose any name for the visit", "error"
-            return await push(body, *arguments, **named)
+            return await push(body, request, username)
 
         self._queue.push = push_named  # type: ignore[method-assign]
         return self
 
-    async def process_api(self, *args: Any, event_data: gr.EventData | None = None, **options: Any) -> dict[str, Any]:
+    async def process_api(self, *args: Any, **options: Any) -> dict[str, Any]:
         """The answer to an event. Of what the browser says about it, the place of a click alone is read."""
-        if event_data is not None:
-            event_data = gr.EventData(event_data.target, {"index": place(event_data._data), "value": None})
+        event = options.get("event_data")
+        if event is not None:
+            options["event_data"] = gr.EventData(event.target, {"index": place(event._data), "value": None})
         with told_on_the_page():
-            return await super().process_api(*args, event_data=event_data, **options)
+            return await super().process_api(*args, **options)
 
     async def preprocess_data(self, *args: Any, **options: Any) -> list[Any]:
         """The values that an event gets; what can't be one is refused in a sentence."""
