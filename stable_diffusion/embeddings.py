@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import AddedToken
 from torch import Tensor
 
-from .loading.checkpoints import finite, listed, read_tensors
+from .loading.checkpoints import finite, listed, plain, read_tensors
 from .loading.config import ModelError
 from .model_loader import Models
 from .weights import with_weights
@@ -66,7 +66,7 @@ def read_word(file: Path, models: Models) -> Word:
         )
     [vectors] = state.values()
     vectors = vectors[None] if vectors.ndim == 1 else vectors
-    if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors) or not vectors.is_floating_point():
+    if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors) or not plain(vectors):
         raise ModelError(
             f"{file} is no embedding of this model: it is {tuple(vectors.shape)}, {vectors.dtype}, "
             f"and this model's tokens have {width} numbers"

@@ -53,8 +53,8 @@ def read_image(source: str | Path | Image.Image, *, background: str = "white", n
         if not (os.path.isfile(source) and os.access(source, os.R_OK)):
             raise ImageError(f"{label} is no file that can be read: check its path")
         with open(source, "rb") as file:
-            image = _open(label, file)
-            size = _checked_size(label, *image.size)
+            image = open_image(label, file)
+            size = "{}x{}".format(*image.size)
             if image.format == "TIFF":
                 _check_tiles(label, image, file)
             # Large photos are decoded at a fraction of their size, which JPEG allows for free.
@@ -68,8 +68,11 @@ def read_image(source: str | Path | Image.Image, *, background: str = "white", n
         raise ImageError(f"{label} is damaged ({error}): save it again and retry") from None
 
 
-def _open(label: str, file: BinaryIO) -> Image.Image:
-    """The picture with only its header read. Not by `Image.open`: it warns of large ones before they can be refused."""
+def open_image(label: str, file: BinaryIO) -> Image.Image:
+    """The picture with only its header read; `ImageError` where it is none or too large, and whatever Pillow raises.
+
+    Not by `Image.open`: it warns of large ones before they can be refused.
+    """
     Image.init()
     head = file.read(1024)
     if HEIC.match(head):
@@ -77,7 +80,9 @@ def _open(label: str, file: BinaryIO) -> Image.Image:
     for factory, accepts in (Image.OPEN[name] for name in FORMATS if name in Image.OPEN):
         if accepts is not None and accepts(head[:16]) is True:  # a text where Pillow was built without the format
             file.seek(0)
-            return factory(file, "")
+            image = factory(file, "")
+            _checked_size(label, *image.size)
+            return image
     if b"<svg" in head:
         raise ImageError(f"{label} is a drawing of lines (SVG), not of pixels: export it as PNG")
     raise ImageError(f"{label} is not a picture that can be read: use PNG, JPEG or WebP")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .loading.checkpoints import finite, listed, read_metadata, read_tensors
+from .loading.checkpoints import finite, listed, plain, read_metadata, read_tensors
 from .loading.config import ModelError
 from .loading.files import parse_json, read_json
 from .model_loader import Models
@@ -251,7 +251,9 @@ def read_updates(path: Path, layers: dict[Layer, Tensor]) -> dict[Layer, Update]
         return {
             layer: Update(factors, _scale(layer[1], factors, settings[layer[0]])) for layer, factors in found.items()
         }
-    except (TypeError, AttributeError, ZeroDivisionError) as error:
+    except ModelError:
+        raise
+    except (TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise ModelError(f"{file} has damaged settings ({error}): download it again") from None
 
 
@@ -320,7 +322,7 @@ def _check(file: Path, found: dict[Layer, dict[str, Tensor]], layers: dict[Layer
     broken = [
         "/".join(layer)
         for layer, factors in found.items()
-        if not all(tensor.is_floating_point() and finite(tensor) for tensor in factors.values())
+        if not all(plain(tensor) and finite(tensor) for tensor in factors.values())
     ]
     if broken:
         raise ModelError(f"{file} holds numbers that are not finite ({listed(broken)}): download it again")

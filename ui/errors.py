@@ -25,12 +25,16 @@ def explain(error: Exception) -> str:
     that refused, so that a thousand calls don't fill it. What else there is, nobody foresaw.
     """
     if isinstance(error, ValueError):
-        frames = traceback.extract_tb(error.__traceback__)
-        place = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
-        log.info("refused at %s: %s", place, error)
+        log.info("refused at %s: %s", where(error), error)
         return str(error)
     log.error("unforeseen", exc_info=error)
     return NO_MEMORY if is_out_of_memory(error) else UNEXPECTED
+
+
+def where(error: BaseException) -> str:
+    """The place that raised an error, for a line of the log."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -11,12 +11,15 @@ import gradio as gr
 from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
 from gradio.exceptions import InvalidPathError
+from gradio.route_utils import FnIndexInferError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stable_diffusion.request import shown
+
+from .errors import where
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +48,27 @@ MAX_BODY = 4 * 2**20
 UPLOAD = "/gradio_api/upload"
 
 
+CLOSED = tuple(
+    f"/gradio_api/{route}"
+    for route in (
+        *("file=http", "file/http", "proxy="),  # what another server has, fetched by this one
+        *("deep_link", "process_recording", "stream/"),  # keeps what anybody sends
+        *("component_server", "custom_component/", "dev/", "vibe"),
+    )
+)
+"""How the routes begin that Gradio has and this page does not use."""
+
+MALFORMED = (LookupError, TypeError, ValueError, AttributeError, FnIndexInferError)
+"""What Gradio raises where a call is none."""
+NO_CALL = "This is no call that the page takes: `Use via API` on the page tells which there are."
 NOT_UPLOADED = "A file must be uploaded here, or be one of the examples: choose it again."
 NO_ARGUMENT = "An argument is not of the form that this call takes: `Use via API` on the page tells which."
 
 
 class Guard:
-    """An ASGI middleware: names that are not in `hosts` and large bodies are refused, all answers carry its headers.
+    """An ASGI middleware: names that are not in `hosts`, closed routes, large bodies and malformed calls are refused.
+
+    All answers carry its headers.
 
     Names are checked against DNS rebinding: a page of another site, whose name suddenly means this machine, could
     otherwise read all answers. `hosts` None allows every name.
@@ -68,9 +86,13 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, or let the page answer."""
 
+        begun = False
+
         async def send_guarded(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(self.headers)
+                begun = True
             await send(message)
 
         if scope["type"] in ("http", "websocket") and self.hosts is not None:
@@ -80,9 +102,24 @@ class Guard:
                 text = f"This page does not answer to the name {shown(host)}: start it with --allow-host and that name."
                 await PlainTextResponse(text, status_code=421)(scope, receive, send_guarded)  # Misdirected Request
                 return
-        if scope["type"] == "http" and not scope["path"].endswith(UPLOAD):
+        if scope["type"] != "http":
+            await self.app(scope, receive, send_guarded)
+            return
+        if any(route in scope["path"].lower() for route in CLOSED):
+            await PlainTextResponse("This page has no use for that.", status_code=403)(scope, receive, send_guarded)
+            return
+        if not scope["path"].endswith(UPLOAD):
             receive = bounded(receive)
-        await self.app(scope, receive, send_guarded)
+        try:
+            await self.app(scope, receive, send_guarded)
+        except (*MALFORMED, RuntimeError) as error:
+            if begun:  # a stream of a visit that is not there, which Gradio notices late: it ends
+                await send({"type": "http.response.body"})
+            elif isinstance(error, RuntimeError):
+                raise
+            else:
+                await JSONResponse({"detail": NO_CALL}, status_code=400)(scope, receive, send_guarded)
+            log.info("refused at %s: %s", where(error), shown(error))
 
 
 def bounded(receive: Receive) -> Receive:
@@ -101,7 +138,7 @@ def bounded(receive: Receive) -> Receive:
     return receive_bounded
 
 
-def no_argument(error: ValueError) -> gr.Error:
+def no_argument(error: Exception) -> gr.Error:
     """The answer to a value that Gradio can't hand to an event. Its own is a traceback in the log, and silence."""
     log.info("refused: %s", shown(str(error)))
     text = NOT_UPLOADED if isinstance(error, InvalidPathError) else NO_ARGUMENT

@@ -81,9 +81,9 @@ class History:
         return runs, [file for run in runs for file in run.files]
 
 
-def at(runs: list[Kept], index: int) -> Kept:
-    """The run whose picture is at that place of the gallery."""
-    return [run for run in runs for _ in run.files][index]
+def of_pictures(runs: list[Kept]) -> list[Kept]:
+    """The run of each picture of the gallery."""
+    return [run for run in runs for _ in run.files]
 
 
 def trim(runs: list[Kept]) -> list[Kept]:

@@ -19,7 +19,7 @@ from .controls import QUIET, Controls, Updates, Values, more_controls, prompt_co
 from .errors import told_on_the_page
 from .files import keep
 from .history import History, Kept
-from .inputs import Radio, Slider
+from .inputs import Radio, Slider, picked
 from .limits import prepare
 from .mask import backdrop, mask_painter, painted
 from .models import ModelHolder
@@ -93,11 +93,11 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
     connect_start(tab, holder, opened, start, steps_note)
 
     def pick(event: gr.SelectData) -> tuple[str, str]:
-        name, text = PHOTO_EXAMPLES[event.index]
+        name, text = picked(event, PHOTO_EXAMPLES)
         return str(PHOTOS / name), text
 
-    picked = photos.select(pick, None, [controls["image"], controls["prompt"]], **QUIET)
-    picked.then(None, js=SEEN, api_visibility="private")
+    chosen = photos.select(pick, None, [controls["image"], controls["prompt"]], **QUIET)
+    chosen.then(None, js=SEEN, api_visibility="private")
     return tab
 
 

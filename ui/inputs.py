@@ -7,15 +7,30 @@ Classes, not changed instances: Gradio builds a visitor's own copy anew once an 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import gradio as gr
 from gradio.components import Component
 
 from stable_diffusion.request import shown
 
-from .errors import told_on_the_page
+from .errors import page_error, told_on_the_page
+
+Choice = TypeVar("Choice")
+
+
+def place(clicked: Any) -> int:
+    """Which one was clicked, as the browser says; -1 where it says nothing that can be read."""
+    index = clicked.get("index") if isinstance(clicked, dict) else None
+    return index if isinstance(index, int) else -1
+
+
+def picked(event: gr.SelectData, choices: Sequence[Choice]) -> Choice:
+    """The choice that was clicked; a gr.Error where there is none at that place."""
+    if not 0 <= event.index < len(choices):
+        raise page_error("What was clicked is not there any more: choose one that is.")
+    return choices[event.index]
 
 
 def checked(component: Component, check: Callable[[Any], Any], value: Any) -> Any:

@@ -82,11 +82,17 @@ def carried(kind: str, text: str = "") -> dict[str, Any]:
 
 def read_infotext(path: str | Path) -> dict[str, Any]:
     """The settings in a picture's file, as `parse_infotext` gives them; ValueError says what is wrong with it."""
+    from stable_diffusion.images import ImageError, open_image
+
     name = repr(Path(path).name)
     try:
-        with Image.open(path) as image:
+        with open(path, "rb") as file:
+            image = open_image(name, file)
             texts = {str(key): value for key, value in image.info.items() if isinstance(value, str) and value.strip()}
-            comment = image.getexif().get_ifd(IFD.Exif).get(Base.UserComment)
+            # Not a PNG's own `getexif`, which decodes the whole picture to look behind it.
+            comment = Image.Image.getexif(image).get_ifd(IFD.Exif).get(Base.UserComment)
+    except ImageError:
+        raise
     except Exception:  # a damaged or hostile file makes Pillow raise nearly anything
         raise ValueError(f"{name} is not a picture that can be read: choose one that this page made") from None
     texts.setdefault(KEY, user_comment(comment))

@@ -6,15 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.data_classes import PredictBodyInternal
 
 from .api import add_endpoints
 from .backend import Backend
 from .chooser import connect_menu, model_menu
+from .errors import told_on_the_page
 from .files import sweep
 from .film import FILMS
 from .guard import no_argument
 from .history import History
 from .image2image import image2image
+from .inputs import place
 from .inside import build_inside
 from .limits import QUEUE_SIZE
 from .mask import MASKS
@@ -38,15 +41,33 @@ class Page(gr.Blocks):
 
     def queue(self, *args: Any, **options: Any) -> gr.Blocks:
         """What `Blocks` calls when it is made. Closed: the routes that compute at once, beside the line."""
-        return super().queue(*args, **options | {"max_size": QUEUE_SIZE, "api_open": False})
+        super().queue(*args, **options | {"max_size": QUEUE_SIZE, "api_open": False})
+        push = self._queue.push
+
+        async def push_named(body: PredictBodyInternal, request: Any, username: str | None) -> Any:
+            """Put an event into the line. One of a visit whose name is empty would make Gradio fail at the next."""
+            if body.session_hash == "":
+                return False, "session_hash must not be empty: choose any name for the visit", "error"
+            return await push(body, request, username)
+
+        self._queue.push = push_named  # type: ignore[method-assign]
+        return self
+
+    async def process_api(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """The answer to an event. Of what the browser says about it, the place of a click alone is read."""
+        event = options.get("event_data")
+        if event is not None:
+            options["event_data"] = gr.EventData(event.target, {"index": place(event._data), "value": None})
+        with told_on_the_page():
+            return await super().process_api(*args, **options)
 
     async def preprocess_data(self, *args: Any, **options: Any) -> list[Any]:
         """The values that an event gets; what can't be one is refused in a sentence."""
         try:
             return await super().preprocess_data(*args, **options)
-        except gr.Error:  # a ValueError too
+        except gr.Error:
             raise
-        except ValueError as error:
+        except Exception as error:  # a file that is none makes Gradio raise nearly anything
             raise no_argument(error) from None
 
 

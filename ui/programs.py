@@ -48,7 +48,7 @@ def read_json_settings(values: Json) -> dict[str, Any] | None:
             pairs["Model"] = str(model.get("name", model.get("model_name", "")))
         if isinstance(values.get("clip_skip"), int):
             pairs["Clip skip"] = str(values["clip_skip"] + 1)  # counted from 0, as here
-        if values.get("loras"):
+        if isinstance(values.get("loras"), list):
             pairs["LoRAs"] = str(len(values["loras"]))
         pairs["Size"] = f"{values.get('width')}x{values.get('height')}"
         scheduler = str(values.get("scheduler"))

@@ -13,7 +13,8 @@ from .controls import CHECKED, Controls, ModelSlider, Updates, of_the_model
 from .errors import titled, told_on_the_page
 from .film import read_film
 from .fitting import Fitted, fit
-from .history import History, Kept, at
+from .history import History, Kept, of_pictures
+from .inputs import picked
 from .link import from_query
 from .metadata import read_infotext
 from .models import ModelHolder
@@ -62,8 +63,7 @@ def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, h
     """A click on a thumbnail brings back picture, film and settings."""
 
     def restore(runs: list[Kept], event: gr.SelectData) -> Updates:
-        with told_on_the_page():
-            run = at(runs, event.index)
+        run = picked(event, of_pictures(runs))
         tab = tabs[run.kind]
         updates: Updates = {pages: gr.Tabs(selected=run.kind), **fill(tab, run.settings, holder)[0]}
         try:
@@ -82,9 +82,9 @@ def connect_file(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, file
     """A picture that is dropped on the page gives its settings to the tab that it came from."""
     menu = tabs["t2i"].controls["model"]
 
-    def restore(path: str, chosen: str) -> Updates:
+    def restore(path: str | None, chosen: str) -> Updates:
         with told_on_the_page():
-            settings = read_infotext(own_file(path))
+            settings = read_infotext(own_file(path or ""))
             others = settings.get("others", {})
             model = holder.called(others.get("Model", ""))
             if model is not None:

@@ -59,6 +59,6 @@ def read_note(noted: str) -> tuple[str, str]:
     """The name of a run and the query of its link, as ui/live.js notes them; empty where there are none."""
     try:
         run_id, link = (str(json.loads(noted)[name]) for name in ("run", "link"))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "", ""
     return run_id, link

@@ -51,6 +51,6 @@ def read_form(kept: str) -> dict[str, Any]:
     """The settings that the browser kept; what is unknown, or not of its kind, is left out."""
     try:
         form = dict(json.loads(kept))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return {}
     return from_query({name: str(value) for name, value in form.items() if value is not None}, SETTINGS)

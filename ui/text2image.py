@@ -6,6 +6,7 @@ import gradio as gr
 
 from .controls import CHECKED, more_controls, prompt_controls, sampling_controls
 from .history import History
+from .inputs import picked
 from .opening import EXAMPLES, card, cards
 from .sketch import sketch_switch
 from .tab import Drawing, Tab, connect, run_buttons, run_view
@@ -35,7 +36,7 @@ def text2image(drawing: Drawing, history: History, model: gr.Dropdown) -> Tab:
     connect(tab, drawing, reuse)
 
     def fill(event: gr.SelectData) -> tuple[str, str]:
-        prompt, seed = EXAMPLES[event.index]
+        prompt, seed = picked(event, EXAMPLES)
         return prompt, str(seed)
 
     filled = examples.select(fill, None, [controls["prompt"], controls["seed"]], **CHECKED)

@@ -67,8 +67,8 @@ class Vocabulary:
     def _knows(self, word: str, beside: Container[str]) -> bool:
         if len(word) < 2 or any(form in self.known or form in beside for form in forms(word)):
             return True
-        first, hyphen, rest = word.partition("-")
-        return bool(hyphen) and self._knows(first, beside) and self._knows(rest, beside)
+        parts = word.split("-")
+        return len(parts) > 1 and all(self._knows(part, beside) for part in parts)
 
     def _begins(self, start: str) -> bool:
         return any(word.startswith(start) for part in (self.known, self.near) for word in part)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .config import ConfigError, ModelError
+from .fields import shown, told
 from .files import MAX_WEIGHTS, check_file, read_json
 from .pickles import read_pickle
 
@@ -63,7 +64,7 @@ def _read_safetensors(path: Path) -> State:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the handle is no mapping
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged or cut short ({error}): download it again") from None
+        raise ModelError(f"{path} is damaged or cut short ({told(error)}): download it again") from None
 
 
 def weight_names(part: str, *, prefer_half: bool = False) -> list[str]:
@@ -97,7 +98,7 @@ def shards(index: Path) -> dict[str, Path]:
     except (ConfigError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{index} is no index of shards: download it again") from None
     if outside:
-        raise ModelError(f"{index} names the shard {outside[0]!r}, which lies outside its folder")
+        raise ModelError(f"{index} names the shard {shown(outside[0])}, which lies outside its folder")
     return {name: index.parent / file for name, file in placed.items()}
 
 
@@ -193,12 +194,12 @@ def check(network: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None
             f"{origin} does not have the shapes of the {kind} that its configuration describes ({listed(wrong)}): "
             "the file belongs to another model, or its config.json does"
         )
-    odd = [name for name in wanted if not _plain(state[name])]
+    odd = [name for name in wanted if not plain(state[name])]
     if odd:
         raise ModelError(f"{origin} holds quantised or sparse weights ({listed(odd)}): use a float16 or float32 file")
 
 
-def _plain(tensor: Tensor) -> bool:
+def plain(tensor: Tensor) -> bool:
     """Whether a tensor is floating-point numbers in memory; a pickle can hold other kinds."""
     return tensor.is_floating_point() and tensor.layout is torch.strided and not tensor.is_meta
 
@@ -226,4 +227,4 @@ def listed(names: Iterable[str]) -> str:
     """The first five names in order, and how many more there are."""
     names = sorted(names)
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    return ", ".join(map(told, names[:LISTED])) + more

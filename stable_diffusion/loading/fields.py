@@ -16,6 +16,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 SHOWN = 100  # characters of a refused value
+MAX_TOLD = 250  # characters of what a file says
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,12 @@ def shown(value: object) -> str:
     except (ValueError, RecursionError):  # integers of thousands of digits, lists within thousands of lists
         return "a value that is too long to show"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
+def told(text: object) -> str:
+    """What a file says, in one line that is not too long: names in it may be anything."""
+    line = str(text) if str(text).isprintable() else repr(str(text))[1:-1]
+    return line if len(line) <= MAX_TOLD else f"{line[:MAX_TOLD]}…"
 
 
 def bare(name: object) -> str:

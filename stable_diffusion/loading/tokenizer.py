@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 
 from .clip_config import CLIPTextConfig, TokenizerConfig
 from .config import BUNDLED, ConfigError, ModelError
+from .fields import told
 from .files import check_file
 from .model_config import TOKENIZER_FILES
 
@@ -34,7 +35,7 @@ def load_tokenizer(folder: Path, config: CLIPTextConfig) -> CLIPTokenizer:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the parser raises bare Exceptions
-        raise ModelError(f"{folder} holds a damaged tokenizer ({error}): download it again") from None
+        raise ModelError(f"{folder} holds a damaged tokenizer ({told(error)}): download it again") from None
     names = ("model_max_length", "bos_token_id", "eos_token_id", "pad_token_id")
     try:
         TokenizerConfig.from_dict({name: getattr(tokenizer, name) for name in names})

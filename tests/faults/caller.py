@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import gradio as gr
 import httpx
 
+from app import parse_arguments, serve
+from tests.e2e.conftest import free_port
+from ui.backend import Local
+from ui.models import ModelHolder
+
 TIMEOUT = 120.0
+
+
+@contextmanager
+def served(*flags: str) -> Iterator[gr.Blocks]:
+    """`python app.py` with these flags, in this process."""
+    options = parse_arguments(["--port", str(free_port()), *flags])
+    holder = ModelHolder(device="cpu", limits=options.limits)
+    holder.pipeline()
+    page = serve(options, holder, Local(holder))
+    yield page
+    page.close()
 
 
 class Caller:
@@ -41,21 +61,25 @@ class Caller:
         assert values.keys() <= set(names), names
         return endpoint["id"], [values.get(name, one.get("value")) for name, one in zip(names, props, strict=True)]
 
-    def join(self, call: tuple[int, list[Any]], session: str) -> httpx.Response:
-        """Put a call into the line and do not listen."""
-        number, data = call
-        body = json.dumps({"fn_index": number, "data": data, "session_hash": session})  # with NaN, which httpx refuses
-        return self.http.post(
-            "gradio_api/queue/join", content=body.encode(), headers={"Content-Type": "application/json"}
-        )
+    def post(self, route: str, body: Any) -> httpx.Response:
+        """Send a body as JSON, with NaN, which httpx refuses."""
+        content, headers = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        return self.http.post(f"gradio_api/{route}", content=content, headers=headers)
 
-    def ask(self, call: tuple[int, list[Any]]) -> dict[str, Any]:
-        """What a call ends with: its `data`, or its `error`."""
-        session = uuid.uuid4().hex
-        self.join(call, session).raise_for_status()
+    def join(self, call: tuple[int, list[Any]], session: str, **more: Any) -> httpx.Response:
+        """Put a call into the line and do not listen; `more` is what else its body says."""
+        number, data = call
+        return self.post("queue/join", {"fn_index": number, "data": data, "session_hash": session, **more})
+
+    def ask(self, call: tuple[int, list[Any]], session: str | None = None, **more: Any) -> dict[str, Any]:
+        """What a call ends with: its `data`, or its `error`; `session` None is a visit of its own."""
+        session = session or uuid.uuid4().hex
+        self.join(call, session, **more).raise_for_status()
         ended: dict[str, Any] = {}
+        begun = time.monotonic()
         with self.http.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as stream:
-            for line in stream.iter_lines():
+            for line in stream.iter_lines():  # where nothing else comes, a heartbeat does
+                assert time.monotonic() - begun < TIMEOUT, f"{call} never ends"
                 message = json.loads(line.removeprefix("data:")) if line else {}
                 if message.get("msg") == "process_completed":
                     ended = message["output"]

@@ -25,19 +25,17 @@ from gradio_client import Client, handle_file
 from PIL import Image
 from playwright.sync_api import Browser
 
-from app import guards, parse_arguments, serve
+from app import guards, parse_arguments
 from tests.conftest import ROOT
-from tests.e2e.conftest import PATIENCE, free_port
+from tests.e2e.conftest import PATIENCE
 from tests.e2e.visitor import Visitor
 from tests.unit.test_hostile_images import png
-from ui.backend import Local
 from ui.guard import MAX_BODY, Guard
 from ui.limits import USUAL
 from ui.listeners import give_back
 from ui.live import data_uri
-from ui.models import ModelHolder
 
-from .caller import Caller
+from .caller import Caller, served
 
 CAT = ROOT / "assets" / "examples" / "cat.jpg"
 UNHEARD = 1.0
@@ -45,13 +43,10 @@ UNHEARD = 1.0
 
 
 @pytest.fixture(scope="module")
-def page(bundled_model: Path) -> Iterator[gr.Blocks]:
+def page() -> Iterator[gr.Blocks]:
     """`python app.py`, in this process."""
-    holder = ModelHolder(device="cpu")
-    holder.pipeline()
-    page = serve(parse_arguments(["--port", str(free_port()), "--unheard", str(UNHEARD)]), holder, Local(holder))
-    yield page
-    page.close()
+    with served("--unheard", str(UNHEARD)) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")

@@ -364,6 +364,7 @@ def test_a_wrong_file_merges_nothing(models: Models, case: str, message: str, tm
         ('{"a":' * 100_000, "nested too deep"),
         ('{"unet.lora_alpha": "eight"}', "damaged settings"),
         ('{"unet.alpha_pattern": [1]}', "damaged settings"),
+        (json.dumps({"unet.lora_alpha": 10**400}), "damaged settings"),
         (json.dumps({"unet.use_dora": True}), "says that it is a DoRA"),
     ],
 )

@@ -23,7 +23,7 @@ from ui.backend import Local
 from ui.errors import NO_MEMORY, UNEXPECTED, explain, told_on_the_page
 from ui.files import keep, stem, sweep
 from ui.film import FILMS, keep_film, read_film
-from ui.history import MAX_RUNS, Kept, at, trim
+from ui.history import MAX_RUNS, Kept, of_pictures, trim
 from ui.limits import check
 from ui.link import from_query, to_query
 from ui.live import data_uri
@@ -187,7 +187,7 @@ def test_a_film_is_one_file_until_the_cache_is_emptied(cache: Path):
 def test_history_finds_the_run_of_a_picture_and_forgets_those_whose_files_are_gone(cache: Path):
     files = [keep(f"{name}.png", b"") for name in "abc"]
     first, second = Kept("t2i", REQUEST, (files[0],), None), Kept("t2i", REQUEST, tuple(files[1:]), None)
-    assert at([first, second], 2) is second
+    assert of_pictures([first, second]) == [first, second, second]
     assert trim([first, second] * MAX_RUNS) == [first, second] * (MAX_RUNS // 2)
     Path(files[2]).unlink()
     assert trim([first, second]) == [first]

@@ -11,7 +11,7 @@ import gradio as gr
 
 from ..controls import QUIET
 from ..errors import told_on_the_page
-from ..inputs import Slider
+from ..inputs import Slider, picked
 from ..live import data_uri
 from ..models import ModelHolder
 from ..opening import cards
@@ -67,7 +67,7 @@ def noise_lab(holder: ModelHolder, menu: gr.Dropdown) -> None:
             view = inside_view("noise", 'trigger("load")')
 
     def pick(event: gr.SelectData) -> str:
-        return str(examples[event.index])
+        return str(picked(event, examples))
 
     photos.select(pick, None, photo, **QUIET)
     turn = asyncio.Semaphore(1)
