@@ -156,6 +156,12 @@ class Program:
         return [(await self.http.get(url)).raise_for_status().content for url in urls]
 
 
+def connection(url: str) -> httpx.AsyncClient:
+    """What many sessions share."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+    return httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits)
+
+
 @contextmanager
 def calling(url: str) -> Iterator[Caller]:
     """A `Caller`, closed in the end."""

@@ -8,14 +8,13 @@ from itertools import cycle, islice
 
 import httpx
 import numpy as np
-import pytest
 from PIL import Image
 
 from stable_diffusion import Pipeline
 from stable_diffusion.request import SAMPLER_LABELS, Request
-from tests.faults.caller import TIMEOUT, Caller
+from tests.faults.caller import Caller
 
-from .server import Call, Process, Program, all_of, calling
+from .server import Call, Message, Process, Program, all_of, calling, connection
 
 PROMPTS = ("a red fox", "a photo of the moon", "the sun", "")
 CLIENTS, ASKS = 50, 10
@@ -51,12 +50,6 @@ def expect_drawn(pipe: Pipeline, asked: Request, files: list[bytes]) -> None:
     np.testing.assert_allclose(pictures, expected, rtol=0, atol=1)
 
 
-def connection(url: str) -> httpx.AsyncClient:
-    """What many sessions share."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    return httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits)
-
-
 def test_everybody_in_a_crowd_gets_the_own_picture_and_none_is_lost(server: Process, pipe: Pipeline, share: float):
     clients = max(8, round(CLIENTS * share))
     asks = max(2, round(ASKS * share))
@@ -81,6 +74,39 @@ def test_everybody_in_a_crowd_gets_the_own_picture_and_none_is_lost(server: Proc
     assert (server.going(), server.waiting()) == (0, 0)
     plain = {np.asarray(Image.open(io.BytesIO(files[0]))).tobytes() for files in given}
     assert len(plain) == len(requests), "two requests have one picture, so that a mistaken one would not be seen"
+
+
+def test_in_a_long_line_all_are_told_their_place_and_others_get_their_answers(server: Process):
+    """Longer than Gradio's own would be, in which nobody is told anything."""
+    count = 70
+
+    async def crowd(caller: Caller) -> list[Message]:
+        long = caller.public("text2image", prompt="a", num_inference_steps=LONG, preview="none")
+        told, over = [], asyncio.Event()
+
+        async def wait() -> None:
+            program = Program(caller, http)
+            await program.join(long)
+            async for message in program.listen():
+                if message["msg"] == "process_generating":
+                    told.append(message["output"]["data"][1])
+                    await over.wait()
+                    break
+
+        async with connection(server.url) as http:
+            waiting = asyncio.gather(*(wait() for _ in range(count)))
+            while len(told) < count and not waiting.done():  # done, if somebody was refused
+                await asyncio.sleep(0.05)
+            assert server.going() > 40
+            answer = await Program(caller, http).ask(caller.public("text2image", prompt="a", sampler="none"))
+            over.set()
+            await waiting
+        return [*told, answer]
+
+    with calling(server.url) as caller:
+        *told, answer = asyncio.run(crowd(caller))
+    assert all(one["total"] == LONG or one["position"] for one in told)
+    assert "sampler must be one of" in answer["error"]
 
 
 async def hangs_up_at_once(program: Program, long: Call) -> None:
