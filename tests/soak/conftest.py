@@ -37,6 +37,12 @@ def server(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pro
         yield process
 
 
+@pytest.fixture
+def much() -> float:
+    """How much of the whole a test does that is too long for every day."""
+    return SHARE
+
+
 @pytest.fixture(params=[0.02, pytest.param(SHARE, marks=pytest.mark.soak)], ids=["few", "many"])
 def share(request: pytest.FixtureRequest) -> float:
     """How much of the whole this run of a test does."""

@@ -15,17 +15,19 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import torch
+from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from app import parse_arguments, serve
 from stable_diffusion import Pipeline
-from tests.conftest import ROOT
+from tests.conftest import ROOT, awaited
 from tests.e2e.conftest import PATIENCE, free_port
 from tests.e2e.visitor import Visitor
 from tests.faults.caller import Caller
 from tests.hub_server import serve as serve_hub
 from ui.backend import Local
-from ui.errors import NO_MEMORY
+from ui.errors import is_out_of_memory
 from ui.files import DAY
 from ui.models import ModelHolder
 from ui.resume import GONE
@@ -57,9 +59,9 @@ def told(caller: Caller, asked: Call) -> list[Message]:
         async with connection(str(caller.http.base_url)) as http:
             program = Program(caller, http)
             await program.join(asked)
-            return [message async for message in program.listen() if "output" in message]
+            return [message async for message in program.listen() if message["msg"] == "log" or "output" in message]
 
-    return asyncio.run(ask())
+    return awaited(ask())
 
 
 def drawn(caller: Caller, asked: Call) -> list[bytes]:
@@ -70,7 +72,7 @@ def drawn(caller: Caller, asked: Call) -> list[bytes]:
             program = Program(caller, http)
             return await program.files(await program.ask(asked))
 
-    return asyncio.run(ask())
+    return awaited(ask())
 
 
 @LINUX
@@ -86,6 +88,7 @@ def test_a_full_disk_is_a_sentence_and_no_picture_is_lost(server: Process, pipe:
             assert "finished" in str(steps[-1])
             on_the_page = told(caller, caller.private("t2i-generate", "click", Prompt="a", Steps=2))
             assert "Finished in 2 steps." in str(on_the_page)
+            assert "Not kept" in str(on_the_page)
             assert on_the_page[-1]["success"]
             upload = caller.http.post("gradio_api/upload", files={"files": ("x.png", bytes(10_000))})
             assert (upload.status_code, upload.text) == (507, NO_ROOM)
@@ -98,17 +101,26 @@ def test_a_full_disk_is_a_sentence_and_no_picture_is_lost(server: Process, pipe:
 
 
 @LINUX
-def test_where_memory_runs_out_a_sentence_says_so_and_what_fits_is_drawn(server: Process, pipe: Pipeline):
+def test_where_memory_runs_out_a_sentence_says_so_and_others_draw(server: Process, pipe: Pipeline, tmp_path: Path):
     asked = request(1)
     with calling(server.url) as caller:
-        small, large = call(caller, asked), {"width": 1024, "height": 1024, "num_images": 2, "num_inference_steps": 1}
-        expect_drawn(pipe, asked, drawn(caller, small))
-        room = server.process.memory_info().vms + 100_000_000  # of which the large one's decoder wants more
+        expect_drawn(pipe, asked, drawn(caller, call(caller, asked)))
+        Image.new("RGB", (6000, 6000)).save(tmp_path / "photo.png")
+        path = caller.upload("photo.png", (tmp_path / "photo.png").read_bytes())
+        photo = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        large = caller.public("image2image", image=photo, prompt="a", num_inference_steps=1)
+        room = server.process.memory_info().vms + 50_000_000  # of which the photo wants 108 at least
         with limited(server, psutil.RLIMIT_AS, room):
-            ended = told(caller, caller.public("text2image", prompt="a", **large))[-1]
-            assert ended["output"]["error"] == NO_MEMORY
-            expect_drawn(pipe, asked, drawn(caller, small))
-        assert len(drawn(caller, caller.public("text2image", prompt="a", **large))) == 2
+            sentence = "image 'photo.png' of 6000x6000 needs more memory than there is: use a smaller picture"
+            assert told(caller, large)[-1]["output"]["error"] == sentence
+            expect_drawn(pipe, asked, drawn(caller, call(caller, asked)))
+        assert len(drawn(caller, large)) == 1
+
+
+def test_what_torch_says_is_known_as_a_lack_of_memory():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(error.value)
 
 
 def test_programs_and_pages_of_a_server_that_is_killed_are_told_and_go_on(
@@ -125,7 +137,7 @@ def test_programs_and_pages_of_a_server_that_is_killed_are_told_and_go_on(
         visitor.set_number("count", 4)
         visitor.generate()
         visitor.wait_until("step")
-        programs = asyncio.run(cut_off(server, caller))
+        programs = awaited(cut_off(server, caller))
     assert programs == [True] * 8
     expect(tab.locator(".toast-body")).to_contain_text("Connection")
     folder = Path(old[0]["image"]["path"]).parent
@@ -211,7 +223,7 @@ def test_a_clock_that_jumps_disturbs_nobody(
         return ended
 
     with caplog.at_level(logging.INFO, "ui"), calling(page.local_url) as caller:
-        assert asyncio.run(run(caller))["data"][1]["finished"]
+        assert awaited(run(caller))["data"][1]["finished"]
         assert drawn(caller, call(caller, request(1)))
     page.close()
     assert "finished at step" in caplog.text

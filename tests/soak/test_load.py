@@ -12,6 +12,7 @@ from PIL import Image
 
 from stable_diffusion import Pipeline
 from stable_diffusion.request import SAMPLER_LABELS, Request
+from tests.conftest import awaited
 from tests.faults.caller import Caller
 
 from .server import Call, Message, Process, Program, all_of, calling, connection
@@ -67,7 +68,7 @@ def test_everybody_in_a_crowd_gets_the_own_picture_and_none_is_lost(server: Proc
 
     before = server.ends()
     with calling(server.url) as caller:
-        given = asyncio.run(crowd(caller))
+        given = awaited(crowd(caller))
     for asked, files in zip(requests, given, strict=True):
         expect_drawn(pipe, asked, files)
     assert server.ends() - before == {"finished": len(requests)}
@@ -104,7 +105,7 @@ def test_in_a_long_line_all_are_told_their_place_and_others_get_their_answers(se
         return [*told, answer]
 
     with calling(server.url) as caller:
-        *told, answer = asyncio.run(crowd(caller))
+        *told, answer = awaited(crowd(caller))
     assert all(one["total"] == LONG or one["position"] for one in told)
     assert "sampler must be one of" in answer["error"]
 
@@ -162,7 +163,7 @@ def test_who_hangs_up_and_who_stops_leaves_nothing_that_computes(server: Process
 
     asked, before = request(1), server.ends()
     with calling(server.url) as caller:
-        asyncio.run(crowd(caller))
+        awaited(crowd(caller))
         server.wait_until(lambda: (server.going(), server.waiting()) == (0, 0))
         ends = server.ends() - before
         assert not ends.keys() - {"left", "stopped", "finished"}
@@ -176,5 +177,5 @@ def test_who_hangs_up_and_who_stops_leaves_nothing_that_computes(server: Process
                 program = Program(caller, http)
                 return await program.files(await program.ask((number, data)))
 
-        expect_drawn(pipe, asked, asyncio.run(afterwards()))
+        expect_drawn(pipe, asked, awaited(afterwards()))
     assert "Traceback" not in server.log.read_text()
