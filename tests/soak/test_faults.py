@@ -7,9 +7,11 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import aclosing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -24,7 +26,7 @@ from stable_diffusion import Pipeline
 from tests.conftest import ROOT, awaited
 from tests.e2e.conftest import PATIENCE, free_port
 from tests.e2e.visitor import Visitor
-from tests.faults.caller import Caller
+from tests.faults.caller import TIMEOUT, Caller
 from tests.hub_server import serve as serve_hub
 from ui.backend import Local
 from ui.errors import is_out_of_memory
@@ -134,11 +136,13 @@ def test_programs_and_pages_of_a_server_that_is_killed_are_told_and_go_on(
         tab.goto(server.url)
         visitor = Visitor(tab)
         visitor.ask("a red fox", steps=150, seed="7")
-        visitor.set_number("count", 4)
-        visitor.generate()
-        visitor.wait_until("step")
-        programs = awaited(cut_off(server, caller))
-    assert programs == [True] * 8
+        seen = threading.Event()
+        with ThreadPoolExecutor() as pool:
+            programs = pool.submit(asyncio.run, cut_off(server, caller, seen))
+            visitor.generate()
+            visitor.wait_until("step")
+            seen.set()
+    assert programs.result() == [True] * 8
     expect(tab.locator(".toast-body")).to_contain_text("Connection")
     folder = Path(old[0]["image"]["path"]).parent
     os.utime(folder, (time.time() - DAY,) * 2)
@@ -156,15 +160,15 @@ def test_programs_and_pages_of_a_server_that_is_killed_are_told_and_go_on(
     tab.close()
 
 
-async def cut_off(server: Process, caller: Caller) -> list[bool]:
+async def cut_off(server: Process, caller: Caller, now: threading.Event) -> list[bool]:
     """Kill a server that draws for eight programs: whether each hears so, and does not wait for ever."""
-    long = caller.public("text2image", prompt="a", num_inference_steps=LONG)
+    long = caller.public("text2image", prompt="a", num_inference_steps=600, preview="vae")
     steps = asyncio.Semaphore(0)
 
     async def listen() -> bool:
         program = Program(caller, http)
-        await program.join(long)
         try:
+            await program.join(long)
             async for message in program.listen():
                 if message["msg"] == "process_generating":
                     steps.release()
@@ -175,6 +179,7 @@ async def cut_off(server: Process, caller: Caller) -> list[bool]:
     async with connection(server.url) as http:
         listening = asyncio.gather(*(listen() for _ in range(8)))
         await steps.acquire()
+        await asyncio.to_thread(now.wait, TIMEOUT)
         await asyncio.to_thread(server.kill)
         return await listening
 
@@ -213,10 +218,11 @@ def test_a_clock_that_jumps_disturbs_nobody(
     now = time.time
 
     async def run(caller: Caller) -> Message:
-        program, ended = Program(caller, http=connection(page.local_url)), {}
-        await program.join(caller.public("text2image", prompt="a", num_inference_steps=LONG))
-        async with program.http, aclosing(program.listen()) as listening:
-            async for message in listening:
+        ended: Message = {}
+        async with connection(page.local_url) as http:
+            program = Program(caller, http)
+            await program.join(caller.public("text2image", prompt="a", num_inference_steps=LONG))
+            async for message in program.listen():
                 if message["msg"] == "process_generating":
                     monkeypatch.setattr(time, "time", lambda: now() + years * 365 * DAY)
                 ended = message.get("output", ended)

@@ -36,7 +36,7 @@ def refused(caller: Caller, count: int) -> list[Call]:
     kinds = [
         caller.public("text2image", prompt="a", num_inference_steps=0),
         caller.public("text2image", prompt="a", sampler="none"),
-        caller.public("text2image", prompt="a" * 20_000),
+        caller.public("text2image", prompt="a" * 20_001),
         caller.public("image2image", image={"path": "/etc/passwd"}, prompt="a"),
         caller.private("t2i-generate", "click", Seed="x"),
         caller.private("t2i-generate", "click", Steps=10**9),
