@@ -1,11 +1,12 @@
 # make demo   the page at http://127.0.0.1:7860
 # make test   the checks; CI also runs `make test-processors` and `make test-serving`
 # make soak   the checks that take hours, as of the last results in docs/soak.md
+# make lock   the versions that the Space and the Dockerfile install, again from requirements.txt
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser test-processors test-sse test-avx2 test-serving soak lint format data train clean
+.PHONY: demo test browser test-processors test-sse test-avx2 test-serving soak lock lint format data train clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python app.py
@@ -35,6 +36,14 @@ test-serving: $(VENV)/.installed-serve
 # What is too long for every day: attacks by the thousand, load, and memory over hours.
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m soak tests
+	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement requirements-lock.txt
+
+# For every system and Python from 3.11 on. What torch wants for CUDA it asks for itself, version by version, where its
+# build is for CUDA.
+lock: $(VENV)/.installed-dev
+	$(BIN)/uv pip compile requirements.txt --quiet --upgrade --universal --python-version 3.11 \
+		--no-header --no-annotate --output-file $(VENV)/lock.txt
+	(echo "# From requirements.txt, by make lock." && grep -Ev '^(nvidia|cuda|triton)\b' $(VENV)/lock.txt) > requirements-lock.txt
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

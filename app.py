@@ -29,6 +29,7 @@ from ui.limits import MAX_RUNNING, SMALL_EVENTS, Limits
 from ui.listeners import watched
 from ui.models import ModelHolder
 from ui.page import build_page, look
+from ui.zero import ZERO_GPU, Zero
 
 log = logging.getLogger("ui")
 
@@ -93,9 +94,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
             help=f"{one.metadata['help']} (${name}); default: {default:.4g}{differs}",
         )
     options = parser.parse_args(arguments)
-    options.public = options.share or not is_loopback(options.host)
+    options.public = options.share or "SPACE_ID" in os.environ or not is_loopback(options.host)
     if options.safety_checker is None:
         options.safety_checker = "on" if options.public else "off"
+    if options.safety_checker not in ("on", "off"):  # argparse takes a default as it is
+        parser.error(f"SD_SAFETY_CHECKER must be on or off, got {options.safety_checker!r}")
     limits: dict[str, Any] = {}
     for one in dataclasses.fields(Limits):
         usual = one.metadata["public"] if options.public else one.default
@@ -152,15 +155,29 @@ def serve(options: argparse.Namespace, holder: ModelHolder, backend: Backend) ->
 
 
 def open_page(options: argparse.Namespace, holder: ModelHolder, backend: Backend) -> gr.Blocks:
-    """Serve the page, and say so where others can come; ends the program where the address can't be listened on."""
+    """Serve the page, and say what it allows; ends the program where the address can't be listened on."""
     try:
         page = serve(options, holder, backend)
     except OSError:
         at = f"port {options.port} of {options.host}"
         sys.exit(f"{at} is taken, or not this machine's: choose another with --port or --host")
+    log.info("%s on port %d, safety checker %s", holder.first, options.port, options.safety_checker)
+    log.info("limits: %s", options.limits)
     if options.public and "SPACE_ID" not in os.environ:
         log.warning("open to others: whoever reaches this address can use the page, and there is no password")
     return page
+
+
+def models(options: argparse.Namespace, device: str | None) -> ModelHolder:
+    """The models that the options name, none of them loaded yet."""
+    return ModelHolder(
+        options.model,
+        device,
+        options.dtype,
+        vae=options.vae,
+        limits=options.limits,
+        safety_checker=options.safety_checker == "on",
+    )
 
 
 def main() -> None:
@@ -168,15 +185,14 @@ def main() -> None:
     options = parse_arguments()
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("ui").setLevel(logging.INFO)
-    holder = ModelHolder(
-        options.model,
-        options.device,
-        options.dtype,
-        vae=options.vae,
-        limits=options.limits,
-        safety_checker=options.safety_checker == "on",
-    )
-    page = open_page(options, holder, Local(holder))
+    backend: Local
+    if ZERO_GPU:
+        holder = models(options, "cpu")
+        backend = Zero(holder, models(options, options.device or "cuda"))
+    else:
+        holder = models(options, options.device)
+        backend = Local(holder)
+    page = open_page(options, holder, backend)
     holder.ask()
     page.block_thread()
 

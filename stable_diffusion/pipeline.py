@@ -28,11 +28,7 @@ from .request import Defaults, Request, defaults_for, without_loras
 from .safety import SafetyChecker, blur
 from .samplers import Plan, plan
 from .schedule import CLEAN, Level, NoiseSchedule
-from .vae import VAE, Autoencoder
-
-
-class NotFinite(ValueError):
-    """What a run ends with holds numbers that are infinite or none."""
+from .vae import VAE, Autoencoder, unet_not_finite
 
 
 @dataclass(frozen=True)
@@ -165,11 +161,7 @@ class Run:
         except StopIteration as stop:
             self.query, final = None, self._blend(stop.value, CLEAN)
             if not finite(final):
-                dtype = str(self._models.unet.conv_in.weight.dtype).removeprefix("torch.")
-                raise NotFinite(
-                    f"the U-Net's numbers left what {dtype} can hold, and the picture would be black: "
-                    "load the model with dtype bfloat16 or float32"
-                ) from None
+                raise unet_not_finite(self._models.unet.conv_in.weight.dtype) from None
         vae, checker = self._models.vae, self._models.safety_checker
         step = Step(self._index, self._total, query.level, query.x, x_0, self.request.seed, vae, self.mask, checker)
         return replace(step, final=final)

@@ -19,6 +19,18 @@ from .weights import with_weights
 log = logging.getLogger(__name__)
 
 
+class NotFinite(ValueError):
+    """What is to be a picture holds numbers that are infinite or none: it would be black."""
+
+
+def unet_not_finite(dtype: torch.dtype) -> NotFinite:
+    """The error of a U-Net that computes in this type."""
+    return NotFinite(
+        f"the U-Net's numbers left what {str(dtype).removeprefix('torch.')} can hold, and the picture would be black: "
+        "load the model with dtype bfloat16 or float32"
+    )
+
+
 @dataclass(frozen=True)
 class DiagonalGaussian:
     """q(z | x): an independent normal distribution for each latent; mean and logvar are (B, C, h, w)."""
@@ -57,16 +69,22 @@ class Autoencoder(nn.Module, ABC):
         """Decode, again in float32 where half precision overflowed; the full-size VAE does, and shows black.
 
         The second time takes a float32 copy of the decoder, for that call alone: 200 MB at full size. The VAE itself,
-        which other threads decode with, stays as it is.
+        which other threads decode with, stays as it is. Raises `NotFinite` where these are no pictures either.
         """
         dtype = next(self.parameters()).dtype
         pictures = for_inference(self).decode(latents.to(dtype))
-        if dtype == torch.float32 or pictures.isfinite().all():
+        if pictures.isfinite().all():
             return pictures
-        log.warning("the VAE's numbers left what %s can hold: decoded again in float32", str(dtype)[6:])
-        used = ("decoder.", "post_quant_conv.")
-        weights = {name: weight.float() for name, weight in self.named_parameters() if name.startswith(used)}
-        return with_weights(self, weights).decode(latents.float())
+        if not latents.isfinite().all():
+            raise unet_not_finite(dtype)
+        if dtype != torch.float32:
+            log.warning("the VAE's numbers left what %s can hold: decoded again in float32", str(dtype)[6:])
+            used = ("decoder.", "post_quant_conv.")
+            weights = {name: weight.float() for name, weight in self.named_parameters() if name.startswith(used)}
+            pictures = with_weights(self, weights).decode(latents.float())
+            if pictures.isfinite().all():
+                return pictures
+        raise NotFinite("the VAE's numbers left what float32 can hold, and the picture would be black: use another")
 
 
 class VAE(Autoencoder):

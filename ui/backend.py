@@ -56,7 +56,7 @@ class Backend(Protocol):
 
 
 @dataclass
-class _Drawn:
+class Drawn:
     """A run under way or parked: what does not fit into a generator that may be closed and asked for again."""
 
     pipeline: Pipeline
@@ -84,7 +84,7 @@ class Local:
         self.holder, self._max_running = holder, max_running
         self._engine: Engine | None = None
         self._starting = threading.Lock()
-        self._parked: OrderedDict[str, tuple[_Drawn, float]] = OrderedDict()  # with when; the last one is at its end
+        self._parked: OrderedDict[str, tuple[Drawn, float]] = OrderedDict()  # with when; the last one is at its end
         self._going: dict[str, Ticket | None] = {}  # None until the engine is asked
         self._stopped: set[str] = set()
         self._owners: Counter[str] = Counter()
@@ -117,7 +117,7 @@ class Local:
                         return
                     yield Waiting(f"{text}…")
                 pipeline, request = await asyncio.to_thread(prepare, self.holder, settings)
-                drawn = _Drawn(pipeline, request.seeded())
+                drawn = Drawn(pipeline, request.seeded())
                 yield Started(drawn.request, dropped_text(pipeline, drawn.request))
             async with aclosing(self._draw(run_id, drawn, owner)) as events:
                 async for event in events:
@@ -128,7 +128,7 @@ class Local:
             self._going.pop(run_id, None)
             self._stopped.discard(run_id)
 
-    async def _draw(self, run_id: str, drawn: _Drawn, owner: str) -> AsyncGenerator[News]:
+    async def _draw(self, run_id: str, drawn: Drawn, owner: str) -> AsyncGenerator[News]:
         engine = await asyncio.to_thread(self._started, drawn.pipeline)
         ticket = self._going[run_id] = engine.submit(drawn.begin, owner)
         began, first, told = time.perf_counter(), drawn.index, "stopped"
@@ -170,13 +170,13 @@ class Local:
                 self._engine = Engine(device, painter=painter, max_running=most, max_waiting=limits.max_waiting)
             return self._engine
 
-    def _park(self, run_id: str, drawn: _Drawn) -> None:
+    def _park(self, run_id: str, drawn: Drawn) -> None:
         """Keep a run that its listener left: its latents are small, and it may be asked for again."""
         self._parked[run_id] = drawn, time.monotonic()
         while len(self._parked) > PARKED_RUNS:
             self._parked.popitem(last=False)
 
-    def _unpark(self, run_id: str) -> _Drawn | None:
+    def _unpark(self, run_id: str) -> Drawn | None:
         """A parked run, if it is there still; those that have waited long are forgotten."""
         oldest = time.monotonic() - PARKED_SECONDS
         while self._parked and next(iter(self._parked.values()))[1] < oldest:

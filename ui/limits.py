@@ -60,6 +60,9 @@ class Limits:
                 bounds = "at least 0 and below 1" if name == "preview_share" else "above 0"
                 raise ValueError(f"{name} must be {bounds}, got {value}")
 
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value:.4g}" for name, value in asdict(self).items())
+
 
 USUAL = Limits()
 """Where only this machine can come."""
@@ -100,8 +103,7 @@ def check_work(holder: ModelHolder, settings: dict[str, Any]) -> Request:
     ):
         if value > most:
             raise ValueError(f"{name} must be at most {most:,} here, got {value:,}: choose a smaller number")
-    evaluations = request.steps * (2 if request.sampler == "heun" else 1)
-    work = evaluations * request.num_images * request.width * request.height / defaults.side**2
+    work = work_of(holder, request)
     if work > limits.max_work:
         raise ValueError(
             f"{request.steps} {request.sampler} steps x {request.num_images} of {request.width}x{request.height} are "
@@ -109,6 +111,16 @@ def check_work(holder: ModelHolder, settings: dict[str, Any]) -> Request:
             f"{limits.max_work:,g}: choose fewer steps, fewer pictures or a smaller size"
         )
     return request
+
+
+def work_of(holder: ModelHolder, request: Request) -> float:
+    """What a request with its size asks for, in steps of one picture of the model's own size."""
+    assert request.width is not None
+    assert request.height is not None
+    evaluations = request.steps * (2 if request.sampler == "heun" else 1)
+    return (
+        evaluations * request.num_images * request.width * request.height / holder.defaults_of(request.model).side ** 2
+    )
 
 
 def prepare(holder: ModelHolder, settings: dict[str, Any]) -> tuple[Pipeline, Request]:

@@ -261,7 +261,8 @@ def load_pipeline(
 
     kind: Any = getattr(torch, dtype) if dtype and dtype != "auto" else dtype
     models = load(source, vae=vae, device=device, dtype=kind, safety_checker=safety_checker, on_progress=on_progress)
-    precision = next(models.vae.parameters()).dtype
+    weight = next(models.vae.parameters())
+    precision = weight.dtype
     for network in (models.unet, models.vae):
         for_inference(network, precision)  # weights that are not finite are found here, and not by the first visitor
     pipeline = Pipeline(models)
@@ -269,7 +270,8 @@ def load_pipeline(
     small = pipeline.default_size <= 256
     by = " by OpenVINO" if small and dtype == "auto" and prefers_openvino(models.unet, precision) else ""
     looked = ", and its safety checker looks at its pictures" if models.safety_checker else ""
-    log.info("%s computes in %s%s%s", models.name, str(precision).removeprefix("torch."), by, looked)
+    kind, threads = str(precision).removeprefix("torch."), torch.get_num_threads()
+    log.info("%s computes in %s on %s, threads: %d%s%s", models.name, kind, weight.device, threads, by, looked)
     if small:
         steps = pipeline.stream("", preview="vae")
         next(steps)

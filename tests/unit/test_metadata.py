@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
@@ -10,7 +9,6 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -18,6 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from stable_diffusion.request import Request
 from tests.conftest import ROOT
+from tests.marks import is_marked
 from tests.unit.test_film import film
 from ui.film import animation, strip
 from ui.infotext import parse_infotext, write_infotext
@@ -174,20 +173,13 @@ def test_comments_of_every_code_are_read(tmp_path: Path, comment: bytes):
     assert settings["num_inference_steps"] == 4
 
 
-SOURCE_TYPE = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
-GENERATED = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-
-
 @pytest.mark.parametrize(
     "file",
     [*(encoded(picture(), kind) for kind in QUALITY), animation(film(3), ""), animation(film(1), ""), strip(film(3))],
     ids=[*QUALITY, "animation", "one frame", "strip"],
 )
 def test_every_file_is_marked_as_generated(file: bytes):
-    with Image.open(io.BytesIO(file)) as image:
-        packet = image.info["xmp"]
-    marks = [node.get(SOURCE_TYPE) for node in ElementTree.fromstring(packet).iter()]
-    assert marks.count(GENERATED) == 1
+    assert is_marked(file)
 
 
 def test_a_picture_without_settings_is_named(tmp_path: Path):

@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from stable_diffusion.pipeline import NotFinite, Pipeline, Step
+from stable_diffusion.pipeline import Pipeline, Step
 from stable_diffusion.request import SAMPLER_LABELS, Request
 from stable_diffusion.samplers import SAMPLERS
+from stable_diffusion.vae import NotFinite
 from tests.tiny import save_model
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8))
@@ -224,6 +225,15 @@ def test_a_run_that_leaves_half_precision_says_so(tmp_path: Path) -> None:
     half.models.unet.conv_norm_out.weight.data.fill_(6e4)
     with pytest.raises(NotFinite, match="float16 can hold, and the picture would be black: load the model with dtype"):
         steps_of(half)
+
+
+@pytest.mark.parametrize("preview", ["none", "linear", "vae"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_vae_that_leaves_float32_says_so(tmp_path: Path, dtype: torch.dtype, preview: str) -> None:
+    pipe = Pipeline.from_pretrained(save_model(tmp_path), dtype=dtype)
+    pipe.models.vae.decoder.conv_norm_out.weight.data.fill_(3e38)
+    with pytest.raises(NotFinite, match="the VAE's numbers left what float32 can hold, and the picture would be black"):
+        steps_of(pipe, preview=preview)
 
 
 def test_a_closed_run_has_no_question(pipe: Pipeline) -> None:

@@ -223,11 +223,12 @@ def overflowing(tmp_path: Path) -> VAE:
     return vae
 
 
-def test_half_precision_overflow_is_decoded_again(overflowing: VAE) -> None:
+def test_half_precision_overflow_is_decoded_again(overflowing: VAE, caplog: pytest.LogCaptureFixture) -> None:
     latents = torch.ones(1, 4, 2, 2)
     with torch.no_grad():
         assert not overflowing.decode(latents.half()).isfinite().all()
     wide = overflowing.decode_finite(latents)
+    assert "the VAE's numbers left what float16 can hold: decoded again in float32" in caplog.text
     assert wide.dtype == torch.float32
     assert wide.isfinite().all()
     assert np.isfinite(np.asarray(Preview(overflowing, "vae")(latents)[0])).all()

@@ -1,0 +1,20 @@
+# docker build --tag live . && docker run --publish 7860:7860 live
+# More in README.md, "Open to others"; every limit is a variable: docker run --env SD_MAX_WORK=50 ...
+FROM python:3.11-slim
+
+# Without rights, by the number that a Space's containers run as too.
+RUN useradd --create-home --uid 1000 user
+WORKDIR /app
+
+# Where torch's build for processors is, of 0.2 GB; the usual one is for NVIDIA's GPUs, with gigabytes of libraries. For
+# those: docker build --build-arg TORCH= ..., and docker run --gpus all ...
+ARG TORCH="--extra-index-url https://download.pytorch.org/whl/cpu"
+COPY requirements-lock.txt .
+RUN pip install --no-cache-dir $TORCH --requirement requirements-lock.txt
+
+COPY . .
+USER user
+EXPOSE 7860
+HEALTHCHECK --start-period=2m --timeout=5s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/health', timeout=4)"]
+CMD ["python", "app.py", "--host", "0.0.0.0"]

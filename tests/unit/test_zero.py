@@ -1,0 +1,79 @@
+"""What borrows a GPU draws what `Local` draws; here the `spaces` package lends none, and calls it in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.conftest import awaited
+from ui import zero
+from ui.backend import Local
+from ui.limits import Limits
+from ui.models import ModelHolder
+from ui.run import Event, News, Started
+from ui.zero import TO_LOAD, Zero
+
+SETTINGS = {"prompt": "a red fox", "num_inference_steps": 6, "seed": 7}
+
+
+def models(**options: Any) -> ModelHolder:
+    return ModelHolder(device="cpu", dtype="float32", **options)
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Zero:
+    """For one whose processor is too slow for the included model."""
+    monkeypatch.setattr(zero, "is_quick", lambda pipeline: False)
+    return Zero(models(), models())
+
+
+def told(backend: Local, settings: dict[str, Any], stop_at: int | None = None) -> list[News]:
+    """What a run tells, stopped after that step."""
+
+    async def listen() -> list[News]:
+        news = []
+        async for one in backend.stream("run", settings, "somebody"):
+            news.append(one)
+            if isinstance(one, Event) and one.index == stop_at:
+                backend.stop("run")
+        return news
+
+    return [news for news in awaited(listen()) if isinstance(news, (Started, Event))]
+
+
+def test_it_tells_what_a_run_on_the_processor_tells(backend: Zero):
+    [started, *events] = told(backend, SETTINGS)
+    [expected, *others] = told(Local(backend.holder), SETTINGS)
+    assert started == expected
+    assert [event.index for event in events] == [1, 2, 3, 4, 5, 6]
+    assert events[0].start is not None
+    assert events[-1].images == others[-1].images
+    assert all(event.x_0 for event in events)
+
+
+def test_a_run_that_is_stopped_ends_with_the_picture_that_it_has(backend: Zero):
+    for _ in range(2):  # a stop does not stay for the next run of that name
+        events = told(backend, SETTINGS, stop_at=2)[1:]
+        assert [event.stopped for event in events] == [False, False, True]
+        assert events[-1].images
+
+
+def test_what_the_process_with_the_gpu_refuses_is_told(backend: Zero):
+    backend._lent = models(limits=Limits(max_images=1))
+    with pytest.raises(ValueError, match="num_images must be at most 1 here, got 2"):
+        told(backend, SETTINGS | {"num_images": 2})
+
+
+def test_what_is_quick_here_needs_no_gpu(backend: Zero, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(zero, "is_quick", lambda pipeline: True)
+    backend._borrow = None
+    assert told(backend, SETTINGS)[-1].images
+
+
+def test_a_gpu_is_asked_for_as_long_as_the_work_takes(backend: Zero):
+    defaults = backend.holder.defaults
+    short, long = (
+        backend._seconds("run", defaults.request(prompt="a", num_inference_steps=steps)) for steps in (10, 150)
+    )
+    assert TO_LOAD < short < long <= 60
