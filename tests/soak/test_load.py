@@ -168,9 +168,7 @@ def test_who_hangs_up_and_who_stops_leaves_nothing_that_computes(server: Process
         ends = server.ends() - before
         assert not ends.keys() - {"left", "stopped", "finished"}
         # Of those who never listen some may, when the server has little else to do.
-        assert ends["finished"] <= count / len(WAYS), (
-            "too many ended by themselves: ask for more steps"
-        )
+        assert ends["finished"] <= count / len(WAYS), "too many ended by themselves: ask for more steps"
         # A run would take all of a core it can get; a server that rests looks at its line and at its visitors' times.
         server.wait_until(lambda: server.computes() < 0.2)
         [number, data] = call(caller, asked)
