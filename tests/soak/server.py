@@ -59,8 +59,9 @@ class Process(Server):
         self.wait_until(lambda: self._get("health").status_code == 200)
 
     def kill(self) -> None:
-        """As `kill -9` does."""
-        self.process.kill()
+        """As `kill -9` does, where it has not been done yet."""
+        if self.process.poll() is None:
+            self.process.kill()
         self.process.wait()
         self._writer.wait()
 
