@@ -158,8 +158,8 @@ class Program:
 
 
 def connection(url: str) -> httpx.AsyncClient:
-    """What many sessions share."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+    """What many sessions share. A line that rests is closed before the server does so, after 5 s: both at once err."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100, keepalive_expiry=2.0)
     return httpx.AsyncClient(base_url=url, timeout=TIMEOUT, limits=limits)
 
 
