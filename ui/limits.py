@@ -19,8 +19,10 @@ MAX_SEED = 2**32 - 1
 MAX_GUIDANCE = 30
 MAX_SLIDER_STEPS = 150
 """As far as the page's slider goes; programs may ask for more."""
-QUEUE_SIZE = 20
-"""How many events may wait at once."""
+QUEUE_SIZE = 256
+"""How many events may come in one moment, in which none of them is given its place yet."""
+SMALL_EVENTS = 64
+"""How many of them have a place beside all runs."""
 MAX_RUNNING = 32
 """How many runs are drawn at once."""
 PARKED_RUNS, PARKED_SECONDS = 64, 1800.0
