@@ -85,6 +85,19 @@ def check(settings: dict[str, Any]) -> None:
     Request(**{name: value for name, value in settings.items() if value is not None})
 
 
+def check_numbers(limits: Limits, settings: dict[str, Any]) -> None:
+    """Raise ValueError where a number is above what is allowed here, whatever the model."""
+    for name, most in (
+        ("num_images", limits.max_images),
+        ("num_inference_steps", limits.max_steps),
+        ("width", limits.max_side),
+        ("height", limits.max_side),
+    ):
+        value = settings.get(name)
+        if isinstance(value, (int, float)) and value > most:
+            raise ValueError(f"{name} must be at most {most:,} here, got {shown(value)}: choose a smaller number")
+
+
 def check_work(holder: ModelHolder, settings: dict[str, Any]) -> Request:
     """The request of the settings, with the model's defaults; ValueError where it asks for more than one may.
 
@@ -94,16 +107,8 @@ def check_work(holder: ModelHolder, settings: dict[str, Any]) -> Request:
     request = defaults.request(**settings)
     assert request.width is not None
     assert request.height is not None
-    limits = holder.limits
-    for name, value, most in (
-        ("num_images", request.num_images, limits.max_images),
-        ("num_inference_steps", request.num_inference_steps, limits.max_steps),
-        ("width", request.width, limits.max_side),
-        ("height", request.height, limits.max_side),
-    ):
-        if value > most:
-            raise ValueError(f"{name} must be at most {most:,} here, got {value:,}: choose a smaller number")
-    work = work_of(holder, request)
+    check_numbers(holder.limits, vars(request))
+    limits, work = holder.limits, work_of(holder, request)
     if work > limits.max_work:
         raise ValueError(
             f"{request.steps} {request.sampler} steps x {request.num_images} of {request.width}x{request.height} are "
