@@ -23,9 +23,9 @@ from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
 from ui.backend import Backend, Local
-from ui.guard import IN_A_SPACE, NOWHERE, THIS_MACHINE, Guard, is_loopback, malformed
+from ui.guard import IN_A_SPACE, NOWHERE, THIS_MACHINE, Guard, is_loopback, malformed, unwritten
 from ui.health import Measured, health, metrics
-from ui.limits import Limits
+from ui.limits import MAX_RUNNING, SMALL_EVENTS, Limits
 from ui.listeners import watched
 from ui.models import ModelHolder
 from ui.page import build_page, look
@@ -140,11 +140,13 @@ def serve(options: argparse.Namespace, holder: ModelHolder, backend: Backend) ->
         enable_monitoring=False,
         max_file_size=f"{options.limits.max_upload}mb",
         state_session_capacity=options.limits.sessions,
+        # How many events are under way at once, each run among them: in Gradio's own line nobody is told anything.
+        max_threads=MAX_RUNNING + options.limits.max_waiting + SMALL_EVENTS,
         mcp_server=options.mcp,
         app_kwargs={
             "routes": routes,
             "middleware": guards(options),
-            "exception_handlers": {RequestValidationError: malformed},
+            "exception_handlers": {RequestValidationError: malformed, OSError: unwritten},
             "lifespan": watched(options.limits.unheard),
         },
         **look(),

@@ -25,6 +25,8 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     cut: dict[str, int] = field(default_factory=dict)  # path -> in how many answers the connection ends half way
     corrupt: set[str] = field(default_factory=set)  # paths whose content arrives with a bit flipped
+    hold: set[str] = field(default_factory=set)  # paths whose content does not come while they are here
+    held: threading.Event = field(default_factory=threading.Event)  # set once somebody waits for one of them
     pace: float = 0.0  # seconds a megabyte, as a slow network has them
     requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Range header
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -110,6 +112,9 @@ class _Handler(BaseHTTPRequestHandler):
             if cut:
                 self.hub.cut[name] -= 1
         content = content[start:]
+        while body and name in self.hub.hold:
+            self.hub.held.set()
+            time.sleep(0.05)
         time.sleep(self.hub.pace * len(content) / 1e6 if body else 0)
         self._send(status, content, headers, body, stop=len(content) // 2 if cut else None)
 

@@ -22,6 +22,7 @@ from ui import live
 
 from .backend import Backend
 from .errors import told_to_programs
+from .files import NoRoom
 from .history import keep_run
 from .limits import check
 from .live import new_run
@@ -102,7 +103,13 @@ async def answers(backend: Backend, given: dict[str, Any], owner: str | None) ->
             elif isinstance(news, Started):
                 started = news
             else:
-                yield await asyncio.to_thread(files, started.request, news), describe(news, started.dropped)
+                told = describe(news, started.dropped)
+                try:
+                    kept = await asyncio.to_thread(files, started.request, news)
+                except NoRoom:
+                    yield [], told  # the last preview is the picture
+                    raise
+                yield kept, told
 
 
 def files(request: Request, event: Event) -> list[str]:

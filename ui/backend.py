@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from stable_diffusion.request import Request
 
-from .limits import MAX_RUNNING, PARKED_RUNS, PARKED_SECONDS, prepare
+from .limits import MAX_RUNNING, PARKED_RUNS, PARKED_SECONDS, check_numbers, prepare
 from .models import ModelHolder
 from .run import News, Started, Waiting, dropped_text, event_of
 
@@ -112,6 +112,7 @@ class Local:
         self._owners[owner] += 1
         try:
             if drawn is None:
+                check_numbers(self.holder.limits, settings)  # before anybody waits for the model
                 async for text, _ in self.holder.wait(settings.get("model")):
                     if run_id in self._stopped:
                         return

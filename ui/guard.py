@@ -154,6 +154,15 @@ async def malformed(request: Request, error: Exception) -> Response:
     return JSONResponse({"detail": text}, status_code=422)
 
 
+async def unwritten(request: Request, error: Exception) -> Response:
+    """The answer to an upload that the server can't write; what else may fail is no matter of this one's."""
+    if not isinstance(error, OSError) or not request.url.path.endswith(UPLOAD):
+        raise error
+    log.info("refused: an upload that can't be written: %s", error.strerror)
+    text = f"The server can't keep a file ({error.strerror}): try again later."
+    return PlainTextResponse(text, status_code=507)  # Insufficient Storage
+
+
 def hostname(host: str) -> str | None:
     """The name in a Host header, without its port; None where there is none."""
     try:

@@ -19,8 +19,10 @@ MAX_SEED = 2**32 - 1
 MAX_GUIDANCE = 30
 MAX_SLIDER_STEPS = 150
 """As far as the page's slider goes; programs may ask for more."""
-QUEUE_SIZE = 20
-"""How many events may wait at once."""
+QUEUE_SIZE = 256
+"""How many events may come in one moment, in which none of them is given its place yet."""
+SMALL_EVENTS = 64
+"""How many of them have a place beside all runs."""
 MAX_RUNNING = 32
 """How many runs are drawn at once."""
 PARKED_RUNS, PARKED_SECONDS = 64, 1800.0
@@ -83,6 +85,19 @@ def check(settings: dict[str, Any]) -> None:
     Request(**{name: value for name, value in settings.items() if value is not None})
 
 
+def check_numbers(limits: Limits, settings: dict[str, Any]) -> None:
+    """Raise ValueError where a number is above what is allowed here, whatever the model."""
+    for name, most in (
+        ("num_images", limits.max_images),
+        ("num_inference_steps", limits.max_steps),
+        ("width", limits.max_side),
+        ("height", limits.max_side),
+    ):
+        value = settings.get(name)
+        if isinstance(value, (int, float)) and value > most:
+            raise ValueError(f"{name} must be at most {most:,} here, got {shown(value)}: choose a smaller number")
+
+
 def check_work(holder: ModelHolder, settings: dict[str, Any]) -> Request:
     """The request of the settings, with the model's defaults; ValueError where it asks for more than one may.
 
@@ -92,16 +107,8 @@ def check_work(holder: ModelHolder, settings: dict[str, Any]) -> Request:
     request = defaults.request(**settings)
     assert request.width is not None
     assert request.height is not None
-    limits = holder.limits
-    for name, value, most in (
-        ("num_images", request.num_images, limits.max_images),
-        ("num_inference_steps", request.num_inference_steps, limits.max_steps),
-        ("width", request.width, limits.max_side),
-        ("height", request.height, limits.max_side),
-    ):
-        if value > most:
-            raise ValueError(f"{name} must be at most {most:,} here, got {value:,}: choose a smaller number")
-    work = work_of(holder, request)
+    check_numbers(holder.limits, vars(request))
+    limits, work = holder.limits, work_of(holder, request)
     if work > limits.max_work:
         raise ValueError(
             f"{request.steps} {request.sampler} steps x {request.num_images} of {request.width}x{request.height} are "

@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
+from .files import HOUR, sweep
+
 if TYPE_CHECKING:
     from gradio.queueing import Queue
     from gradio.routes import App
@@ -27,15 +29,23 @@ LOOKS = 6
 
 
 def watched(seconds: float) -> Callable[[App], AbstractAsyncContextManager[None]]:
-    """The lifespan of a server that ends what nobody has listened to for `seconds`."""
+    """The lifespan of a server that ends what nobody has listened to for `seconds`, and removes old files."""
 
     @asynccontextmanager
     async def lifespan(app: App) -> AsyncIterator[None]:
-        task = asyncio.create_task(watch(line_of(app), seconds))
+        tasks = [asyncio.create_task(watch(line_of(app), seconds)), asyncio.create_task(swept())]
         yield
-        task.cancel()
+        for task in tasks:
+            task.cancel()
 
     return lifespan
+
+
+async def swept() -> None:
+    """Remove what visitors kept a day ago, each hour."""
+    while True:
+        await asyncio.to_thread(sweep)
+        await asyncio.sleep(HOUR)
 
 
 async def watch(queue: Queue, seconds: float) -> None:

@@ -12,7 +12,7 @@ from .api import add_endpoints
 from .backend import Backend
 from .chooser import connect_menu, model_menu
 from .errors import told_on_the_page
-from .files import sweep
+from .files import DAY, HOUR
 from .film import FILMS
 from .guard import no_argument
 from .history import History
@@ -75,7 +75,7 @@ def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
     """Build the whole page around models that may still be loading, and what draws with them."""
     drawing = Drawing(holder, backend, Runs())
     # Results stay for a day, for their visitors to download; previews never become files.
-    with Page(title=TITLE, delete_cache=(3600, 86400), analytics_enabled=False, fill_width=True) as page:
+    with Page(title=TITLE, delete_cache=(HOUR, DAY), analytics_enabled=False, fill_width=True) as page:
         history = History()
         with gr.Row(elem_id="top"):
             with gr.Column(elem_id="heading"):
@@ -111,7 +111,6 @@ def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
             connect_stay(tab, drawing, page)
             connect_sketch(tab, drawing, page)
         add_endpoints(backend)
-        page.unload(sweep)
     page.temp_file_sets += [FILMS, MASKS]  # what no component shows, Gradio would not delete
     return page
 

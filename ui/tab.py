@@ -17,6 +17,7 @@ from ui import live
 from .backend import Backend
 from .controls import CHECKED, QUIET, Controls, Updates, Values, settings_of
 from .errors import explain, page_error, titled, told_on_the_page
+from .files import NoRoom
 from .film import save
 from .history import History, Kept, keep_run
 from .limits import check, check_work
@@ -29,6 +30,7 @@ BLURRED = (
     "The model's safety checker found something that is not for everybody, and it errs at times: "
     "try another prompt or another seed."
 )
+UNKEPT = "The picture stays on the stage until you draw the next one: save it from there."
 
 SETTLED = 0.1
 """Seconds after which an answer is drawn for certain, even where the next one follows."""
@@ -241,7 +243,13 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                 else:
                     assert run.request is not None, "a run starts before it has steps"
                     run.add(live.message(run.run_id, news))
-                    film, run.done = run.film, await asyncio.to_thread(keep_run, tab.kind, run.request, news, run.film)
+                    film = run.film
+                    try:
+                        run.done = await asyncio.to_thread(keep_run, tab.kind, run.request, news, film)
+                    except NoRoom as error:
+                        gr.Warning(titled("Not kept", f"{explain(error)} {UNKEPT}"))
+                        yield {view.live: live.last(film, run.link), **idle}
+                        return
                     run.film = []
                     if news.blurred:
                         gr.Warning(titled("Blurred", BLURRED))

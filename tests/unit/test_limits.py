@@ -28,7 +28,9 @@ def test_a_deployer_can_allow_less(settings: dict[str, Any], sentence: str):
 
 
 def test_one_visitor_can_t_take_every_place():
-    backend = Local(ModelHolder(device="cpu", limits=Limits(max_visitor_runs=2)))
+    holder = ModelHolder(device="cpu", limits=Limits(max_visitor_runs=2))
+    holder.pipeline()  # nothing is left loading when the test is over
+    backend = Local(holder)
     settings = {"prompt": "a", "num_inference_steps": 50}
 
     async def ask() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ from tests import tiny
 from ui.api import Answer, answers
 from ui.backend import Local
 from ui.errors import NO_MEMORY, UNEXPECTED, explain, told_on_the_page
-from ui.files import keep, stem, sweep
+from ui.files import DAY, HOUR, NoRoom, keep, stem, sweep
 from ui.film import FILMS, keep_film, read_film
 from ui.history import MAX_RUNS, Kept, of_pictures, trim
 from ui.limits import check
@@ -47,7 +49,6 @@ def test_the_settings_are_fields_of_a_request():
         ("seed", -2, "seed must be between -1 and 4294967295, got -2: .*leaving it empty, gives a random one"),
         ("seed", 2**32, "seed must be between -1 and 4294967295, got 4294967296"),
         ("guidance_scale", 31, "guidance_scale must be between 0 and 30, got 31"),
-        ("num_images", 5, "num_images must be between 1 and 4, got 5"),
         ("num_inference_steps", float("nan"), "num_inference_steps must be between 1 and 1,000, got nan"),
     ],
 )
@@ -99,7 +100,7 @@ def test_a_model_is_known_by_its_files_before_it_is_loaded(lcm: ModelHolder):
 
 
 def test_a_program_that_asks_for_the_impossible_waits_for_no_model(lcm: ModelHolder):
-    with pytest.raises(ValueError, match="num_images must be between 1 and 4, got 9"):
+    with pytest.raises(ValueError, match="num_images must be at most 4 here, got 9: choose a smaller number"):
         last_answer(lcm, {"prompt": "a fox", "model": "lcm", "num_images": 9})
     assert lcm.loaded("lcm") is None
 
@@ -176,12 +177,25 @@ def test_a_film_is_one_file_until_the_cache_is_emptied(cache: Path):
     assert not FILMS
     with pytest.raises(ValueError, match="This run's film is gone: films are kept for a day"):
         read_film(path)
-    sweep(age=3600)
-    assert Path(path).parent.exists()  # somebody may be about to write
-    kept = keep("fox.png", b"")
-    sweep(age=0)
-    assert not Path(path).parent.exists()
-    assert Path(kept).exists()
+
+
+def test_what_is_a_day_old_is_swept_and_nothing_else(cache: Path):
+    kept, old = Path(keep("fox.png", b"")), Path(keep("cat.png", b""))
+    (cache / "tmpnow").write_bytes(b"half")
+    (cache / "tmpcut").write_bytes(b"half")
+    ages = {kept.parent: DAY - 60, old.parent: DAY, cache / "tmpnow": HOUR - 60, cache / "tmpcut": HOUR}
+    for path, age in ages.items():
+        os.utime(path, (time.time() - age,) * 2)
+    sweep()
+    assert sorted(cache.rglob("*")) == sorted([cache / "kept", kept.parent, kept, cache / "tmpnow"])
+
+
+def test_what_can_t_be_kept_is_said_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "file"))
+    with pytest.raises(NoRoom, match=r"The server can't keep a file \(Not a directory\): try again later"):
+        keep("fox.png", b"")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
 def test_history_finds_the_run_of_a_picture_and_forgets_those_whose_files_are_gone(cache: Path):
