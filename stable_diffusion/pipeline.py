@@ -381,11 +381,12 @@ class Pipeline:
         size = request.width or default[0], request.height or default[1]
         for name, side in zip(("width", "height"), size, strict=True):
             if side % unit:
-                raise ValueError(f"{name} must be a multiple of {unit} with this model, got {side}")
+                near = max(1, round(side / unit)) * unit
+                raise ValueError(f"{name} must be a multiple of {unit} with this model, got {side}: try {near}")
         return size
 
     def _noise_source(self, request: Request, height: int, width: int) -> Callable[[], Tensor]:
-        """Standard normal draws (count, C, H/8, W/8), a generator each, in float32 on the CPU: the same anywhere."""
+        """Standard normal draws (count, C, h, w), a generator each, in float32 on the CPU: the same anywhere."""
         assert request.seed is not None
         config = self.models.vae.config
         shape = (1, config.latent_channels, height // config.downscale, width // config.downscale)
