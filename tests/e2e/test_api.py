@@ -78,6 +78,7 @@ BAD = {
     "num_inference_steps 5000": ({"num_inference_steps": 5000}, "num_inference_steps must be .* got 5000"),
     "num_inference_steps 2.5": ({"num_inference_steps": 2.5}, "num_inference_steps must be a whole number, got 2.5"),
     "width 100": ({"width": 100}, "width must be a multiple of 8, got 100: try 96 or 104"),
+    "width 104": ({"width": 104}, "width must be a multiple of 16 with this model, got 104: try 96"),
     "height 2048": ({"height": 2048}, "height must be at most .* got 2048: choose a smaller size"),
     "seed -2": ({"seed": -2}, "seed must be between -1 and 4294967295, got -2: .*leaving it empty, gives a random one"),
     "seed 2^70": ({"seed": 2**70}, "seed must be between -1 and 4294967295, got 1180591620717411303424"),
