@@ -83,7 +83,7 @@ BAD = {
     "seed -2": ({"seed": -2}, "seed must be between -1 and 4294967295, got -2: .*leaving it empty, gives a random one"),
     "seed 2^70": ({"seed": 2**70}, "seed must be between -1 and 4294967295, got 1180591620717411303424"),
     "guidance_scale -1": ({"guidance_scale": -1}, "guidance_scale must be between 0 and 30, got -1"),
-    "num_images 100": ({"num_images": 100}, "num_images must be between 1 and 4, got 100"),
+    "num_images 100": ({"num_images": 100}, "num_images must be at most 4 here, got 100: choose a smaller number"),
     "sampler": ({"sampler": "magic"}, "sampler must be one of ddpm, .* got 'magic'"),
     "preview": ({"preview": "best"}, "preview must be one of auto, .* got 'best'"),
     "prompt": ({"prompt": "x" * 30_000}, "prompt must be at most 20,000 characters long, got 30,000"),
