@@ -281,7 +281,7 @@ class Pipeline:
         models = self.models
         scheduler = {**dataclasses.asdict(models.scheduler), "_class_name": models.scheduler.class_name}
         unet, vae, words = (dataclasses.asdict(one.config) for one in (models.unet, models.vae, models.text_encoder))
-        return defaults_for(unet, vae, scheduler, words)
+        return defaults_for(unet, vae, scheduler, words, tiny_vae=models.tiny_vae is not None)
 
     def __call__(self, request: Request | str, **settings: object) -> Result:
         """Run a request to its end; arguments are those of `stream`, without previews unless asked for."""

@@ -251,17 +251,26 @@ Json = Mapping[str, Any]
 
 
 def defaults_for(
-    unet: Json | None, vae: Json | None, scheduler: Json | None, text_encoder: Json | None = None
+    unet: Json | None,
+    vae: Json | None,
+    scheduler: Json | None,
+    text_encoder: Json | None = None,
+    *,
+    tiny_vae: bool = False,
 ) -> Defaults:
-    """Defaults by the settings in a model's JSON files; the usual ones where they can't be read."""
-    defaults, layers = _defaults_for(unet, vae, scheduler), (text_encoder or {}).get("num_hidden_layers")
+    """Defaults by the settings in a model's JSON files; the usual ones where they can't be read.
+
+    tiny_vae: whether the model has a tiny autoencoder of its own.
+    """
+    sharp = "tiny" if tiny_vae else "vae"
+    defaults, layers = _defaults_for(unet, vae, scheduler, sharp), (text_encoder or {}).get("num_hidden_layers")
     if not isinstance(layers, int) or layers < 1:
         return defaults
     return dataclasses.replace(defaults, max_clip_skip=min(layers - 1, MAX_CLIP_SKIP))
 
 
-def _defaults_for(unet: Json | None, vae: Json | None, scheduler: Json | None) -> Defaults:
-    """A small model is fast enough for a sharp preview of every step."""
+def _defaults_for(unet: Json | None, vae: Json | None, scheduler: Json | None, sharp: str) -> Defaults:
+    """A small model is fast enough for a sharp preview of every step, by the decoder of that name."""
     size, vae = (unet or {}).get("sample_size"), vae or {}
     widths = vae.get("decoder_block_out_channels", vae.get("block_out_channels"))  # the first is an AutoencoderTiny's
     if not isinstance(size, int) or not isinstance(widths, (list, tuple)) or not 0 < len(widths) <= 10:
@@ -271,7 +280,7 @@ def _defaults_for(unet: Json | None, vae: Json | None, scheduler: Json | None) -
     if distilled is not None:
         return Defaults(side, **DISTILLED[distilled])
     if side <= 256:
-        return Defaults(side, num_inference_steps=20, guidance_scale=4.0, preview="vae")
+        return Defaults(side, num_inference_steps=20, guidance_scale=4.0, preview=sharp)
     return Defaults(side)
 
 

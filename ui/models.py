@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from stable_diffusion.loading.config import BUNDLED, ModelError
 from stable_diffusion.loading.files import read_json
-from stable_diffusion.loading.model_config import SETTINGS_FILES
+from stable_diffusion.loading.model_config import SETTINGS_FILES, TINY_VAE_FILES
 from stable_diffusion.request import Defaults, defaults_for, shown
 
 from .extras import bring, folders
@@ -111,7 +111,9 @@ class ModelHolder:
     def defaults_of(self, name: str | None = None) -> Defaults:
         """What suits a model, by its JSON files where it is not loaded yet; ValueError where there is no such model."""
         source, pipeline = self.source(name), self.loaded(name)
-        return defaults_for(*read_configs(source)) if pipeline is None else pipeline.defaults
+        if pipeline is not None:
+            return pipeline.defaults
+        return defaults_for(*read_configs(source), tiny_vae=(folder_of(source) / TINY_VAE_FILES[0]).is_file())
 
     def source(self, name: str | None = None) -> str | None:
         """Where a model of the list comes from; ValueError where the list has no such model."""
@@ -274,7 +276,7 @@ def load_pipeline(
     kind, threads = str(precision).removeprefix("torch."), torch.get_num_threads()
     log.info("%s computes in %s on %s, threads: %d%s%s", models.name, kind, weight.device, threads, by, looked)
     if small:
-        steps = pipeline.stream("", preview="vae")
+        steps = pipeline.stream("", preview=pipeline.defaults.preview)
         next(steps)
         next(steps)
         steps.close()

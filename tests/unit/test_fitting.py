@@ -14,6 +14,7 @@ from tests import tiny
 from ui.controls import Controls, more_controls, of_the_model, prompt_controls, sampling_controls
 from ui.fitting import fit
 from ui.infotext import parse_infotext
+from ui.limits import USUAL
 from ui.models import ModelHolder
 
 SMALL = Defaults(128, max_clip_skip=2)  # sides from 64 to 256 in steps of 16
@@ -27,7 +28,7 @@ def controls() -> Controls:
         menu = gr.Dropdown(["one", "two"], label="Model")
         found = prompt_controls("", menu, holder, "t2i")
         found |= sampling_controls(SMALL, "t2i")
-        found |= more_controls(SMALL, "t2i", found)
+        found |= more_controls(SMALL, "t2i", found, USUAL)
     del found["_reuse"]
     return {**found, "model": menu}
 

@@ -18,6 +18,7 @@ import torch
 from gradio.route_utils import delete_files_created_by_app
 from PIL import Image
 
+from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import Request
 from tests import tiny
 from ui.api import Answer, answers
@@ -96,6 +97,8 @@ def test_a_model_is_known_by_its_files_before_it_is_loaded(lcm: ModelHolder):
     before = lcm.defaults_of("lcm")
     lcm.pipeline("lcm")
     assert before == lcm.defaults_of("lcm")
+    assert lcm.defaults_of().preview == "tiny"  # the included model has a decoder for that
+    assert lcm.defaults_of() == Pipeline.from_pretrained().defaults
     assert read_configs("somewhere/model.safetensors") == [None] * 4
 
 
