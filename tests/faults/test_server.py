@@ -214,12 +214,12 @@ def test_a_session_that_is_over_leaves_nothing_in_the_line(caller: Caller, page:
 @pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 601), ("heun", 301), ("heun", 1000)])
 def test_one_program_can_t_hold_everybody(caller: Caller, sampler: str, steps: int):
     call = caller.public("text2image", prompt="a", num_inference_steps=steps, sampler=sampler)
-    sentence = rf"{steps} {sampler} steps x 1 of 128x128 are the work of .* one request may ask for 600: choose fewer"
+    sentence = rf"{steps} {sampler} steps x 1 of 256x256 are the work of .* one request may ask for 600: choose fewer"
     assert re.search(sentence, caller.ask(call)["error"])
 
 
 def test_nor_can_one_person(caller: Caller):
-    call = caller.private("t2i-generate", "click", Steps=150, Pictures=4, Width=136)
+    call = caller.private("t2i-generate", "click", Steps=150, Pictures=4, Width=288)
     assert "and one request may ask for 600" in caller.ask(call)["error"]
 
 
