@@ -17,12 +17,12 @@ from ui.models import ModelHolder
     [
         ({"num_images": 3}, "num_images must be at most 2 here, got 3: choose a smaller number"),
         ({"num_inference_steps": 31}, "num_inference_steps must be at most 30 here, got 31"),
-        ({"width": 136}, "width must be at most 128 here, got 136"),
-        ({"height": 136}, "height must be at most 128 here, got 136"),
+        ({"width": 272}, "width must be at most 256 here, got 272"),
+        ({"height": 272}, "height must be at most 256 here, got 272"),
     ],
 )
 def test_a_deployer_can_allow_less(settings: dict[str, Any], sentence: str):
-    holder = ModelHolder(device="cpu", limits=Limits(max_images=2, max_steps=30, max_side=128))
+    holder = ModelHolder(device="cpu", limits=Limits(max_images=2, max_steps=30, max_side=256))
     with pytest.raises(ValueError, match=sentence):
         check_work(holder, settings)
 
