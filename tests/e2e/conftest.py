@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,25 +75,14 @@ def server(bundled_model: Path, hub: Hub, tmp_path_factory: pytest.TempPathFacto
     port = free_port()
     server = Server(f"http://127.0.0.1:{port}", folder / "log.txt", folder / "files")
     options = ["--port", str(port), "--model", str(bundled_model), "--device", "cpu", "--mcp"]
-    command = [sys.executable, "-m", "tests.e2e.alone", "app.py", *options]
     (folder / "models" / "broken").mkdir(parents=True)
     (folder / "models" / "broken" / "model_index.json").write_text("{}")
     (folder / "models" / "another").symlink_to(bundled_model.absolute())
     save_extras(folder / "models")
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(server.files), "PYTHONUNBUFFERED": "1"}
     environment |= {"SD_MODELS": str(folder / "models"), "HF_ENDPOINT": hub.address, "HF_HOME": str(folder / "hub")}
-    with server.log.open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
-    try:
-        wait_until_up(server, process)
+    with started(server, "tests.e2e.alone", "app.py", *options, environment=environment):
         yield server
-    finally:
-        process.terminate()
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    assert not server.count(DENIED), server.log.read_text()
 
 
 def save_extras(folder: Path) -> None:
@@ -105,6 +96,26 @@ def save_extras(folder: Path) -> None:
     ):
         (folder / kind).mkdir()
         save_file(state, folder / kind / f"{name}.safetensors")
+
+
+@contextmanager
+def started(server: Server, *module: str, environment: dict[str, str]) -> Iterator[None]:
+    """`python -m` with a module and its arguments, as long as the block takes. What it forks ends with it."""
+    with server.log.open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *module], cwd=ROOT, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    try:
+        wait_until_up(server, process)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    assert not server.count(DENIED), server.log.read_text()
 
 
 def wait_until_up(server: Server, process: subprocess.Popen) -> None:

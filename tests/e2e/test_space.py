@@ -5,17 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 from gradio_client import Client
 
-from tests.conftest import ROOT
-from tests.e2e.alone import DENIED
-from tests.e2e.conftest import PATIENCE, Server, free_port, wait_until_up
+from tests.e2e.conftest import PATIENCE, Server, free_port, started
 from tests.faults.caller import Caller
 from tests.parity.test_safety import save_checker
 from tests.tiny import save_model
@@ -46,16 +42,8 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "SD_SESSIONS": "33",
     }
     address = ["--host", "127.0.0.1", "--port", str(port)]
-    command = [sys.executable, "-m", "tests.e2e.alone", "app.py", *address]
-    with server.log.open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
-    try:
-        wait_until_up(server, process)
+    with started(server, "tests.e2e.alone", "app.py", *address, environment=environment):
         yield server
-    finally:
-        process.terminate()
-        process.wait(30)
-    assert not server.count(DENIED), server.log.read_text()
 
 
 def test_the_log_says_what_runs_where_and_what_is_allowed(space: Server):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +12,7 @@ from gradio_client import Client
 from PIL import Image
 
 from stable_diffusion.pipeline import Pipeline
-from tests.conftest import ROOT
-from tests.e2e.conftest import Server, free_port, wait_until_up
+from tests.e2e.conftest import Server, free_port, started
 
 
 @pytest.fixture(scope="module")
@@ -23,17 +20,10 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`python app.py` where the included model is too slow for the processor."""
     folder, port = tmp_path_factory.mktemp("space"), free_port()
     server = Server(f"http://127.0.0.1:{port}", folder / "log.txt", folder / "files")
-    command = [sys.executable, "-m", "tests.e2e.lender", "app.py", "--port", str(port)]
+    options = ["--port", str(port), "--device", "cpu", "--dtype", "float32"]
     environment = {**os.environ, "GRADIO_TEMP_DIR": str(server.files), "PYTHONUNBUFFERED": "1"}
-    with server.log.open("w") as log:
-        options = ["--device", "cpu", "--dtype", "float32"]
-        process = subprocess.Popen([*command, *options], cwd=ROOT, stdout=log, stderr=log, env=environment)
-    try:
-        wait_until_up(server, process)
+    with started(server, "tests.e2e.lender", "app.py", *options, environment=environment):
         yield server
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def test_every_run_borrows_a_gpu_and_gives_it_back(space: Server):
