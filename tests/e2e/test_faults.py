@@ -20,7 +20,7 @@ from ui.models import ModelHolder, OnProgress
 from ui.page import build_page, look
 
 from .conftest import PATIENCE, free_port
-from .visitor import Visitor
+from .visitor import Visitor, unfold
 
 FAULTS = {"memory": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "bug": KeyError("conv_in")}
 SENTENCES = {"memory": NO_MEMORY, "bug": UNEXPECTED}
@@ -104,8 +104,8 @@ def test_a_run_that_fails_ends_in_a_sentence(visitor: Visitor, fault: str, caplo
 
 def test_a_comparison_that_fails_ends_in_a_sentence(visitor: Visitor):
     page = visitor.page
-    page.get_by_role("tab", name="Inside", exact=True).click()
-    page.get_by_role("tab", name="Samplers", exact=True).click()
+    unfold(page, "tab", "Inside", "#inside-tabs")
+    unfold(page, "tab", "Samplers", "#inside-compare")
     page.locator("#inside-compare-prompt textarea, #inside-compare-prompt input").first.fill("memory")
     page.locator("#inside-compare").click()
     visitor.expect_error(NO_MEMORY)

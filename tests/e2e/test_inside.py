@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from .test_access import serious
+from .visitor import unfold
 
 PATIENCE = 120_000
 expect.set_options(timeout=PATIENCE)
@@ -24,9 +25,9 @@ def inside(page: Page) -> Page:
 
 def opened(page: Page, section: str | None = None) -> Page:
     """The page at the Inside tab, or at one of its sections."""
-    page.get_by_role("tab", name="Inside", exact=True).click()
+    unfold(page, "tab", "Inside", "#inside-tabs")
     if section is not None:
-        page.get_by_role("tab", name=section, exact=True).click()
+        unfold(page, "tab", section, f"#inside-{SECTIONS[section][1]}")
     return page
 
 
@@ -39,7 +40,7 @@ def set_number(page: Page, elem_id: str, value: float) -> None:
 
 def look_inside(page: Page, prompt: str, steps: int, guidance: float = 4) -> Locator:
     """Record a run, and wait until it was played to its end; returns the view."""
-    page.get_by_role("tab", name="Inside a run").click()
+    opened(page, "Inside a run")
     page.locator("#inside-prompt textarea, #inside-prompt input").first.fill(prompt)
     set_number(page, "inside-steps", steps)
     set_number(page, "inside-guidance", guidance)

@@ -245,7 +245,7 @@ def test_one_picture_is_shown_once_and_it_is_the_file(page: Page):
     visitor.expect_result()
     assert (visitor.pixels() == decoded(visitor.file())).all()
     expect(page.locator("#t2i-results")).to_be_hidden()
-    page.get_by_role("button", name="More settings").first.click()
+    visitor.open_settings()
     visitor.set_number("count", 2)
     visitor.generate()
     expect(page.locator("#t2i-results img")).to_have_count(2)
@@ -407,7 +407,7 @@ def test_on_a_phone_the_picture_and_the_button_are_on_one_screen(visit: Callable
     page = visit(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     for place in ("#t2i-prompt", "#t2i-live .frame", "#t2i-generate"):
         expect(page.locator(place)).to_be_in_viewport(ratio=1)
-    page.get_by_role("tab", name="Image2Image").click()
+    Visitor(page, "i2i")
     page.locator("#i2i-strength").scroll_into_view_if_needed()
     expect(page.locator("#i2i-photo")).not_to_be_in_viewport()
     page.locator("#i2i-photos button.thumbnail-lg").nth(1).dispatch_event("click")  # which does not scroll to it

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 from playwright.sync_api import Page, expect
+
+Folded = Literal["button", "tab"]
 
 RECORD = """(selector) => {
   const root = document.querySelector(selector);
@@ -37,7 +41,7 @@ class Visitor:
         self.page, self.kind = page, kind
         self.view = page.locator(f"#{kind}-live")
         if kind == "i2i":
-            page.get_by_role("tab", name="Image2Image").click()
+            unfold(page, "tab", "Image2Image", self.at("generate"))
 
     def at(self, name: str) -> str:
         """The selector of the tab's part of that name."""
@@ -56,6 +60,10 @@ class Visitor:
         box.fill(str(value))
         box.press("Tab")
 
+    def open_settings(self) -> None:
+        """Unfold "More settings"."""
+        unfold(self.page, "button", "More settings", self.at("count"))
+
     def choose_photo(self, path: Path | str) -> None:
         """Upload a photo, in place of the one that is there."""
         remove = self.page.locator(self.at("photo")).get_by_label("Remove Image")
@@ -68,7 +76,7 @@ class Visitor:
         """Paint a stroke across the middle of the photo, as wide as the brush."""
         sheet = self.page.locator(self.at("mask") + " canvas")
         if not sheet.is_visible():
-            self.page.get_by_role("button", name="Change only a part").click()
+            unfold(self.page, "button", "Change only a part", self.at("mask"))
         self.page.wait_for_function("document.querySelector('#i2i-mask img').naturalWidth > 0")
         sheet.scroll_into_view_if_needed()
         box = sheet.bounding_box()
@@ -121,6 +129,16 @@ class Visitor:
     def expect_error(self, text: str) -> None:
         """A message says so, in one sentence."""
         expect(self.page.locator(".toast-body").filter(has_text=text).first).to_be_visible()
+
+
+def unfold(page: Page, role: Folded, name: str, shown: str) -> None:
+    """Press what shows more of the page, and wait until it stands, the selector `shown` with it.
+
+    Gradio 6.31 puts the first values in once more, a frame after it has shown them: what is typed before is lost.
+    """
+    page.get_by_role(role, name=re.compile(rf"^{name}\W*$")).first.click()  # an accordion's name ends in an arrow
+    page.locator(shown).first.wait_for()
+    page.evaluate("new Promise((drawn) => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
 
 
 def decoded(file: bytes) -> np.ndarray:
