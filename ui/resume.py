@@ -24,9 +24,8 @@ REMEMBERED = '() => sessionStorage.getItem("%s-live") || ""'
 
 
 def connect_resume(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
-    """Let the tab go on with the run that it showed before: when the page opens, and when its connection was lost."""
+    """Let the tab go on with the run that it showed before: Gradio opens a page anew whose connection was lost."""
     noted = gr.Textbox(visible=False)
-    again = gr.Button(visible="hidden", elem_id=f"{tab.kind}-again")
     view, runs = tab.view, drawing.runs
 
     async def resume(noted: str, visitor: gr.Request) -> AsyncIterator[Updates]:
@@ -51,8 +50,7 @@ def connect_resume(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
                     yield update
 
     outputs = list(dict.fromkeys([*tab.watched, *tab.controls.values()]))
-    for event in (page.load, again.click):
-        keep_in_history(tab, event(resume, noted, outputs, js=REMEMBERED % tab.kind, **CHECKED))
+    keep_in_history(tab, page.load(resume, noted, outputs, js=REMEMBERED % tab.kind, **CHECKED))
 
 
 def read_note(noted: str) -> tuple[str, str]:

@@ -29,6 +29,8 @@ class Watched:
     film: list[Message] = field(default_factory=list)
     done: Kept | None = None
     """What is left of it when it is over."""
+    stopped: bool = False
+    """Whether Stop was pressed, which may be before there is anything to stop."""
     page: object = None
     """The page that watches, while it goes on; another one that asks for the run takes over."""
 

@@ -203,11 +203,17 @@ def connect_run(tab: Tab, drawing: Drawing) -> None:
             async for update in updates:
                 yield update
 
+    def stop(run_id: str) -> None:
+        run = drawing.runs.get(run_id)
+        if run is not None:
+            run.stopped = True
+            drawing.backend.stop(run_id)
+
     inputs = {*tab.controls.values(), tab.view.sketched}
     outputs = [*tab.watched, tab.controls["prompt"], tab.controls["seed"]]
     begun = tab.view.generate.click(generate, inputs, outputs, **CHECKED)
     keep_in_history(tab, begun)
-    tab.view.stop.click(drawing.backend.stop, tab.view.run_id, None, **QUIET)
+    tab.view.stop.click(stop, tab.view.run_id, None, **QUIET)
 
 
 def keep_in_history(tab: Tab, over: Dependency) -> None:
@@ -231,6 +237,8 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
             async for news in stream:
                 if run.page is not page:
                     return
+                if run.stopped:  # by now the backend has the run
+                    backend.stop(run.run_id)
                 if isinstance(news, Started):
                     run.request = news.request
                     run.settings = {**run.settings, "seed": news.request.seed}  # should it have to begin again

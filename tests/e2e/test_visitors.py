@@ -6,8 +6,9 @@ import asyncio
 import json
 import math
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, suppress
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -19,6 +20,7 @@ from ui.backend import Local
 from ui.models import ModelHolder
 from ui.page import build_page, look
 from ui.resume import GONE
+from ui.run import News
 
 from .conftest import PATIENCE, Server, free_port
 from .visitor import Visitor
@@ -42,6 +44,26 @@ class Paced(Pipeline):
         return run
 
 
+class Late(Local):
+    """Takes up a run with a prompt that ends in "late" once somebody has pressed Stop."""
+
+    def __init__(self, holder: ModelHolder):
+        super().__init__(holder, max_running=1)
+        self.pressed = threading.Event()
+
+    def stop(self, run_id: str) -> None:
+        super().stop(run_id)
+        if run_id:
+            self.pressed.set()
+
+    async def stream(self, run_id: str, settings: dict[str, Any], owner: str) -> AsyncGenerator[News]:
+        if settings["prompt"].endswith("late"):
+            await asyncio.to_thread(self.pressed.wait, PATIENCE)
+        async with aclosing(super().stream(run_id, settings, owner)) as told:
+            async for news in told:
+                yield news
+
+
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a page that draws for one at a time, and sketches on the slowest machine."""
@@ -49,7 +71,7 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     Paced.let.clear()
     holder = ModelHolder(load=lambda *_: Paced(Pipeline.from_pretrained(device="cpu").models))
     holder.pipeline()
-    page = build_page(holder, Local(holder, max_running=1))
+    page = build_page(holder, Late(holder))
     _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **look())
     yield address
     Paced.let.set()
@@ -90,6 +112,15 @@ def test_who_waits_is_told_the_place_and_who_stops_or_goes_frees_it(come: Callab
     first.page.close()
     Paced.let.set()
     third.wait_until("finished")
+
+
+def test_stop_counts_before_the_run_is_taken_up(come: Callable[[], Visitor]):
+    visitor = come()
+    visitor.ask("one that is late", steps=150)
+    visitor.generate()
+    visitor.stop()
+    visitor.wait_until("stopped")
+    assert "step 1 of 150" in visitor.status()
 
 
 def test_the_form_is_drawn_while_it_changes_and_nothing_is_kept_of_it(come: Callable[[], Visitor]):

@@ -241,12 +241,21 @@ def test_nobody_stops_reads_or_restores_anothers_run(caller: Caller) -> None:
 
 
 def test_a_name_that_is_no_runs_finds_none(caller: Caller) -> None:
-    number, data = caller.private("t2i-again", "click")
-    for name in ("0" * 32, "*", "", "../x", "%", "None"):
+    run = Run(caller, Steps=1)
+    run.follow()
+    [view] = [one for one, props in caller.components.items() if props.get("elem_id") == "t2i-live"]
+    resume = next(one for one in caller.endpoints if one["targets"][0][1] == "load" and view in one["outputs"])
+    number, data = caller.filled(resume, {})
+
+    def found(name: str) -> bool:
         data[0] = json.dumps({"run": name, "link": ""})
         answer = caller.ask((number, data))
         assert "error" not in answer
-        assert SECRET not in json.dumps(answer)
+        return "data:image" in json.dumps(answer)
+
+    assert found(run.run_id)
+    for name in ("0" * 32, run.run_id[:-1], run.run_id.upper(), "*", "", "../x", "%", "None"):
+        assert not found(name)
 
 
 # What is brought, in a browser.
