@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from stable_diffusion.request import Request, shown
+from stable_diffusion.request import Defaults, Request, shown
 
 from .extras import bring
 
@@ -59,6 +59,12 @@ class Limits:
             if not low <= value < (1 if name == "preview_share" else math.inf):
                 bounds = "at least 0 and below 1" if name == "preview_share" else "above 0"
                 raise ValueError(f"{name} must be {bounds}, got {value}")
+
+    def of_model(self, defaults: Defaults) -> Defaults:
+        """What suits a model, where that is more than is allowed here brought down to it."""
+        step = defaults.side_step
+        side = min(defaults.side, max(step, self.max_side // step * step))
+        return replace(defaults, side=side, num_inference_steps=min(defaults.num_inference_steps, self.max_steps))
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value:.4g}" for name, value in asdict(self).items())

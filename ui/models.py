@@ -109,11 +109,12 @@ class ModelHolder:
         return self.defaults_of(self.first)
 
     def defaults_of(self, name: str | None = None) -> Defaults:
-        """What suits a model, by its JSON files where it is not loaded yet; ValueError where there is no such model."""
+        """What suits a model here, by its JSON files where it is not loaded; ValueError where there is none such."""
         source, pipeline = self.source(name), self.loaded(name)
         if pipeline is not None:
-            return pipeline.defaults
-        return defaults_for(*read_configs(source), tiny_vae=(folder_of(source) / TINY_VAE_FILES[0]).is_file())
+            return self.limits.of_model(pipeline.defaults)
+        tiny_vae = (folder_of(source) / TINY_VAE_FILES[0]).is_file()
+        return self.limits.of_model(defaults_for(*read_configs(source), tiny_vae=tiny_vae))
 
     def source(self, name: str | None = None) -> str | None:
         """Where a model of the list comes from; ValueError where the list has no such model."""

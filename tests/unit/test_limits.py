@@ -27,6 +27,15 @@ def test_a_deployer_can_allow_less(settings: dict[str, Any], sentence: str):
         check_work(holder, settings)
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_where_less_is_allowed_than_suits_the_model_that_is_the_default(loaded: bool):
+    holder = ModelHolder(device="cpu", limits=Limits(max_steps=5, max_side=200))
+    if loaded:
+        holder.pipeline()
+    request = check_work(holder, {"prompt": "a"})
+    assert (request.width, request.height, request.num_inference_steps) == (192, 192, 5)
+
+
 def test_one_visitor_can_t_take_every_place():
     holder = ModelHolder(device="cpu", limits=Limits(max_visitor_runs=2))
     holder.pipeline()  # nothing is left loading when the test is over
