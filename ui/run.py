@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline, Step
 
 MAX_PREVIEW = 1024
-LOSSLESS = 256
-"""Previews of at most this side lose nothing on their way: there a pixel is a dot that people see."""
+LOSSLESS = 128
+"""Previews of at most this side lose nothing on their way: there a pixel is a dot that people see. At twice the side
+noise takes 65 kB without loss, and 7 at a quality of 90."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ def webp(image: Image.Image) -> bytes:
         image = image.copy()
         image.thumbnail((MAX_PREVIEW, MAX_PREVIEW))
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=85, method=0, lossless=max(image.size) <= LOSSLESS)
+    image.save(buffer, "WEBP", quality=90, method=0, lossless=max(image.size) <= LOSSLESS)
     return buffer.getvalue()
 
 
