@@ -1,6 +1,6 @@
 # make demo   the page at http://127.0.0.1:7860
 # make test   the checks; CI also runs `make test-processors` and `make test-serving`
-# make soak   the checks that take hours, as of the last results in docs/soak.md
+# make soak   the long checks, for half an hour and more; docs/soak.md has the last results
 # make lock   the versions that the Space and the Dockerfile install, again from requirements.txt
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,8 +11,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.installed
 	$(BIN)/python app.py
 
+# Side by side, a thread each; the tests of a file stay together, for they share a server.
 test: lint browser
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 browser: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.e2e.browser
@@ -29,11 +30,11 @@ test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
 test-sse test-avx2: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/unit tests/parity --ignore-glob='*/test_train*.py'
 
-# Two replicas of the model behind one front; `make test` runs it too, once this has installed what it needs.
+# Two replicas of the model behind one front, on Ray Serve, which takes the cores for itself.
 test-serving: $(VENV)/.installed-serve
 	$(BIN)/python -m pytest -q -m serving tests/serving
 
-# What is too long for every day: attacks by the thousand, load, and memory over hours.
+# What is too long for every day: attacks and load by the thousand, and what they leave in memory.
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m soak tests
 	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement requirements-lock.txt

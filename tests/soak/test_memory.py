@@ -1,18 +1,23 @@
-"""Over thousands of runs and refused calls: memory, threads, files and folders stay as they were."""
+"""Over thousands of runs, refused and senseless calls: memory, threads, files and folders stay as they were."""
 
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import awaited
+from tests.faults import test_requests
 from tests.faults.caller import Caller
 
 from .server import Call, Process, Program, Usage, all_of, calling, connection
 
-RUNS, REFUSED = 3000, 10_000
+RUNS, REFUSED, SENSELESS = 3000, 10_000, 3000
 WARM_UP = 300
 """Calls after which what is bounded is full: 200 sessions, 256 runs that are remembered (ui/limits.py)."""
 AT_ONCE = 8
@@ -92,4 +97,51 @@ def test_thousands_of_refused_calls_leave_nothing(server: Process, much: float):
         errors, before, after = measured(server, refused(caller, WARM_UP + count), caller)
     assert errors == count
     expect_flat(before, after)
+    assert (after.files, after.folders) == (before.files, before.folders)
+
+
+def ask_whatever(caller: Caller, count: int) -> None:
+    """Generated calls, as tests/faults/test_requests.py sends them and looks at their answers."""
+
+    @settings(
+        max_examples=count // AT_ONCE,
+        phases=[Phase.generate],
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.lists(test_requests.calls(caller), min_size=AT_ONCE, max_size=AT_ONCE))
+    def asked(calls: list[test_requests.Call]) -> None:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(partial(test_requests.answer, caller), calls))
+
+    asked()
+
+
+@pytest.mark.soak
+def test_thousands_of_senseless_calls_leave_nothing(server: Process, much: float):
+    with calling(server.url) as caller:
+        ask_whatever(caller, 4 * WARM_UP)  # each visit is remembered, with prompts of a megabyte
+        time.sleep(QUIET)
+        before = server.usage()
+        ask_whatever(caller, round(SENSELESS * much))
+        time.sleep(QUIET)
+        after = server.usage()
+    print(f"\n{round(SENSELESS * much)} calls: {before} -> {after}")  # for docs/soak.md
+    expect_flat(before, after)
+
+
+@pytest.mark.parametrize("route", ["queue/join", "run/predict", "call/text2image", "upload"])
+def test_a_body_of_a_hundred_megabytes_is_refused_and_not_kept(server: Process, route: str):
+    before = server.usage()
+    body = b"a" * 100_000_000
+    if route == "upload":
+        answer = httpx.post(f"{server.url}/gradio_api/{route}", files={"files": ("a.png", body)})
+    else:
+        json = {"Content-Type": "application/json"}
+        answer = httpx.post(f"{server.url}/gradio_api/{route}", content=b'"' + body + b'"', headers=json)
+    assert answer.status_code == 413, answer.text
+    time.sleep(1)
+    after = server.usage()
+    assert after.memory - before.memory < MORE
     assert (after.files, after.folders) == (before.files, before.folders)
