@@ -48,8 +48,10 @@ class Visitor:
         return f"#{self.kind}-{name}"
 
     def ask(self, prompt: str, *, steps: int, seed: str = "") -> None:
-        """Fill in the form, of which nothing is sketched on the way."""
-        self.page.locator(self.at("sketch")).get_by_role("checkbox").uncheck()
+        """Fill in the form, of which nothing is sketched on the way: the page may yet set that switch by itself."""
+        switch = self.page.locator(self.at("sketch")).get_by_role("checkbox")
+        expect(switch).to_be_enabled()
+        switch.uncheck()
         self.page.fill(self.at("prompt") + " textarea", prompt)
         self.set_number("steps", steps)
         self.page.fill(self.at("seed") + " input, " + self.at("seed") + " textarea", seed)

@@ -368,24 +368,25 @@ def test_what_visitors_do_is_nobody_s_to_read(caller: Caller, path: str):
     assert caller.http.get(path).status_code == 403
 
 
-def test_the_page_works_under_its_policy_in_a_browser(page: gr.Blocks, browser: Browser):
+def test_the_page_works_under_its_policy_in_a_browser(browser: Browser):
     tab = browser.new_page()
     said: list[str] = []
     tab.on("console", lambda line: said.append(line.text) if line.type == "error" else None)
     tab.on("pageerror", lambda error: said.append(str(error)))
     tab.set_default_timeout(PATIENCE)
-    tab.goto(page.local_url)
-    visitor = Visitor(tab, "i2i")
-    visitor.choose_photo(CAT)
-    visitor.ask("a cat", steps=2)
-    visitor.generate()
-    visitor.wait_until("finished")
-    visitor.expect_result()
-    tab.click("#i2i-save")
-    tab.locator("#i2i-files a").first.wait_for()
-    tab.get_by_role("tab", name="Inside", exact=True).click()
-    tab.locator("#inside-noise img").first.wait_for()
-    tab.close()
+    with served() as page:  # one with the usual patience: a browser may be slow to listen
+        tab.goto(page.local_url)
+        visitor = Visitor(tab, "i2i")
+        visitor.choose_photo(CAT)
+        visitor.ask("a cat", steps=2)
+        visitor.generate()
+        visitor.wait_until("finished")
+        visitor.expect_result()
+        tab.click("#i2i-save")
+        tab.locator("#i2i-files a").first.wait_for()
+        tab.get_by_role("tab", name="Inside", exact=True).click()
+        tab.locator("#inside-noise img").first.wait_for()
+        tab.close()
     assert said == []
 
 
