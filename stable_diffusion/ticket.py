@@ -1,14 +1,18 @@
-"""What a visitor holds of a run: its newest step, its place in the line, and the way to leave."""
+"""What a visitor holds of a run: its newest steps, its place in the line, and the way to leave."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from .pipeline import Step
+
+KEPT = 4
+"""How many steps wait for their readers. A reader who is late for a moment loses none; pictures take memory."""
 
 
 class Line(Protocol):
@@ -26,10 +30,10 @@ class Line(Protocol):
 class Ticket:
     """A run that an engine has been asked for, as one visitor sees it: iterate over its steps, close it to leave.
 
-    Only the newest step is kept, and the newest that has pictures: whoever reads slowly misses some, but never the
-    last. A step is told as soon as it was taken; where its pictures are painted later it is told again, with them, and
-    may then be older than the one before. Any number of threads may read, each for itself, from any time on. A run
-    that nobody reads goes on; one that is closed gives its place back at the engine's next turn.
+    The newest steps are kept: whoever reads slowly misses some, but never the last. A step is told as soon as it was
+    taken; where its pictures are painted later it is told again, with them, and may then be older than the one before.
+    Any number of threads may read, each for itself, from any time on. A run that nobody reads goes on; one that is
+    closed gives its place back at the engine's next turn.
     """
 
     def __init__(self, owner: Hashable, line: Line):
@@ -38,8 +42,8 @@ class Ticket:
         self._news = threading.Condition()
         self._wake: list[Callable[[], None]] = []
         self._told = 0
-        self._newest: tuple[int, Step] | None = None  # with its number among all that was told
-        self._painted: tuple[int, Step] | None = None
+        self._kept: deque[tuple[int, Step]] = deque(maxlen=KEPT)  # with their numbers among all that was told
+        self._painted = 0  # the index of the newest step that had pictures
         self._over = False
         self._error: Exception | None = None
 
@@ -62,7 +66,7 @@ class Ticket:
         return self._over
 
     def __iter__(self) -> Iterator[Step]:
-        """The newest step whenever there is one, to the last, which has the `result`; raises what ended the run."""
+        """Each step that is there in time, to the last, which has the `result`; raises what ended the run."""
         return self.steps()  # type: ignore[return-value]  # None comes only to those who ask for it
 
     def steps(self, every: float | None = None) -> Iterator[Step | None]:
@@ -110,15 +114,13 @@ class Ticket:
     def publish(self, step: Step) -> None:
         """Tell a step, by whoever runs it; one that has its result is the last."""
         with self._news:
-            newest = 0 if self._newest is None else self._newest[1].index
-            painted = 0 if self._painted is None else self._painted[1].index
-            if self._over or step.index <= painted:
+            if self._over or step.index <= self._painted:
                 return
-            self._told += 1
             if step.images is not None:
-                self._painted = self._told, step
-            if step.index >= newest:
-                self._newest = self._told, step
+                self._painted = step.index
+                self._kept = deque((told for told in self._kept if told[1].index != step.index), KEPT)
+            self._told += 1
+            self._kept.append((self._told, step))
             self._over = step.result is not None
             self._tell()
 
@@ -130,8 +132,7 @@ class Ticket:
         """The first step that was told after `seen` and is kept, with its number, or None; and whether it is over."""
         with self._news:
             self._news.wait_for(lambda: self._over or self._told > seen, seconds)
-            unseen = [told for told in (self._painted, self._newest) if told is not None and told[0] > seen]
-            return *min(unseen, default=(seen, None), key=lambda told: told[0]), self._over
+            return *next((told for told in self._kept if told[0] > seen), (seen, None)), self._over
 
     def _end(self, error: Exception | None = None) -> None:
         with self._news:
