@@ -34,14 +34,21 @@ PIXELS = """async (image) => {
 }"""
 
 
+FORM = ("prompt textarea", "steps input", "seed textarea", "sketch input", "generate", "live .live")
+"""What a visitor has before their eyes. Gradio fetches the script of each kind of component by itself, and the parts of
+a page come in any order."""
+
+
 class Visitor:
-    """A person at one tab of a page; `kind` is t2i or i2i."""
+    """A person at one tab of a page, all of which has come; `kind` is t2i or i2i."""
 
     def __init__(self, page: Page, kind: str = "t2i"):
         self.page, self.kind = page, kind
         self.view = page.locator(f"#{kind}-live")
         if kind == "i2i":
             unfold(page, "tab", "Image2Image", self.at("generate"))
+        for part in FORM:
+            page.locator(self.at(part)).first.wait_for()
 
     def at(self, name: str) -> str:
         """The selector of the tab's part of that name."""
