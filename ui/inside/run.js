@@ -4,6 +4,7 @@ const [play, slider, chips, heat] = [".play", "[type=range]", ".chips", ".heat"]
 const chosen = (name) => find(`[name="inside-${name}"]:checked`)?.value;
 const stillness = matchMedia("(prefers-reduced-motion: reduce)");
 let run = null;
+let frames = []; // its steps
 let held = false; // a step was chosen: the newest no longer takes its place
 let timer = null;
 
@@ -18,7 +19,7 @@ function chip(text, i) {
 }
 
 function show() {
-  const { frames, words, scale } = props.value;
+  const { words, scale } = props.value;
   const frame = frames[slider.value - 1];
   for (const img of element.querySelectorAll("[data-picture]")) {
     img.hidden = !frame[img.dataset.picture];
@@ -63,24 +64,24 @@ function start() {
 }
 
 function update() {
-  const { frames = [], words, charts, run: id } = props.value || {};
-  find(".record").hidden = !frames.length;
-  find(".hint").hidden = frames.length > 0;
-  if (!frames.length) return;
+  const { frame, frames: whole, words, charts, run: id } = props.value || {};
+  find(".record").hidden = !frame;
+  find(".hint").hidden = Boolean(frame);
+  if (!frame) return;
   if (id !== run) {
-    [run, held] = [id, false];
+    [run, frames, held] = [id, [], false];
     pause();
     chips.replaceChildren(...words.map(chip));
     const first = Math.max(0, words.findIndex((word) => word.length > 2));
     if (words.length) chips.querySelectorAll("input")[first].checked = true;
   }
+  frames = whole ?? [...frames.filter(({ index }) => index !== frame.index), frame];
   slider.max = frames.length;
   if (!held) slider.value = frames.length;
   find(".charts").innerHTML = charts; // drawn by the server from numbers alone
   play.hidden = frames.length < 2;
   show();
-  const { index, total } = frames[frames.length - 1];
-  if (index < total || held) return;
+  if (!whole || held) return;
   // The run is over: it is shown once from its noise on.
   slider.value = 1;
   if (stillness.matches) show();

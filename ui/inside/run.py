@@ -60,7 +60,10 @@ def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> Controls:
 
 
 def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
-    """The record of a run as it grows, a frame a step."""
+    """A run, step by step: each with its own frame alone, the last one with all of them.
+
+    A page that is sent them all at every step has soon no time for anything else.
+    """
     from stable_diffusion.heatmap import prompt_words, word_heat
     from stable_diffusion.inside import look_inside
     from stable_diffusion.preview import Preview
@@ -95,7 +98,8 @@ def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
             pulls.append((step.index, pull))
         if match is not None:
             matches.append((step.index, match(guided)))
-        yield {**film, "frames": list(frames), "charts": charts(pulls, matches, step.total)}
+        news = {**film, "frame": frames[-1], "charts": charts(pulls, matches, step.total)}
+        yield news if step.final is None else {**news, "frames": frames}
 
 
 def charts(pulls: Points, matches: Points, total: int) -> str:

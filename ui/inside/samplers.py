@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 MAX_STEPS = 50
 THUMBNAIL = 144
+TELL_EVERY = 0.3
+"""Seconds from one picture of the view to the next: a browser draws the whole of it anew, for a tenth of a second."""
 GUESS = "The guess x̂<sub>0</sub>: distance from the final latents (RMS)"
 PATH = "The latents x<sub>t</sub>: distance from the final latents (RMS)"
 LEVELS = "The noise level σ at each step, by schedule"
@@ -72,6 +75,7 @@ def comparisons(pipeline: Pipeline, request: Request, names: list[str]) -> Itera
     """What the view shows as the samplers run, one after the other: strips, and the paths of those that are done."""
     request = request.seeded()
     rows: list[dict[str, Any]] = []
+    due = 0.0
     guessed: list[Line] = []
     walked: list[Line] = []
     levels = chart("levels", LEVELS, "step", noise_levels(pipeline, request), log=True)
@@ -90,6 +94,9 @@ def comparisons(pipeline: Pipeline, request: Request, names: list[str]) -> Itera
                 status = f"{step.total} evaluations"
                 guessed.append(line(label, distances(guesses, step.final)))
                 walked.append(line(label, distances(states, step.final)))
+            elif time.monotonic() < due:
+                continue
+            due = time.monotonic() + TELL_EVERY
             row = {"label": label, "status": status, "frames": list(frames)}
             paths = [
                 chart("guess", GUESS, "evaluation", guessed, low=0),

@@ -1,6 +1,6 @@
 """What the views of the Inside tab share: their component, and how pictures are sent to it.
 
-A view's value is the whole of what it shows. Of a value that grows, Gradio sends the browser only what is new.
+What a view is given at every step has to be small: Gradio goes through the whole of it in the browser.
 """
 
 from __future__ import annotations
