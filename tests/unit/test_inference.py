@@ -330,3 +330,15 @@ def test_words_read_once_are_words_read_at_each_step(models: Models) -> None:
     network = for_inference(models.unet)
     words = torch.cat([network.read(context[:1]), network.read(context[1:])])
     assert difference((network.predict(latents, timesteps, words), network(latents, timesteps, context))) <= BOUND
+
+
+@torch.no_grad()
+def test_what_is_asked_twice_is_answered_as_if_asked_apart(models: Models) -> None:
+    """Of three pictures the first two are guided: five rows of words, to latents that are evaluated once."""
+    latents, timesteps, context = unet_inputs(models, 3, 8, 8)
+    network = for_inference(models.unet)
+    words = network.read(torch.cat([-context[:2], context]))
+    rows = [0, 1, 0, 1, 2]
+    apart = network.predict(latents[rows], timesteps[rows], words)
+    assert difference((network.predict(latents, timesteps, words), apart)) <= BOUND
+    assert difference((apart[:2], apart[2:4])) > 100 * BOUND
