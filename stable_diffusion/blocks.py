@@ -54,14 +54,25 @@ class Downsample(nn.Module):
         return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
 
 
-class Upsample(nn.Module):
-    """Double height and width, or reach the `size` given, by the nearest pixel and a convolution."""
+class UpsamplingConv2d(nn.Conv2d):
+    """A 3x3 convolution of a map that the nearest pixel enlarges."""
 
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+    def __init__(self, channels: int, *, bias: bool = True):
+        super().__init__(channels, channels, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W), or (B, C, *size)."""
         size = (2 * x.shape[2], 2 * x.shape[3]) if size is None else size
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+        return super().forward(F.interpolate(x, size=size, mode="nearest"))
+
+
+class Upsample(nn.Module):
+    """Double height and width, or reach the `size` given."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = UpsamplingConv2d(channels)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W), or (B, C, *size)."""
+        return self.conv(x, size)
