@@ -143,16 +143,16 @@ def guided_step(bundled: bool, side: int, chosen: Settings) -> Works:
     theirs, ours = unets(bundled)
     config = ours.config
     context = torch.randn(2, 77, config.cross_attention_dim, generator=torch.Generator().manual_seed(1))
-    timesteps = torch.tensor([501, 501])
+    timestep = torch.tensor([501])
 
     words = ours.read(context)  # which a run of ours does once
 
     def ask(network: Any, latents: Tensor) -> Tensor:
         if isinstance(network, UNet):
-            return network.predict(latents, timesteps, words.to(latents.dtype))
-        return network(latents, timesteps, context.to(latents.dtype)).sample
+            return network.predict(latents, timestep, words.to(latents.dtype))
+        return network(torch.cat([latents] * 2), timestep, context.to(latents.dtype)).sample
 
-    return evaluations(theirs, ours, ask, (2, config.in_channels, side, side), chosen)
+    return evaluations(theirs, ours, ask, (1, config.in_channels, side, side), chosen)
 
 
 def decoding(bundled: bool, side: int, chosen: Settings) -> Works:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .blocks import with_doubles
+
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, *, causal: bool = False) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V over `heads` heads (Eq. 1, arXiv:1706.03762).
@@ -118,9 +120,11 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(self, x: Tensor, words: Iterator[Tensor], maps: list[Tensor] | None = None) -> Tensor:
-        """x (B, L, C) -> (B, L, C); the next of `words` is this block's."""
+        """x (B, L, C), or without its doubles -> (B, L, C); the next of `words`, of B rows, is this block's."""
         x = x + self.attn1(self.norm1(x))
-        x = x + self.attn2(self.norm2(x), next(words), maps)
+        read = next(words)
+        x = with_doubles(x, len(read))
+        x = x + self.attn2(self.norm2(x), read, maps)
         return x + self.ff(self.norm3(x))
 
 
@@ -140,7 +144,7 @@ class SpatialTransformer(nn.Module):
         self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, words: Iterator[Tensor], maps: list[Tensor] | None = None) -> Tensor:
-        """x (B, C, H, W) -> (B, C, H, W); the next of `words` is this block's."""
+        """x (B, C, H, W), or without its doubles -> (B, C, H, W); the next of `words`, of B rows, is this block's."""
         height, width = x.shape[2:]
         hidden = self.norm(x)
         if not self.linear:
@@ -155,4 +159,4 @@ class SpatialTransformer(nn.Module):
         hidden = hidden.transpose(1, 2).unflatten(2, (height, width))  # (B, HW, C) -> (B, C, H, W)
         if not self.linear:
             hidden = self.proj_out(hidden)
-        return x + hidden
+        return with_doubles(x, len(hidden)) + hidden

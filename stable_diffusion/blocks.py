@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def with_doubles(x: Tensor, rows: int) -> Tensor:
+    """(B, ...) -> (rows, ...): x, after its first rows - B once more.
+
+    A guided picture's two questions differ in nothing but their words: up to the first of these it is evaluated once.
+    A guided step of the bundled model takes 5 % less so (README, Speed).
+    """
+    return x if len(x) == rows else torch.cat([x[: rows - len(x)], x])
 
 
 class ResnetBlock(nn.Module):
@@ -19,11 +29,11 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """x (B, C_in, H, W), time (B, T) -> (B, C_out, H, W)."""
+        """x (B, C_in, H, W), time (B, T), or without its doubles -> (B, C_out, H, W)."""
         hidden = self.conv1(F.silu(self.norm1(x)))
         if self.time_emb_proj is not None:
             assert time is not None, "the U-Net tells each of its blocks the time"
-            hidden = hidden + self.time_emb_proj(F.silu(time))[:, :, None, None]
+            hidden = hidden + with_doubles(self.time_emb_proj(F.silu(time)), len(x))[:, :, None, None]
         hidden = self.conv2(F.silu(self.norm2(hidden)))
         return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
@@ -44,14 +54,25 @@ class Downsample(nn.Module):
         return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
 
 
-class Upsample(nn.Module):
-    """Double height and width, or reach the `size` given, by the nearest pixel and a convolution."""
+class UpsamplingConv2d(nn.Conv2d):
+    """A 3x3 convolution of a map that the nearest pixel enlarges."""
 
-    def __init__(self, channels: int):
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+    def __init__(self, channels: int, *, bias: bool = True):
+        super().__init__(channels, channels, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C, 2H, 2W), or (B, C, *size)."""
         size = (2 * x.shape[2], 2 * x.shape[3]) if size is None else size
-        return self.conv(F.interpolate(x, size=size, mode="nearest"))
+        return super().forward(F.interpolate(x, size=size, mode="nearest"))
+
+
+class Upsample(nn.Module):
+    """Double height and width, or reach the `size` given."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv = UpsamplingConv2d(channels)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W), or (B, C, *size)."""
+        return self.conv(x, size)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import Attention, SpatialTransformer
-from .blocks import Downsample, ResnetBlock, Upsample
+from .blocks import Downsample, ResnetBlock, Upsample, with_doubles
 from .loading.config import ATTENTION_DOWN, UNetConfig
 
 
@@ -129,7 +129,7 @@ class UpBlock(UNetLevel):
     ) -> Tensor:
         """x (B, C_in, H, W), time (B, T) -> (B, C, 2H, 2W), or as large as the next of `skips`."""
         for index, resnet in enumerate(self.resnets):
-            x = resnet(torch.cat([x, skips.pop()], dim=1), time)
+            x = resnet(torch.cat([x, with_doubles(skips.pop(), len(x))], dim=1), time)
             if self.attentions:
                 x = self.attentions[index](x, words, maps)
         for upsample in self.upsamplers:
@@ -186,10 +186,11 @@ class UNet(nn.Module):
     ) -> Tensor:
         """Predict the noise (or velocity) in `latents`.
 
-        latents (B, C, h, w); timesteps (B,), whole or fractional; words (B, S, K), what `read` made of a context.
+        latents (B, C, h, w); timesteps (B,), whole or fractional; words (B + G, S, K), what `read` made of a context.
+        The first G latents are asked about twice, first with the first G rows of words; then all, with the rest.
         guidance (B, time_cond_proj_dim) is the embedded guidance scale of a distilled model.
-        maps, if a list is given, receives the weights (B, heads, pixels, S) of each cross-attention in order.
-        Returns (B, C, h, w).
+        maps, if a list is given, receives the weights (B + G, heads, pixels, S) of each cross-attention in order.
+        Returns (B + G, C, h, w).
         """
         return self.predict_at(self.embed(timesteps, latents.dtype, guidance), latents, words, maps)
 
@@ -212,6 +213,7 @@ class UNet(nn.Module):
         x = skips[-1] if self.mid_block is None else self.mid_block(skips[-1], time, each, maps)
         for block in self.up_blocks:
             x = block(x, skips, time, each, maps)
+        x = with_doubles(x, len(words))  # of a network that attends to no words, too
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
     def _cross_attentions(self) -> list[Attention]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -70,41 +71,34 @@ class Denoiser:
     def predict(self, queries: Sequence[Query], maps: list[Tensor] | None = None) -> list[Predictions]:
         """What the network says to each query, before guidance.
 
-        maps, if given, receives the cross-attention weights (rows, heads, pixels, S) of each layer, the rows of a
-        query's negative prompt before those of its prompt.
+        maps, if given, receives the cross-attention weights (rows, heads, pixels, S) of each layer, the rows of all
+        negative prompts before those of the prompts.
         """
+        order = sorted(range(len(queries)), key=lambda i: queries[i].negative is None)  # those to ask twice come first
+        negatives = [query.negative for query in queries if query.negative is not None]
+        asked = [queries[i] for i in order]
         prediction = for_inference(self.unet, queries[0].context.dtype).predict(
-            torch.cat([self._inputs(query) for query in queries]),
-            torch.cat([torch.full((query.rows,), query.level.timestep, device=query.x.device) for query in queries]),
-            torch.cat([_contexts(query) for query in queries]),
-            guidance=self._guidance_embeddings(queries),
+            torch.cat([self._inputs(query) for query in asked]),
+            torch.cat([torch.full((len(query.x),), query.level.timestep, device=query.x.device) for query in asked]),
+            torch.cat([*negatives, *(query.context for query in asked)]),
+            guidance=self._guidance_embeddings(asked),
             maps=maps,
         )
         prediction = prediction.to(queries[0].x.dtype, memory_format=torch.contiguous_format)
-        parts = prediction.split([query.rows for query in queries])
-        return [_halves(query, part) for query, part in zip(queries, parts, strict=True)]
+        parts = prediction.split([len(one) for one in negatives] + [len(query.x) for query in asked])
+        unconditional, conditional = parts[: len(negatives)], parts[len(negatives) :]
+        predictions = dict(zip(order, zip_longest(unconditional, conditional), strict=True))
+        return [predictions[i] for i in range(len(queries))]
 
     def _inputs(self, query: Query) -> Tensor:
         """What the network is shown: latents of unit variance, in its own precision."""
-        shown = (query.x / query.level.scale).to(query.context.dtype)
-        return shown if query.negative is None else torch.cat([shown] * 2)
+        return (query.x / query.level.scale).to(query.context.dtype)
 
     def _guidance_embeddings(self, queries: Sequence[Query]) -> Tensor | None:
         """The embedded w - 1, in thousandths, that a distilled model expects (arXiv:2310.04378, section 4.3)."""
         channels = self.unet.config.time_cond_proj_dim
         if channels is None:
             return None
-        scales = [(query.guidance_scale - 1.0) * 1000.0 for query in queries for _ in range(query.rows)]
+        scales = [(query.guidance_scale - 1.0) * 1000.0 for query in queries for _ in range(len(query.x))]
         first = queries[0]
         return timestep_embedding(torch.tensor(scales, device=first.x.device), channels).to(first.context.dtype)
-
-
-def _contexts(query: Query) -> Tensor:
-    return query.context if query.negative is None else torch.cat([query.negative, query.context])
-
-
-def _halves(query: Query, prediction: Tensor) -> Predictions:
-    if query.negative is None:
-        return None, prediction
-    unconditional, conditional = prediction.chunk(2)
-    return unconditional, conditional

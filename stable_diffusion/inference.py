@@ -7,6 +7,7 @@ call; for small pictures that takes as long as the sums themselves.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from threading import Lock
 from typing import TypeVar, cast
@@ -16,6 +17,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn import functional as F
 
+from .blocks import UpsamplingConv2d
 from .loading.checkpoints import check_finite
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -95,28 +97,84 @@ def _in(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else nn.Parameter(tensor.to(dtype), requires_grad=False)
 
 
-class PackedConv2d(nn.Module):
-    """A convolution with its weights packed for the height and width of the last input.
+class _Convolution:
+    """Convolves with weights that are packed for the height and width of the last input.
 
     Which packing is read varies with them; one for other sizes would be changed at each call, by slower code than a
-    plain layer's. So an input of another size makes the layer pack its weights again, from the plain ones.
+    plain layer's. So an input of another size makes it pack the weights again, from the plain ones.
     """
 
-    def __init__(self, plain: nn.Conv2d, dtype: torch.dtype):
-        super().__init__()
-        self.weight, self.dtype = plain.weight, dtype
-        self.bias = None if plain.bias is None else _in(plain.bias, dtype)
+    def __init__(
+        self,
+        plain: nn.Conv2d,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        kernels: Callable[[Tensor], Tensor] | None = None,
+    ):
+        """kernels makes of the plain weights what is packed instead of them."""
+        self.weight, self.bias, self.dtype, self.kernels = plain.weight, bias, dtype, kernels
         self.settings = plain.padding, plain.stride, plain.dilation, plain.groups
         self._packed: tuple[Size, Tensor] | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H', W'), in the memory format channels_last."""
+    def __call__(self, x: Tensor) -> Tensor:
         packed, size = self._packed, x.shape[2:]
         if packed is None or packed[0] != size:
-            weight = self.weight.to(self.dtype)
+            weight = (self.weight if self.kernels is None else self.kernels(self.weight)).to(self.dtype)
             packed = size, torch.ops.mkldnn._reorder_convolution_weight(weight, *self.settings, x.shape)
             self._packed = packed  # size and weights in one assignment: other threads see a pair that fits
         return torch.ops.mkldnn._convolution_pointwise(x, packed[1], self.bias, *self.settings, "none", [], "")
+
+
+class PackedConv2d(nn.Module):
+    """A convolution with its weights packed."""
+
+    def __init__(self, plain: nn.Conv2d, dtype: torch.dtype):
+        super().__init__()
+        self.weight = plain.weight
+        self.bias = None if plain.bias is None else _in(plain.bias, dtype)
+        self._convolve = _Convolution(plain, self.bias, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C_in, H, W) -> (B, C_out, H', W'), in the memory format channels_last."""
+        return self._convolve(x)
+
+
+class PackedUpsamplingConv2d(PackedConv2d):
+    """Doubling and 3x3 convolution as one 2x2 convolution of the small map, four times as wide (arXiv:1609.07009).
+
+    A pixel of the large map sees two by two of the small one: taps that fall on the same are added beforehand, and of
+    36 products for each small pixel 16 are left. That takes half of the time.
+    """
+
+    def __init__(self, plain: UpsamplingConv2d, dtype: torch.dtype):
+        super().__init__(plain, dtype)
+        bias = None if self.bias is None else self.bias.repeat(4)
+        self._convolve_small = _Convolution(plain, bias, dtype, _of_four_pixels)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C, 2H, 2W), or (B, C, *size), in the memory format channels_last."""
+        height, width = x.shape[2:]
+        if size not in (None, (2 * height, 2 * width)):
+            return super().forward(F.interpolate(x, size=size, mode="nearest"))
+        # Padded by one all round, it has one row and one column too many: each of the four leaves out its own.
+        four = self._convolve_small(x).unflatten(1, (2, 2, -1))
+        shape = (*x.shape[:2], 2 * height, 2 * width)
+        large = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+        for row, column in itertools.product((0, 1), repeat=2):
+            large[:, :, row::2, column::2] = four[:, row, column, :, row : row + height, column : column + width]
+        return large
+
+
+def _of_four_pixels(weight: Tensor) -> Tensor:
+    """The 2x2 kernels (4 C_out, C_in, 2, 2) of the pixels above on the left and right, and below, of one of (3, 3)."""
+    above, below = _pairs(weight, dim=2)
+    return torch.cat([*_pairs(above, dim=3), *_pairs(below, dim=3)])
+
+
+def _pairs(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The three taps of a dimension as two, for the first and the second of two pixels that were one."""
+    first, second, third = weight.unbind(dim)
+    return torch.stack([first, second + third], dim), torch.stack([first + second, third], dim)
 
 
 class PackedLinear(nn.Module):
@@ -151,6 +209,7 @@ class GroupNormOfChannelsLast(nn.Module):
 
 PACKED: dict[type[nn.Module], Callable[..., nn.Module]] = {
     nn.Conv2d: PackedConv2d,
+    UpsamplingConv2d: PackedUpsamplingConv2d,
     nn.Linear: PackedLinear,
     nn.GroupNorm: GroupNormOfChannelsLast,
 }

@@ -82,7 +82,9 @@ def converted(unet: UNet, cache: Path = CACHE) -> Path:
     """The file of a U-Net as OpenVINO has it, under a name for weights and version; made if it is not there yet."""
     import openvino
 
-    folder, digest = cache.expanduser(), hashlib.sha256(repr((openvino.__version__, unet.config)).encode())
+    question = _question(unet)
+    shapes = [list(tensor.shape) for tensor in question]
+    folder, digest = cache.expanduser(), hashlib.sha256(repr((openvino.__version__, unet.config, shapes)).encode())
     for weight in unet.parameters():
         digest.update(weight.contiguous().flatten().view(torch.uint8).numpy().data)
     file = folder / f"{digest.hexdigest()}.xml"
@@ -90,8 +92,6 @@ def converted(unet: UNet, cache: Path = CACHE) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         plain = outline(UNet, unet.config).eval().requires_grad_(False)
         plain.load_state_dict({name: weight.float() for name, weight in unet.state_dict().items()}, assign=True)
-        question = _question(unet)
-        shapes = [list(tensor.shape) for tensor in question]
         model = openvino.convert_model(_Predict(plain), example_input=question, input=shapes)
         with tempfile.TemporaryDirectory(dir=folder) as made:
             openvino.save_model(model, Path(made, file.name), compress_to_fp16=False)
@@ -115,6 +115,6 @@ def _question(unet: UNet) -> tuple[Tensor, Tensor, Tensor]:
     """Time, latents and words, of noise, as of one guided picture."""
     generator, config = torch.Generator().manual_seed(0), unet.config
     width = unet.read(torch.zeros(1, 1, config.cross_attention_dim, dtype=unet.conv_in.weight.dtype)).shape[2]
-    latents = torch.randn(2, config.in_channels, config.sample_size, config.sample_size, generator=generator)
-    time = torch.randn(2, 4 * config.block_out_channels[0], generator=generator)
+    latents = torch.randn(1, config.in_channels, config.sample_size, config.sample_size, generator=generator)
+    time = torch.randn(1, 4 * config.block_out_channels[0], generator=generator)
     return time, latents, torch.randn(2, 77, width, generator=generator)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .blocks import UpsamplingConv2d
 from .loading.config import TinyVAEConfig
 from .vae import Autoencoder
 
@@ -64,7 +65,7 @@ class Decoder(nn.Module):
         *levels, last = config.num_decoder_blocks
         for count in levels:
             layers += [Block(channels) for _ in range(count)]
-            layers += [nn.Upsample(scale_factor=2), convolution(channels, channels, bias=False)]
+            layers += [nn.Identity(), UpsamplingConv2d(channels, bias=False)]  # two layers in the files' numbers
         layers += [Block(channels) for _ in range(last)]
         self.layers = nn.Sequential(*layers, convolution(channels, config.out_channels))
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stable_diffusion import guidance, pipeline, precision, vae
-from stable_diffusion.inference import PACKED, PackedConv2d, PackedLinear, for_inference
+from stable_diffusion.blocks import UpsamplingConv2d
+from stable_diffusion.inference import PACKED, PackedConv2d, PackedLinear, PackedUpsamplingConv2d, for_inference
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
@@ -330,3 +331,27 @@ def test_words_read_once_are_words_read_at_each_step(models: Models) -> None:
     network = for_inference(models.unet)
     words = torch.cat([network.read(context[:1]), network.read(context[1:])])
     assert difference((network.predict(latents, timesteps, words), network(latents, timesteps, context))) <= BOUND
+
+
+@torch.no_grad()
+def test_what_is_asked_twice_is_answered_as_if_asked_apart(models: Models) -> None:
+    """Of three pictures the first two are guided: five rows of words, to latents that are evaluated once."""
+    latents, timesteps, context = unet_inputs(models, 3, 8, 8)
+    network = for_inference(models.unet)
+    words = network.read(torch.cat([-context[:2], context]))
+    rows = [0, 1, 0, 1, 2]
+    apart = network.predict(latents[rows], timesteps[rows], words)
+    assert difference((network.predict(latents, timesteps, words), apart)) <= BOUND
+    assert difference((apart[:2], apart[2:4])) > 100 * BOUND
+
+
+@needs_packing
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 6), (5, 3)])
+def test_a_map_is_convolved_small_as_if_it_were_doubled(height: int, width: int, bias: bool) -> None:
+    """Edges too; where it is enlarged by anything but two, it is enlarged first."""
+    plain = UpsamplingConv2d(24, bias=bias)
+    packed, x = PackedUpsamplingConv2d(plain, torch.float32), gaussian(2, 24, height, width)
+    for size in (None, (2 * height, 2 * width), (2 * height - 1, 2 * width)):
+        assert difference((packed(x, size), plain(x, size))) <= BOUND
