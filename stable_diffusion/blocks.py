@@ -10,8 +10,8 @@ from torch.nn import functional as F
 def with_doubles(x: Tensor, rows: int) -> Tensor:
     """(B, ...) -> (rows, ...): x, after its first rows - B once more.
 
-    A guided picture's two questions differ in nothing but their words: up to the first of these it is evaluated once.
-    A guided step of the bundled model takes 5 % less so (README, Speed).
+    A guided picture's two questions differ in nothing but their words: up to where these are first read it is evaluated
+    once, and doubled there. The bundled model's guided step takes 4 % less so.
     """
     return x if len(x) == rows else torch.cat([x[: rows - len(x)], x])
 
@@ -29,7 +29,7 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """x (B, C_in, H, W), time (B, T), or without its doubles -> (B, C_out, H, W)."""
+        """x (B, C_in, H, W), time (B, T), or that without its doubles -> (B, C_out, H, W)."""
         hidden = self.conv1(F.silu(self.norm1(x)))
         if self.time_emb_proj is not None:
             assert time is not None, "the U-Net tells each of its blocks the time"

@@ -143,7 +143,8 @@ class PackedUpsamplingConv2d(PackedConv2d):
     """Doubling and 3x3 convolution as one 2x2 convolution of the small map, four times as wide (arXiv:1609.07009).
 
     A pixel of the large map sees two by two of the small one: taps that fall on the same are added beforehand, and of
-    36 products for each small pixel 16 are left. That takes half of the time.
+    36 products for each small pixel 16 are left. With 512 channels that takes half of the time, and Stable Diffusion's
+    decoder a tenth less.
     """
 
     def __init__(self, plain: UpsamplingConv2d, dtype: torch.dtype):
