@@ -57,9 +57,10 @@ class Remote:
         self._runs: dict[str, _Heard] = {}
 
     @property
-    def broken(self) -> bool:
-        """See `Backend.broken`: never, for replicas that end are replaced."""
-        return False
+    def status(self) -> str:
+        """See `Backend.status`: always ready, for replicas load their models before they are asked, and those that end
+        are replaced."""
+        return "ready"
 
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`."""

@@ -57,7 +57,7 @@ class Replica:
 
     def check_health(self) -> None:
         """Raise where nothing can be drawn any more: Ray Serve then starts another replica in this one's place."""
-        if self._local.broken:
+        if self._local.status == "broken":
             raise RuntimeError("the engine ended by a fault of its own")
 
     @serve.multiplexed(max_num_models_per_replica=KEPT)

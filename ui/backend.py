@@ -35,8 +35,9 @@ class Backend(Protocol):
     """Draws what the page and programs ask for."""
 
     @property
-    def broken(self) -> bool:
-        """Whether nothing can be drawn any more, until the server is started again."""
+    def status(self) -> str:
+        """Whether it draws: "ready"; "loading" or "failed", as the first model (see `ModelHolder.status`); or "broken",
+        where nothing can be drawn any more until the server is started again."""
         ...
 
     def stream(self, run_id: str, settings: dict[str, Any], owner: str) -> AsyncGenerator[News]:
@@ -90,9 +91,9 @@ class Local:
         self._owners: Counter[str] = Counter()
 
     @property
-    def broken(self) -> bool:
-        """See `Backend.broken`: the engine ended by a fault of its own."""
-        return self._engine is not None and self._engine.closed
+    def status(self) -> str:
+        """See `Backend.status`; broken is an engine that ended by a fault of its own."""
+        return "broken" if self._engine is not None and self._engine.closed else self.holder.status
 
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`."""

@@ -27,7 +27,7 @@ def health(holder: ModelHolder, backend: Backend) -> Route:
     """Answers 200 where the first model is in memory and the backend draws, else 503 with what is the matter."""
 
     async def answer(request: Request) -> Response:
-        status = "broken" if backend.broken else holder.status
+        status = backend.status
         return JSONResponse({"status": status, "model": holder.first}, 200 if status == "ready" else 503)
 
     return Route("/health", answer)
@@ -50,9 +50,9 @@ class Measured:
         )
 
     @property
-    def broken(self) -> bool:
-        """See `Backend.broken`."""
-        return self._backend.broken
+    def status(self) -> str:
+        """See `Backend.status`."""
+        return self._backend.status
 
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`."""

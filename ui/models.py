@@ -91,7 +91,7 @@ class ModelHolder:
         self._load = load or partial(load_pipeline, safety_checker=safety_checker)
         self._table: OrderedDict[str, Loading] = OrderedDict()  # the one asked for last is at its end
         self._changed = threading.Condition()
-        self._failed = False  # the first model, the last time
+        self._came = "loading"  # how it went with the first model, the last time
 
     @property
     def names(self) -> list[str]:
@@ -160,7 +160,7 @@ class ModelHolder:
         """How the first model is: "loading", "ready", or "failed" where it could not be loaded the last time."""
         if self.first in self._table and self.loaded() is None:
             return "loading"
-        return "failed" if self._failed else "ready"
+        return self._came
 
     def ask(self, name: str | None = None) -> Loading:
         """Begin to load a model, unless somebody has; returns at once. ValueError where there is no such model."""
@@ -210,7 +210,7 @@ class ModelHolder:
         except Exception as error:
             log.exception("the model %r could not be loaded", name)
             with self._changed:
-                self._failed = self._failed or name == self.first
+                self._came = "failed" if name == self.first else self._came
                 del self._table[name]
                 self._changed.notify_all()
             failure = ValueError(f"The model {name!r} could not be loaded: {error}")
@@ -218,7 +218,7 @@ class ModelHolder:
             loading.future.set_exception(failure)
         else:
             with self._changed:
-                self._failed = self._failed and name != self.first
+                self._came = "ready" if name == self.first else self._came
                 loading.future.set_result(pipeline)
                 self._changed.notify_all()
 

@@ -48,9 +48,10 @@ def counted(page: gr.Blocks) -> dict[str, float]:
 
 
 def test_health_says_whether_the_model_is_there(page: gr.Blocks, holder: ModelHolder) -> None:
-    holder.ask()
-    status, text = answer(page, "health")
-    assert (status, json.loads(text)["status"]) == (503, "loading")
+    for begin in (lambda: None, holder.ask):  # a page that has only just come up has yet to ask for it
+        begin()
+        status, text = answer(page, "health")
+        assert (status, json.loads(text)["status"]) == (503, "loading")
     holder.pipeline()
     status, text = answer(page, "health")
     assert (status, json.loads(text)) == (200, {"status": "ready", "model": holder.first})
