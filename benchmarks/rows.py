@@ -26,14 +26,14 @@ import transformers
 from PIL import Image
 from torch import Tensor, nn
 
+from stable_diffusion.compute.openvino import OpenVINOUNet
+from stable_diffusion.compute.packed import for_inference
 from stable_diffusion.diffusion import UNet
-from stable_diffusion.inference import for_inference
 from stable_diffusion.loading.checkpoints import outline
 from stable_diffusion.loading.config import BUNDLED, UNetConfig, VAEConfig
 from stable_diffusion.loading.files import read_json
 from stable_diffusion.loading.single_file import stable_diffusion_1
 from stable_diffusion.model_loader import load
-from stable_diffusion.openvino_backend import OpenVINOUNet
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.vae import VAE
 

@@ -25,11 +25,11 @@ import torch
 
 from app import parse_arguments, serve
 from stable_diffusion import Pipeline
-from stable_diffusion.engine import Engine
+from stable_diffusion.batching.engine import Engine
+from stable_diffusion.batching.run_handle import Ticket
 from stable_diffusion.request import Request
-from stable_diffusion.ticket import Ticket
-from ui.backend import Local
-from ui.models import ModelHolder
+from ui.runs.backend import Local
+from ui.runs.models import ModelHolder
 
 PROMPT = "a rocket, noto style, on a blue background"
 

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .embeddings import Word, read_word, with_embeddings
+from .adapters.lora import LoRAs
+from .adapters.textual_inversion import Word, read_word, with_embeddings
+from .compute.packed import for_inference
 from .guidance import Denoiser, Query
 from .images import fit_image, read_image, to_images, to_tensor
-from .inference import for_inference
 from .loading.checkpoints import finite
-from .lora import LoRAs
 from .mask import Mask, read_mask
 from .model_loader import Models, load
 from .preview import Preview, linear_preview

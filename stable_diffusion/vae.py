@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .adapters.weights import with_weights
+from .compute.packed import for_inference
 from .decoder import Decoder
 from .encoder import Encoder
-from .inference import for_inference
 from .loading.config import TinyVAEConfig, VAEConfig
-from .weights import with_weights
 
 log = logging.getLogger(__name__)
 

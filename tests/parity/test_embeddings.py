@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from stable_diffusion.heatmap import prompt_words
+from stable_diffusion.inspect.heat_maps import prompt_words
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.prompt import encode_prompts

@@ -19,15 +19,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stable_diffusion.batch_limit import BatchLimit
-from stable_diffusion.engine import Engine, LineFull
+from stable_diffusion.batching.batch_size import BatchLimit
+from stable_diffusion.batching.engine import Engine, LineFull
+from stable_diffusion.batching.preview_worker import Painter
+from stable_diffusion.batching.run_handle import KEPT, Ticket
 from stable_diffusion.guidance import Query
-from stable_diffusion.painter import Painter
 from stable_diffusion.pipeline import Pipeline, Run, Step
 from stable_diffusion.preview import Preview
 from stable_diffusion.request import Request
 from stable_diffusion.samplers import Plan
-from stable_diffusion.ticket import KEPT, Ticket
 from tests.tiny import save_model
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8))

@@ -17,8 +17,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from stable_diffusion.adapters.lora import KEPT_MERGES, PARTS, LoRAs
 from stable_diffusion.loading.config import ModelError
-from stable_diffusion.lora import KEPT_MERGES, PARTS, LoRAs
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
 from tests.parity.pairs import BOUND, difference, gaussian

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stable_diffusion.engine import Engine
+from stable_diffusion.batching.engine import Engine
 from stable_diffusion.images import ImageError, fit_image
 from stable_diffusion.mask import read_mask
 from stable_diffusion.pipeline import Pipeline

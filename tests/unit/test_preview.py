@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from stable_diffusion.engine import Engine
+from stable_diffusion.batching.engine import Engine
+from stable_diffusion.batching.preview_worker import Painter
 from stable_diffusion.images import to_images
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.model_loader import load
-from stable_diffusion.painter import Painter
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.preview import Preview, latent_to_rgb, linear_preview, wait_for
 from stable_diffusion.request import PREVIEW_LABELS, Request

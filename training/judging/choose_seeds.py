@@ -17,7 +17,7 @@ from PIL import Image
 from stable_diffusion.pipeline import Pipeline
 from training.data.dataset import Dataset
 from training.networks.train_things import ThingJudge, load_things
-from ui.opening import EXAMPLES
+from ui.stage.opening import EXAMPLES
 
 from .contact_sheet import grid
 

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stable_diffusion import Pipeline, Step
 from stable_diffusion.images import fit_image, read_image, to_images
-from ui import opening
-from ui.photo import PHOTOS
+from ui.form.photo import PHOTOS
+from ui.stage import opening
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PROMPTS = (

@@ -15,10 +15,10 @@ from PIL import Image
 
 from stable_diffusion.request import Request, without_loras
 
-from ..controls import Controls, Values, guidance_control, settings_of, steps_control
-from ..limits import prepare
-from ..live import data_uri, new_run
-from ..models import ModelHolder
+from ..form.controls import Controls, Values, guidance_control, settings_of, steps_control
+from ..runs.limits import prepare
+from ..runs.models import ModelHolder
+from ..stage.live import data_uri, new_run
 from .chart import chart, line
 from .lane import connect_lane, lane_buttons
 from .view import HERE, inside_view
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stable_diffusion.clip import CLIP
-    from stable_diffusion.inside import InsideStep
+    from stable_diffusion.inspect.look_inside import InsideStep
     from stable_diffusion.pipeline import Pipeline
 
 Film = dict[str, Any]
@@ -64,8 +64,8 @@ def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
 
     A page that is sent them all at every step has soon no time for anything else.
     """
-    from stable_diffusion.heatmap import prompt_words, word_heat
-    from stable_diffusion.inside import look_inside
+    from stable_diffusion.inspect.heat_maps import prompt_words, word_heat
+    from stable_diffusion.inspect.look_inside import look_inside
     from stable_diffusion.preview import Preview
 
     told = without_loras(request.prompt)
