@@ -29,7 +29,8 @@ from stable_diffusion.batching.engine import Engine
 from stable_diffusion.batching.run_handle import RunHandle
 from stable_diffusion.request import Request
 from ui.runs.backend import Local
-from ui.runs.models import ModelHolder
+from ui.runs.catalogue import Catalogue
+from ui.runs.models import LoadedModels
 
 PROMPT = "a rocket, noto style, on a blue background"
 
@@ -115,7 +116,7 @@ def fairness(engine: Engine, pipe: Pipeline, steps: int) -> None:
 
 def served(pipe: Pipeline, steps: int, rounds: int) -> None:
     """One run through the page's API, beside the same from the library; both without previews."""
-    holder = ModelHolder(load=lambda *_: pipe)
+    holder = LoadedModels(Catalogue(), load=lambda *_: pipe)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -23,7 +23,8 @@ from tests.tiny import save_model
 from ui.runs.backend import Backend, Local
 from ui.runs.events import Event, News, Started
 from ui.runs.limits import Limits
-from ui.runs.models import ModelHolder
+from ui.runs.catalogue import Catalogue
+from ui.runs.models import LoadedModels
 
 ray = pytest.importorskip("ray", reason="requirements-serve.txt is not installed")
 pytestmark = pytest.mark.serving
@@ -70,7 +71,7 @@ def remote(handle: Any) -> Remote:
 @pytest.fixture(scope="module")
 def local(model: Path) -> Local:
     """An engine in this process, alone with its one run."""
-    return Local(ModelHolder(str(model), "cpu"))
+    return Local(LoadedModels(Catalogue(str(model)), "cpu"))
 
 
 def pids(handle: Any) -> set[int]:

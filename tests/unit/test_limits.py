@@ -9,7 +9,8 @@ import pytest
 from tests.conftest import awaited
 from ui.runs.backend import Local
 from ui.runs.limits import Limits, check_work
-from ui.runs.models import ModelHolder
+from ui.runs.catalogue import Catalogue
+from ui.runs.models import LoadedModels
 
 
 @pytest.mark.parametrize(
@@ -22,14 +23,14 @@ from ui.runs.models import ModelHolder
     ],
 )
 def test_a_deployer_can_allow_less(settings: dict[str, Any], sentence: str):
-    holder = ModelHolder(device="cpu", limits=Limits(max_images=2, max_steps=30, max_side=256))
+    holder = LoadedModels(Catalogue(), device="cpu", limits=Limits(max_images=2, max_steps=30, max_side=256))
     with pytest.raises(ValueError, match=sentence):
         check_work(holder, settings)
 
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_where_less_is_allowed_than_suits_the_model_that_is_the_default(loaded: bool):
-    holder = ModelHolder(device="cpu", limits=Limits(max_steps=5, max_side=200))
+    holder = LoadedModels(Catalogue(), device="cpu", limits=Limits(max_steps=5, max_side=200))
     if loaded:
         holder.pipeline()
     request = check_work(holder, {"prompt": "a"})
@@ -37,7 +38,7 @@ def test_where_less_is_allowed_than_suits_the_model_that_is_the_default(loaded: 
 
 
 def test_one_visitor_can_t_take_every_place():
-    holder = ModelHolder(device="cpu", limits=Limits(max_visitor_runs=2))
+    holder = LoadedModels(Catalogue(), device="cpu", limits=Limits(max_visitor_runs=2))
     holder.pipeline()  # nothing is left loading when the test is over
     backend = Local(holder)
     settings = {"prompt": "a", "num_inference_steps": 50}

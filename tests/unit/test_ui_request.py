@@ -22,15 +22,15 @@ from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import Request
 from tests import tiny
 from ui.api import Answer, answers
-from ui.form.settings import SETTINGS
+from ui.keep.settings import SETTINGS
 from ui.keep.files import DAY, HOUR, NoRoom, keep, stem, sweep
-from ui.keep.history import MAX_RUNS, Kept, of_pictures, trim
+from ui.stage.history import MAX_RUNS, Kept, of_pictures, trim
 from ui.keep.link import from_query, to_query
 from ui.keep.metadata import read_infotext
 from ui.runs.backend import Local
-from ui.runs.errors import NO_MEMORY, UNEXPECTED, explain, told_on_the_page
+from ui.runs.errors import NO_MEMORY, UNEXPECTED, explain, errors_on_page
 from ui.runs.limits import check
-from ui.runs.models import ModelHolder, read_configs
+from ui.runs.models import LoadedModels, read_configs
 from ui.stage.film import FILMS, keep_film, read_film
 from ui.stage.live import data_uri
 
@@ -63,17 +63,17 @@ def test_what_is_left_out_is_allowed():
 
 
 @pytest.fixture
-def lcm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelHolder:
+def lcm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModels:
     """A page's models, among them a tiny one that was distilled to few steps."""
     model = tiny.save_model(tmp_path / "models" / "lcm")
     file = model / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "_class_name": "LCMScheduler"}))
     monkeypatch.setenv("SD_MODELS", str(model.parent))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
-    return ModelHolder(device="cpu")
+    return LoadedModels(Catalogue(), device="cpu")
 
 
-def last_answer(holder: ModelHolder, given: dict[str, Any]) -> Answer:
+def last_answer(holder: LoadedModels, given: dict[str, Any]) -> Answer:
     """The last of the answers that a program gets."""
 
     async def read() -> Answer:
@@ -83,7 +83,7 @@ def last_answer(holder: ModelHolder, given: dict[str, Any]) -> Answer:
         return pool.submit(asyncio.run, read()).result()
 
 
-def test_a_programs_defaults_follow_the_model_that_it_names(lcm: ModelHolder):
+def test_a_programs_defaults_follow_the_model_that_it_names(lcm: LoadedModels):
     given = {setting.name: None for setting in SETTINGS} | {"prompt": "a fox", "model": "lcm"}
     files, step = last_answer(lcm, given)
     assert (step["total"], step["finished"]) == (4, True)
@@ -93,7 +93,7 @@ def test_a_programs_defaults_follow_the_model_that_it_names(lcm: ModelHolder):
     assert step["total"] == 2
 
 
-def test_a_model_is_known_by_its_files_before_it_is_loaded(lcm: ModelHolder):
+def test_a_model_is_known_by_its_files_before_it_is_loaded(lcm: LoadedModels):
     before = lcm.defaults_of("lcm")
     lcm.pipeline("lcm")
     assert before == lcm.defaults_of("lcm")
@@ -102,7 +102,7 @@ def test_a_model_is_known_by_its_files_before_it_is_loaded(lcm: ModelHolder):
     assert read_configs("somewhere/model.safetensors") == [None] * 4
 
 
-def test_a_program_that_asks_for_the_impossible_waits_for_no_model(lcm: ModelHolder):
+def test_a_program_that_asks_for_the_impossible_waits_for_no_model(lcm: LoadedModels):
     with pytest.raises(ValueError, match="num_images must be at most 4 here, got 9: choose a smaller number"):
         last_answer(lcm, {"prompt": "a fox", "model": "lcm", "num_images": 9})
     assert lcm.loaded("lcm") is None
@@ -137,7 +137,7 @@ def test_a_processor_without_memory_is_recognised():
 
 
 def test_a_message_on_the_page_is_never_read_as_html():
-    with pytest.raises(gr.Error, match="&lt;b&gt;"), told_on_the_page():
+    with pytest.raises(gr.Error, match="&lt;b&gt;"), errors_on_page():
         raise ValueError("<b>")
 
 

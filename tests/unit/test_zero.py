@@ -11,14 +11,15 @@ from ui.runs import zero
 from ui.runs.backend import Local
 from ui.runs.events import Event, News, Started
 from ui.runs.limits import Limits
-from ui.runs.models import ModelHolder
+from ui.runs.catalogue import Catalogue
+from ui.runs.models import LoadedModels
 from ui.runs.zero import TO_LOAD, Zero
 
 SETTINGS = {"prompt": "a red fox", "num_inference_steps": 6, "seed": 7}
 
 
-def models(**options: Any) -> ModelHolder:
-    return ModelHolder(device="cpu", dtype="float32", **options)
+def models(**options: Any) -> LoadedModels:
+    return LoadedModels(Catalogue(), device="cpu", dtype="float32", **options)
 
 
 @pytest.fixture

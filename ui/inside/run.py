@@ -15,9 +15,9 @@ from PIL import Image
 
 from stable_diffusion.request import Request, without_loras
 
-from ..form.controls import Controls, Values, guidance_control, settings_of, steps_control
-from ..runs.limits import prepare
-from ..runs.models import ModelHolder
+from ..form.controls import Controls, Values, guidance_control, request_of, steps_control
+from ..runs.models import LoadedModels
+from ..runs.prepare import prepare
 from ..stage.live import data_uri, new_run
 from .chart import chart, line
 from .lane import connect_lane, lane_buttons
@@ -39,9 +39,9 @@ PULL = "The pull of the words: distance of the two guesses (RMS)"
 MATCH = "Match: how well CLIP thinks the guided guess fits the prompt (cosine, arXiv:2103.00020)"
 
 
-def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> Controls:
+def inside_a_run(models: LoadedModels, menu: gr.Dropdown) -> Controls:
     """Build the section and make it work; its controls."""
-    defaults = holder.defaults
+    defaults = models.defaults()
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
         prompt = gr.Textbox("a cat face next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
         seed = gr.Textbox("2", label="Seed", placeholder="random", scale=1, min_width=90, elem_id="inside-seed")
@@ -53,9 +53,9 @@ def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> Controls:
     view = inside_view("run", (HERE / "run.js").read_text(encoding="utf-8"))
 
     def record(values: Values) -> Iterator[Film]:
-        yield from films(*prepare(holder, settings_of(controls, values)))
+        yield from films(*prepare(models, request_of(controls, values)))
 
-    connect_lane(holder, menu, buttons, record, set(controls.values()), view)
+    connect_lane(models, menu, buttons, record, set(controls.values()), view)
     return controls
 
 

@@ -19,8 +19,8 @@ from PIL import Image
 
 from ui.stage import opening
 
+from ..runs.cost import duration
 from ..runs.events import Event, webp
-from ..runs.pace import duration
 
 HERE = Path(__file__).parent
 MAX_LIGHT_FILM = 2_000_000

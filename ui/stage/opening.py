@@ -5,13 +5,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
-
-from ..form.controls import Controls, Updates, Values
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EXAMPLES = (
@@ -33,21 +30,6 @@ and while the photo's gives way, things can lose their place."""
 FILM, STILL = ASSETS / "opening.webp", ASSETS / "opening-still.webp"
 """A run from pure noise on, x_t on the left and x_0 on the right, which plays once; and its end, for those who asked
 their system for less motion."""
-
-
-def proven(controls: Controls, values: Values) -> Updates:
-    """What belongs into an empty prompt box, and into the seed's where that is empty too; nothing if there is a prompt.
-
-    Over an example photo it is the prompt of that one.
-    """
-    prompt, seed = controls["prompt"], controls["seed"]
-    if (values[prompt] or "").strip():
-        return {}
-    if "image" in controls:
-        photo = Path(values[controls["image"]] or "").name
-        return {prompt: dict(PHOTO_EXAMPLES).get(photo, PHOTO_EXAMPLES[0][1])}
-    text, its_seed = random.choice(EXAMPLES)
-    return {prompt: text} | ({} if values[seed] else {seed: str(its_seed)})
 
 
 def card(number: int) -> Path:

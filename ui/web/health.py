@@ -6,15 +6,17 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from starlette.requests import Request
+from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from stable_diffusion.request import Request, RequestError
+
 from ..runs.backend import Backend
 from ..runs.events import Event, News
-from ..runs.models import ModelHolder
+from ..runs.models import LoadedModels
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -23,12 +25,12 @@ SECONDS = (0.1, 0.3, 1, 3, 10, 30, 100, 300)
 """Where Prometheus' buckets of durations end."""
 
 
-def health(holder: ModelHolder, backend: Backend) -> Route:
+def health(models: LoadedModels, backend: Backend) -> Route:
     """Answers 200 where the first model is in memory and the backend draws, else 503 with what is the matter."""
 
-    async def answer(request: Request) -> Response:
+    async def answer(request: HttpRequest) -> Response:
         status = backend.status
-        return JSONResponse({"status": status, "model": holder.first}, 200 if status == "ready" else 503)
+        return JSONResponse({"status": status, "model": models.catalogue.first}, 200 if status == "ready" else 503)
 
     return Route("/health", answer)
 
@@ -58,12 +60,12 @@ class Measured:
         """See `Backend.stop`."""
         self._backend.stop(run_id)
 
-    async def stream(self, run_id: str, settings: dict[str, Any], owner: str) -> AsyncGenerator[News]:
+    async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
         """See `Backend.stream`."""
         asked, first, end = time.monotonic(), None, "stopped"
         self._going.inc()
         try:
-            async with aclosing(self._backend.stream(run_id, settings, owner)) as stream:
+            async with aclosing(self._backend.stream(run_id, request, owner)) as stream:
                 async for news in stream:
                     if isinstance(news, Event):
                         if first is None:
@@ -76,7 +78,7 @@ class Measured:
         except (GeneratorExit, asyncio.CancelledError):
             end = "finished" if end == "finished" else "left"
             raise
-        except ValueError:
+        except RequestError:
             end = "refused"
             raise
         except Exception:
@@ -91,7 +93,7 @@ def metrics(registry: CollectorRegistry) -> Route:
     """Answers with what is counted in the registry, in Prometheus' format."""
     from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-    async def answer(request: Request) -> Response:
+    async def answer(request: HttpRequest) -> Response:
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return Route("/metrics", answer)

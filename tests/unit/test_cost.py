@@ -12,8 +12,9 @@ from stable_diffusion.guidance import Denoiser, Query
 from stable_diffusion.pipeline import Pipeline
 from tests import tiny
 from tests.conftest import awaited
-from ui.runs import pace
-from ui.runs.models import HUB, ModelHolder
+from ui.runs import cost
+from ui.runs.catalogue import HUB, Catalogue
+from ui.runs.models import LoadedModels
 
 
 @pytest.mark.parametrize("long", [0.0, 1e9], ids=["slow", "fast"])
@@ -43,13 +44,13 @@ def test_durations_as_people_say_them(seconds: float, text: str):
 
 
 def test_what_is_fetched_says_how_large_it_is():
-    choices = {name: label for label, name in ModelHolder(device="cpu").choices}
+    choices = {name: label for label, name in LoadedModels(Catalogue(), device="cpu").choices}
     assert choices["emoji (bundled)"] == "emoji (bundled)"
     assert all(choices[name] == f"{name}, {size} GB" for name, (_, size) in HUB.items())
 
 
 def test_nobody_waits_for_a_model_that_nobody_asked_for():
-    holder = ModelHolder(device="cpu")
-    assert awaited(holder.here()) is None
-    holder.ask()
-    assert awaited(holder.here()) is holder.loaded() is not None
+    holder = LoadedModels(Catalogue(), device="cpu")
+    assert awaited(holder.wait_if_loading()) is None
+    holder.start()
+    assert awaited(holder.wait_if_loading()) is holder.loaded() is not None
