@@ -23,12 +23,12 @@ from ui.stage import live
 from .form.photo import MaskFile, photo_input, photo_path
 from .form.settings import SETTINGS, Setting
 from .keep.files import NoRoom
-from .keep.history import keep_run
+from .keep.history import keep_pictures
 from .runs.backend import Backend
 from .runs.errors import told_to_programs
 from .runs.events import Event, Started, Waiting
 from .runs.limits import check
-from .stage.live import new_run
+from .runs.registry import new_run_id
 
 BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults))}
 
@@ -94,7 +94,7 @@ def argument(setting: Setting) -> Component:
 
 async def answers(backend: Backend, given: dict[str, Any], owner: str | None) -> AsyncGenerator[Answer]:
     """Run a request and answer with every step; ValueError, naming the argument, where it can't be run."""
-    run_id = new_run()
+    run_id = new_run_id()
     check(given)
     async with aclosing(backend.stream(run_id, given, owner or run_id)) as stream:
         async for news in stream:
@@ -114,7 +114,8 @@ async def answers(backend: Backend, given: dict[str, Any], owner: str | None) ->
 
 def files(request: Request, event: Event) -> list[str]:
     """The paths of a run's pictures; none before its last step."""
-    return [] if event.images is None else list(keep_run("api", request, event, []).files)
+    stopped_at = event.index if event.stopped else None
+    return [] if event.images is None else keep_pictures(request, event.images, stopped_at)
 
 
 def waiting(news: Waiting) -> dict[str, Any]:
@@ -132,7 +133,7 @@ def describe(event: Event, dropped: dict[str, str]) -> dict[str, Any]:
         "sigma": None if math.isinf(event.sigma) else event.sigma,
         "seed": event.seed,
         "seconds_per_step": event.seconds_per_step,
-        "preview": live.as_uri(event.x_0),
+        "preview": None if event.x_0 is None else live.webp_uri(event.x_0),
         "finished": event.images is not None,
         "dropped": dropped,
         "blurred": event.blurred,

@@ -20,13 +20,13 @@ from .form.inputs import Radio, Slider, picked
 from .form.mask import backdrop, mask_painter, painted
 from .form.photo import PHOTOS, SEEN, photo_input, photo_path
 from .keep.files import keep
-from .keep.history import History, Kept
+from .keep.history import FinishedRun, History
 from .runs.errors import told_on_the_page
 from .runs.events import fitted_photo
 from .runs.limits import prepare
 from .runs.models import ModelHolder
+from .sketch import sketch_switch
 from .stage.opening import PHOTO_EXAMPLES, cards
-from .stage.sketch import sketch_switch
 from .tab import Drawing, Tab, connect, run_buttons, run_view
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
@@ -51,7 +51,7 @@ class PhotoTab(Tab):
         """The components that `show` updates."""
         return [*super().shown, self.compared, self.slider]
 
-    def show(self, run: Kept) -> Updates:
+    def show(self, run: FinishedRun) -> Updates:
         """The updates that show a run that is over, its photo too, for as long as the upload is kept."""
         if not Path(str(run.request.image)).exists():
             return {**super().show(run), self.compared: gr.Accordion(visible=False)}

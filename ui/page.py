@@ -24,8 +24,8 @@ from .runs.limits import QUEUE_SIZE
 from .runs.models import ModelHolder
 from .runs.registry import Runs
 from .runs.resume import connect_resume
+from .sketch import connect_sketch
 from .stage.film import FILMS
-from .stage.sketch import connect_sketch
 from .tab import Drawing
 from .text2image import text2image
 from .web.guard import no_argument

@@ -16,15 +16,15 @@ from ui.stage import live
 
 from .form.controls import CHECKED, QUIET, Controls, Updates, Values, settings_of
 from .keep.files import NoRoom
-from .keep.history import History, Kept, keep_run
+from .keep.history import FinishedRun, History
 from .runs.backend import Backend
 from .runs.errors import explain, page_error, titled, told_on_the_page
 from .runs.events import Started, Waiting
 from .runs.limits import check, check_work
 from .runs.models import ModelHolder
 from .runs.registry import Runs, Watched
-from .stage.film import save
-from .stage.opening import proven
+from .stage.film import film_files, finish, with_final_picture
+from .stage.opening import example
 
 BLURRED = (
     "The model's safety checker found something that is not for everybody, and it errs at times: "
@@ -76,7 +76,7 @@ class View:
     live: gr.HTML
     results: gr.Gallery
     last: gr.State
-    """The `Kept` run that the tab shows, or None."""
+    """The `FinishedRun` that the tab shows, or None."""
     after: gr.Row
     """What can be done with it: the buttons that follow."""
     download: gr.DownloadButton
@@ -118,7 +118,7 @@ class Tab:
         """The components that `watch` updates."""
         return [self.view.live, self.view.generate, self.view.stop, self.view.run_id, *self.shown]
 
-    def show(self, run: Kept) -> Updates:
+    def show(self, run: FinishedRun) -> Updates:
         """The updates that show a run that is over, apart from its film. One picture alone is on the stage already."""
         view, alone = self.view, len(run.files) == 1
         return {
@@ -189,7 +189,7 @@ def connect_run(tab: Tab, drawing: Drawing) -> None:
         sketch: Sketch = values[tab.view.sketched]
         drawing.backend.stop(sketch.run_id)
         with told_on_the_page():
-            filled = proven(tab.controls, values)
+            filled = example_settings(tab.controls, values)
             settings = tab.settings({**values, **filled})
             if settings["seed"] is None:  # what was sketched is drawn in full
                 settings["seed"] = sketch.seed
@@ -216,6 +216,15 @@ def connect_run(tab: Tab, drawing: Drawing) -> None:
     tab.view.stop.click(stop, tab.view.run_id, None, **QUIET)
 
 
+def example_settings(controls: Controls, values: Values) -> Updates:
+    """Return an example's values for an empty prompt box, and for the seed's where that is empty too."""
+    prompt, seed = controls["prompt"], controls["seed"]
+    if (values[prompt] or "").strip():
+        return {}
+    text, its_seed = example(values[controls["image"]] or "" if "image" in controls else None)
+    return {prompt: text} | ({} if its_seed is None or values[seed] else {seed: str(its_seed)})
+
+
 def keep_in_history(tab: Tab, over: Dependency) -> None:
     """Once a run is over, add it to the visit's pictures: an event of its own, for the visit may have more by then."""
     history = tab.history
@@ -225,12 +234,13 @@ def keep_in_history(tab: Tab, over: Dependency) -> None:
 async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> AsyncGenerator[Updates]:
     """The updates of a run that goes on; where another page takes it over, it ends here."""
     view, page = tab.view, object()
+    film = live.steps(run.run_id, run.film)
     run.page = page
     idle: Updates = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
     # Told again with every step: of two answers in quick succession, Gradio 6.31's page may draw the second alone.
     busy: Updates = {view.generate: gr.Button(interactive=False), view.stop: gr.Button(interactive=True)}
-    yield {view.live: live.so_far(run.run_id, run.film, run.link), view.run_id: run.run_id, **busy}
-    if run.film:
+    yield {view.live: live.so_far(run.run_id, film, run.link), view.run_id: run.run_id, **busy}
+    if film:
         await asyncio.sleep(SETTLED)
     try:
         async with aclosing(backend.stream(run.run_id, run.settings, owner or run.run_id)) as stream:
@@ -247,13 +257,14 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                 elif isinstance(news, Waiting):
                     yield {view.live: live.waiting(run.run_id, news.text, run.link), **busy}
                 elif news.images is None:
-                    yield {view.live: run.add(live.message(run.run_id, news)), **busy}
+                    run.add(news)
+                    yield {view.live: live.step(run.run_id, news), **busy}
                 else:
                     assert run.request is not None, "a run starts before it has steps"
-                    run.add(live.message(run.run_id, news))
-                    film = run.film
+                    run.add(news)
+                    film = live.steps(run.run_id, run.film)
                     try:
-                        run.done = await asyncio.to_thread(keep_run, tab.kind, run.request, news, film)
+                        run.done = await asyncio.to_thread(finish, tab.kind, run.request, news, film)
                     except NoRoom as error:
                         gr.Warning(titled("Not kept", f"{explain(error)} {UNKEPT}"))
                         yield {view.live: live.last(film, run.link), **idle}
@@ -261,7 +272,8 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                     run.film = []
                     if news.blurred:
                         gr.Warning(titled("Blurred", BLURRED))
-                    yield {view.live: live.last(run.done.shown(film), run.done.link), **tab.show(run.done), **idle}
+                    film = with_final_picture(film, run.done)
+                    yield {view.live: live.last(film, run.done.link), **tab.show(run.done), **idle}
     except Exception as error:
         sentence = explain(error)
         yield {view.live: live.failed(run.run_id, sentence), **idle}
@@ -279,15 +291,15 @@ def warn(dropped: dict[str, str]) -> None:
         gr.Warning(titled("Shortened", f"{name} is too long for this model. Left out: “{text[:300]}”"))
 
 
-def shown(run: Kept | None) -> Kept:
+def shown(run: FinishedRun | None) -> FinishedRun:
     """The run that the tab shows; gr.Error where there is none yet."""
     if run is None:
         raise page_error("There is no picture yet: press Generate first.")
     return run
 
 
-def save_film(run: Kept | None) -> gr.File:
+def save_film(run: FinishedRun | None) -> gr.File:
     """The run's animation and contact strip, as files."""
     with told_on_the_page():
         over = shown(run)
-        return gr.File(save(over.film, over.request, over.files[0]), visible=True)
+        return gr.File(film_files(over), visible=True)

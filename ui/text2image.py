@@ -7,8 +7,8 @@ import gradio as gr
 from .form.controls import CHECKED, more_controls, prompt_controls, sampling_controls
 from .form.inputs import picked
 from .keep.history import History
+from .sketch import sketch_switch
 from .stage.opening import EXAMPLES, card, cards
-from .stage.sketch import sketch_switch
 from .tab import Drawing, Tab, connect, run_buttons, run_view
 
 PRESS = '() => document.querySelector("#%s-generate").click()'

@@ -15,12 +15,13 @@ from playwright.sync_api import Browser, Page, expect
 
 from stable_diffusion import Pipeline
 from stable_diffusion.run import Run
+from ui import sketch
 from ui.page import build_page, look
+from ui.runs import pace
 from ui.runs.backend import Local
 from ui.runs.events import News
 from ui.runs.models import ModelHolder
 from ui.runs.resume import GONE
-from ui.stage import sketch
 
 from .conftest import PATIENCE, Server, free_port
 from .visitor import Visitor
@@ -67,7 +68,7 @@ class Late(Local):
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a page that draws for one at a time, and sketches on the slowest machine."""
-    monkeypatch.setattr(sketch, "QUICK", math.inf)
+    monkeypatch.setattr(pace, "QUICK", math.inf)
     Paced.let.clear()
     holder = ModelHolder(load=lambda *_: Paced(Pipeline.from_pretrained(device="cpu").models))
     holder.pipeline()

@@ -30,7 +30,7 @@ def test_a_model_is_asked_a_few_times_and_never_again(tmp_path: Path, monkeypatc
     monkeypatch.setattr(pace, "LONG", long)
     seconds = pace.seconds_per_step(pipeline)
     assert pace.seconds_per_step(pipeline) == seconds > 0
-    assert len(asked) == (1 if long == 0 else pace.STEPS)
+    assert len(asked) == (1 if long == 0 else pace.MEASURED_STEPS)
     assert asked[0].negative is not None  # guided, as the model's pictures are by default
 
 

@@ -24,7 +24,7 @@ from tests import tiny
 from ui.api import Answer, answers
 from ui.form.settings import SETTINGS
 from ui.keep.files import DAY, HOUR, NoRoom, keep, stem, sweep
-from ui.keep.history import MAX_RUNS, Kept, of_pictures, trim
+from ui.keep.history import MAX_RUNS, FinishedRun, by_picture, with_files
 from ui.keep.link import from_query, to_query
 from ui.keep.metadata import read_infotext
 from ui.runs.backend import Local
@@ -203,11 +203,11 @@ def test_what_can_t_be_kept_is_said_and_leaves_nothing(monkeypatch: pytest.Monke
 
 def test_history_finds_the_run_of_a_picture_and_forgets_those_whose_files_are_gone(cache: Path):
     files = [keep(f"{name}.png", b"") for name in "abc"]
-    first, second = Kept("t2i", REQUEST, (files[0],), None), Kept("t2i", REQUEST, tuple(files[1:]), None)
-    assert of_pictures([first, second]) == [first, second, second]
-    assert trim([first, second] * MAX_RUNS) == [first, second] * (MAX_RUNS // 2)
+    first, second = FinishedRun("t2i", REQUEST, (files[0],), None), FinishedRun("t2i", REQUEST, tuple(files[1:]), None)
+    assert by_picture([first, second]) == [first, second, second]
+    assert with_files([first, second] * MAX_RUNS) == [first, second] * (MAX_RUNS // 2)
     Path(files[2]).unlink()
-    assert trim([first, second]) == [first]
+    assert with_files([first, second]) == [first]
 
 
 def test_file_names_are_plain():

@@ -9,12 +9,12 @@ from gradio.components import Component
 
 from ui.stage import live
 
-from ..keep.history import History, Kept, of_pictures
+from ..keep.history import FinishedRun, History, by_picture
 from ..keep.link import from_query
 from ..keep.metadata import read_infotext
 from ..runs.errors import titled, told_on_the_page
 from ..runs.models import ModelHolder
-from ..stage.film import read_film
+from ..stage.film import read_film, with_final_picture
 from ..tab import Tab, shown
 from .controls import CHECKED, Controls, ModelSlider, Updates, of_the_model
 from .fitting import Fitted, fit
@@ -62,8 +62,8 @@ def bring(
 def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, history: History) -> None:
     """A click on a thumbnail brings back picture, film and settings."""
 
-    def restore(runs: list[Kept], event: gr.SelectData) -> Updates:
-        run = picked(event, of_pictures(runs))
+    def restore(runs: list[FinishedRun], event: gr.SelectData) -> Updates:
+        run = picked(event, by_picture(runs))
         tab = tabs[run.kind]
         updates: Updates = {pages: gr.Tabs(selected=run.kind), **fill(tab, run.settings, holder)[0]}
         try:
@@ -71,7 +71,7 @@ def connect_history(tabs: dict[str, Tab], holder: ModelHolder, pages: gr.Tabs, h
         except ValueError as error:
             gr.Warning(titled("The settings are back", str(error)))
             return updates
-        return updates | {tab.view.live: live.replay(run.shown(film), run.link)} | tab.show(run)
+        return updates | {tab.view.live: live.replay(with_final_picture(film, run), run.link)} | tab.show(run)
 
     shown = [part for tab in tabs.values() for part in (tab.view.live, *tab.shown)]
     outputs = [pages, *all_controls(tabs), *shown]
@@ -119,7 +119,7 @@ def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:
     """A finished picture becomes the photo of Image2Image, with its prompt."""
     photo, prompt = (tabs["i2i"].controls[name] for name in ("image", "prompt"))
 
-    def use(run: Kept | None) -> Updates:
+    def use(run: FinishedRun | None) -> Updates:
         made = shown(run)
         return {photo: made.files[0], prompt: made.request.prompt, pages: gr.Tabs(selected="i2i")}
 
@@ -133,7 +133,7 @@ def connect_inside(tab: Tab, pages: gr.Tabs, inside: tuple[gr.Tabs, Controls]) -
     sections, controls = inside
     taken = ("prompt", "seed", "num_inference_steps", "guidance_scale")
 
-    def look(run: Kept | None) -> Updates:
+    def look(run: FinishedRun | None) -> Updates:
         settings = shown(run).settings
         updates = {controls[name]: settings[name] for name in taken} | {controls["seed"]: str(settings["seed"])}
         return {pages: gr.Tabs(selected="inside"), sections: gr.Tabs(selected="run"), **updates}

@@ -9,12 +9,17 @@ from weakref import WeakKeyDictionary
 
 from stable_diffusion.request import Request
 
+from .errors import explain
+
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
 
-STEPS = 4
+MEASURED_STEPS = 4
 LONG = 1.0
 """Seconds after which a first step, which may also lay out weights, has to do as the measure."""
+SKETCH_STEPS = 5
+QUICK = 0.5
+"""Seconds below which a sketch of that many steps feels immediate."""
 
 _measured: WeakKeyDictionary[Pipeline, float] = WeakKeyDictionary()
 _measuring = threading.Lock()
@@ -35,7 +40,7 @@ def _measure(pipeline: Pipeline) -> float:
     run = pipeline.begin(Request(seed=0))
     assert run.query is not None, "a run that begins has a question"
     taken: list[float] = []
-    for _ in range(STEPS):
+    for _ in range(MEASURED_STEPS):
         started = time.perf_counter()
         [x_0] = run.denoise([run.query])
         x_0.cpu()  # which waits for it
@@ -44,6 +49,15 @@ def _measure(pipeline: Pipeline) -> float:
             break
     run.close()
     return min(taken)
+
+
+def is_quick(pipeline: Pipeline) -> bool:
+    """Return whether a sketch by the model feels immediate here."""
+    try:
+        return SKETCH_STEPS * seconds_per_step(pipeline) < QUICK
+    except Exception as error:  # the model's own settings can't be drawn with it: a run says so to its visitor
+        explain(error)
+        return False
 
 
 def describe(pipeline: Pipeline) -> str:

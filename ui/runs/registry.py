@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from operator import itemgetter
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stable_diffusion.request import Request
 
-from ..keep.history import Kept
+from ..keep.history import FinishedRun
 from ..keep.link import to_query
-from ..stage.live import Message, new_run
+from .events import Event
 from .limits import REMEMBERED_RUNS
 
-INDEX = itemgetter("index")
+
+def new_run_id() -> str:
+    """Return a name for a run that nobody can guess."""
+    return uuid.uuid4().hex
 
 
 @dataclass
@@ -23,11 +26,11 @@ class Watched:
 
     kind: str
     settings: dict[str, Any]
-    run_id: str = field(default_factory=new_run)
+    run_id: str = field(default_factory=new_run_id)
     request: Request | None = None
     """What is drawn; None before that is known."""
-    film: list[Message] = field(default_factory=list)
-    done: Kept | None = None
+    film: list[Event] = field(default_factory=list)
+    done: FinishedRun | None = None
     """What is left of it when it is over."""
     stopped: bool = False
     """Whether Stop was pressed, which may be before there is anything to stop."""
@@ -39,13 +42,12 @@ class Watched:
         """The query of a link that draws it again; empty while its request is not known."""
         return "" if self.request is None else to_query(self.request)
 
-    def add(self, step: Message) -> Message:
-        """Put a step into the film, in order: a picture may come after later steps, and then takes its step's place."""
-        if step["start"] is not None:
-            self.add(step["start"])
-        others = (one for one in self.film if one["index"] != step["index"])
-        self.film = sorted([*others, {**step, "start": None}], key=INDEX)
-        return step
+    def add(self, event: Event) -> None:
+        """Put a step into the film, in order: a preview may come after later steps, and replaces its own step."""
+        if event.start is not None:
+            self.add(event.start)
+        others = (one for one in self.film if one.index != event.index)
+        self.film = sorted([*others, replace(event, start=None)], key=lambda one: one.index)
 
 
 class Runs:

@@ -14,7 +14,7 @@ from ui.stage import live
 from ..form.controls import CHECKED, Updates
 from ..form.restore import fill
 from ..keep.link import from_query
-from ..stage.film import read_film
+from ..stage.film import read_film, with_final_picture
 from ..tab import Drawing, Tab, keep_in_history, watch
 
 GONE = "This run is gone, for the server was started again. Its settings and its seed are in the form: press Generate."
@@ -40,7 +40,7 @@ def connect_resume(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
                 }
         elif run.done is not None:
             try:
-                film = run.done.shown(read_film(run.done.film))
+                film = with_final_picture(read_film(run.done.film), run.done)
                 yield {view.live: live.so_far(run_id, film, run.link), **tab.show(run.done)}
             except ValueError:  # after a day
                 return

@@ -18,12 +18,12 @@ import gradio as gr
 
 from stable_diffusion.request import Request
 
-from ..stage.sketch import is_quick
 from .backend import Drawn, Local
 from .errors import told_to_programs
 from .events import Event, News, event_of
 from .limits import MAX_RUNNING, prepare, work_of
 from .models import ModelHolder
+from .pace import is_quick
 
 ZERO_GPU = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 """Whether this is such a Space, by the variable that the package itself goes by."""

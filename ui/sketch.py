@@ -1,4 +1,4 @@
-"""Drawing while the form changes: a few quick steps at each change, on the stage alone, and nothing of it is kept."""
+"""Sketches: a few quick steps at each change of the form, shown on the stage and not kept."""
 
 from __future__ import annotations
 
@@ -7,41 +7,35 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
-from ui.stage import live
+from .form.controls import CHECKED, QUIET, Updates, Values
+from .keep.history import FinishedRun
+from .runs.errors import explain
+from .runs.events import Event, Waiting
+from .runs.limits import check_work
+from .runs.pace import SKETCH_STEPS, is_quick
+from .runs.registry import new_run_id
+from .stage import live
+from .tab import Drawing, Sketch, Tab
 
-from ..form.controls import CHECKED, QUIET, Updates, Values
-from ..keep.history import Kept
-from ..runs.errors import explain
-from ..runs.events import Event, Waiting
-from ..runs.limits import check_work
-from ..runs.pace import seconds_per_step
-from ..tab import Drawing, Sketch, Tab
-
-if TYPE_CHECKING:
-    from stable_diffusion.pipeline import Pipeline
-
-STEPS = 5
-QUICK = 0.5
-"""Seconds below which a sketch feels immediate: where it takes no longer, the switch is on by itself."""
 REST = 10.0
 """Seconds without sketches after one had to wait for its turn."""
-ABOUT = "Five quick steps at every change; Enter draws the picture in full"
-SLOW = f"With this model {STEPS} steps take too long here to follow your typing"
-CROWDED = "Many are drawing now: it goes on when there is room"
-TOLD = "A sketch in five steps. Enter draws it in full."
+INFO = "Five quick steps at every change; Enter draws the picture in full"
+SLOW = f"With this model {SKETCH_STEPS} steps take too long here to follow your typing"
+CROWDED = "Many people are drawing now: sketches go on when there is room"
+STATUS = "A sketch in five steps. Enter draws it in full."
 
 
 def sketch_switch(kind: str) -> gr.Checkbox:
-    """The switch, off and out of reach until it is known how fast the model is here."""
-    return gr.Checkbox(False, label="Draw while I type", info=ABOUT, interactive=False, elem_id=f"{kind}-sketch")
+    """Build the switch, off and disabled until the model's pace is known."""
+    return gr.Checkbox(False, label="Draw while I type", info=INFO, interactive=False, elem_id=f"{kind}-sketch")
 
 
 def connect_sketch(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
-    """Sketch what the form says whenever the visitor, and nobody else, changes prompt or strength."""
+    """Sketch the form whenever the visitor, and not another event, changes prompt or strength."""
     view, switch, backend, holder = tab.view, tab.sketch, drawing.backend, drawing.holder
     model = tab.controls["model"]
     changing = [tab.controls[name] for name in ("prompt", "strength") if name in tab.controls]
@@ -60,11 +54,11 @@ def connect_sketch(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
             yield {switch: gr.Checkbox(value=False, info=SLOW)}
             return
         try:
-            settings = sketched(tab.settings(values), values[view.last])
+            settings = sketch_settings(tab.settings(values), values[view.last])
             check_work(holder, settings)
         except ValueError:  # a form that is not finished: Generate says what is wrong with it
             return
-        sketch.run_id, sketch.drawn = live.new_run(), tuple(values[control] for control in changing)
+        sketch.run_id, sketch.drawn = new_run_id(), tuple(values[control] for control in changing)
         async with aclosing(pictures(sketch, settings, visitor.session_hash)) as updates:
             async for update in updates:
                 yield update
@@ -86,20 +80,20 @@ def connect_sketch(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
                     ):
                         sketch.seed = news.seed
                         yield {
-                            view.live: live.sketch(news.x_0, settings["prompt"], TOLD),
+                            view.live: live.sketch(news.x_0, settings["prompt"], STATUS),
                             view.after: gr.Row(visible=False),
                             view.results: gr.Gallery(visible=False),
                             view.files: gr.File(visible=False),
-                            switch: gr.Checkbox(info=ABOUT),
+                            switch: gr.Checkbox(info=INFO),
                         }
         except Exception as error:
-            explain(error)  # to the log: whoever wants the picture is told when it is drawn in full
+            explain(error)  # for the log alone: the visitor reads it when the picture is drawn in full
 
     def leave(sketch: Sketch, *now: Any) -> None:
         if sketch.drawn != now:
             backend.stop(sketch.run_id)
 
-    # The next sketch comes when the one under way is over; one that is stale is over with its step.
+    # The next sketch begins when the current one is over; a stale one is over with its step.
     gr.on(changes, leave, [view.sketched, *changing], None, trigger_mode="multiple", **QUIET)
 
     gr.on(
@@ -119,19 +113,10 @@ def connect_sketch(tab: Tab, drawing: Drawing, page: gr.Blocks) -> None:
     page.load(suit, model, switch, **CHECKED)
 
 
-def sketched(settings: dict[str, Any], last: Kept | None) -> dict[str, Any]:
-    """The settings of a sketch: few steps, one picture, and a seed that stays, so that only the change is seen."""
+def sketch_settings(settings: dict[str, Any], last: FinishedRun | None) -> dict[str, Any]:
+    """Return the settings of a sketch: few steps, one picture, and a fixed seed, so that only the change is seen."""
     seed = settings["seed"]
     if seed is None or seed < 0:
         seed = 0 if last is None else last.request.seed
-    steps = math.ceil(STEPS / settings.get("strength", 1))  # of which the strength leaves so many
+    steps = math.ceil(SKETCH_STEPS / settings.get("strength", 1))  # SKETCH_STEPS of them are left at that strength
     return {**settings, "seed": seed, "num_inference_steps": steps, "num_images": 1, "preview": "none"}
-
-
-def is_quick(pipeline: Pipeline) -> bool:
-    """Whether a sketch by that model feels immediate here."""
-    try:
-        return STEPS * seconds_per_step(pipeline) < QUICK
-    except Exception as error:  # the model's usual settings can't be drawn with it: whoever does so is told
-        explain(error)
-        return False
