@@ -22,14 +22,20 @@ import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
-from ui.page import build_page, look
+from ui.keep.files import sweep_hourly
+from ui.page import build_page
 from ui.runs.backend import Backend, Local
 from ui.runs.limits import MAX_RUNNING, SMALL_EVENTS, Limits
+from ui.runs.measured import Measured
 from ui.runs.models import ModelHolder
 from ui.runs.zero import ZERO_GPU, Zero
-from ui.web.guard import IN_A_SPACE, NOWHERE, THIS_MACHINE, Guard, is_loopback, malformed, unwritten
-from ui.web.health import Measured, health, metrics
-from ui.web.listeners import watched
+from ui.theme import look
+from ui.web.bodies import BodyLimit, unreadable_body, unwritten_upload
+from ui.web.calls import CallCheck
+from ui.web.headers import IN_A_SPACE, NOWHERE, SecurityHeaders
+from ui.web.health import health, metrics
+from ui.web.hosts import THIS_MACHINE, HostCheck, is_loopback
+from ui.web.listeners import lifespan_with
 
 log = logging.getLogger("ui")
 
@@ -114,14 +120,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def guards(options: argparse.Namespace) -> list[Middleware]:
-    """What stands before the page: names are checked unless others come by names that nobody here knows."""
-    hosts = None if options.public and not options.allow_host else {*THIS_MACHINE, *options.allow_host}
-    return [Middleware(Guard, hosts=hosts, frame_ancestors=IN_A_SPACE if "SPACE_ID" in os.environ else NOWHERE)]
+    """Return the middleware before the page; a public page whose names are not known answers to every name."""
+    headers = Middleware(SecurityHeaders, frame_ancestors=IN_A_SPACE if "SPACE_ID" in os.environ else NOWHERE)
+    hosts = [] if options.public and not options.allow_host else [*THIS_MACHINE, *options.allow_host]
+    checks = [Middleware(HostCheck, hosts=hosts)] if hosts else []
+    return [headers, *checks, Middleware(CallCheck), Middleware(BodyLimit)]
 
 
 def serve(options: argparse.Namespace, holder: ModelHolder, backend: Backend) -> gr.Blocks:
     """Serve the page around what draws; returns at once. OSError where the address can't be listened on."""
-    routes = [health(holder, backend)]
+    routes = [health(holder.first, lambda: backend.status)]
     if options.metrics:
         from prometheus_client import CollectorRegistry
 
@@ -146,8 +154,8 @@ def serve(options: argparse.Namespace, holder: ModelHolder, backend: Backend) ->
         app_kwargs={
             "routes": routes,
             "middleware": guards(options),
-            "exception_handlers": {RequestValidationError: malformed, OSError: unwritten},
-            "lifespan": watched(options.limits.unheard),
+            "exception_handlers": {RequestValidationError: unreadable_body, OSError: unwritten_upload},
+            "lifespan": lifespan_with(options.limits.unheard, sweep_hourly),
         },
         **look(),
     )

@@ -16,12 +16,13 @@ from playwright.sync_api import Browser, Page, expect
 from stable_diffusion import Pipeline
 from stable_diffusion.run import Run
 from ui import sketch
-from ui.page import build_page, look
+from ui.page import build_page
 from ui.runs import pace
 from ui.runs.backend import Local
 from ui.runs.events import News
 from ui.runs.models import ModelHolder
 from ui.runs.resume import GONE
+from ui.theme import look
 
 from .conftest import PATIENCE, Server, free_port
 from .visitor import Visitor
