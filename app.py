@@ -22,15 +22,21 @@ import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
-from ui.page import build_page, look
+from ui.keep.files import sweep_hourly
+from ui.page import build_page
 from ui.runs.backend import Backend, Local
 from ui.runs.catalogue import Catalogue
 from ui.runs.limits import MAX_RUNNING, SMALL_EVENTS, Limits
+from ui.runs.measured import Measured
 from ui.runs.models import LoadedModels
 from ui.runs.zero import ZERO_GPU, Zero
-from ui.web.guard import IN_A_SPACE, NOWHERE, THIS_MACHINE, Guard, is_loopback, malformed, unwritten
-from ui.web.health import Measured, health, metrics
-from ui.web.listeners import watched
+from ui.theme import look
+from ui.web.bodies import BodyLimit, unreadable_body, unwritten_upload
+from ui.web.calls import CallCheck
+from ui.web.headers import IN_A_SPACE, NOWHERE, SecurityHeaders
+from ui.web.health import health, metrics
+from ui.web.hosts import THIS_MACHINE, HostCheck, is_loopback
+from ui.web.listeners import lifespan_with
 
 log = logging.getLogger("ui")
 
@@ -115,14 +121,16 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def guards(options: argparse.Namespace) -> list[Middleware]:
-    """Return the middleware before the page; a public page accepts every host name unless names are given."""
-    hosts = None if options.public and not options.allow_host else {*THIS_MACHINE, *options.allow_host}
-    return [Middleware(Guard, hosts=hosts, frame_ancestors=IN_A_SPACE if "SPACE_ID" in os.environ else NOWHERE)]
+    """Return the middleware before the page; a public page whose names are not known answers to every name."""
+    headers = Middleware(SecurityHeaders, frame_ancestors=IN_A_SPACE if "SPACE_ID" in os.environ else NOWHERE)
+    hosts = [] if options.public and not options.allow_host else [*THIS_MACHINE, *options.allow_host]
+    checks = [Middleware(HostCheck, hosts=hosts)] if hosts else []
+    return [headers, *checks, Middleware(CallCheck), Middleware(BodyLimit)]
 
 
 def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -> gr.Blocks:
     """Serve the page and return at once; OSError if the address can't be listened on."""
-    routes = [health(models, backend)]
+    routes = [health(models.catalogue.first, lambda: backend.status)]
     if options.metrics:
         from prometheus_client import CollectorRegistry
 
@@ -147,8 +155,8 @@ def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -
         app_kwargs={
             "routes": routes,
             "middleware": guards(options),
-            "exception_handlers": {RequestValidationError: malformed, OSError: unwritten},
-            "lifespan": watched(options.limits.unheard),
+            "exception_handlers": {RequestValidationError: unreadable_body, OSError: unwritten_upload},
+            "lifespan": lifespan_with(options.limits.unheard, sweep_hourly),
         },
         **look(),
     )

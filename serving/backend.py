@@ -48,7 +48,7 @@ class _Progress:
 
 
 class Remote:
-    """A `Backend` over the handle of a deployment of `Replica`. `models` tells the models' defaults and is not loaded."""
+    """A `Backend` over the handle of a deployment of `Replica`. `models` knows their defaults."""
 
     def __init__(self, handle: DeploymentHandle, models: LoadedModels):
         self._handle, self._models = handle, models
@@ -79,9 +79,7 @@ class Remote:
         """
         self._models.limits.check(request)
         request = await asyncio.to_thread(self._with_pictures, request)
-        handle = self._handle.options(
-            stream=True, session_id=run_id, multiplexed_model_id=request.model or ""
-        ).stream
+        handle = self._handle.options(stream=True, session_id=run_id, multiplexed_model_id=request.model or "").stream
         progress = self._runs[run_id] = _Progress()
         try:
             for _ in range(MAX_REPLICAS_PER_RUN):

@@ -22,11 +22,12 @@ from ui.stage import live
 
 from .form.photo import MaskFile, photo_input, require_photo
 from .keep.files import NoRoom
+from .keep.history import keep_pictures
 from .keep.settings import SETTINGS, Setting
 from .runs.backend import Backend
 from .runs.errors import errors_as_text
 from .runs.events import Event, Started, Waiting
-from .stage.history import keep_images
+from .runs.registry import new_run_id
 
 BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults))}
 
@@ -93,7 +94,7 @@ def argument(setting: Setting) -> Component:
 
 async def answers(backend: Backend, request: Request, owner: str | None) -> AsyncGenerator[Answer]:
     """Run a request and yield an answer for each step; `RequestError`, naming the argument, if it can't be served."""
-    run_id, started = live.new_run(), None
+    run_id, started = new_run_id(), None
     async with aclosing(backend.stream(run_id, request, owner or run_id)) as stream:
         async for news in stream:
             if isinstance(news, Waiting):
@@ -102,14 +103,15 @@ async def answers(backend: Backend, request: Request, owner: str | None) -> Asyn
                 started = news
             else:
                 assert started is not None, "a run starts before it has steps"
-                step, files = describe(news, started.dropped), tuple[str, ...]()
+                step, files = describe(news, started.dropped), list[str]()
                 if news.images is not None:
                     try:
-                        files = await asyncio.to_thread(keep_images, started.request, news)
+                        stopped_at = news.index if news.stopped else None
+                        files = await asyncio.to_thread(keep_pictures, started.request, news.images, stopped_at)
                     except NoRoom:
                         yield [], step  # its preview is the picture
                         raise
-                yield list(files), step
+                yield files, step
 
 
 def waiting(news: Waiting) -> dict[str, Any]:
@@ -127,7 +129,7 @@ def describe(event: Event, dropped: dict[str, str]) -> dict[str, Any]:
         "sigma": None if math.isinf(event.sigma) else event.sigma,
         "seed": event.seed,
         "seconds_per_step": event.seconds_per_step,
-        "preview": live.as_uri(event.x_0),
+        "preview": None if event.x_0 is None else live.webp_uri(event.x_0),
         "finished": event.images is not None,
         "dropped": dropped,
         "blurred": event.blurred,

@@ -18,11 +18,11 @@ from .form.controls import QUIET, Controls, Updates, Values, more_controls, prom
 from .form.inputs import Radio, Slider, picked
 from .form.mask import backdrop, mask_painter
 from .form.photo import PHOTOS, SEEN, photo_input, require_photo
+from .keep.history import FinishedRun, History
 from .runs.errors import errors_on_page
 from .runs.models import LoadedModels
 from .runs.prepare import prepare
 from .sketch import sketch_switch
-from .stage.history import FinishedRun, History
 from .stage.opening import PHOTO_EXAMPLES, cards
 from .tab import Services, Tab, connect, run_buttons, run_view
 

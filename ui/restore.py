@@ -14,12 +14,12 @@ from .form.controls import CHECKED, Controls, Updates
 from .form.fitting import fill
 from .form.inputs import picked
 from .form.photo import SEEN, own_file
+from .keep.history import FinishedRun, History, by_picture
 from .keep.link import from_query
 from .keep.metadata import read_infotext
 from .runs.errors import errors_on_page, titled
 from .runs.models import LoadedModels
-from .stage.film import read_film
-from .stage.history import FinishedRun, History, of_pictures
+from .stage.film import read_film, with_final_picture
 from .tab import Tab, finished
 
 
@@ -51,7 +51,7 @@ def connect_history(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, 
     """Restore picture, film and settings of a clicked thumbnail."""
 
     def show(runs: list[FinishedRun], event: gr.SelectData) -> Updates:
-        run = picked(event, of_pictures(runs))
+        run = picked(event, by_picture(runs))
         tab = tabs[run.kind]
         updates: Updates = {pages: gr.Tabs(selected=run.kind), **fill(tab.controls, run.settings, models)[0]}
         try:
@@ -59,7 +59,7 @@ def connect_history(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, 
         except RequestError as error:
             gr.Warning(titled("The settings are back", str(error)))
             return updates
-        return updates | {tab.view.live: live.replay(run.film_messages(film), run.link)} | tab.show(run)
+        return updates | {tab.view.live: live.replay(with_final_picture(film, run), run.link)} | tab.show(run)
 
     shown = [part for tab in tabs.values() for part in (tab.view.live, *tab.finished_outputs)]
     outputs = [pages, *all_controls(tabs), *shown]

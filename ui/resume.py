@@ -21,7 +21,7 @@ from .form.controls import CHECKED, Updates
 from .form.fitting import fill
 from .keep.link import from_query
 from .keep.settings import SETTINGS
-from .stage.film import read_film
+from .stage.film import read_film, with_final_picture
 from .tab import Services, Tab, follow, keep_in_history
 
 GONE = "This run is gone, for the server was started again. Its settings and its seed are in the form: press Generate."
@@ -51,7 +51,7 @@ def connect_run(tab: Tab, services: Services, page: gr.Blocks) -> None:
                 yield {view.live: live.failed(run_id, GONE), **updates}
         elif run.finished is not None:
             try:
-                film = run.finished.film_messages(await asyncio.to_thread(read_film, run.finished.film))
+                film = with_final_picture(await asyncio.to_thread(read_film, run.finished.film), run.finished)
             except RequestError:  # films are deleted after a day
                 return
             yield {view.live: live.so_far(run_id, film, run.link), **tab.show(run.finished)}

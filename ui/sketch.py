@@ -15,18 +15,19 @@ from stable_diffusion.request import Request, RequestError
 from ui.stage import live
 
 from .form.controls import CHECKED, QUIET, Updates, Values
+from .keep.history import FinishedRun
 from .runs.cost import SKETCH_STEPS, is_quick
 from .runs.errors import explain
 from .runs.events import Event, Waiting
 from .runs.prepare import check
-from .stage.history import FinishedRun
+from .runs.registry import new_run_id
 from .tab import Services, SketchState, Tab
 
 REST = 10.0
 """Seconds without sketches after one had to wait in the queue."""
 ABOUT = "Five quick steps at every change; Enter draws the picture in full"
 SLOW = f"With this model {SKETCH_STEPS} steps take too long here to follow your typing"
-CROWDED = "Many are drawing now: it goes on when there is room"
+CROWDED = "Many people are drawing now: sketches go on when there is room"
 CAPTION = "A sketch in five steps. Enter draws it in full."
 
 
@@ -59,7 +60,7 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
             await asyncio.to_thread(check, models, request)
         except RequestError:  # the form is not finished; Generate shows the message
             return
-        sketch.run_id, sketch.drawn = live.new_run(), tuple(values[control] for control in changing)
+        sketch.run_id, sketch.drawn = new_run_id(), tuple(values[control] for control in changing)
         async with aclosing(pictures(sketch, request, visitor.session_hash)) as updates:
             async for update in updates:
                 yield update

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -19,15 +17,15 @@ from ui.stage import live
 
 from .form.controls import CHECKED, QUIET, Controls, Updates, Values, request_of
 from .keep.files import NoRoom
+from .keep.history import FinishedRun, History
 from .runs.backend import Backend
 from .runs.errors import errors_on_page, explain, page_error, titled
 from .runs.events import Event, Started, Waiting
 from .runs.models import LoadedModels
 from .runs.prepare import check
-from .stage.film import save
-from .stage.history import FinishedRun, History, keep_run
-from .stage.opening import EXAMPLES, PHOTO_EXAMPLES
-from .stage.registry import PageRun, Registry
+from .runs.registry import PageRun, Registry
+from .stage.film import film_files, finish, with_final_picture
+from .stage.opening import example
 
 BLURRED = (
     "The model's safety checker found something that is not for everybody, and it errs at times: "
@@ -114,11 +112,8 @@ class Tab:
         prompt, seed = self.controls["prompt"], self.controls["seed"]
         if (values[prompt] or "").strip():
             return {}
-        if "image" in self.controls:
-            photo = Path(values[self.controls["image"]] or "").name
-            return {prompt: dict(PHOTO_EXAMPLES).get(photo, PHOTO_EXAMPLES[0][1])}
-        text, its_seed = random.choice(EXAMPLES)
-        return {prompt: text} | ({} if values[seed] else {seed: str(its_seed)})
+        text, its_seed = example(values[self.controls["image"]] or "" if "image" in self.controls else None)
+        return {prompt: text} | ({} if its_seed is None or values[seed] else {seed: str(its_seed)})
 
     @property
     def finished_outputs(self) -> list[Block]:
@@ -234,9 +229,9 @@ async def follow(tab: Tab, backend: Backend, run: PageRun, owner: str | None) ->
     idle: Updates = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
     # Repeated with every step: of two answers in quick succession Gradio 6.31's page may draw only the second.
     busy: Updates = {view.generate: gr.Button(interactive=False), view.stop: gr.Button(interactive=True)}
-    ended = False
-    yield {view.live: live.so_far(run.run_id, run.film, run.link), view.run_id: run.run_id, **busy}
-    if run.film:
+    film, ended = live.steps(run.run_id, run.film), False
+    yield {view.live: live.so_far(run.run_id, film, run.link), view.run_id: run.run_id, **busy}
+    if film:
         await asyncio.sleep(PAUSE)
     try:
         async with aclosing(backend.stream(run.run_id, run.request or run.asked, owner or run.run_id)) as stream:
@@ -252,7 +247,8 @@ async def follow(tab: Tab, backend: Backend, run: PageRun, owner: str | None) ->
                 elif isinstance(news, Waiting):
                     yield {view.live: live.waiting(run.run_id, news.text, run.link), **busy}
                 elif news.images is None:
-                    yield {view.live: run.add(live.message(run.run_id, news)), **busy}
+                    run.add(news)
+                    yield {view.live: live.step(run.run_id, news), **busy}
                 else:
                     ended = True
                     yield {**await end(tab, run, news), **idle}
@@ -270,17 +266,17 @@ async def follow(tab: Tab, backend: Backend, run: PageRun, owner: str | None) ->
 async def end(tab: Tab, run: PageRun, last: Event) -> Updates:
     """Keep a run's files after its last event, and return the updates that show them."""
     assert run.request is not None, "a run starts before it has steps"
-    run.add(live.message(run.run_id, last))
-    film = run.film
+    run.add(last)
+    film = live.steps(run.run_id, run.film)
     try:
-        finished = await asyncio.to_thread(keep_run, tab.kind, run.asked, run.request, last, film)
+        finished = await asyncio.to_thread(finish, tab.kind, run.asked, run.request, last, film)
     except NoRoom as error:
         gr.Warning(titled("Not kept", f"{explain(error)} {NOT_KEPT}"))
         return {tab.view.live: live.last(film, run.link)}
     run.finish(finished)
     if last.blurred:
         gr.Warning(titled("Blurred", BLURRED))
-    return {tab.view.live: live.last(finished.film_messages(film), finished.link), **tab.show(finished)}
+    return {tab.view.live: live.last(with_final_picture(film, finished), finished.link), **tab.show(finished)}
 
 
 def warn(dropped: dict[str, str]) -> None:
@@ -299,5 +295,4 @@ def finished(run: FinishedRun | None) -> FinishedRun:
 def save_film(run: FinishedRun | None) -> gr.File:
     """Return the files of a run's animation and contact strip."""
     with errors_on_page():
-        over = finished(run)
-        return gr.File(save(over.film, over.request, over.files[0]), visible=True)
+        return gr.File(film_files(finished(run)), visible=True)

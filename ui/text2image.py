@@ -6,8 +6,8 @@ import gradio as gr
 
 from .form.controls import CHECKED, more_controls, prompt_controls, sampling_controls
 from .form.inputs import picked
+from .keep.history import History
 from .sketch import sketch_switch
-from .stage.history import History
 from .stage.opening import EXAMPLES, card, cards
 from .tab import Services, Tab, connect, run_buttons, run_view
 

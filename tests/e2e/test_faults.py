@@ -15,11 +15,12 @@ from torch import Tensor
 
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.run import Run, Step
-from ui.page import build_page, look
+from ui.page import build_page
 from ui.runs.backend import Local
-from ui.runs.errors import NO_MEMORY, UNEXPECTED
 from ui.runs.catalogue import Catalogue
+from ui.runs.errors import NO_MEMORY, UNEXPECTED
 from ui.runs.models import LoadedModels, OnProgress
+from ui.theme import look
 
 from .conftest import PATIENCE, free_port
 from .visitor import Visitor, unfold

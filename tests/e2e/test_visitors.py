@@ -15,13 +15,15 @@ from playwright.sync_api import Browser, Page, expect
 
 from stable_diffusion import Pipeline
 from stable_diffusion.run import Run
-from ui.page import build_page, look
-from ui.runs.backend import Local
-from ui.runs.events import News
-from ui.runs.catalogue import Catalogue
-from ui.runs.models import LoadedModels
-from ui.resume import GONE
 from ui import sketch
+from ui.page import build_page
+from ui.resume import GONE
+from ui.runs import cost
+from ui.runs.backend import Local
+from ui.runs.catalogue import Catalogue
+from ui.runs.events import News
+from ui.runs.models import LoadedModels
+from ui.theme import look
 
 from .conftest import PATIENCE, Server, free_port
 from .visitor import Visitor
@@ -68,7 +70,7 @@ class Late(Local):
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a page that draws for one at a time, and sketches on the slowest machine."""
-    monkeypatch.setattr(sketch, "QUICK", math.inf)
+    monkeypatch.setattr(cost, "QUICK", math.inf)
     Paced.let.clear()
     holder = LoadedModels(Catalogue(), load=lambda *_: Paced(Pipeline.from_pretrained(device="cpu").models))
     holder.pipeline()

@@ -21,9 +21,9 @@ from PIL import Image
 
 from tests.tiny import save_model
 from ui.runs.backend import Backend, Local
+from ui.runs.catalogue import Catalogue
 from ui.runs.events import Event, News, Started
 from ui.runs.limits import Limits
-from ui.runs.catalogue import Catalogue
 from ui.runs.models import LoadedModels
 
 ray = pytest.importorskip("ray", reason="requirements-serve.txt is not installed")

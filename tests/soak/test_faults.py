@@ -29,11 +29,11 @@ from tests.e2e.visitor import Visitor
 from tests.faults.caller import TIMEOUT, Caller
 from tests.hub_server import serve as serve_hub
 from ui.keep.files import DAY
-from ui.runs.backend import Local
-from ui.runs.errors import is_out_of_memory
-from ui.runs.catalogue import Catalogue
-from ui.runs.models import LoadedModels
 from ui.resume import GONE
+from ui.runs.backend import Local
+from ui.runs.catalogue import Catalogue
+from ui.runs.errors import is_out_of_memory
+from ui.runs.models import LoadedModels
 
 from .server import Call, Message, Process, Program, calling, connection, running
 from .test_load import LONG, call, expect_drawn, request

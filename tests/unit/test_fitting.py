@@ -11,11 +11,12 @@ from safetensors.torch import save_file
 
 from stable_diffusion.request import Defaults
 from tests import tiny
-from ui.form.controls import Controls, more_controls, model_sliders, prompt_controls, sampling_controls
+from ui.form.controls import Controls, model_sliders, more_controls, prompt_controls, sampling_controls
 from ui.form.fitting import fit
 from ui.keep.infotext import parse_infotext
-from ui.runs.limits import USUAL
+from ui.restore import model_by_name
 from ui.runs.catalogue import Catalogue
+from ui.runs.limits import USUAL
 from ui.runs.models import LoadedModels
 
 SMALL = Defaults(128, max_clip_skip=2)  # sides from 64 to 256 in steps of 16
@@ -114,9 +115,9 @@ def test_a_picture_names_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     save_file({}, folder / "dreams_8.safetensors")
     monkeypatch.setenv("SD_MODELS", str(folder))
     holder = LoadedModels(Catalogue(), device="cpu")
-    assert holder.called("small") == "small"
-    assert holder.called("dreams_8") == "dreams_8.safetensors"
-    assert holder.called(holder.pipeline("small").models.name) == "small"
-    assert holder.called("emoji") == "emoji (bundled)"
+    assert model_by_name(holder, "small") == "small"
+    assert model_by_name(holder, "dreams_8") == "dreams_8.safetensors"
+    assert model_by_name(holder, holder.pipeline("small").models.name) == "small"
+    assert model_by_name(holder, "emoji") == "emoji (bundled)"
     for unknown in ("", "stable-diffusion-v1-5/stable-diffusion-v1-5"):  # that one would be fetched
-        assert holder.called(unknown) is None
+        assert model_by_name(holder, unknown) is None

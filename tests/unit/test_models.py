@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stable_diffusion.request import RequestError
 from tests.conftest import awaited
 from ui.runs.catalogue import Catalogue
 from ui.runs.models import LoadedModels
@@ -118,9 +119,9 @@ def test_a_failed_load_is_a_sentence_for_all_who_wait_and_the_next_ask_tries_aga
     first, second = holder.start("a"), holder.start("a")
     loader.slow["a"].set()
     for waiting in (first, second):
-        with pytest.raises(ValueError, match="The model 'a' could not be loaded: the disk is full"):
+        with pytest.raises(RequestError, match="The model 'a' could not be loaded: the disk is full"):
             waiting.future.result(PATIENCE)
-    with pytest.raises(ValueError, match="could not be loaded"):
+    with pytest.raises(RequestError, match="could not be loaded"):
         gathered(holder, "a")
     loader.broken.clear()
     assert holder.pipeline("a") == "a"
@@ -159,14 +160,14 @@ def test_a_third_model_waits_while_two_are_being_loaded(folder: Path):
 
 def test_an_unknown_model_is_named(folder: Path):
     holder = LoadedModels(Catalogue(), load=Loader())
-    for ask in (holder.ask, holder.pipeline, holder.defaults_of):
-        with pytest.raises(ValueError, match=r"model must be one of .*'a', 'b', 'c'.*, got 'd'"):
+    for ask in (holder.start, holder.pipeline, holder.defaults):
+        with pytest.raises(RequestError, match=r"model must be one of .*'a', 'b', 'c'.*, got 'd'"):
             ask("d")
 
 
 def test_the_vae_is_the_first_models_alone(folder: Path):
     loader = Loader()
-    holder = LoadedModels(str(folder / "b"), vae="better.vae.pt", load=loader)
+    holder = LoadedModels(Catalogue(str(folder / "b")), vae="better.vae.pt", load=loader)
     for name in "abc":
         holder.pipeline(name)
     assert loader.vaes == {"a": None, "b": "better.vae.pt", "c": None}

@@ -12,6 +12,7 @@ import pytest
 from stable_diffusion.loading.config import BUNDLED
 from training.data.thesaurus import Thesaurus
 from training.data.vocabulary import by_kind, known_words, things, vocabulary
+from ui.form.model_menu import subjects
 from ui.form.vocabulary import Vocabulary, read_vocabulary
 from ui.runs.catalogue import Catalogue
 from ui.runs.models import LoadedModels
@@ -152,10 +153,10 @@ def test_every_model_says_what_it_draws(tmp_path: Path, monkeypatch: pytest.Monk
             json.dumps({"cross_attention_dim": width, "sample_size": 64})
         )
     monkeypatch.setenv("SD_MODELS", str(tmp_path))
-    holder = LoadedModels(Catalogue(), device="cpu")
-    assert holder.draws().startswith("It draws emoji-like pictures")
-    assert holder.draws("one").startswith(
+    models = LoadedModels(Catalogue(), device="cpu")
+    assert subjects(models).startswith("It draws emoji-like pictures")
+    assert subjects(models, "one").startswith(
         "A model like Stable Diffusion 1: it draws what you describe, best at 512 x 512"
     )
-    assert holder.draws("two").startswith("A model like Stable Diffusion 2: it draws")
-    assert holder.draws("own").startswith("It draws what you describe")
+    assert subjects(models, "two").startswith("A model like Stable Diffusion 2: it draws")
+    assert subjects(models, "own").startswith("It draws what you describe")

@@ -72,4 +72,4 @@ def backdrop(photo: str | None) -> MaskPainter:
     if picture is None:
         return MaskPainter(photo="", value=None)
     picture.thumbnail((BACKDROP, BACKDROP))
-    return MaskPainter(photo=live.as_uri(webp(picture)), value=None)
+    return MaskPainter(photo=live.webp_uri(webp(picture)), value=None)

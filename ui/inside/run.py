@@ -18,7 +18,8 @@ from stable_diffusion.request import Request, without_loras
 from ..form.controls import Controls, Values, guidance_control, request_of, steps_control
 from ..runs.models import LoadedModels
 from ..runs.prepare import prepare
-from ..stage.live import data_uri, new_run
+from ..runs.registry import new_run_id
+from ..stage.live import data_uri
 from .chart import chart, line
 from .lane import connect_lane, lane_buttons
 from .view import HERE, inside_view
@@ -73,7 +74,7 @@ def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
     assert request.preview is not None
     draw = Preview(Renderer(pipeline.models), request.preview)
     match = matcher(pipeline, told)
-    film: Film = {"run": new_run(), "words": [word.text for word in words], "scale": request.guidance_scale}
+    film: Film = {"run": new_run_id(), "words": [word.text for word in words], "scale": request.guidance_scale}
     frames, pulls, matches, total = [], [], [], None
     for inside in look_inside(pipeline, dataclasses.replace(request, preview="none")):
         step = inside.step
@@ -89,7 +90,7 @@ def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
                 "xt": data_uri(step.noisy()[0]),
                 "x0": data_uri(guided),
                 "conditional": data_uri(conditional),
-                "unconditional": data_uri(unconditional),
+                "unconditional": None if unconditional is None else data_uri(unconditional),
                 "heat": heat_maps(heat),
                 "mean": heat_maps(total / step.index),
             }

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import uuid
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from operator import itemgetter
+from dataclasses import dataclass, field, replace
 
 from stable_diffusion.request import Request
 
+from ..keep.history import FinishedRun
 from ..keep.link import to_query
-from ..runs.limits import REMEMBERED_RUNS
-from .history import FinishedRun
-from .live import Message, new_run
+from .events import Event
+from .limits import REMEMBERED_RUNS
 
-INDEX = itemgetter("index")
+
+def new_run_id() -> str:
+    """Return a name for a run that nobody can guess."""
+    return uuid.uuid4().hex
 
 
 @dataclass
@@ -23,10 +26,10 @@ class PageRun:
     kind: str
     asked: Request
     """The request of the form, whose photo and mask are files."""
-    run_id: str = field(default_factory=new_run)
+    run_id: str = field(default_factory=new_run_id)
     request: Request | None = None
     """The complete request, once the run has started."""
-    film: list[Message] = field(default_factory=list)
+    film: list[Event] = field(default_factory=list)
     finished: FinishedRun | None = None
     stopped: bool = False
     """Whether Stop was pressed, possibly before the backend had the run."""
@@ -38,13 +41,12 @@ class PageRun:
         """The query of a link that draws the run again; empty before it has started."""
         return "" if self.request is None else to_query(self.request)
 
-    def add(self, step: Message) -> Message:
-        """Insert a step into the film in order; a picture that comes after later steps replaces its step."""
-        if step["start"] is not None:
-            self.add(step["start"])
-        others = (one for one in self.film if one["index"] != step["index"])
-        self.film = sorted([*others, {**step, "start": None}], key=INDEX)
-        return step
+    def add(self, event: Event) -> None:
+        """Insert a step into the film in order; a preview that comes after later steps replaces its own step."""
+        if event.start is not None:
+            self.add(event.start)
+        others = (one for one in self.film if one.index != event.index)
+        self.film = sorted([*others, replace(event, start=None)], key=lambda one: one.index)
 
     def finish(self, finished: FinishedRun) -> None:
         """Note the files of the run, and free the memory of its film and pictures."""

@@ -1,0 +1,92 @@
+"""The finished runs of a visit, kept in the visitor's own session and nowhere else."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from stable_diffusion.request import Request
+
+from .files import keep, stem
+from .link import to_query
+
+MAX_RUNS = 40
+"""Number of runs that a visit remembers."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that is over: its request, complete and seeded, and the paths of its pictures and of its film.
+
+    kind: the tab that asked, "t2i" or "i2i". request: with the uploaded files of photo and mask. film: None for a run
+    without previews. photo: the photo as the run used it, None for text-to-image.
+    """
+
+    kind: str
+    request: Request
+    files: tuple[str, ...]
+    film: str | None = None
+    photo: str | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields of its request by name."""
+        return dataclasses.asdict(self.request)
+
+    @property
+    def link(self) -> str:
+        """The query of a link that repeats the run."""
+        return to_query(self.request)
+
+
+def keep_pictures(request: Request, pictures: Sequence[bytes], stopped_at: int | None = None) -> list[str]:
+    """Write PNG files of a seeded request and return their paths; `stopped_at` is the last step of a stopped run.
+
+    Raises `NoRoom` where the disk is full.
+    """
+    assert request.seed is not None
+    part = "" if stopped_at is None else f"-step-{stopped_at}"
+    return [
+        keep(f"{stem(request.prompt, seed)}{part}.png", picture) for seed, picture in enumerate(pictures, request.seed)
+    ]
+
+
+class History:
+    """The gallery of a visit, newest run first. Built before the tabs that add to it, and placed with `render`."""
+
+    def __init__(self) -> None:
+        self.runs = gr.State([])
+        self.gallery = gr.Gallery(
+            label="Your visit so far",
+            format="png",
+            columns=8,
+            fit_columns=False,
+            height="auto",
+            object_fit="cover",
+            allow_preview=False,
+            buttons=["download_all"],
+            interactive=False,
+            elem_id="history",
+            render=False,
+        )
+
+    @staticmethod
+    def add(runs: list[FinishedRun], run: FinishedRun | None) -> tuple[list[FinishedRun], list[str]]:
+        """Return the runs with `run` before them, and the paths of all their pictures."""
+        runs = with_files(runs if run is None or run in runs else [run, *runs])
+        return runs, [file for run in runs for file in run.files]
+
+
+def by_picture(runs: list[FinishedRun]) -> list[FinishedRun]:
+    """Return the run of each picture of the gallery, in its order."""
+    return [run for run in runs for _ in run.files]
+
+
+def with_files(runs: list[FinishedRun]) -> list[FinishedRun]:
+    """Return the newest runs whose pictures still exist: files are deleted after a day."""
+    return [run for run in runs[:MAX_RUNS] if all(Path(file).exists() for file in run.files)]
