@@ -24,11 +24,11 @@ from stable_diffusion.batching.engine import Engine, QueueFull
 from stable_diffusion.batching.preview_worker import PreviewWorker
 from stable_diffusion.batching.run_handle import KEPT_STEPS, RunHandle
 from stable_diffusion.guidance import Query
+from stable_diffusion.levels import Plan
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.preview import Pictures, Preview
 from stable_diffusion.request import Request
 from stable_diffusion.run import Run, Step
-from stable_diffusion.samplers import Plan
 from tests.tiny import save_model
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8))
