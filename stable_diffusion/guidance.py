@@ -95,7 +95,7 @@ class Denoiser:
         return (query.x / query.level.scale).to(query.context.dtype)
 
     def _guidance_embeddings(self, queries: Sequence[Query]) -> Tensor | None:
-        """Return the embedding of w - 1, in thousandths, that a distilled model expects (arXiv:2310.04378, section 4.3)."""
+        """Return the embedding of w - 1, in thousandths, for a distilled model (arXiv:2310.04378, section 4.3)."""
         channels = self.unet.config.time_cond_proj_dim
         if channels is None:
             return None

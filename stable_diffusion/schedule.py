@@ -58,7 +58,7 @@ Spacing = Callable[[float, float, int], np.ndarray]
 
 
 class NoiseSchedule:
-    """The betas of a model's scheduler configuration and the quantities derived from them (Section 2, arXiv:2006.11239).
+    """The betas of a scheduler configuration and the quantities derived from them (Section 2, arXiv:2006.11239).
 
     `betas`, `alphas_cumprod` and `sigmas` are float64 of shape (num_train_timesteps,) on the CPU. `sigmas` is
     sqrt((1 - alphas_cumprod) / alphas_cumprod), kept finite at a terminal step whose SNR is zero.
@@ -142,7 +142,7 @@ class NoiseSchedule:
     # Grids: the timesteps of a run of n steps, highest first.
 
     def spacing(self, default: str) -> str:
-        """Return the configuration's timestep_spacing or, if it names none, a sampler's `default`, as in diffusers."""
+        """Return the configuration's timestep_spacing or, if it has none, a sampler's `default`, as in diffusers."""
         return default if self.config.timestep_spacing is None else self.config.timestep_spacing
 
     def timesteps(self, num_inference_steps: int, spacing: str, *, spare: int = 0) -> np.ndarray:
