@@ -449,6 +449,54 @@ def test_nobody_waits_for_a_crowd_of_another_size(pipe: Pipeline, engine: Engine
     assert gaps.max() <= 9  # not even if everybody else took a turn
 
 
+def test_turns_are_short_while_newcomers_wait_to_be_admitted(pipe: Pipeline) -> None:
+    """Each turn admits one run. Until the last is in, a batch has at most a quarter of the rows that it may have."""
+    came: list[int] = []
+
+    def come(queries: Sequence[Query]) -> None:
+        gate(queries)
+        if len(queries) == 16 and not came:  # the limit is 32 rows from then on, twice as many as pay
+            came.append(len(network.batches))
+            for i in range(6):
+                engine.submit(beginning(pipe, request, network), 16 + i)
+
+    gate, network = Gate(), watched(pipe, come)
+    engine = Engine(clock=network.clock)
+    request = Request("a", num_inference_steps=40, guidance_scale=1.0, preview="none")
+    crowd = [engine.submit(beginning(pipe, request, network), i) for i in range(16)]
+    gate.open()
+    for run in crowd:
+        assert last(run).result is not None
+    [full] = came
+    assert max(network.rows[full + 1 : full + 6]) <= 8
+    assert max(network.rows[full + 6 :]) >= 16
+    engine.close()
+
+
+def test_who_shares_a_batch_pays_less_than_who_fills_one_alone(pipe: Pipeline) -> None:
+    """Two runs in one batch cost three quarters each where the batch takes half as long again as one run alone.
+
+    So a third run, of another size with as many pixels, gets three turns for four turns of the two.
+    """
+    now, alone = [0.0], []
+
+    def take_time(queries: Sequence[Query]) -> None:
+        gate(queries)
+        now[0] += 0.01 * (1 + len(queries))
+        alone.append(queries[0].x.shape[-1] == 16)
+
+    gate, engine = Gate(), Engine(clock=lambda: now[0])
+    network = watched(pipe, take_time)
+    request = Request("a", num_inference_steps=90, guidance_scale=1.0, preview="none")
+    pair = [engine.submit(beginning(pipe, request, network), i) for i in range(2)]
+    third = engine.submit(beginning(pipe, replace(request, width=128, height=32), network), "third")
+    gate.open()
+    for run in [*pair, third]:
+        assert last(run).result is not None
+    assert sum(alone[:140]) == pytest.approx(60, abs=3)
+    engine.close()
+
+
 class NoLine:
     """Where nobody waits."""
 
@@ -666,6 +714,20 @@ def test_cheaper_decoders_first_and_the_share_is_kept(pipe: Pipeline) -> None:
     assert painted["sharp"] >= 5
     assert painted["rough"] >= 15
     assert now[0] <= 40 * 2 + 4  # half of the network's time, and a debt of one picture
+
+
+def test_credit_for_previews_does_not_outlive_the_turn(pipe: Pipeline) -> None:
+    """After an hour without previews, those of five visitors still come one at a time."""
+    now, log = [0.0], []
+    painter = Painter(share=1 / 3, own_thread=False, clock=lambda: now[0])
+    step = next(pipe.stream("a", num_inference_steps=2, preview="none", seed=1))
+    painter.earn(3600.0)
+    painter.work()
+    for name in "abcde":
+        painter.add(Frames(name, log), step, SlowPreview(step, "linear", now))  # type: ignore[arg-type]
+    painter.earn(2.0)  # of which previews may add one second
+    painter.work()
+    assert log == ["a1"]
 
 
 def test_final_pictures_wait_for_no_share(pipe: Pipeline) -> None:
