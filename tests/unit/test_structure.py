@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,8 @@ FLOORS = (
     {"batching.engine"},
 )
 LIBRARY = "stable_diffusion"
+ARCHITECTURE = ROOT / "docs" / "architecture.md"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), ROOT / "training" / "README.md"]
 BEHIND_THE_PAGE = {"training", "tests", "benchmarks", "notebooks", "diffusers"}
 
 
@@ -144,19 +147,35 @@ def test_imports_run_one_way(path: Path) -> None:
     assert own not in seen
 
 
-@pytest.mark.parametrize(
-    ("folder", "page"),
-    [
-        (LIBRARY, "README.md"),
-        ("ui", "README.md"),
-        ("serving", "docs/many-visitors.md"),
-        ("training", "training/README.md"),
-    ],
-)
-def test_every_file_has_its_line_on_a_map(folder: str, page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    files = [path for path in sources(folder) if path.name != "__init__.py"]
-    assert not [path for path in files if f"{path.name}`" not in text]
+@pytest.mark.parametrize("folder", [LIBRARY, "ui", "serving", "benchmarks", "notebooks"])
+def test_every_file_has_its_row_on_the_map(folder: str) -> None:
+    """And every row a file: the link at a row's start is the path."""
+    rows = re.findall(
+        r"^\| \[`[^`]+`\]\(\.\./([^)]+\.py)\) \|", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE
+    )
+    files = [path.relative_to(ROOT).as_posix() for path in sources(folder) if path.name != "__init__.py"]
+    assert sorted(row for row in rows if row.startswith(f"{folder}/")) == sorted(files)
+
+
+def test_every_file_of_training_has_its_row_on_the_map() -> None:
+    text = (ROOT / "training" / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*`) \|", text, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([\w/]+\.py)`", row)}
+    files = {
+        path.relative_to(ROOT / "training").as_posix() for path in sources("training") if path.name != "__init__.py"
+    }
+    assert named == files
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link}
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_the_readme_is_one_page() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 def test_the_spaces_settings_agree() -> None:
