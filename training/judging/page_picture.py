@@ -1,6 +1,6 @@
 """Take the README's picture of the page, `assets/page.webp`: `python -m training.judging.page_picture`.
 
-Start the page on a free port, press its first example card in Chromium, wait for the finished run and take a screenshot.
+Start the page on a free port, press its first example card in Chromium, and take a screenshot of the finished run.
 """
 
 from __future__ import annotations
