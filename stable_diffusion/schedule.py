@@ -77,6 +77,7 @@ class NoiseSchedule:
 
     @property
     def num_train_timesteps(self) -> int:
+        """Return the number of trained timesteps, 1000 for Stable Diffusion."""
         return len(self.betas)
 
     # Training and the forward process: t is an int64 tensor of shape (B,), one timestep an example.
