@@ -26,7 +26,7 @@ import torch
 from app import parse_arguments, serve
 from stable_diffusion import Pipeline
 from stable_diffusion.batching.engine import Engine
-from stable_diffusion.batching.run_handle import Ticket
+from stable_diffusion.batching.run_handle import RunHandle
 from stable_diffusion.request import Request
 from ui.runs.backend import Local
 from ui.runs.models import ModelHolder
@@ -42,7 +42,7 @@ class Visit:
     done: float
 
 
-def visit(handle: Ticket, asked: float) -> Visit:
+def visit(handle: RunHandle, asked: float) -> Visit:
     """Read a run handle to its end; `asked` is the time of the request."""
     times = [time.perf_counter() for _ in handle]
     return Visit(times[0] - asked, times[-1] - asked)

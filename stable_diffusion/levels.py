@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .loading.config import ConfigError
+from .request import RequestError
 from .schedule import CLEAN, Level, NoiseSchedule, Spacing, Transition, beta_sigmas, exponential_sigmas, karras_sigmas
 
 Settings = Mapping[str, Any]
@@ -93,7 +94,7 @@ def lcm_steps(schedule: NoiseSchedule, n: int, settings: Settings) -> list[Trans
     if trained_steps not in range(1, total + 1):
         raise ConfigError(f"sampler lcm: original_inference_steps must be in [1, {total}], got {trained_steps}")
     if not 1 <= n <= trained_steps:
-        raise ValueError(
+        raise RequestError(
             f"num_inference_steps must be between 1 and {trained_steps} for lcm, got {n}: choose fewer steps"
         )
     trained = np.arange(trained_steps, 0, -1) * (total // trained_steps) - 1

@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Error, Page, sync_playwright
+from playwright.sync_api import Error, Page, ViewportSize, sync_playwright
 
 from tests.e2e.browser import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "assets" / "page.webp"
-SIZE = {"width": 1440, "height": 900}
+SIZE = ViewportSize(width=1440, height=900)
 PATIENCE = 120
 """Seconds to wait for the page, and then for its run."""
 
