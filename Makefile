@@ -105,9 +105,9 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	$(BIN)/python -m pip install -r requirements-dev.txt
+	$(BIN)/python -m pip install -r requirements.txt -r requirements-dev.txt
 	touch $@
 
 $(VENV)/.installed-serve: requirements-serve.txt $(VENV)/.installed-dev
-	$(BIN)/python -m pip install -r requirements-serve.txt
+	$(BIN)/python -m pip install -r requirements.txt -r requirements-serve.txt
 	touch $@

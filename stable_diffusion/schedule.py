@@ -77,6 +77,7 @@ class NoiseSchedule:
 
     @property
     def num_train_timesteps(self) -> int:
+        """Return the number of trained timesteps, 1000 for Stable Diffusion."""
         return len(self.betas)
 
     # Training and the forward process: t is an int64 tensor of shape (B,), one timestep an example.
@@ -102,7 +103,7 @@ class NoiseSchedule:
         return alphas_cumprod / (1.0 - alphas_cumprod)
 
     def predict_x_0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return the x_0 that the network's `prediction` at (x_t, t) implies, by the configuration's prediction type."""
+        """Return the x_0 that the network's `prediction` at (x_t, t) implies, by the configured prediction type."""
         alpha, sigma = self.alpha_sigma(t, x_t)
         return predict_x_0(prediction, x_t, alpha, sigma, self.config.prediction_type)
 
