@@ -719,14 +719,14 @@ def test_cheaper_decoders_first_and_the_share_is_kept(pipe: Pipeline) -> None:
 def test_credit_for_previews_does_not_outlive_the_turn(pipe: Pipeline) -> None:
     """After an hour without previews, those of five visitors still come one at a time."""
     now, log = [0.0], []
-    painter = Painter(share=1 / 3, own_thread=False, clock=lambda: now[0])
+    worker = PreviewWorker(share=1 / 3, own_thread=False, clock=lambda: now[0])
     step = next(pipe.stream("a", num_inference_steps=2, preview="none", seed=1))
-    painter.earn(3600.0)
-    painter.work()
+    worker.earn(3600.0)
+    worker.work()
     for name in "abcde":
-        painter.add(Frames(name, log), step, SlowPreview(step, "linear", now))  # type: ignore[arg-type]
-    painter.earn(2.0)  # of which previews may add one second
-    painter.work()
+        worker.add(Frames(name, log), step, SlowPreview(step, "linear", now))  # type: ignore[arg-type]
+    worker.earn(2.0)  # of which previews may add one second
+    worker.work()
     assert log == ["a1"]
 
 
