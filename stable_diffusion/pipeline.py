@@ -18,6 +18,7 @@ from .adapters.textual_inversion import Word, read_word, with_embeddings
 from .compute.packed import for_inference
 from .guidance import Denoiser
 from .images import to_tensor
+from .levels import Plan, plan
 from .loading.model_defaults import defaults_for
 from .mask import Mask
 from .model_loader import Models, load
@@ -26,7 +27,6 @@ from .preview import Renderer
 from .prompt import Tokens, encode_tokens, tokenize
 from .request import Defaults, Request, RequestError, Settings, without_loras
 from .run import Conditioning, Result, Run, Step
-from .samplers import Plan, plan
 from .schedule import NoiseSchedule
 from .vae import VAE
 

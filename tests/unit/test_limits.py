@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stable_diffusion.request import Request, RequestError
 from tests.conftest import awaited
+from tests.tiny import save_model
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
+from ui.runs.events import Event, Started
 from ui.runs.limits import USUAL, Limits
 from ui.runs.models import LoadedModels
 from ui.runs.prepare import check, prepare
@@ -77,6 +80,32 @@ def test_a_visitor_has_a_bounded_number_of_runs():
         await runs[0].aclose()
         await anext(third := backend.stream("third", request, "one"))
         for run in (runs[1], other, third):
+            await run.aclose()
+
+    awaited(ask())
+
+
+def test_of_parked_runs_the_newest_go_on_and_the_oldest_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The number of parked runs is bounded; a listener who returns gets the next step, or the first."""
+    monkeypatch.setattr("ui.runs.backend.PARKED_RUNS", 2)
+    backend = Local(LoadedModels(Catalogue(str(save_model(tmp_path))), "cpu"))
+    request = Request("a", num_inference_steps=50, seed=1, preview="none")
+
+    async def leave_after_a_step(run_id: str) -> None:
+        run = backend.stream(run_id, request, "somebody")
+        while not isinstance(await anext(run), Event):
+            pass
+        await run.aclose()
+
+    async def ask() -> None:
+        for i in range(3):
+            await leave_after_a_step(str(i))
+        for run_id, begins_again in (("1", False), ("0", True)):
+            run = backend.stream(run_id, request, "somebody")
+            news = [await anext(run)]
+            assert any(isinstance(one, Started) for one in news) == begins_again
             await run.aclose()
 
     awaited(ask())
