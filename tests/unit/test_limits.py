@@ -85,9 +85,7 @@ def test_a_visitor_has_a_bounded_number_of_runs():
     awaited(ask())
 
 
-def test_of_parked_runs_the_newest_go_on_and_the_oldest_begins_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_of_parked_runs_the_newest_go_on_and_the_oldest_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The number of parked runs is bounded; a listener who returns gets the next step, or the first."""
     monkeypatch.setattr("ui.runs.backend.PARKED_RUNS", 2)
     backend = Local(LoadedModels(Catalogue(str(save_model(tmp_path))), "cpu"))

@@ -1,4 +1,4 @@
-"""The tab that opens the model up: the noise, the run, the samplers."""
+"""The tab Inside: the noise, a run and the samplers, taken apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .samplers import samplers_side_by_side
 
 
 def build_inside(models: LoadedModels, menu: gr.Dropdown) -> tuple[gr.Tabs, Controls]:
-    """Build the tab and make it work, on the model that `menu` names; its sections, and the controls of "run"."""
+    """Build the tab on the model of `menu`, and return its sections and the controls of "Inside a run"."""
     with gr.Tabs(elem_id="inside-tabs") as sections:
         with gr.Tab("Noise lab", id="noise"):
             noise_lab(models, menu)
