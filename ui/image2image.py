@@ -14,10 +14,11 @@ from PIL import Image
 from stable_diffusion.request import FIT_LABELS, Defaults, Request, steps_for_strength
 from ui.stage import live
 
-from .form.controls import QUIET, Controls, Updates, Values, more_controls, prompt_controls, sampling_controls
+from .form.controls import QUIET, Controls, Updates, Values, more_controls, sampling_controls
 from .form.inputs import Radio, Slider, picked
 from .form.mask import backdrop, mask_painter
 from .form.photo import PHOTOS, SEEN, photo_input, require_photo
+from .form.prompt import prompt_controls
 from .keep.history import FinishedRun, History
 from .runs.errors import errors_on_page
 from .runs.models import LoadedModels
