@@ -1,5 +1,5 @@
 # docker build --tag live . && docker run --publish 7860:7860 live
-# More in README.md, "Open to others"; every limit is a variable: docker run --env SD_MAX_WORK=50 ...
+# More in README.md, "Open to others"; every limit is a variable: docker run --env SD_MAX_SECONDS=20 ...
 FROM python:3.11-slim
 
 # Without rights, by the number that a Space's containers run as too.

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 from .guidance import Denoiser, Query
+from .levels import Plan
 from .loading.checkpoints import finite
 from .preview import Pictures, Preview, Renderer, wait_for
 from .request import Request
-from .samplers import Plan
 from .schedule import CLEAN, Level
 from .vae import unet_not_finite
 

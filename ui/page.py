@@ -8,24 +8,23 @@ import gradio as gr
 from gradio.data_classes import PredictBodyInternal
 
 from .api import add_endpoints
-from .form.browser_storage import connect_stay
 from .form.inputs import place
 from .form.mask import MASKS
-from .form.model_menu import connect_menu, model_menu
-from .form.restore import connect_file, connect_history, connect_inside, connect_link, connect_use
+from .form.model_menu import connect_menu, model_menu, model_note
 from .image2image import image2image
 from .inside import build_inside
 from .keep.files import DAY, HOUR
 from .keep.history import History
+from .restore import connect_file, connect_history, connect_inside, connect_link, connect_use
+from .resume import connect_form, connect_run
 from .runs.backend import Backend
-from .runs.errors import told_on_the_page
+from .runs.errors import errors_on_page
 from .runs.limits import QUEUE_SIZE
-from .runs.models import ModelHolder
-from .runs.registry import Runs
-from .runs.resume import connect_resume
+from .runs.models import LoadedModels
+from .runs.registry import Registry
 from .sketch import connect_sketch
 from .stage.film import FILMS
-from .tab import Drawing
+from .tab import Services
 from .text2image import text2image
 from .web.calls import bad_argument
 
@@ -57,7 +56,7 @@ class Page(gr.Blocks):
         event = options.get("event_data")
         if event is not None:
             options["event_data"] = gr.EventData(event.target, {"index": place(event._data), "value": None})
-        with told_on_the_page():
+        with errors_on_page():
             return await super().process_api(*args, **options)
 
     async def preprocess_data(self, *args: Any, **options: Any) -> list[Any]:
@@ -70,24 +69,24 @@ class Page(gr.Blocks):
             raise bad_argument(error) from None
 
 
-def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
+def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
     """Build the whole page around models that may still be loading, and the backend that draws with them."""
-    drawing = Drawing(holder, backend, Runs())
+    services = Services(models, backend, Registry())
     # Results stay for a day, for their visitors to download; previews never become files.
     with Page(title=TITLE, delete_cache=(HOUR, DAY), analytics_enabled=False, fill_width=True) as page:
         history = History()
         with gr.Row(elem_id="top"):
             with gr.Column(elem_id="heading"):
                 gr.Markdown(f"# {TITLE}")
-                note = gr.Markdown(holder.draws(), elem_id="model-note")
-            menu = model_menu(holder)
+                note = gr.Markdown(model_note(models), elem_id="model-note")
+            menu = model_menu(models)
         with gr.Tabs(elem_id="tabs") as pages:
             with gr.Tab("Text2Image", id="t2i"):
-                words = text2image(drawing, history, menu)
+                words = text2image(services, history, menu)
             with gr.Tab("Image2Image", id="i2i") as i2i:
-                photos = image2image(drawing, history, menu, i2i)
+                photos = image2image(services, history, menu, i2i)
             with gr.Tab("Inside", id="inside"):
-                inside = build_inside(holder, menu)
+                inside = build_inside(models, menu)
         with gr.Row(elem_id="visit"):
             with gr.Column(scale=4, min_width=320):
                 history.gallery.render()
@@ -99,16 +98,16 @@ def build_page(holder: ModelHolder, backend: Backend) -> gr.Blocks:
                     elem_id="restore",
                 )
         tabs = {tab.kind: tab for tab in (words, photos)}
-        connect_menu(menu, note, holder, [words, photos], page)
-        connect_history(tabs, holder, pages, history)
-        connect_file(tabs, holder, pages, file)
-        connect_link(tabs, holder, pages, page)
+        connect_menu(menu, note, models, [words.controls, photos.controls], page)
+        connect_history(tabs, models, pages, history)
+        connect_file(tabs, models, pages, file)
+        connect_link(tabs, models, pages, page)
         connect_use(tabs, pages)
         connect_inside(tabs["t2i"], pages, inside)
         for tab in tabs.values():
-            connect_resume(tab, drawing, page)
-            connect_stay(tab, drawing, page)
-            connect_sketch(tab, drawing, page)
+            connect_run(tab, services, page)
+            connect_form(tab, services, page)
+            connect_sketch(tab, services, page)
         add_endpoints(backend)
     page.temp_file_sets += [FILMS, MASKS]  # Gradio deletes only files of components by itself
     return page

@@ -228,17 +228,17 @@ def test_nor_can_one_person(caller: Caller):
 def test_what_one_may_ask_for_is_a_setting_and_less_where_anybody_may_come(monkeypatch: pytest.MonkeyPatch):
     assert parse_arguments([]).limits == USUAL
     for public in (["--host", "0.0.0.0"], ["--share"]):
-        assert parse_arguments(public).limits == replace(USUAL, max_work=150, max_upload=20)
-    monkeypatch.setenv("SD_MAX_WORK", "77")
+        assert parse_arguments(public).limits == replace(USUAL, max_seconds=60, max_upload=20)
+    monkeypatch.setenv("SD_MAX_SECONDS", "77")
     monkeypatch.setenv("SD_SESSIONS", "3")
-    assert parse_arguments(["--share"]).limits == replace(USUAL, max_work=77, max_upload=20, sessions=3)
-    assert parse_arguments(["--share", "--max-work", "88"]).limits.max_work == 88
+    assert parse_arguments(["--share"]).limits == replace(USUAL, max_seconds=77, max_upload=20, sessions=3)
+    assert parse_arguments(["--share", "--max-seconds", "88"]).limits.max_seconds == 88
 
 
 @pytest.mark.parametrize(
     ("flag", "value", "sentence"),
     [
-        ("--max-work", "0", "--max-work must be above 0, got 0.0"),
+        ("--max-seconds", "0", "--max-seconds must be above 0, got 0.0"),
         ("--unheard", "nan", "--unheard must be above 0, got nan"),
         ("--preview-share", "1", "--preview-share must be at least 0 and below 1, got 1.0"),
         ("--max-images", "many", "argument --max-images: invalid int value: 'many'"),

@@ -11,10 +11,10 @@ from PIL import Image
 
 from stable_diffusion.batching.engine import Engine
 from stable_diffusion.images import ImageError, fit_image
+from stable_diffusion.levels import SAMPLERS
 from stable_diffusion.mask import read_mask
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import FIT_LABELS, Request
-from stable_diffusion.samplers import SAMPLERS
 from tests.tiny import save_model
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8))

@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from stable_diffusion.levels import SAMPLERS
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import SAMPLER_LABELS, Request
 from stable_diffusion.run import Step
-from stable_diffusion.samplers import SAMPLERS
 from stable_diffusion.vae import NotFinite
 from tests.tiny import save_model
 

@@ -38,6 +38,7 @@ def ordered(judge: ThingJudge, thing: str, pictures: Sequence[Image.Image]) -> l
 
 
 def main() -> None:
+    """Draw each prompt with many seeds, and save the best pictures as one sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prompts", nargs="*", default=[prompt for prompt, _ in EXAMPLES])
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))

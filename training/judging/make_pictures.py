@@ -109,6 +109,7 @@ def cards(pipe: Pipeline) -> None:
 
 
 def main() -> None:
+    """Make all pictures."""
     pipe = Pipeline.from_pretrained()
     animate(pipe)
     strengths(pipe)

@@ -8,8 +8,8 @@ import gradio as gr
 from gradio.components import Component
 
 from ..form.controls import CHECKED, QUIET, Values
-from ..runs.errors import told_on_the_page
-from ..runs.models import ModelHolder
+from ..runs.errors import errors_on_page
+from ..runs.models import LoadedModels
 
 QUEUE = "inside"
 """The queue of this tab's runs, one at a time: no engine draws them."""
@@ -26,7 +26,7 @@ def lane_buttons(text: str, elem_id: str) -> Buttons:
 
 
 def connect_lane(
-    holder: ModelHolder,
+    models: LoadedModels,
     menu: gr.Dropdown,
     buttons: Buttons,
     function: Callable[[Values], Iterator[Mapping[str, object]]],
@@ -43,12 +43,12 @@ def connect_lane(
         return gr.Button(interactive=True), gr.Button(interactive=False)
 
     async def load(model: str, progress: gr.Progress = gr.Progress()) -> None:  # noqa: B008
-        with told_on_the_page():
-            async for text, share in holder.wait(model):
+        with errors_on_page():
+            async for text, share in models.wait(model):
                 progress(share, desc=text)
 
     def run(values: Values) -> Iterator[Mapping[str, object]]:
-        with told_on_the_page():
+        with errors_on_page():
             yield from function(values)
 
     pressed = start.click(busy, None, [start, stop], **QUIET)

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from stable_diffusion.request import RequestError
+
 from ..form.controls import QUIET
 from ..form.inputs import Slider, picked
-from ..form.photo import PHOTOS, photo_input, photo_path
-from ..runs.errors import told_on_the_page
-from ..runs.models import ModelHolder
+from ..form.photo import PHOTOS, photo_input, require_photo
+from ..runs.errors import errors_on_page
+from ..runs.models import LoadedModels
 from ..stage.live import data_uri
 from ..stage.opening import cards
 from .chart import chart, line
@@ -36,7 +38,7 @@ x̂<sub>0</sub>, the network's guess of the picture without noise (Eq. 15).
 """
 
 
-def noise_lab(holder: ModelHolder, menu: gr.Dropdown) -> None:
+def noise_lab(models: LoadedModels, menu: gr.Dropdown) -> None:
     """Build the section and connect its events."""
     gr.Markdown(TEXT)
     with gr.Row(equal_height=False, elem_classes="workbench"):
@@ -69,15 +71,15 @@ def noise_lab(holder: ModelHolder, menu: gr.Dropdown) -> None:
     turn = asyncio.Semaphore(1)
 
     async def draw(model: str, path: str | None, t: int, prompt: str) -> dict[str, Any]:
-        with told_on_the_page():
-            photo = photo_path(path)
+        with errors_on_page():
+            photo = require_photo(path)
             try:
-                async for _ in holder.wait(model):
+                async for _ in models.wait(model):
                     pass
-            except ValueError:  # the menu says why
+            except RequestError:  # the menu says why
                 return gr.skip()
             async with turn:
-                return await asyncio.to_thread(lambda: noised(holder.pipeline(model), photo, int(t), prompt or ""))
+                return await asyncio.to_thread(lambda: noised(models.pipeline(model), photo, int(t), prompt or ""))
 
     # The view itself asks for its first picture, when it is first seen.
     gr.on(

@@ -15,9 +15,9 @@ from PIL import Image
 
 from stable_diffusion.request import Request, without_loras
 
-from ..form.controls import Controls, Values, guidance_control, settings_of, steps_control
-from ..runs.limits import prepare
-from ..runs.models import ModelHolder
+from ..form.controls import Controls, Values, guidance_control, request_of, steps_control
+from ..runs.models import LoadedModels
+from ..runs.prepare import prepare
 from ..runs.registry import new_run_id
 from ..stage.live import data_uri
 from .chart import chart, line
@@ -75,9 +75,9 @@ class Recording(TypedDict, total=False):
     frames: list[Frame]
 
 
-def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> Controls:
+def inside_a_run(models: LoadedModels, menu: gr.Dropdown) -> Controls:
     """Build the section, connect its events, and return its controls."""
-    defaults = holder.defaults
+    defaults = models.defaults()
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
         prompt = gr.Textbox("a cat face next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
         seed = gr.Textbox("2", label="Seed", placeholder="random", scale=1, min_width=90, elem_id="inside-seed")
@@ -89,9 +89,9 @@ def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> Controls:
     view = inside_view("run", (HERE / "run.js").read_text(encoding="utf-8"))
 
     def record(values: Values) -> Iterator[Recording]:
-        yield from recordings(*prepare(holder, settings_of(controls, values)))
+        yield from recordings(*prepare(models, request_of(controls, values)))
 
-    connect_lane(holder, menu, buttons, record, set(controls.values()), view)
+    connect_lane(models, menu, buttons, record, set(controls.values()), view)
     return controls
 
 

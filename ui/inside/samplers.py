@@ -11,10 +11,10 @@ import gradio as gr
 
 from stable_diffusion.request import SAMPLER_LABELS, SCHEDULE_LABELS, Request, RequestError
 
-from ..form.controls import Controls, Values, settings_of, steps_control
+from ..form.controls import Controls, Values, request_of, steps_control
 from ..form.inputs import CheckboxGroup
-from ..runs.limits import prepare
-from ..runs.models import ModelHolder
+from ..runs.models import LoadedModels
+from ..runs.prepare import prepare
 from ..stage.live import data_uri
 from .chart import Line, chart, line
 from .lane import connect_lane, lane_buttons
@@ -58,7 +58,7 @@ class Comparison(TypedDict):
     charts: list[str]
 
 
-def samplers_side_by_side(holder: ModelHolder, menu: gr.Dropdown) -> None:
+def samplers_side_by_side(models: LoadedModels, menu: gr.Dropdown) -> None:
     """Build the section and connect its events."""
     gr.Markdown(TEXT)
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
@@ -66,7 +66,7 @@ def samplers_side_by_side(holder: ModelHolder, menu: gr.Dropdown) -> None:
         seed = gr.Textbox("1", label="Seed", placeholder="random", scale=1, min_width=90)
         controls: Controls = {"model": menu, "prompt": prompt, "seed": seed}
         controls |= steps_control(
-            holder.defaults, "inside-compare-steps", maximum=MAX_COMPARED_STEPS, value=10, scale=2, min_width=150
+            models.defaults(), "inside-compare-steps", maximum=MAX_COMPARED_STEPS, value=10, scale=2, min_width=150
         )
     chosen = CheckboxGroup(
         [(label, name) for name, label in SAMPLER_LABELS.items()],
@@ -81,9 +81,9 @@ def samplers_side_by_side(holder: ModelHolder, menu: gr.Dropdown) -> None:
     def run(values: Values) -> Iterator[Comparison]:
         if not values[chosen]:
             raise RequestError("samplers must name at least one, got none: choose some")
-        yield from comparisons(*prepare(holder, settings_of(controls, values)), values[chosen])
+        yield from comparisons(*prepare(models, request_of(controls, values)), values[chosen])
 
-    connect_lane(holder, menu, buttons, run, {*controls.values(), chosen}, view)
+    connect_lane(models, menu, buttons, run, {*controls.values(), chosen}, view)
 
 
 def comparisons(pipeline: Pipeline, request: Request, names: list[str]) -> Iterator[Comparison]:

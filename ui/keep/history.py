@@ -21,15 +21,17 @@ MAX_RUNS = 40
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that is over: its request with the seed, and the paths of its pictures and of its film.
+    """A run that is over: its request, complete and seeded, and the paths of its pictures and of its film.
 
-    kind: the tab that asked, "t2i" or "i2i". film: None for a run without previews.
+    kind: the tab that asked, "t2i" or "i2i". request: with the uploaded files of photo and mask. film: None for a run
+    without previews. photo: the photo as the run used it, None for text-to-image.
     """
 
     kind: str
     request: Request
     files: tuple[str, ...]
     film: str | None = None
+    photo: str | None = None
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from stable_diffusion.request import Request, RequestError
 
 from .backend import Backend
 from .events import Event, News
@@ -43,12 +45,12 @@ class Measured:
         """See `Backend.stop`."""
         self._backend.stop(run_id)
 
-    async def stream(self, run_id: str, settings: dict[str, Any], owner: str) -> AsyncGenerator[News]:
+    async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
         """See `Backend.stream`."""
         asked, first, end = time.monotonic(), None, "stopped"
         self._going.inc()
         try:
-            async with aclosing(self._backend.stream(run_id, settings, owner)) as stream:
+            async with aclosing(self._backend.stream(run_id, request, owner)) as stream:
                 async for news in stream:
                     if isinstance(news, Event):
                         if first is None:
@@ -61,7 +63,7 @@ class Measured:
         except (GeneratorExit, asyncio.CancelledError):
             end = "finished" if end == "finished" else "left"
             raise
-        except ValueError:
+        except RequestError:
             end = "refused"
             raise
         except Exception:

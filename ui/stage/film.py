@@ -8,7 +8,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,15 +31,21 @@ FONT_SIZE, MARGIN, BAR = 17, 12, 40
 PAPER, INK, FAINT = "#1c1917", "#fafaf9", "#d6d3d1"
 
 
-def finish(kind: str, request: Request, event: Event, film: Sequence[Message]) -> FinishedRun:
-    """Write the pictures of a run and its film to files; `event` is its last. Raises `NoRoom` where the disk is full.
+def finish(kind: str, asked: Request, request: Request, event: Event, film: Sequence[Message]) -> FinishedRun:
+    """Write the pictures of a run, its photo and its film to files. Raises `NoRoom` where the disk is full.
 
-    kind: the tab that asked, "t2i" or "i2i".
+    kind: the tab that asked, "t2i" or "i2i". asked: the request with the uploaded files of photo and mask. request: the
+    run's own, complete and seeded, with both as pictures. event: the run's last.
     """
     assert event.images is not None
-    request = replace(request, seed=event.seed)
+    photo = None
+    if isinstance(request.image, Image.Image):
+        buffer = io.BytesIO()
+        request.image.save(buffer, "PNG")
+        photo = keep("photo.png", buffer.getvalue())
     files = keep_pictures(request, event.images, event.index if event.stopped else None)
-    return FinishedRun(kind, request, tuple(files), keep_film(film) if film else None)
+    request = request.with_values(image=asked.image, mask=asked.mask)
+    return FinishedRun(kind, request, tuple(files), keep_film(film) if film else None, photo)
 
 
 def keep_film(film: Sequence[Message]) -> str:

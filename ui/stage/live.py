@@ -16,8 +16,8 @@ from urllib.parse import urlencode
 import gradio as gr
 from PIL import Image
 
+from ..runs.cost import duration
 from ..runs.events import Event, webp
-from ..runs.pace import duration
 from ..runs.registry import new_run_id
 from . import opening
 
