@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..compute.memory import is_out_of_memory
 from ..guidance import Query
 from ..preview import Preview
 from ..request import RequestError
@@ -282,7 +283,7 @@ class Engine:
             answers = slots[0].run.denoise(queries)
             finish(self.device)
         except Exception as error:
-            if _out_of_memory(error) and sum(len(query.x) for query in queries) > 1:
+            if is_out_of_memory(error) and sum(len(query.x) for query in queries) > 1:
                 size.too_large(rows)
                 return []
             if len(batch) == 1:
@@ -368,11 +369,3 @@ class _Slot:
     def seconds_left(self, now: float) -> float:
         """Return the rest of that duration."""
         return self.seconds(now) - (now - self._began)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out; processors and Apple's GPU have no exception class of their own."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    phrases = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
