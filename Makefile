@@ -57,7 +57,7 @@ lock: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -f ui/*.pyi  # Gradio writes them when the page runs, and mypy would read them instead of the source
+	find ui -name '*.pyi' -delete  # Gradio writes them when the page runs, and mypy would read them instead of the source
 	$(BIN)/mypy
 
 format: $(VENV)/.installed-dev
@@ -105,9 +105,9 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	$(BIN)/python -m pip install -r requirements-dev.txt
+	$(BIN)/python -m pip install -r requirements.txt -r requirements-dev.txt
 	touch $@
 
 $(VENV)/.installed-serve: requirements-serve.txt $(VENV)/.installed-dev
-	$(BIN)/python -m pip install -r requirements-serve.txt
+	$(BIN)/python -m pip install -r requirements.txt -r requirements-serve.txt
 	touch $@

@@ -15,11 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from stable_diffusion.levels import SPACED_SIGMAS
+from stable_diffusion.levels import SAMPLERS, SPACED_SIGMAS, Sampler, plan
 from stable_diffusion.loading.config import SchedulerConfig
 from stable_diffusion.loading.scheduler_settings import NO_EFFECT, RULES
 from stable_diffusion.request import SCHEDULE_LABELS, SPACED_SAMPLERS
-from stable_diffusion.samplers import SAMPLERS, Sampler, plan
 from stable_diffusion.schedule import NoiseSchedule, predict_x_0
 from tests.cases import in_pairs, pairwise_cases
 

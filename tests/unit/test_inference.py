@@ -172,7 +172,7 @@ def test_the_words_weights_are_checked_by_what_they_give(tmp_path: Path) -> None
     save_file(state, file, metadata={"format": "pt"})
     pipe = Pipeline.from_pretrained(tmp_path, device="cpu")
     with pytest.raises(ModelError, match=rf"CLIPTextEncoder holds weights .*not finite in float32 \({name}\)"):
-        pipe.read_words(Request("a fox"))
+        pipe.condition(Request("a fox"))
 
 
 def test_what_is_not_packed_is_checked_when_it_is_loaded(broken: Path) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from stable_diffusion import samplers
 from stable_diffusion.ddpm import DDPMSampler
+from stable_diffusion.levels import SAMPLERS, Plan, plan
 from stable_diffusion.loading.config import ConfigError, SchedulerConfig
 from stable_diffusion.request import MAX_STEPS, SPACED_SAMPLERS, Request
-from stable_diffusion.samplers import SAMPLERS, Plan, Sampling, plan
+from stable_diffusion.samplers import Sampling
 from stable_diffusion.schedule import CLEAN, Level, NoiseSchedule, karras_sigmas
 from tests.cases import in_pairs
 

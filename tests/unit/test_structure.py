@@ -148,6 +148,10 @@ def test_every_link_to_a_file_leads_to_one(page: Path) -> None:
     assert not [link for link in links if not (page.parent / link).exists()]
 
 
+def test_the_readme_is_one_page() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
 def test_the_spaces_settings_agree() -> None:
     head = (ROOT / "README.md").read_text(encoding="utf-8").split("---\n")[1]
     assert yaml.safe_load(head) == yaml.safe_load((ROOT / "space.yaml").read_text(encoding="utf-8"))
