@@ -40,7 +40,7 @@ test-serving: $(VENV)/.installed-serve
 
 # Faults made on purpose, a few seconds each.
 mutations: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations
+	$(BIN)/python -m tests.mutations
 
 # Too long for every day: attacks and load by the thousand, and the memory that they leave behind.
 soak: $(VENV)/.installed-dev
