@@ -370,16 +370,16 @@ def _composer(root: Path, heldout: str | None, size: int, recipe: str | None) ->
     )
 
 
-def _compose_range(job: tuple[Path, Path, str | None, int, str | None, int, int, int]) -> list[str]:
+def _compose_range(job: tuple[Path, Path, str | None, int, str | None, int, int, int]) -> list[tuple[str, dict]]:
     root, out, heldout, size, recipe, seed, start, stop = job
     composer = _composer(root, heldout, size, recipe)
     pictures = np.load(out, mmap_mode="r+")
-    captions = []
+    said = []
     for i in range(start, stop):
-        pictures[i], caption, _ = composer.sample(np.random.default_rng((seed, i)))
-        captions.append(caption)
+        pictures[i], caption, facts = composer.sample(np.random.default_rng((seed, i)))
+        said.append((caption, facts))
     pictures.flush()
-    return captions
+    return said
 
 
 def compose_many(
@@ -392,7 +392,7 @@ def compose_many(
     workers: int = 2,
     recipe: str | None = None,
 ) -> list[str]:
-    """Compose `n` examples into `out/pictures.npy` (uint8 (n, size, size, 3)) and `out/captions.json`.
+    """Compose `n` examples into `out/pictures.npy` (uint8 (n, size, size, 3)), `captions.json` and `facts.json`.
 
     Example i depends on `seed`, `recipe` and i alone, not on `n` or `workers`. Returns the captions.
     """
@@ -416,6 +416,7 @@ def compose_many(
         for start in range(0, n, step)
     ]
     with Pool(workers) as pool:
-        captions = [caption for part in pool.imap(_compose_range, jobs) for caption in part]
-    (out / "captions.json").write_text(json.dumps(captions, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    return captions
+        captions, facts = zip(*(said for part in pool.imap(_compose_range, jobs) for said in part), strict=True)
+    for name, listed in (("facts", facts), ("captions", captions)):
+        (out / f"{name}.json").write_text(json.dumps(listed, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    return list(captions)
