@@ -52,6 +52,7 @@ def fit(
     minutes: float | None = None,
     stage: str = "all",
     look: Look[Model] | None = None,
+    mixed_precision: str | None = None,
 ) -> None:
     """Train `model` in the folder `out`, going on from the checkpoint there, until its budget is used up.
 
@@ -61,10 +62,11 @@ def fit(
         budget that is used, in [0, 1).
     ema_decay: of the averaged weights, a step.
     steps, minutes: the budget; whichever ends first. `minutes` are those of `stage`, over all restarts.
+    mixed_precision: accelerate's name for it, "no" or "bf16"; None leaves it to `precision`.
     """
     clock = Clock(stage, steps=steps, minutes=minutes)
     # Told that there are processors alone, it joins processes on them; left to find out, each would train for itself
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision())
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=mixed_precision or precision())
     device, chief = accelerator.device, accelerator.is_main_process
     objective = accelerator.prepare(Objective(model, loss))  # moves the weights, which optimizer and average then hold
     ema, optimizer = EMA(model, ema_decay), MuonAdamW(model, rate)
