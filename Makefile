@@ -49,7 +49,7 @@ lock: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -f ui/*.pyi  # Gradio writes them when the page runs, and mypy would read them instead of the source
+	find ui -name '*.pyi' -delete  # Gradio writes them when the page runs, and mypy would read them instead of the source
 	$(BIN)/mypy
 
 format: $(VENV)/.installed-dev

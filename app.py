@@ -22,14 +22,14 @@ import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
-from ui.backend import Backend, Local
-from ui.guard import IN_A_SPACE, NOWHERE, THIS_MACHINE, Guard, is_loopback, malformed, unwritten
-from ui.health import Measured, health, metrics
-from ui.limits import MAX_RUNNING, SMALL_EVENTS, Limits
-from ui.listeners import watched
-from ui.models import ModelHolder
 from ui.page import build_page, look
-from ui.zero import ZERO_GPU, Zero
+from ui.runs.backend import Backend, Local
+from ui.runs.limits import MAX_RUNNING, SMALL_EVENTS, Limits
+from ui.runs.models import ModelHolder
+from ui.runs.zero import ZERO_GPU, Zero
+from ui.web.guard import IN_A_SPACE, NOWHERE, THIS_MACHINE, Guard, is_loopback, malformed, unwritten
+from ui.web.health import Measured, health, metrics
+from ui.web.listeners import watched
 
 log = logging.getLogger("ui")
 

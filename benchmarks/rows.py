@@ -26,20 +26,21 @@ import transformers
 from PIL import Image
 from torch import Tensor, nn
 
+from stable_diffusion.compute.openvino import OpenVINOUNet
+from stable_diffusion.compute.packed import for_inference
 from stable_diffusion.diffusion import UNet
-from stable_diffusion.inference import for_inference
 from stable_diffusion.loading.checkpoints import outline
 from stable_diffusion.loading.config import BUNDLED, UNetConfig, VAEConfig
 from stable_diffusion.loading.files import read_json
 from stable_diffusion.loading.single_file import stable_diffusion_1
 from stable_diffusion.model_loader import load
-from stable_diffusion.openvino_backend import OpenVINOUNet
 from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.request import Request
 from stable_diffusion.vae import VAE
 
 ROOT = Path(__file__).resolve().parents[1]
 PROMPT = "a rocket, noto style, on a blue background"
-OPTIONS = {"num_inference_steps": 20, "guidance_scale": 5.0}
+OPTIONS: dict[str, Any] = {"num_inference_steps": 20, "guidance_scale": 5.0}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BARE_PAGE = "import gradio as gr\nwith gr.Blocks() as page:\n    gr.Textbox()\npage.launch(server_port={port})"
 
@@ -203,7 +204,7 @@ def draw_theirs(pipe: Any) -> Tensor:
 
 
 def draw_ours(pipe: Pipeline, preview: str = "none") -> Tensor:
-    return as_tensor(pipe(PROMPT, seed=1, sampler="ddim", preview=preview, **OPTIONS).images[0])
+    return as_tensor(pipe(Request(PROMPT, seed=1, sampler="ddim", preview=preview, **OPTIONS)).images[0])
 
 
 def as_tensor(picture: Image.Image) -> Tensor:
@@ -257,7 +258,7 @@ def preview_theirs(pipe: Any) -> Tensor:
 
 
 def preview_ours(pipe: Pipeline, preview: str) -> Tensor:
-    steps = pipe.stream(PROMPT, seed=1, sampler="ddim", preview=preview, **OPTIONS)
+    steps = pipe.stream(Request(PROMPT, seed=1, sampler="ddim", preview=preview, **OPTIONS))
     images = next(steps).images
     steps.close()
     assert images is not None

@@ -25,11 +25,11 @@ import torch
 
 from app import parse_arguments, serve
 from stable_diffusion import Pipeline
-from stable_diffusion.engine import Engine
+from stable_diffusion.batching.engine import Engine
+from stable_diffusion.batching.run_handle import RunHandle
 from stable_diffusion.request import Request
-from stable_diffusion.ticket import Ticket
-from ui.backend import Local
-from ui.models import ModelHolder
+from ui.runs.backend import Local
+from ui.runs.models import ModelHolder
 
 PROMPT = "a rocket, noto style, on a blue background"
 
@@ -42,9 +42,9 @@ class Visit:
     done: float
 
 
-def visit(ticket: Ticket, asked: float) -> Visit:
-    """Read a ticket to its end."""
-    times = [time.perf_counter() for _ in ticket]
+def visit(handle: RunHandle, asked: float) -> Visit:
+    """Read a handle to its end."""
+    times = [time.perf_counter() for _ in handle]
     return Visit(times[0] - asked, times[-1] - asked)
 
 
@@ -52,9 +52,9 @@ def crowd(engine: Engine, pipe: Pipeline, requests: Iterable[Request]) -> list[V
     """What visitors who all ask at once are given, each a reader of its own."""
     requests = list(requests)
     asked = time.perf_counter()
-    tickets = [engine.submit(partial(pipe.begin, request), i) for i, request in enumerate(requests)]
-    with ThreadPoolExecutor(len(tickets)) as readers:
-        return list(readers.map(lambda ticket: visit(ticket, asked), tickets))
+    handles = [engine.submit(partial(pipe.begin, request), i) for i, request in enumerate(requests)]
+    with ThreadPoolExecutor(len(handles)) as readers:
+        return list(readers.map(lambda handle: visit(handle, asked), handles))
 
 
 def alone(pipe: Pipeline, request: Request) -> float:

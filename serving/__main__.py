@@ -10,7 +10,7 @@ import os
 import ray
 
 import app
-from ui.models import ModelHolder
+from ui.runs.models import ModelHolder
 
 from .backend import Remote
 from .deploy import deploy

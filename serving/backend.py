@@ -12,7 +12,7 @@ from typing import Any
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
-from ui.run import Event, News, Started
+from ui.runs.events import Event, News, Started
 
 from .replica import PICTURES, Files
 

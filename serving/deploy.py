@@ -9,7 +9,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from ui.limits import MAX_RUNNING, USUAL, Limits
+from ui.runs.limits import MAX_RUNNING, USUAL, Limits
 
 from .replica import Replica
 from .router import RunRouter

@@ -16,9 +16,9 @@ from typing import Any
 
 from ray import serve
 
-from ui.backend import Local
-from ui.models import KEPT, ModelHolder
-from ui.run import News, Started
+from ui.runs.backend import Local
+from ui.runs.events import News, Started
+from ui.runs.models import KEPT, ModelHolder
 
 PICTURES = ("image", "mask")
 """The settings whose values are paths, which mean nothing on another machine."""

@@ -9,8 +9,8 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
+from .compute.packed import for_inference
 from .diffusion import UNet, timestep_embedding
-from .inference import for_inference
 from .schedule import Level, predict_x_0
 
 

@@ -11,8 +11,9 @@ import torch
 from transformers import CLIPTokenizer
 
 from .clip import CLIPTextEncoder
+from .compute.packed import packs
+from .compute.precision import fastest_dtype
 from .diffusion import UNet
-from .inference import packs
 from .loading.checkpoints import State, build, read_tensors, read_weights, weight_names
 from .loading.config import BUNDLED, ConfigError, ModelError, SchedulerConfig, TinyVAEConfig, VAEConfig, require
 from .loading.fields import bare
@@ -22,7 +23,6 @@ from .loading.model_config import PART_CLASSES, SAFETY_FILES, TINY_VAE_FILES, Mo
 from .loading.single_file import PREFIXES, carried_settings
 from .loading.tokenizer import find_tokenizer, load_tokenizer
 from .model_converter import LEGACY_NAMES, from_file, networks_of, read_directory, read_single_file
-from .precision import fastest_dtype
 from .safety import SafetyChecker
 from .tiny_vae import TinyVAE
 from .vae import Autoencoder

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .loading.config import SchedulerConfig
+from .request import RequestError
 
 # What solvers that need a finite sigma take for a terminal alphas_cumprod of zero: the smallest float16, sigma 4096.
 FINITE_TERMINAL_ALPHA_CUMPROD = 2.0**-24
@@ -153,7 +154,7 @@ class NoiseSchedule:
         """
         total, points = self.num_train_timesteps, num_inference_steps + spare
         if not 1 <= num_inference_steps <= total - spare:
-            raise ValueError(
+            raise RequestError(
                 f"num_inference_steps must be between 1 and {total - spare}, got {num_inference_steps}: "
                 "choose a number in that range"
             )
@@ -167,7 +168,7 @@ class NoiseSchedule:
         else:
             raise ValueError(f"timestep_spacing must be leading, linspace or trailing, got {spacing!r}")
         if grid[0] > total - 1:
-            raise ValueError(
+            raise RequestError(
                 f"num_inference_steps {num_inference_steps} with steps_offset {self.config.steps_offset} reaches "
                 f"timestep {grid[0]:g} of {total}: ask for fewer steps"
             )

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .adapters.weights import with_weights
+from .compute.packed import for_inference
 from .decoder import Decoder
 from .encoder import Encoder
-from .inference import for_inference
 from .loading.config import TinyVAEConfig, VAEConfig
-from .weights import with_weights
+from .request import RequestError
 
 log = logging.getLogger(__name__)
 
 
-class NotFinite(ValueError):
+class NotFinite(RequestError):
     """What is to be a picture holds numbers that are infinite or none: it would be black."""
 
 

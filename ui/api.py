@@ -18,17 +18,17 @@ import gradio as gr
 from gradio.components import Component
 
 from stable_diffusion.request import Defaults, Request
-from ui import live
+from ui.stage import live
 
-from .backend import Backend
-from .errors import told_to_programs
-from .files import NoRoom
-from .history import keep_run
-from .limits import check
-from .live import new_run
-from .photo import MaskFile, photo_input, photo_path
-from .run import Event, Started, Waiting
-from .settings import SETTINGS, Setting
+from .form.photo import MaskFile, photo_input, photo_path
+from .form.settings import SETTINGS, Setting
+from .keep.files import NoRoom
+from .keep.history import keep_run
+from .runs.backend import Backend
+from .runs.errors import told_to_programs
+from .runs.events import Event, Started, Waiting
+from .runs.limits import check
+from .stage.live import new_run
 
 BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults))}
 

@@ -13,20 +13,20 @@ import gradio as gr
 from gradio.blocks import Block
 
 from stable_diffusion.request import FIT_LABELS, steps_for_strength
-from ui import live
+from ui.stage import live
 
-from .controls import QUIET, Controls, Updates, Values, more_controls, prompt_controls, sampling_controls
-from .errors import told_on_the_page
-from .files import keep
-from .history import History, Kept
-from .inputs import Radio, Slider, picked
-from .limits import prepare
-from .mask import backdrop, mask_painter, painted
-from .models import ModelHolder
-from .opening import PHOTO_EXAMPLES, cards
-from .photo import PHOTOS, SEEN, photo_input, photo_path
-from .run import fitted_photo
-from .sketch import sketch_switch
+from .form.controls import QUIET, Controls, Updates, Values, more_controls, prompt_controls, sampling_controls
+from .form.inputs import Radio, Slider, picked
+from .form.mask import backdrop, mask_painter, painted
+from .form.photo import PHOTOS, SEEN, photo_input, photo_path
+from .keep.files import keep
+from .keep.history import History, Kept
+from .runs.errors import told_on_the_page
+from .runs.events import fitted_photo
+from .runs.limits import prepare
+from .runs.models import ModelHolder
+from .stage.opening import PHOTO_EXAMPLES, cards
+from .stage.sketch import sketch_switch
 from .tab import Drawing, Tab, connect, run_buttons, run_view
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"

@@ -9,26 +9,26 @@ import gradio as gr
 from gradio.data_classes import PredictBodyInternal
 
 from .api import add_endpoints
-from .backend import Backend
-from .chooser import connect_menu, model_menu
-from .errors import told_on_the_page
-from .files import DAY, HOUR
-from .film import FILMS
-from .guard import no_argument
-from .history import History
+from .form.browser_storage import connect_stay
+from .form.inputs import place
+from .form.mask import MASKS
+from .form.model_menu import connect_menu, model_menu
+from .form.restore import connect_file, connect_history, connect_inside, connect_link, connect_use
 from .image2image import image2image
-from .inputs import place
 from .inside import build_inside
-from .limits import QUEUE_SIZE
-from .mask import MASKS
-from .models import ModelHolder
-from .restore import connect_file, connect_history, connect_inside, connect_link, connect_use
-from .resume import connect_resume
-from .runs import Runs
-from .sketch import connect_sketch
-from .stay import connect_stay
+from .keep.files import DAY, HOUR
+from .keep.history import History
+from .runs.backend import Backend
+from .runs.errors import told_on_the_page
+from .runs.limits import QUEUE_SIZE
+from .runs.models import ModelHolder
+from .runs.registry import Runs
+from .runs.resume import connect_resume
+from .stage.film import FILMS
+from .stage.sketch import connect_sketch
 from .tab import Drawing
 from .text2image import text2image
+from .web.guard import no_argument
 
 HERE = Path(__file__).parent
 TITLE = "Stable Diffusion, live"

@@ -12,19 +12,19 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from ui import live
+from ui.stage import live
 
-from .backend import Backend
-from .controls import CHECKED, QUIET, Controls, Updates, Values, settings_of
-from .errors import explain, page_error, titled, told_on_the_page
-from .files import NoRoom
-from .film import save
-from .history import History, Kept, keep_run
-from .limits import check, check_work
-from .models import ModelHolder
-from .opening import proven
-from .run import Started, Waiting
-from .runs import Runs, Watched
+from .form.controls import CHECKED, QUIET, Controls, Updates, Values, settings_of
+from .keep.files import NoRoom
+from .keep.history import History, Kept, keep_run
+from .runs.backend import Backend
+from .runs.errors import explain, page_error, titled, told_on_the_page
+from .runs.events import Started, Waiting
+from .runs.limits import check, check_work
+from .runs.models import ModelHolder
+from .runs.registry import Runs, Watched
+from .stage.film import save
+from .stage.opening import proven
 
 BLURRED = (
     "The model's safety checker found something that is not for everybody, and it errs at times: "
@@ -56,7 +56,7 @@ class Drawing:
 
 @dataclass
 class Sketch:
-    """A visitor's newest sketch (ui/sketch.py), which changes in place."""
+    """A visitor's newest sketch (ui/stage/sketch.py), which changes in place."""
 
     run_id: str = ""
     drawn: tuple[Any, ...] = ()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gradio as gr
 
-from .controls import CHECKED, more_controls, prompt_controls, sampling_controls
-from .history import History
-from .inputs import picked
-from .opening import EXAMPLES, card, cards
-from .sketch import sketch_switch
+from .form.controls import CHECKED, more_controls, prompt_controls, sampling_controls
+from .form.inputs import picked
+from .keep.history import History
+from .stage.opening import EXAMPLES, card, cards
+from .stage.sketch import sketch_switch
 from .tab import Drawing, Tab, connect, run_buttons, run_view
 
 PRESS = '() => document.querySelector("#%s-generate").click()'

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
 
+from ..request import RequestError
 from .fields import Epsilon, Levels, Pixels, Positive, Width, Within, bare, expected, fits, shown
 
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
 """The directory of the included model."""
 
 
-class ModelError(ValueError):
+class ModelError(RequestError):
     """A model can't be used: a file is missing, damaged or hostile, or the model is of a kind we don't run."""
 
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from ui.metadata import read_infotext
+from ui.keep.metadata import read_infotext
 
 from .visitor import Visitor
 

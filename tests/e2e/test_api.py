@@ -14,7 +14,7 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 from stable_diffusion.images import fit_image, read_image
-from ui.metadata import read_infotext
+from ui.keep.metadata import read_infotext
 
 
 def picture(answer: tuple) -> Image.Image:

@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from playwright.sync_api import Page, expect
 
-from ui.metadata import read_infotext
+from ui.keep.metadata import read_infotext
 
 from .visitor import Visitor
 

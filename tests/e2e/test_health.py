@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import app
 from tests.e2e.conftest import PATIENCE, free_port
-from ui.backend import Local
-from ui.models import ModelHolder
+from ui.runs.backend import Local
+from ui.runs.models import ModelHolder
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def test_the_log_says_what_runs_where_and_what_is_allowed(space: Server):
     limits = space.wait_for_log("limits: ")
     for limit in ("max_work 77,", "max_visitor_runs 2,", "sessions 33,", "max_side 4096,", "max_upload 1,"):
         assert limit in limits
-    computes = r"ui.models: model computes in (float32|bfloat16) on cpu, threads: 1, and its safety checker looks .*"
+    computes = r"ui.runs.models: model computes in (float32|bfloat16) on cpu, threads: 1, and its safety checker .*"
     assert re.fullmatch(computes, space.wait_for_log("computes in"))
 
 

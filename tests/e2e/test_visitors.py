@@ -14,13 +14,13 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from stable_diffusion import Pipeline
-from stable_diffusion.pipeline import Run
-from ui import sketch
-from ui.backend import Local
-from ui.models import ModelHolder
+from stable_diffusion.run import Run
 from ui.page import build_page, look
-from ui.resume import GONE
-from ui.run import News
+from ui.runs.backend import Local
+from ui.runs.events import News
+from ui.runs.models import ModelHolder
+from ui.runs.resume import GONE
+from ui.stage import sketch
 
 from .conftest import PATIENCE, Server, free_port
 from .visitor import Visitor

@@ -9,7 +9,7 @@ from shutil import copyfile
 import pytest
 from playwright.sync_api import Page, expect
 
-from ui.opening import EXAMPLES, PHOTO_EXAMPLES
+from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES
 
 from .conftest import Server
 from .visitor import Visitor

@@ -14,8 +14,8 @@ import httpx
 
 from app import parse_arguments, serve
 from tests.e2e.conftest import free_port
-from ui.backend import Local
-from ui.models import ModelHolder
+from ui.runs.backend import Local
+from ui.runs.models import ModelHolder
 
 TIMEOUT = 120.0
 

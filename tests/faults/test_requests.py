@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from ui.errors import UNEXPECTED
+from ui.runs.errors import UNEXPECTED
 
 from .caller import Caller, served
 

@@ -30,10 +30,10 @@ from tests.conftest import ROOT
 from tests.e2e.conftest import PATIENCE
 from tests.e2e.visitor import Visitor
 from tests.unit.test_hostile_images import png
-from ui.guard import MAX_BODY, Guard
-from ui.limits import USUAL
-from ui.listeners import give_back
-from ui.live import data_uri
+from ui.runs.limits import USUAL
+from ui.stage.live import data_uri
+from ui.web.guard import MAX_BODY, Guard
+from ui.web.listeners import give_back
 
 from .caller import Caller, served
 
@@ -282,7 +282,7 @@ def expect_sentence(text: str, caplog: pytest.LogCaptureFixture) -> None:
     """It names what is wrong and the remedy, is short, and is one line of the log."""
     assert re.search(r"must be|can't be", text), text
     assert len(text) < 400
-    [line] = [record for record in caplog.records if record.name == "ui.errors"]
+    [line] = [record for record in caplog.records if record.name == "ui.runs.errors"]
     assert line.getMessage().startswith("refused at ")
     assert line.getMessage().endswith(f": {text}")
     assert line.exc_info is None

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stable_diffusion.attention import attention_map
+from stable_diffusion.compute.packed import for_inference
 from stable_diffusion.diffusion import timestep_embedding
-from stable_diffusion.inference import for_inference
 from tests.parity.pairs import (
     BOUND,
     difference,

@@ -19,7 +19,7 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.e2e.conftest import Server, free_port, wait_until_up
 from tests.tiny import save_model
-from ui.metadata import read_infotext
+from ui.keep.metadata import read_infotext
 
 pytest.importorskip("ray", reason="requirements-serve.txt is not installed")
 pytestmark = pytest.mark.serving

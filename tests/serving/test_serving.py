@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from tests.tiny import save_model
-from ui.backend import Backend, Local
-from ui.limits import Limits
-from ui.models import ModelHolder
-from ui.run import Event, News, Started
+from ui.runs.backend import Backend, Local
+from ui.runs.events import Event, News, Started
+from ui.runs.limits import Limits
+from ui.runs.models import ModelHolder
 
 ray = pytest.importorskip("ray", reason="requirements-serve.txt is not installed")
 pytestmark = pytest.mark.serving

@@ -28,11 +28,11 @@ from tests.e2e.conftest import PATIENCE, free_port
 from tests.e2e.visitor import Visitor
 from tests.faults.caller import TIMEOUT, Caller
 from tests.hub_server import serve as serve_hub
-from ui.backend import Local
-from ui.errors import is_out_of_memory
-from ui.files import DAY
-from ui.models import ModelHolder
-from ui.resume import GONE
+from ui.keep.files import DAY
+from ui.runs.backend import Local
+from ui.runs.errors import is_out_of_memory
+from ui.runs.models import ModelHolder
+from ui.runs.resume import GONE
 
 from .server import Call, Message, Process, Program, calling, connection, running
 from .test_load import LONG, call, expect_drawn, request
@@ -95,7 +95,7 @@ def test_a_full_disk_is_a_sentence_and_no_picture_is_lost(server: Process, pipe:
             upload = caller.http.post("gradio_api/upload", files={"files": ("x.png", bytes(10_000))})
             assert (upload.status_code, upload.text) == (507, NO_ROOM)
         server.wait_for_log(NO_ROOM, count=2)
-        half = list(server.files.glob("tmp*"))  # an upload's, for ui/files.py to sweep in an hour
+        half = list(server.files.glob("tmp*"))  # an upload's, for ui/keep/files.py to sweep in an hour
         assert server.usage().files == before.files + len(half)
         assert server.usage().folders == before.folders
         expect_drawn(pipe, asked, drawn(caller, call(caller, asked)))

@@ -19,7 +19,7 @@ from .server import Call, Process, Program, Usage, all_of, calling, connection
 
 RUNS, REFUSED, SENSELESS = 3000, 10_000, 3000
 WARM_UP = 300
-"""Calls after which what is bounded is full: 200 sessions, 256 runs that are remembered (ui/limits.py)."""
+"""Calls after which what is bounded is full: 200 sessions, 256 runs that are remembered (ui/runs/limits.py)."""
 AT_ONCE = 8
 QUIET = 8.0
 """Seconds in which the server looks four times at its line, forgets those who went, and gives memory back."""

@@ -23,16 +23,7 @@ from training.data.captions import (
     compose_many,
 )
 from training.data.dataset import Dataset
-from training.data.grammar import (
-    base_noun,
-    countable,
-    everyday,
-    nouns,
-    phrases,
-    plural,
-    with_article,
-    without_colours,
-)
+from training.data.grammar import base_noun, countable, everyday, nouns, phrases, plural, with_article, without_colours
 from training.data.heldout import Heldout
 from training.data.paint import BACKGROUNDS, COLOURS, JITTER, recolour, varied
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 from tests import tiny
-from ui.controls import with_lora
-from ui.extras import find_files
-from ui.limits import prepare
-from ui.models import ModelHolder
+from ui.form.controls import with_lora
+from ui.runs.adapter_files import find_files
+from ui.runs.limits import prepare
+from ui.runs.models import ModelHolder
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 

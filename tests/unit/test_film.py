@@ -11,21 +11,9 @@ import pytest
 from PIL import Image, ImageChops
 
 from stable_diffusion.request import Request
-from ui.film import (
-    BAR,
-    MAX_FRAMES,
-    SIDE,
-    animation,
-    cut,
-    keep_film,
-    legible,
-    letters,
-    opened,
-    save,
-    strip,
-)
-from ui.live import Message, data_uri
-from ui.metadata import KEY, encoded, read_infotext
+from ui.keep.metadata import KEY, encoded, read_infotext
+from ui.stage.film import BAR, MAX_FRAMES, SIDE, animation, cut, keep_film, legible, letters, opened, save, strip
+from ui.stage.live import Message, data_uri
 
 TEXT = "a red fox\nSteps: 3, Sampler: DDPM, CFG scale: 4, Seed: 7, Size: 128x128"
 WHOLE = 128  # the pictures of a small model

@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 
 from stable_diffusion.request import Defaults
 from tests import tiny
-from ui.controls import Controls, more_controls, of_the_model, prompt_controls, sampling_controls
-from ui.fitting import fit
-from ui.infotext import parse_infotext
-from ui.limits import USUAL
-from ui.models import ModelHolder
+from ui.form.controls import Controls, more_controls, of_the_model, prompt_controls, sampling_controls
+from ui.form.fitting import fit
+from ui.keep.infotext import parse_infotext
+from ui.runs.limits import USUAL
+from ui.runs.models import ModelHolder
 
 SMALL = Defaults(128, max_clip_skip=2)  # sides from 64 to 256 in steps of 16
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stable_diffusion import attention
-from stable_diffusion.heatmap import Word, prompt_words, token_heat, word_heat
-from stable_diffusion.inside import add_noise, look_inside
+from stable_diffusion.inspect.heat_maps import Word, prompt_words, token_heat, word_heat
+from stable_diffusion.inspect.look_inside import add_noise, look_inside
 from stable_diffusion.pipeline import Pipeline
 from tests.tiny import save_model
 

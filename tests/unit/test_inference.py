@@ -16,14 +16,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from stable_diffusion import guidance, pipeline, precision, vae
+from stable_diffusion import guidance, pipeline, vae
+from stable_diffusion.adapters.weights import with_weights
 from stable_diffusion.blocks import UpsamplingConv2d
-from stable_diffusion.inference import PACKED, PackedConv2d, PackedLinear, PackedUpsamplingConv2d, for_inference
+from stable_diffusion.compute import precision
+from stable_diffusion.compute.packed import PACKED, PackedConv2d, PackedLinear, PackedUpsamplingConv2d, for_inference
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import Request
-from stable_diffusion.weights import with_weights
 from tests.parity.pairs import BOUND, difference, gaussian, photo
 from tests.tiny import KINDS, save_model
 
@@ -142,7 +143,7 @@ def test_the_words_weights_are_checked_by_what_they_give(tmp_path: Path) -> None
     save_file(state, file, metadata={"format": "pt"})
     pipe = Pipeline.from_pretrained(tmp_path, device="cpu")
     with pytest.raises(ModelError, match=rf"CLIPTextEncoder holds weights .*not finite in float32 \({name}\)"):
-        pipe.read_words(Request("a fox"))
+        pipe.condition(Request("a fox"))
 
 
 def test_what_is_not_packed_is_checked_when_it_is_loaded(broken: Path) -> None:

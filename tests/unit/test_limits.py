@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import awaited
-from ui.backend import Local
-from ui.limits import Limits, check_work
-from ui.models import ModelHolder
+from ui.runs.backend import Local
+from ui.runs.limits import Limits, check_work
+from ui.runs.models import ModelHolder
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from gradio.routes import App
 from gradio.server_messages import EstimationMessage
 
 from tests.conftest import awaited
-from ui.listeners import first_of, line_of, watch
+from ui.web.listeners import first_of, line_of, watch
 
-REMEDY = "Gradio keeps its line of events elsewhere: see its queueing.py and routes.py, and mend ui/listeners.py"
+REMEDY = "Gradio keeps its line of events elsewhere: see its queueing.py and routes.py, and mend ui/web/listeners.py"
 
 
 @pytest.fixture

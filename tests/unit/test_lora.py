@@ -17,8 +17,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from stable_diffusion.adapters.lora import KEPT_MERGES, PARTS, LoRAs
 from stable_diffusion.loading.config import ModelError
-from stable_diffusion.lora import KEPT_MERGES, PARTS, LoRAs
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
 from tests.parity.pairs import BOUND, difference, gaussian
@@ -520,7 +520,7 @@ def test_a_prompt_names_the_files_of_its_own_run(models: Models, tmp_path: Path)
     by_hand.loras.merge(tmp_path / "oil.safetensors")
     assert latents(pipe, "a fox <lora:ink:0.8><lora:oil>").equal(latents(by_hand, "a fox "))
     assert latents(pipe, "a fox").equal(plain)
-    assert pipe.read_prompt("a fox <lora:ink:0.8>").ids.equal(pipe.read_prompt("a fox").ids)
+    assert pipe.tokenize("a fox <lora:ink:0.8>").ids.equal(pipe.tokenize("a fox").ids)
     with pytest.raises(ValueError, match=r"names the LoRA 'pen', which is not here \(there are ink, oil\)"):
         pipe.begin("a fox <lora:pen:1>")
 

@@ -18,9 +18,9 @@ from stable_diffusion.request import Request
 from tests.conftest import ROOT
 from tests.marks import is_marked
 from tests.unit.test_film import film
-from ui.film import animation, strip
-from ui.infotext import parse_infotext, write_infotext
-from ui.metadata import KEY, MAX_TEXT, QUALITY, encoded, read_infotext
+from ui.keep.infotext import parse_infotext, write_infotext
+from ui.keep.metadata import KEY, MAX_TEXT, QUALITY, encoded, read_infotext
+from ui.stage.film import animation, strip
 
 REQUEST = Request(
     prompt="a red fox, noto style", negative_prompt="blue", num_inference_steps=12, guidance_scale=5.5, height=96,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import awaited
-from ui.models import ModelHolder
+from ui.runs.models import ModelHolder
 
 PATIENCE = 30
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from stable_diffusion import openvino_backend
-from stable_diffusion.inference import for_inference
-from stable_diffusion.inside import look_inside
+from stable_diffusion.compute import openvino as openvino_backend
+from stable_diffusion.compute.openvino import OpenVINOUNet, converted, use_where_faster
+from stable_diffusion.compute.packed import for_inference
+from stable_diffusion.inspect.look_inside import look_inside
 from stable_diffusion.model_loader import load
-from stable_diffusion.openvino_backend import OpenVINOUNet, converted, use_where_faster
 from stable_diffusion.pipeline import Pipeline
 from tests.parity.pairs import BOUND, difference, gaussian
 from tests.tiny import KINDS, save_model

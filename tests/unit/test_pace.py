@@ -12,8 +12,8 @@ from stable_diffusion.guidance import Denoiser, Query
 from stable_diffusion.pipeline import Pipeline
 from tests import tiny
 from tests.conftest import awaited
-from ui import pace
-from ui.models import HUB, ModelHolder
+from ui.runs import pace
+from ui.runs.models import HUB, ModelHolder
 
 
 @pytest.mark.parametrize("long", [0.0, 1e9], ids=["slow", "fast"])

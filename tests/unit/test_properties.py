@@ -23,9 +23,9 @@ from stable_diffusion.request import (
     Request,
 )
 from stable_diffusion.schedule import NoiseSchedule, karras_sigmas
-from ui.infotext import parse_infotext, write_infotext
-from ui.limits import MAX_GUIDANCE, MAX_SEED, USUAL
-from ui.link import LINKED, from_query, to_query
+from ui.keep.infotext import parse_infotext, write_infotext
+from ui.keep.link import LINKED, from_query, to_query
+from ui.runs.limits import MAX_GUIDANCE, MAX_SEED, USUAL
 
 # Where CI is set, Hypothesis draws the same examples every time.
 KINDS = {setting.name: setting.kind for setting in LINKED}

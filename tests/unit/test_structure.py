@@ -14,13 +14,24 @@ NETWORKS = {"attention", "blocks", "clip", "encoder", "decoder", "vae", "diffusi
 
 # The floors of the library: a module imports from the floors below and, where there is no other way round, its own.
 FLOORS = (
-    {"request", "loading", "loading.fields", "attention", "blocks", "weights"},
+    {
+        "request",
+        "loading",
+        "loading.fields",
+        "attention",
+        "blocks",
+        "adapters.weights",
+        "adapters",
+        "batching",
+        "compute",
+        "inspect",
+    },
     {"loading.config"},
     {"loading.clip_config"},
     {"loading.files", "loading.pickles", "loading.scheduler_settings"},
     {"loading.model_config", "loading.checkpoints"},
     {"loading.hub", "loading.single_file", "loading.tokenizer"},
-    {"schedule", "images", "encoder", "decoder", "diffusion", "clip", "inference"},
+    {"schedule", "images", "encoder", "decoder", "diffusion", "clip", "compute.packed"},
     {
         "ddpm",
         "levels",
@@ -32,16 +43,16 @@ FLOORS = (
         "guidance",
         "prompt",
         "preview",
-        "heatmap",
-        "precision",
+        "inspect.heat_maps",
+        "compute.precision",
     },
-    {"openvino_backend"},
+    {"compute.openvino"},
     {"model_converter", "model_loader"},
-    {"lora", "embeddings"},
+    {"adapters.lora", "adapters.textual_inversion"},
     {"pipeline"},
-    {"inside", "ticket", "batch_limit"},
-    {"painter"},
-    {"engine"},
+    {"inspect.look_inside", "batching.run_handle", "batching.batch_size"},
+    {"batching.preview_worker"},
+    {"batching.engine"},
 )
 LIBRARY = "stable_diffusion"
 BEHIND_THE_PAGE = {"training", "tests", "benchmarks", "notebooks", "diffusers"}

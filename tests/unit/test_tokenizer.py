@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from transformers import CLIPTokenizer
 
-from stable_diffusion.heatmap import prompt_words
+from stable_diffusion.inspect.heat_maps import prompt_words
 from stable_diffusion.loading.clip_config import CLIPTextConfig
 from stable_diffusion.loading.tokenizer import clip_tokenizer, encode_text, frame, load_tokenizer
 from stable_diffusion.prompt import tokenize

@@ -22,17 +22,17 @@ from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import Request
 from tests import tiny
 from ui.api import Answer, answers
-from ui.backend import Local
-from ui.errors import NO_MEMORY, UNEXPECTED, explain, told_on_the_page
-from ui.files import DAY, HOUR, NoRoom, keep, stem, sweep
-from ui.film import FILMS, keep_film, read_film
-from ui.history import MAX_RUNS, Kept, of_pictures, trim
-from ui.limits import check
-from ui.link import from_query, to_query
-from ui.live import data_uri
-from ui.metadata import read_infotext
-from ui.models import ModelHolder, read_configs
-from ui.settings import SETTINGS
+from ui.form.settings import SETTINGS
+from ui.keep.files import DAY, HOUR, NoRoom, keep, stem, sweep
+from ui.keep.history import MAX_RUNS, Kept, of_pictures, trim
+from ui.keep.link import from_query, to_query
+from ui.keep.metadata import read_infotext
+from ui.runs.backend import Local
+from ui.runs.errors import NO_MEMORY, UNEXPECTED, explain, told_on_the_page
+from ui.runs.limits import check
+from ui.runs.models import ModelHolder, read_configs
+from ui.stage.film import FILMS, keep_film, read_film
+from ui.stage.live import data_uri
 
 REQUEST = Request(
     prompt="a red fox, noto style", negative_prompt="blue", num_inference_steps=12, guidance_scale=5.5, height=96,

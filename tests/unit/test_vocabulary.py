@@ -12,9 +12,9 @@ import pytest
 from stable_diffusion.loading.config import BUNDLED
 from training.data.thesaurus import Thesaurus
 from training.data.vocabulary import by_kind, known_words, things, vocabulary
-from ui.models import ModelHolder
-from ui.opening import EXAMPLES, PHOTO_EXAMPLES
-from ui.vocabulary import Vocabulary, read_vocabulary
+from ui.form.vocabulary import Vocabulary, read_vocabulary
+from ui.runs.models import ModelHolder
+from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES
 
 KINDS = "entity object whole artifact instrument conveyance vehicle craft aircraft".split()  # noqa: SIM905
 DATA = """  1 a line of the licence

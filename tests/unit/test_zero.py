@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from tests.conftest import awaited
-from ui import zero
-from ui.backend import Local
-from ui.limits import Limits
-from ui.models import ModelHolder
-from ui.run import Event, News, Started
-from ui.zero import TO_LOAD, Zero
+from ui.runs import zero
+from ui.runs.backend import Local
+from ui.runs.events import Event, News, Started
+from ui.runs.limits import Limits
+from ui.runs.models import ModelHolder
+from ui.runs.zero import TO_LOAD, Zero
 
 SETTINGS = {"prompt": "a red fox", "num_inference_steps": 6, "seed": 7}
 

@@ -31,16 +31,7 @@ from training.data.grammar import (
     without_colours,
 )
 from training.data.heldout import Heldout
-from training.data.paint import (
-    BACKGROUNDS,
-    COLOURS,
-    Box,
-    background_colour,
-    natural_colour,
-    paste,
-    recolour,
-    varied,
-)
+from training.data.paint import BACKGROUNDS, COLOURS, Box, background_colour, natural_colour, paste, recolour, varied
 
 STYLES = ("fluent 3d", "fluent color", "fluent flat", "noto", "noto blob", "twemoji", "emojitwo", "streamline")
 # What a prompt without a style means. Were all styles left out alike, it would mean the blur between the eight.

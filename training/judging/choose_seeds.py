@@ -15,9 +15,10 @@ import numpy as np
 from PIL import Image
 
 from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.request import Request
 from training.data.dataset import Dataset
 from training.networks.train_things import ThingJudge, load_things
-from ui.opening import EXAMPLES
+from ui.stage.opening import EXAMPLES
 
 from .contact_sheet import grid
 
@@ -48,7 +49,7 @@ def main() -> None:
     shown: list[Image.Image] = []
     labels: list[str] = []
     for prompt in args.prompts:
-        usual = pipeline.defaults.request(prompt=prompt, preview="none")
+        usual = Request(prompt, preview="none")
         pictures = [pipeline(replace(usual, seed=seed)).images[0] for seed in range(SEEDS)]
         best = ordered(judge, prompt.split(",")[0].split(" next to ")[0], pictures)[:SHOWN]
         shown += [pictures[seed] for _, seed in best]

@@ -22,6 +22,7 @@ from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIP
 from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.request import Request
 from training.data.captions import PLACES, RELATIONS
 from training.data.dataset import Dataset, simple
 from training.data.grammar import base_noun, nouns, with_article
@@ -65,8 +66,9 @@ def cases(dataset: Dataset, heldout: dict) -> list[Case]:
 
 def generate(pipeline: Pipeline, case: Case, steps: int, guidance_scale: float) -> np.ndarray:
     """What the model draws for a case at its own size, and the judges see: (128, 128, 3) uint8."""
-    settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "seed": case.seed}
-    picture = pipeline(case.facts["prompt"], **settings).images[0]
+    prompt = case.facts["prompt"]
+    request = Request(prompt, num_inference_steps=steps, guidance_scale=guidance_scale, sampler="ddpm", seed=case.seed)
+    picture = pipeline(request).images[0]
     return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 

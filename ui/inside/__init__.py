@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import gradio as gr
 
-from ..controls import Controls
-from ..models import ModelHolder
+from ..form.controls import Controls
+from ..runs.models import ModelHolder
 from .noise import noise_lab
 from .run import inside_a_run
 from .samplers import samplers_side_by_side

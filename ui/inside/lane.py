@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from ..controls import CHECKED, QUIET, Values
-from ..errors import told_on_the_page
-from ..models import ModelHolder
+from ..form.controls import CHECKED, QUIET, Values
+from ..runs.errors import told_on_the_page
+from ..runs.models import ModelHolder
 
 QUEUE = "inside"
 """The line of this tab's runs, which an engine does not draw: one at a time."""

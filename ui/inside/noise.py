@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from ..controls import QUIET
-from ..errors import told_on_the_page
-from ..inputs import Slider, picked
-from ..live import data_uri
-from ..models import ModelHolder
-from ..opening import cards
-from ..photo import PHOTOS, photo_input, photo_path
+from ..form.controls import QUIET
+from ..form.inputs import Slider, picked
+from ..form.photo import PHOTOS, photo_input, photo_path
+from ..runs.errors import told_on_the_page
+from ..runs.models import ModelHolder
+from ..stage.live import data_uri
+from ..stage.opening import cards
 from .chart import chart, line
 from .view import inside_view
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from stable_diffusion.inside import NoisedPhoto
+    from stable_diffusion.inspect.look_inside import NoisedPhoto
     from stable_diffusion.pipeline import Pipeline
     from stable_diffusion.schedule import NoiseSchedule
 
@@ -99,7 +99,7 @@ def noise_lab(holder: ModelHolder, menu: gr.Dropdown) -> None:
 def noised(pipeline: Pipeline, path: str, t: int, prompt: str) -> dict[str, Any]:
     """What the lab shows for a photo at timestep t."""
     from stable_diffusion.images import fit_image, read_image, to_images
-    from stable_diffusion.inside import add_noise
+    from stable_diffusion.inspect.look_inside import add_noise
 
     side, schedule, vae = pipeline.default_size, pipeline.schedule, pipeline.models.vae
     t = min(t, schedule.num_train_timesteps - 1)

@@ -15,10 +15,10 @@ from PIL import Image
 
 from stable_diffusion.request import Request, without_loras
 
-from ..controls import Controls, Values, guidance_control, settings_of, steps_control
-from ..limits import prepare
-from ..live import data_uri, new_run
-from ..models import ModelHolder
+from ..form.controls import Controls, Values, guidance_control, settings_of, steps_control
+from ..runs.limits import prepare
+from ..runs.models import ModelHolder
+from ..stage.live import data_uri, new_run
 from .chart import chart, line
 from .lane import connect_lane, lane_buttons
 from .view import HERE, inside_view
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from stable_diffusion.clip import CLIP
-    from stable_diffusion.inside import InsideStep
+    from stable_diffusion.inspect.look_inside import InsideStep
     from stable_diffusion.pipeline import Pipeline
 
 Film = dict[str, Any]
@@ -64,13 +64,14 @@ def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
 
     A page that is sent them all at every step has soon no time for anything else.
     """
-    from stable_diffusion.heatmap import prompt_words, word_heat
-    from stable_diffusion.inside import look_inside
-    from stable_diffusion.preview import Preview
+    from stable_diffusion.inspect.heat_maps import prompt_words, word_heat
+    from stable_diffusion.inspect.look_inside import look_inside
+    from stable_diffusion.preview import Preview, Renderer
 
     told = without_loras(request.prompt)
     words = prompt_words(pipeline.models.tokenizer, told)
-    draw = Preview(pipeline.models.decoder_for(request.preview), request.preview)
+    assert request.preview is not None
+    draw = Preview(Renderer(pipeline.models), request.preview)
     match = matcher(pipeline, told)
     film: Film = {"run": new_run(), "words": [word.text for word in words], "scale": request.guidance_scale}
     frames, pulls, matches, total = [], [], [], None
@@ -113,7 +114,7 @@ def guesses(inside: InsideStep, draw: Callable) -> tuple[Image.Image | None, Ima
     import torch
 
     latents = [inside.unconditional, inside.conditional, inside.step.denoised]
-    pictures = draw(torch.cat([one for one in latents if one is not None]))
+    pictures = draw(torch.cat([one for one in latents if one is not None])).images
     unconditional = pictures[0] if len(pictures) == 3 else None
     # The last step of a run already carries the picture that it ends with.
     guided = pictures[-1] if inside.step.images is None else inside.step.images[0]

@@ -11,11 +11,11 @@ import gradio as gr
 
 from stable_diffusion.request import SAMPLER_LABELS, SCHEDULE_LABELS, Request
 
-from ..controls import Controls, Values, settings_of, steps_control
-from ..inputs import CheckboxGroup
-from ..limits import prepare
-from ..live import data_uri
-from ..models import ModelHolder
+from ..form.controls import Controls, Values, settings_of, steps_control
+from ..form.inputs import CheckboxGroup
+from ..runs.limits import prepare
+from ..runs.models import ModelHolder
+from ..stage.live import data_uri
 from .chart import Line, chart, line
 from .lane import connect_lane, lane_buttons
 from .view import inside_view

@@ -1,0 +1,352 @@
+"""Continuous batching: one thread evaluates the network for all runs, together and in turns that are fair in time."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import statistics
+import threading
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..guidance import Query
+from ..preview import Preview
+from ..request import RequestError
+from ..run import Run, Step
+from .batch_size import BatchSize
+from .preview_worker import PreviewWorker, finish, stream
+from .run_handle import RunHandle
+
+Begin = Callable[[], Run]
+"""Encodes text and photo and returns the run: `lambda: pipeline.begin(request)`."""
+
+
+class QueueFull(RequestError):
+    """The queue has reached its limit."""
+
+
+class Engine:
+    """Draws for many owners at once: every turn is one evaluation of the network, led by the least served owner.
+
+    In a turn, runs that left are dropped and at most one run of the queue gets a slot. Queries of other runs with the
+    same network, latent size and context length ride along in the leader's batch; sampler, steps, guidance and seed may
+    differ. Everything is computed on the engine's thread, apart from pictures on a device whose preview worker has a
+    thread. An error ends the run that it belongs to and no other. A run whose handle was closed stays as it is and may
+    be submitted again.
+
+    Owners are served in measured seconds. A batch's seconds are shared among its rows; beginning a run and rendering
+    its pictures count too. No run rides along that is further ahead of the least served owner than one image's
+    estimated seconds. A newcomer starts with the account of the least served owner in a slot.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        *,
+        preview_worker: PreviewWorker | None = None,
+        max_running: int = 32,
+        max_waiting: int = 256,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        """device: where the networks are. max_running: number of slots. max_waiting: length of the queue."""
+        for name, value in (("max_running", max_running), ("max_waiting", max_waiting)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        self.device, self.max_running, self.max_waiting = torch.device(device), max_running, max_waiting
+        self._clock = clock
+        self._worker = PreviewWorker(device, clock=clock) if preview_worker is None else preview_worker
+        self._queue: list[tuple[RunHandle, Begin]] = []
+        self._slots: list[_Slot] = []
+        self._served: dict[Hashable, float] = {}
+        """Seconds by owner, of those who have a slot."""
+        self._batch_sizes: dict[Hashable, BatchSize] = {}
+        self._turns = 0
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)  # an interpreter that exits while a thread is inside torch aborts
+
+    def submit(self, begin: Begin, owner: Hashable) -> RunHandle:
+        """Queue a run. `begin` is called on the engine's thread when there is a slot; its error ends the run.
+
+        owner: whose run it is; the runs of one owner share one account. Raises `QueueFull`, and RuntimeError after
+        `close`.
+        """
+        handle = RunHandle(owner, self)
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the engine is closed: submit the run to a new one")
+            self._queue = [entry for entry in self._queue if not entry[0].ended]
+            if len(self._queue) >= self.max_waiting:
+                raise QueueFull(f"{self.max_waiting} are waiting already, the most there may be: try again later")
+            self._queue.append((handle, begin))
+            self._changed.notify()
+        return handle
+
+    @property
+    def running(self) -> int:
+        """Number of runs that have a slot."""
+        return len(self._slots)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the engine has stopped, by `close` or by an error of its own."""
+        return self._closed
+
+    def position(self, handle: RunHandle) -> int:
+        """Return a run's place in the queue, from 1; 0 for a run that is not in it."""
+        with self._changed:
+            queue = [waiting for waiting, _ in self._queue if not waiting.ended]
+        return queue.index(handle) + 1 if handle in queue else 0
+
+    def expected_wait(self, handle: RunHandle) -> float:
+        """Return the seconds until a run gets a slot: see `RunHandle.expected_wait`."""
+        position, slots = self.position(handle), list(self._slots)
+        ahead = position - 1 - (self.max_running - len(slots))
+        if position == 0 or ahead < 0:
+            return 0.0
+        if not slots:
+            return math.inf
+        now = self._clock()
+        left = sorted(slot.seconds_left(now) for slot in slots)
+        rounds, rest = divmod(ahead, len(left))
+        return left[rest] + (rounds * statistics.fmean(slot.seconds(now) for slot in slots) if rounds else 0.0)
+
+    def close(self) -> None:
+        """End the thread after its turn, and with a RuntimeError all runs that have not ended."""
+        atexit.unregister(self.close)
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        error: Exception = RuntimeError("the engine was closed before the run was over: submit it to a new one")
+        try:
+            with torch.no_grad(), stream(self.device, priority=-1):
+                while self._wait():
+                    self._turn()
+        except Exception as fault:  # an error of the engine's own ends every run, so that no reader waits for ever
+            error = fault
+            raise
+        finally:
+            with self._changed:
+                self._closed = True
+                handles = [slot.handle for slot in self._slots] + [handle for handle, _ in self._queue]
+                self._slots, self._queue = [], []
+            for handle in handles:
+                handle.fail(error)
+            self._worker.close(error)
+
+    def _wait(self) -> bool:
+        """Sleep until there is something to do; return False when the engine was closed."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or self._queue or self._slots or self._worker.has_final_images_to_do
+            )
+            return not self._closed
+
+    def _turn(self) -> None:
+        for slot in self._slots:
+            if slot.handle.ended:
+                self._leave(slot)
+        more_wait = self._admit()
+        steps: list[tuple[_Slot, Step]] = []
+        if self._slots:
+            self._turns += 1
+            alone = len(self._slots) == 1 and not more_wait
+            started = self._clock()
+            steps = self._evaluate(self._choose(more_wait))
+            self._worker.earn(self._clock() - started, alone=alone)
+        for slot, step in steps:
+            if slot.wants_picture(step):
+                self._worker.add(slot.handle, step, slot.preview(self._clock))
+        self._worker.work()
+        for owner, seconds in self._worker.take_costs().items():
+            self._charge(owner, seconds)
+        for slot, step in steps:
+            if step.final is None:  # the worker publishes the last step, with its images
+                slot.handle.publish(step)
+
+    def _admit(self) -> bool:
+        """Give the first run of the queue a slot, if one is free; return whether the next could have one too."""
+        with self._changed:
+            self._queue = [entry for entry in self._queue if not entry[0].ended]
+            if not self._queue or len(self._slots) >= self.max_running:
+                return False
+            handle, begin = self._queue.pop(0)
+        if self.device.type == "cuda":  # another thread may have changed the model on the default stream
+            torch.cuda.default_stream(self.device).synchronize()
+        started = self._clock()
+        try:
+            slot = _Slot(handle, begin(), self._clock())
+        except Exception as error:
+            handle.fail(error)
+        else:
+            self._served.setdefault(handle.owner, min(self._served.values(), default=0.0))
+            self._charge(handle.owner, self._clock() - started)
+            self._slots = [*self._slots, slot]
+        return bool(self._queue) and len(self._slots) < self.max_running
+
+    def _leave(self, slot: _Slot, error: Exception | None = None) -> None:
+        """Free the slot of a run that has ended, was left, or failed."""
+        self._slots = [other for other in self._slots if other is not slot]
+        if all(other.handle.owner != slot.handle.owner for other in self._slots):
+            del self._served[slot.handle.owner]
+        if error is not None:
+            slot.handle.fail(error)
+        if slot.handle.ended:
+            self._worker.drop(slot.handle)
+
+    def _charge(self, owner: Hashable, seconds: float) -> None:
+        """Add seconds to an owner's account, for as long as the owner has a slot."""
+        if owner in self._served:
+            self._served[owner] += seconds
+
+    def _batch_size(self, slot: _Slot) -> BatchSize:
+        return self._batch_sizes.setdefault(slot.kind[1:], BatchSize())
+
+    def _choose(self, more_wait: bool) -> list[tuple[_Slot, Query]]:
+        """Return the next batch, one query for each run: an image of the least served owner, and those that ride along.
+
+        The accounts are planned with the batch size's last seconds per row. While runs of the queue wait for free
+        slots, each of which takes a turn to be admitted, turns are kept short.
+        """
+        planned = dict(self._served)
+
+        def order(slot: _Slot) -> tuple[float, int]:
+            return planned[slot.handle.owner], slot.last_turn
+
+        leader = min(self._slots, key=order)
+        size = self._batch_size(leader)
+        limit = size.rows // (4 if more_wait else 1)
+        fitting = [slot for slot in self._slots if slot.kind == leader.kind]
+        images: dict[_Slot, int] = {}
+        rows = 0
+        while fitting:
+            slot = min(fitting, key=order)
+            cost = slot.rows * size.row_seconds
+            ahead = planned[slot.handle.owner] - min(planned.values())
+            if rows and (rows + slot.rows > limit or ahead > cost):
+                break
+            rows += slot.rows
+            planned[slot.handle.owner] += cost
+            images[slot] = images.get(slot, 0) + 1
+            slot.last_turn = self._turns
+            if images[slot] == slot.unanswered:
+                fitting.remove(slot)
+        return [(slot, slot.question(count)) for slot, count in images.items()]
+
+    def _evaluate(self, batch: list[tuple[_Slot, Query]]) -> list[tuple[_Slot, Step]]:
+        """Evaluate the network, hand the runs their answers, and return the steps that these complete.
+
+        If memory runs out nothing is answered: the same queries come again, in smaller batches. After any other error
+        each run's part is evaluated alone, and ends the run if it fails again.
+        """
+        slots, queries = zip(*batch, strict=True)
+        rows = sum(query.rows for query in queries)
+        size = self._batch_size(slots[0])
+        started = self._clock()
+        try:
+            answers = slots[0].run.denoise(queries)
+            finish(self.device)
+        except Exception as error:
+            if _out_of_memory(error) and sum(len(query.x) for query in queries) > 1:
+                size.too_large(rows)
+                return []
+            if len(batch) == 1:
+                self._leave(slots[0], error)
+                return []
+        else:
+            size.measured(rows, self._clock() - started)
+            for slot, query in batch:
+                self._charge(slot.handle.owner, query.rows * size.row_seconds)
+            steps = [(slot, self._answer(slot, answer)) for slot, answer in zip(slots, answers, strict=True)]
+            finish(self.device)
+            return [(slot, step) for slot, step in steps if step is not None]
+        return [step for part in batch for step in self._evaluate([part])]
+
+    def _answer(self, slot: _Slot, x_0: Tensor) -> Step | None:
+        """Hand a run the x_0 of its images; return its step once all of them are answered."""
+        try:
+            step = slot.answer(x_0)
+        except Exception as error:
+            self._leave(slot, error)
+            return None
+        if slot.run.query is None:
+            self._leave(slot)
+        return step
+
+
+class _Slot:
+    """A run's place in the batch: its query, and the answers to it so far."""
+
+    def __init__(self, handle: RunHandle, run: Run, now: float):
+        query = run.query
+        assert query is not None, "a run that begins has a query"
+        self.handle, self.run = handle, run
+        self.rows = query.rows // len(query.x)
+        self.kind = run.denoise, query.x.shape[1:], query.context.shape[1:]
+        self.last_turn = 0
+        self._answers: list[Tensor] = []
+        self._preview: Preview | None = None
+        self._began, self._index, self._total = now, 0, 0
+
+    @property
+    def unanswered(self) -> int:
+        """Number of images of the query that have no answer yet."""
+        assert self.run.query is not None
+        return len(self.run.query.x) - sum(map(len, self._answers))
+
+    def question(self, count: int) -> Query:
+        """Return the part of the query for the next `count` images."""
+        query = self.run.query
+        assert query is not None
+        if count == len(query.x):
+            return query
+        start = len(query.x) - self.unanswered
+        part = slice(start, start + count)
+        negative = None if query.negative is None else query.negative[part]
+        return replace(query, x=query.x[part], context=query.context[part], negative=negative)
+
+    def answer(self, x_0: Tensor) -> Step | None:
+        """Take the x_0 of the next images; return the run's step if they were the last of the query."""
+        self._answers.append(x_0)
+        if self.unanswered:
+            return None
+        answers, self._answers = self._answers, []
+        step = self.run.answer(answers[0] if len(answers) == 1 else torch.cat(answers))
+        self._index, self._total = step.index, step.total
+        return step
+
+    def wants_picture(self, step: Step) -> bool:
+        """Whether a step is rendered; the last always is."""
+        request = self.run.request
+        return step.final is not None or (request.preview != "none" and step.index % request.preview_every == 0)
+
+    def preview(self, clock: Callable[[], float]) -> Preview:
+        """Return the run's preview decoder, which knows the cost of its previews so far."""
+        if self._preview is None:
+            self._preview = self.run.preview(clock, finish)
+        return self._preview
+
+    def seconds(self, now: float) -> float:
+        """Return the run's whole duration at its pace so far; infinite before its first step."""
+        return (now - self._began) * self._total / self._index if self._index else math.inf
+
+    def seconds_left(self, now: float) -> float:
+        """Return the rest of that duration."""
+        return self.seconds(now) - (now - self._began)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out; processors and Apple's GPU have no exception class of their own."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    phrases = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)
