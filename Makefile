@@ -64,9 +64,9 @@ data: $(VENV)/.installed-dev
 train: $(VENV)/.installed-dev
 	$(BIN)/python -m training.networks.train_vae
 	$(BIN)/python -m training.networks.train_tokenizer
-	$(BIN)/python -m training.data.cache_latents --resolution 64
-	$(BIN)/python -m training.data.cache_latents --resolution 128
-	$(BIN)/python -m training.data.cache_latents --recipe pair --count 10000 --out runs/latents-128-pairs
+	$(BIN)/python -m training.networks.cache_latents --resolution 64
+	$(BIN)/python -m training.networks.cache_latents --resolution 128
+	$(BIN)/python -m training.networks.cache_latents --recipe pair --count 10000 --out runs/latents-128-pairs
 	$(BIN)/python -m training.networks.train_clip
 	$(BIN)/python -m training.networks.train_style
 	$(BIN)/python -m training.networks.train_things
@@ -74,14 +74,14 @@ train: $(VENV)/.installed-dev
 	$(BIN)/python -m training.networks.train_unet --resolution 128 --minutes 360 --latents runs/latents-128 runs/latents-128-pairs
 	$(BIN)/python -m training.networks.train_unet --resolution 128 --minutes 420 --decay 60 --timestep-power 0 \
 		--latents runs/latents-128 runs/latents-128-pairs
-	$(BIN)/python -m training.data.cache_predictions
-	$(BIN)/python -m training.data.cache_predictions --photos assets/examples --count 1200 --out runs/predictions-photos
+	$(BIN)/python -m training.networks.cache_predictions
+	$(BIN)/python -m training.networks.cache_predictions --photos assets/examples --count 1200 --out runs/predictions-photos
 	$(BIN)/python -m training.networks.train_vae_256 decoder --minutes 300 --predictions runs/predictions runs/predictions-photos
 	$(BIN)/python -m training.networks.train_vae_256 encoder --minutes 40 --predictions runs/predictions runs/predictions-photos
 	$(BIN)/python -m training.networks.train_tiny_vae --minutes 90 --predictions runs/predictions runs/predictions-photos
 	$(BIN)/python -m training.networks.export
 	$(BIN)/python -m training.data.vocabulary
-	$(BIN)/python -m training.judging.contact_sheet
+	$(BIN)/python -m training.sheets
 	$(BIN)/python -m training.judging.curves
 	$(BIN)/python -m training.judging.evaluate
 	$(BIN)/python -m training.judging.sharpness

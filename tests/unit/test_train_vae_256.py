@@ -16,8 +16,8 @@ from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.tiny_vae import TinyVAE
 from stable_diffusion.vae import VAE
-from training.data.cache_predictions import halved, photo_pieces, predict
 from training.judging.sharpness import painted, strong_edges
+from training.networks.cache_predictions import halved, photo_pieces, predict
 from training.networks.export import export_tiny
 from training.networks.fit import fit, linear_end
 from training.networks.train_tiny_vae import CONFIG_TINY, load_tiny, tiny_loss

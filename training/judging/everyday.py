@@ -24,8 +24,7 @@ from training.data.captions import STYLE_WEIGHTS, UNNAMED
 from training.data.dataset import Dataset
 from training.networks.train_style import on_white
 from training.networks.train_things import Vocabulary, load_things
-
-from .contact_sheet import grid
+from training.sheets import grid
 
 SEEDS = 3  # a prompt
 PICTURES = 25  # a sheet

@@ -12,7 +12,9 @@ compares the velocities themselves, and comes last.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,15 +27,19 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from stable_diffusion.attention import Attention, attend
+from stable_diffusion.clip import CLIPTextEncoder
 from stable_diffusion.ddpm import q_sample
+from stable_diffusion.loading.clip_config import CLIPTextConfig
 from stable_diffusion.model_loader import load
 from stable_diffusion.schedule import NoiseSchedule
-from training.data.cache_latents import load_facts, load_latents
 from training.data.grammar import everyday, nouns
 from training.data.sentences.speaker import HELDOUT, Speaker
 
+from .cache_latents import load_facts, load_latents
+from .export import write_json
 from .fit import Loss, fit, linear_end, precision
 from .text_reader import TextReader, cross_attentions, grow, widths
+from .train_tokenizer import FILES as TOKENIZER_FILES
 from .train_tokenizer import caption_tokens
 from .train_unet import SCHEDULER, draw_timesteps
 
@@ -141,6 +147,11 @@ class Examples:
         )
 
 
+def quick() -> torch.autocast:
+    """A context in which networks compute in bfloat16, where the processor does."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision() == "bf16")
+
+
 class HeldoutSentences:
     """Sentences that training never sees, compared with their plain captions along the teacher's own way to a picture.
 
@@ -156,7 +167,8 @@ class HeldoutSentences:
         empty = caption_tokens(teacher.tokenizer, [""]).long().expand(len(plain), -1)
         self.teacher = teacher
         self.ways = self._ways(plain, seed)
-        self._most = self._errors([teacher.velocity(x_t, t, empty) for x_t, t, _ in self.ways])
+        with quick():
+            self._most = self._errors([teacher.velocity(x_t, t, empty).float() for x_t, t, _ in self.ways])
 
     @torch.no_grad()
     def _ways(self, plain: Tensor, seed: int) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -168,7 +180,8 @@ class HeldoutSentences:
         ways = []
         for level, after in zip(levels, [*levels[1:], None], strict=True):
             t = torch.full((len(plain),), level)
-            velocity = self.teacher.velocity(x_t, t, plain)
+            with quick():
+                velocity = self.teacher.velocity(x_t, t, plain).float()
             ways.append((x_t, t, velocity))
             if after is not None:
                 alpha, sigma = schedule.alpha_sigma(t, x_t)
@@ -187,8 +200,9 @@ class HeldoutSentences:
     @torch.no_grad()
     def measure(self, reader: TextReader, tokenizer: CLIPTokenizer) -> dict[str, float]:
         """The error by kind of sentence."""
-        words = reader(caption_tokens(tokenizer, self.sentences).long())
-        velocities = [self.teacher.unet.predict(x_t, t.float(), words).float() for x_t, t, _ in self.ways]
+        with quick():
+            words = reader(caption_tokens(tokenizer, self.sentences).long())
+            velocities = [self.teacher.unet.predict(x_t, t.float(), words).float() for x_t, t, _ in self.ways]
         errors = self._errors(velocities)
         found: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for kind, error, most in zip(self.kinds, errors.tolist(), self._most.tolist(), strict=True):
@@ -214,31 +228,33 @@ def translations(speaker: Speaker) -> dict[str, str]:
 def new_reader(
     teacher: Teacher, tokenizer: CLIPTokenizer, speaker: Speaker, layers: int, start: Path | None
 ) -> TextReader:
-    """A reader with the teacher's knowledge, or with that of the weights in the folder `start`."""
-    encoder, reader = teacher.text_encoder, TextReader(teacher.text_encoder, teacher.unet)
+    """A reader with the teacher's knowledge, or with that of the weights in the folder `start` (`save_reader`).
+
+    A folder without a configuration has the teacher's layout and vocabulary.
+    """
+    reader, known = TextReader(teacher.text_encoder, teacher.unet), teacher.tokenizer
     if start is not None:
+        if (start / "config.json").exists():
+            config = CLIPTextConfig.from_dict(json.loads((start / "config.json").read_text(encoding="utf-8")))
+            reader.text_encoder = CLIPTextEncoder(config)
+            known = CLIPTokenizer.from_pretrained(str(start), local_files_only=True)
         reader.text_encoder.load_state_dict(load_file(start / "text_encoder.safetensors"))
         reader.load_unet_weights(load_file(start / "cross_attention_keys_values.safetensors"))
-        encoder = reader.text_encoder
-    reader.text_encoder = grow(encoder, teacher.tokenizer, tokenizer, layers, translations(speaker))
+    reader.text_encoder = grow(reader.text_encoder, known, tokenizer, layers, translations(speaker))
     return reader.requires_grad_(True).train()
 
 
-def load_reader(checkpoint: Path, teacher: Teacher, tokenizer: CLIPTokenizer, layers: int) -> TextReader:
-    """The averaged reader of a checkpoint, in evaluation mode."""
-    reader = TextReader(grow(teacher.text_encoder, teacher.tokenizer, tokenizer, layers), teacher.unet)
-    reader.load_state_dict(torch.load(checkpoint, weights_only=True, mmap=True)["ema"])
-    return reader.eval().requires_grad_(False)
-
-
-def save_reader(reader: TextReader, folder: Path) -> None:
-    """Write the encoder's weights and the projections in float16, each in a file."""
+def save_reader(reader: TextReader, tokenizer_dir: Path, folder: Path) -> None:
+    """Write encoder and projections in float16, each in a file, with the encoder's configuration and its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, state in (
         ("text_encoder", reader.text_encoder.state_dict()),
         ("cross_attention_keys_values", reader.unet_weights()),
     ):
         save_file({key: tensor.half().contiguous() for key, tensor in state.items()}, folder / f"{name}.safetensors")
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer_dir / name, folder / name)
+    write_json(folder / "config.json", dataclasses.asdict(reader.text_encoder.config))
 
 
 def main() -> None:
@@ -247,9 +263,12 @@ def main() -> None:
     parser.add_argument("--target", choices=("attention", "velocity"), default="attention")
     parser.add_argument("--decay", type=float, default=0.5, help="share of the minutes in which the rate falls to zero")
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--pictures", type=int, default=32, help="of a batch")
-    parser.add_argument("--copies", type=int, default=4, help="sentences about each picture")
+    parser.add_argument("--pictures", type=int, default=24, help="of a batch")
+    parser.add_argument("--copies", type=int, default=6, help="sentences about each picture")
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument(
+        "--length", type=int, help="tokens of a sentence, default: the tokenizer's; 32 first takes half as long"
+    )
     parser.add_argument("--timestep-power", type=float, default=TIMESTEP_POWER)
     parser.add_argument("--precision", choices=("no", "bf16"), help="default: bf16 where the processor computes it")
     parser.add_argument("--latents", type=Path, nargs="+", required=True, help="folders of latents with facts")
@@ -263,17 +282,16 @@ def main() -> None:
     torch.manual_seed(0)
     teacher, speaker = Teacher(args.model), Speaker.load(args.data)
     tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
+    tokenizer.model_max_length = args.length or tokenizer.model_max_length
     examples = Examples(args.latents, speaker, teacher.tokenizer, tokenizer)
     heldout = HeldoutSentences(teacher)
 
     def look(step: int, averaged: TextReader) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision() == "bf16"):
-            errors = heldout.measure(averaged, tokenizer)
+        save_reader(averaged, args.tokenizer, args.out)
+        errors = heldout.measure(averaged, tokenizer)
         with (args.out / "heldout.jsonl").open("a") as log:
             log.write(json.dumps({"step": step, "errors": errors}) + "\n")
-        print(
-            f"step {step}  held out  " + "  ".join(f"{kind} {error:.2f}" for kind, error in errors.items()), flush=True
-        )
+        print(f"step {step}  held out", *(f"{kind} {error:.2f}" for kind, error in errors.items()), flush=True)
 
     fit(
         new_reader(teacher, tokenizer, speaker, args.layers, args.start),
@@ -289,7 +307,6 @@ def main() -> None:
         look=look,
         mixed_precision=args.precision,
     )
-    save_reader(load_reader(args.out / "checkpoint.pt", teacher, tokenizer, args.layers), args.out)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from training.data.cache_latents import load_facts
 from training.data.captions import Composer
 from training.data.dataset import Dataset
 from training.data.heldout import HELDOUT, Heldout
 from training.data.sentences.speaker import Speaker
+
+from .cache_latents import load_facts
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"

@@ -34,11 +34,11 @@ from stable_diffusion.model_loader import Models
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.vae import VAE
-from training.data.cache_latents import channel_statistics, load_latents, load_vae, standardise
 from training.data.captions import without_style
 from training.data.grammar import everyday
-from training.judging.contact_sheet import contact_sheet
+from training.sheets import contact_sheet
 
+from .cache_latents import channel_statistics, load_latents, load_vae, standardise
 from .fit import Look, fit, linear_end
 from .train_tokenizer import caption_tokens
 from .train_vae import CONFIG

@@ -28,8 +28,8 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from stable_diffusion.vae import VAE
-from training.data.cache_predictions import load_known_vae
 
+from .cache_predictions import load_known_vae
 from .fit import cosine, fit
 from .train_vae import CONFIG, decibels, psnr, reconstruction_loss
 

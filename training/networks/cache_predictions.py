@@ -1,4 +1,4 @@
-"""Keep what decoders of 256 px learn from: `python -m training.data.cache_predictions`.
+"""Keep what decoders of 256 px learn from: `python -m training.networks.cache_predictions`.
 
 Folder `runs/predictions` then holds composed examples, `pictures.npy`, uint8 (N, 256, 256, 3), and `captions.json`; and
 their latents, float16 (N, C, 16, 16): `latents.npy`, which the autoencoder of 128 px gives for the picture at half
@@ -24,11 +24,11 @@ from transformers import CLIPTokenizer
 
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.vae import VAE
-from training.networks.train_tokenizer import caption_tokens
-from training.networks.train_unet import SCHEDULER, TextToLatents, load_unet
+from training.data.captions import compose_many
 
 from .cache_latents import BATCH, encode, load_vae, standardise
-from .captions import compose_many
+from .train_tokenizer import caption_tokens
+from .train_unet import SCHEDULER, TextToLatents, load_unet
 
 SIDE = 256
 TIMESTEPS = (20, 350)  # where what a picture shows is settled, and its finer parts are not

@@ -1,4 +1,4 @@
-"""Compose captioned pictures and keep their latents: `python -m training.data.cache_latents --resolution 64`.
+"""Compose captioned pictures and keep their latents: `python -m training.networks.cache_latents --resolution 64`.
 
 Composing and encoding cost as much as a training step, and need not be paid again when an example is seen again. Folder
 `runs/latents-{resolution}` then holds the composed examples, `pictures.npy` and `captions.json`
@@ -25,9 +25,9 @@ from torch.nn import functional as F
 
 from stable_diffusion.model_loader import load
 from stable_diffusion.vae import VAE
-from training.networks.train_vae import CONFIG
+from training.data.captions import RECIPES, compose_many
 
-from .captions import RECIPES, compose_many
+from .train_vae import CONFIG
 
 BATCH = 64
 
@@ -83,7 +83,7 @@ def load_latents(folder: Path) -> tuple[Tensor, list[str]]:
     Raises FileNotFoundError where there are none.
     """
     if not (folder / "latents.npy").exists():
-        raise FileNotFoundError(f"no latents in folder={folder}: run `python -m training.data.cache_latents`")
+        raise FileNotFoundError(f"no latents in folder={folder}: run `python -m training.networks.cache_latents`")
     latents = torch.from_numpy(np.load(folder / "latents.npy"))
     return latents, json.loads((folder / "captions.json").read_text(encoding="utf-8"))
 
@@ -96,7 +96,7 @@ def load_facts(folders: Sequence[Path]) -> list[dict]:
     facts: list[dict] = []
     for folder in folders:
         if not (folder / "facts.json").exists():
-            raise FileNotFoundError(f"no facts in folder={folder}: run `python -m training.data.cache_latents`")
+            raise FileNotFoundError(f"no facts in folder={folder}: run `python -m training.networks.cache_latents`")
         facts += json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     return facts
 

@@ -1,4 +1,4 @@
-"""Draw a fixed set of prompts on one labelled sheet: `python -m training.judging.contact_sheet [--model FOLDER]`."""
+"""Draw pictures on labelled sheets; a fixed set of prompts by `python -m training.sheets [--model FOLDER]`."""
 
 from __future__ import annotations
 
