@@ -22,6 +22,7 @@ from PIL import Image
 from stable_diffusion.pipeline import Pipeline
 from training.data.captions import STYLE_WEIGHTS, UNNAMED
 from training.data.dataset import Dataset
+from training.data.sentences.speaker import HELDOUT as SENTENCES
 from training.networks.train_style import on_white
 from training.networks.train_things import Vocabulary, load_things
 from training.sheets import grid
@@ -45,6 +46,12 @@ Draw = Callable[[Question], Image.Image]
 def everyday_prompts() -> list[str]:
     """A hundred things that people ask for first, in plain words and no style."""
     return Path(__file__).with_name("everyday.txt").read_text(encoding="utf-8").splitlines()
+
+
+def heldout_prompts(kinds: Sequence[str]) -> list[str]:
+    """The sentences of some kinds that training never sees."""
+    listed = json.loads(SENTENCES.read_text(encoding="utf-8"))
+    return [sentence for kind in kinds for sentence, _ in listed[kind]]
 
 
 def shuffled(prompts: Sequence[str], seeds: int, shuffle: int) -> list[Question]:
@@ -83,6 +90,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
     parser.add_argument("--artwork", action="store_true", help="show the artwork itself")
+    parser.add_argument(
+        "--sentences", nargs="+", metavar="KIND", help="draw the held-out sentences of these kinds: people, de, zh ..."
+    )
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="pictures of each prompt")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--things", type=Path, default=Path("runs/things/checkpoint.pt"), help="no judge if not there")
     parser.add_argument("--out", type=Path, default=Path("runs/everyday"))
@@ -100,9 +111,10 @@ def main() -> None:
         def draw(question: Question) -> Image.Image:
             return pipeline(question.prompt, seed=question.seed, **options).images[0]
 
-    questions = shuffled(everyday_prompts(), SEEDS, args.shuffle)
+    prompts = heldout_prompts(args.sentences) if args.sentences else everyday_prompts()
+    questions = shuffled(prompts, args.seeds, args.shuffle)
     drawn = write(draw, questions, args.out)
-    if args.things.exists():
+    if args.things.exists() and not args.sentences:
         judge = load_things(args.things, Dataset.load(args.data).rows)
         named = judge.named(drawn, [question.prompt for question in questions])
         print(f"the judge names {sum(named)} of {len(named)}")

@@ -12,10 +12,12 @@ from transformers import CLIPTokenizer
 from stable_diffusion.clip import CLIPTextEncoder
 from stable_diffusion.diffusion import UNet
 from stable_diffusion.loading.clip_config import CLIPTextConfig
-from stable_diffusion.loading.config import ATTENTION_DOWN, ATTENTION_UP, PLAIN_DOWN, PLAIN_UP, UNetConfig
+from stable_diffusion.loading.config import ATTENTION_DOWN, ATTENTION_UP, BUNDLED, PLAIN_DOWN, PLAIN_UP, UNetConfig
+from stable_diffusion.model_loader import load
 from stable_diffusion.schedule import NoiseSchedule
+from training.networks.export_text import export_text
 from training.networks.text_reader import TextReader, grow
-from training.networks.train_text_encoder import HeldoutSentences, Teacher, attention_loss, velocity_loss
+from training.networks.train_text_encoder import HeldoutSentences, Teacher, attention_loss, save_reader, velocity_loss
 from training.networks.train_tokenizer import caption_tokens, learn_merges, write_tokenizer
 from training.networks.train_unet import SCHEDULER
 
@@ -117,3 +119,20 @@ def test_held_out_errors_are_0_for_the_teacher_and_1_for_a_reader_of_nothing(tea
     assert heldout.measure(reader, teacher.tokenizer)["de"] == pytest.approx(0, abs=1e-3)
     heldout.sentences = ["", ""]
     assert heldout.measure(reader, teacher.tokenizer)["de"] == pytest.approx(1, rel=1e-2)
+
+
+def test_an_exported_reader_is_what_the_pipeline_reads(tmp_path: Path) -> None:
+    """The bundled model with a grown encoder in it: the files load, and give what the trained reader gave."""
+    models = load(BUNDLED, dtype=torch.float32)
+    larger = make_tokenizer(tmp_path / "tokenizer", 100, 40)
+    reader = TextReader(models.text_encoder, models.unet)
+    reader.text_encoder = grow(models.text_encoder, models.tokenizer, larger, 4)
+    reader.load_unet_weights({name: weight * 1.5 for name, weight in reader.unet_weights().items()})
+    save_reader(reader, tmp_path / "tokenizer", tmp_path / "text")
+    export_text(tmp_path / "text", BUNDLED, tmp_path / "model")
+    exported = load(tmp_path / "model", dtype=torch.float32)
+    tokens = caption_tokens(exported.tokenizer, CAPTIONS).long()
+    assert tokens.shape == (len(CAPTIONS), 40)
+    with torch.no_grad():
+        expected, read = reader(tokens), exported.unet.read(exported.text_encoder(tokens))
+    torch.testing.assert_close(read, expected, rtol=0.02, atol=0.02 * expected.abs().mean().item())
