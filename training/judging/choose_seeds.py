@@ -24,7 +24,7 @@ SEEDS, SHOWN = 16, 8
 
 
 def ordered(judge: ThingJudge, thing: str, pictures: Sequence[Image.Image]) -> list[tuple[float, int]]:
-    """How sure the judge is that each picture shows `thing`, 'a cat', and the number of the picture; surest first.
+    """Return the judge's probability that each picture shows `thing`, with the picture's number; highest first.
 
     Raises ValueError where it knows no such thing.
     """

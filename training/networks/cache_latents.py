@@ -33,7 +33,7 @@ BATCH = 64
 
 
 def load_vae(checkpoint: Path) -> VAE:
-    """The averaged autoencoder of a `train_vae` checkpoint, in evaluation mode.
+    """Return the averaged autoencoder of a `train_vae` checkpoint, in evaluation mode.
 
     Raises FileNotFoundError where there is no checkpoint.
     """
@@ -78,7 +78,7 @@ def encode(vae: VAE, pictures: np.ndarray, enlarged: int = 1) -> np.ndarray:
 
 
 def load_latents(folder: Path) -> tuple[Tensor, list[str]]:
-    """Latents of a folder, float16 (N, C, h, w), and their N captions.
+    """Return the latents of a folder, float16 (N, C, h, w), and their N captions.
 
     Raises FileNotFoundError where there are none.
     """
@@ -89,7 +89,7 @@ def load_latents(folder: Path) -> tuple[Tensor, list[str]]:
 
 
 def load_facts(folders: Sequence[Path]) -> list[dict]:
-    """What the pictures of all folders show (`Composer.sample`).
+    """Return the facts of the pictures of all folders (`Composer.sample`).
 
     Raises FileNotFoundError where a folder has no facts: those composed before captions were kept with theirs.
     """
@@ -102,7 +102,7 @@ def load_facts(folders: Sequence[Path]) -> list[dict]:
 
 
 def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel of latents (N, C, h, w), each (C, 1, 1) in float32."""
+    """Return the mean and standard deviation of each channel of latents (N, C, h, w), each (C, 1, 1) in float32."""
     channels = latents.float().transpose(0, 1).flatten(1)  # (N, C, h, w) -> (C, N h w)
     return channels.mean(1)[:, None, None], channels.std(1)[:, None, None]
 

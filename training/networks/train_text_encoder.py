@@ -2,7 +2,7 @@
 
 The finished network's own answer to a plain caption is the target for its answer to a sentence that means the same, at
 the same x_t. Such a target has no noise in it, where the ordinary loss drowns a word in it. U-Net and old encoder are
-frozen; trained are the new encoder and the keys and values of the cross-attentions (`text_reader.TextReader`).
+frozen; the new encoder and the keys and values of the cross-attentions are trained (`TextConditioner`).
 
 `--target attention` compares what the cross-attentions answer to the old network's queries. That needs one evaluation
 of the U-Net for several sentences and no backward pass through it, and teaches the vocabulary. `--target velocity`
@@ -33,12 +33,12 @@ from stable_diffusion.loading.clip_config import CLIPTextConfig
 from stable_diffusion.model_loader import load
 from stable_diffusion.schedule import NoiseSchedule
 from training.data.grammar import everyday, nouns
-from training.data.sentences.speaker import HELDOUT, Speaker
+from training.data.sentences.paraphraser import HELDOUT, Paraphraser
 
 from .cache_latents import load_facts, load_latents
 from .export import write_json
 from .fit import Loss, fit, linear_end, precision
-from .text_reader import TextReader, cross_attentions, grow, widths
+from .text_conditioner import TextConditioner, cross_attentions, grow, widths
 from .train_tokenizer import FILES as TOKENIZER_FILES
 from .train_tokenizer import caption_tokens
 from .train_unet import SCHEDULER, draw_timesteps
@@ -62,12 +62,12 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def velocity(self, x_t: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
-        """Velocity (B, C, h, w) of x_t for the tokens (B, S) of plain captions."""
+        """Return the velocity (B, C, h, w) of x_t for the tokens (B, S) of plain captions."""
         return self.unet(x_t, t.float(), self.text_encoder(tokens))
 
     @torch.no_grad()
     def attentions(self, x_t: Tensor, t: Tensor, tokens: Tensor) -> list[tuple[Attention, Tensor, Tensor]]:
-        """Each cross-attention with its queries (B, L, C) and its answer (B, L, C) to the plain captions."""
+        """Return each cross-attention with its queries (B, L, C) and its answer (B, L, C) to the plain captions."""
         with recorded(cross_attentions(self.unet).values()) as calls:
             self.velocity(x_t, t, tokens)
         return [(module, module.to_q(x), answer) for module, x, answer in calls]
@@ -89,12 +89,14 @@ def recorded(modules: Iterable[Attention]) -> Iterator[list[tuple[Attention, Ten
 
 
 def attention_loss(teacher: Teacher) -> Loss:
-    """Squared error of the cross-attentions' answers, each divided by its variance between captions."""
+    """Return a loss: the squared error of each cross-attention's answer, over its variance between captions."""
     spans = widths(teacher.unet)
 
-    def loss(reader: TextReader, sentences: Tensor, plain: Tensor, latents: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def loss(
+        conditioner: TextConditioner, sentences: Tensor, plain: Tensor, latents: Tensor, t: Tensor, noise: Tensor
+    ) -> Tensor:
         x_t = q_sample(teacher.schedule, latents, t, noise)
-        words = reader(sentences)
+        words = conditioner(sentences)
         copies = len(sentences) // len(plain)
         errors = []
         for (module, query, answer), (start, end) in zip(teacher.attentions(x_t, t, plain), spans, strict=True):
@@ -108,14 +110,16 @@ def attention_loss(teacher: Teacher) -> Loss:
 
 
 def velocity_loss(teacher: Teacher) -> Loss:
-    """Squared error of the velocities."""
+    """Return a loss: the squared error of the velocities."""
 
-    def loss(reader: TextReader, sentences: Tensor, plain: Tensor, latents: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def loss(
+        conditioner: TextConditioner, sentences: Tensor, plain: Tensor, latents: Tensor, t: Tensor, noise: Tensor
+    ) -> Tensor:
         x_t = q_sample(teacher.schedule, latents, t, noise)
         target = teacher.velocity(x_t, t, plain)
         copies = len(sentences) // len(plain)
         x_t, t, target = (tensor.repeat_interleave(copies, 0) for tensor in (x_t, t, target))
-        return (teacher.unet.predict(x_t, t.float(), reader(sentences)).float() - target.float()).square().mean()
+        return (teacher.unet.predict(x_t, t.float(), conditioner(sentences)).float() - target.float()).square().mean()
 
     return loss
 
@@ -123,20 +127,20 @@ def velocity_loss(teacher: Teacher) -> Loss:
 class Examples:
     """Latents with facts, of which sentences are made anew at each step."""
 
-    def __init__(self, folders: Sequence[Path], speaker: Speaker, old: CLIPTokenizer, new: CLIPTokenizer):
+    def __init__(self, folders: Sequence[Path], paraphraser: Paraphraser, old: CLIPTokenizer, new: CLIPTokenizer):
         self.latents = torch.cat([load_latents(folder)[0] for folder in folders])
         captions = [caption for folder in folders for caption in load_latents(folder)[1]]
-        self.facts, self.speaker, self.old, self.new = load_facts(folders), speaker, old, new
+        self.facts, self.paraphraser, self.old, self.new = load_facts(folders), paraphraser, old, new
         self.weights = torch.tensor([EVERYDAY_WEIGHT if everyday(caption) else 1.0 for caption in captions])
 
     def batch(self, pictures: int, copies: int, power: float, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """Tokens of sentences (pictures * copies, S) and of plain captions (pictures, S'), latents, t and noise.
+        """Draw the tokens of sentences (pictures * copies, S) and plain captions (pictures, S'), latents, t, noise.
 
         The sentences of one picture state the same facts, of which the plain caption states those that all of them do.
         """
         rows = self.weights.multinomial(pictures, replacement=True, generator=generator)
         rng = Random(int(torch.randint(2**62, (), generator=generator)))
-        pairs = [pair for row in rows.tolist() for pair in self.speaker.pairs(self.facts[row], rng, copies)]
+        pairs = [pair for row in rows.tolist() for pair in self.paraphraser.pairs(self.facts[row], rng, copies)]
         latents = self.latents[rows].float()
         return (
             caption_tokens(self.new, [pair.sentence for pair in pairs]).long(),
@@ -148,12 +152,12 @@ class Examples:
 
 
 def quick() -> torch.autocast:
-    """A context in which networks compute in bfloat16, where the processor does."""
+    """Return a context in which networks compute in bfloat16, where the processor does so natively."""
     return torch.autocast("cpu", torch.bfloat16, enabled=precision() == "bf16")
 
 
 class HeldoutSentences:
-    """Sentences that training never sees, compared with their plain captions along the teacher's own way to a picture.
+    """Sentences that training never sees, compared with their plain captions where the teacher's drawing passes.
 
     The error is that of the velocity, against the error of an encoder that reads nothing: 0 is the teacher's answer, 1
     that of the empty caption.
@@ -190,7 +194,7 @@ class HeldoutSentences:
         return ways
 
     def _errors(self, velocities: Sequence[Tensor]) -> Tensor:
-        """The squared error (N,) of answers at all noise levels."""
+        """Return the squared error (N,) of answers at all noise levels."""
         each = [
             (velocity - target).square().flatten(1).mean(1)
             for velocity, (_, _, target) in zip(velocities, self.ways, strict=True)
@@ -198,10 +202,10 @@ class HeldoutSentences:
         return torch.stack(each).mean(0)
 
     @torch.no_grad()
-    def measure(self, reader: TextReader, tokenizer: CLIPTokenizer) -> dict[str, float]:
-        """The error by kind of sentence."""
+    def measure(self, conditioner: TextConditioner, tokenizer: CLIPTokenizer) -> dict[str, float]:
+        """Return the mean error of each kind of sentence."""
         with quick():
-            words = reader(caption_tokens(tokenizer, self.sentences).long())
+            words = conditioner(caption_tokens(tokenizer, self.sentences).long())
             velocities = [self.teacher.unet.predict(x_t, t.float(), words).float() for x_t, t, _ in self.ways]
         errors = self._errors(velocities)
         found: dict[str, list[tuple[float, float]]] = defaultdict(list)
@@ -210,11 +214,11 @@ class HeldoutSentences:
         return {kind: sum(e for e, _ in both) / sum(m for _, m in both) for kind, both in found.items()}
 
 
-def translations(speaker: Speaker) -> dict[str, str]:
-    """Names and colours of all languages, in small letters, with the English name that the old encoder knows."""
-    labels = {row["concept"]: row["label"] for row in speaker.rows}
+def translations(paraphraser: Paraphraser) -> dict[str, str]:
+    """Return names and colours of all languages, in small letters, with the English name that the old encoder knows."""
+    labels = {row["concept"]: row["label"] for row in paraphraser.rows}
     found: dict[str, str] = {}
-    for language in speaker.languages.values():
+    for language in paraphraser.languages.values():
         for concept, names in language.names.items():
             if concept in labels:
                 found.setdefault(names.name.lower(), nouns(labels[concept])[0])
@@ -225,36 +229,36 @@ def translations(speaker: Speaker) -> dict[str, str]:
     return found
 
 
-def new_reader(
-    teacher: Teacher, tokenizer: CLIPTokenizer, speaker: Speaker, layers: int, start: Path | None
-) -> TextReader:
-    """A reader with the teacher's knowledge, or with that of the weights in the folder `start` (`save_reader`).
+def new_conditioner(
+    teacher: Teacher, tokenizer: CLIPTokenizer, paraphraser: Paraphraser, layers: int, start: Path | None
+) -> TextConditioner:
+    """Return a conditioner with the teacher's knowledge, or with that of the folder `start` (`save_conditioner`).
 
     A folder without a configuration has the teacher's layout and vocabulary.
     """
-    reader, known = TextReader(teacher.text_encoder, teacher.unet), teacher.tokenizer
+    conditioner, known = TextConditioner(teacher.text_encoder, teacher.unet), teacher.tokenizer
     if start is not None:
         if (start / "config.json").exists():
             config = CLIPTextConfig.from_dict(json.loads((start / "config.json").read_text(encoding="utf-8")))
-            reader.text_encoder = CLIPTextEncoder(config)
+            conditioner.text_encoder = CLIPTextEncoder(config)
             known = CLIPTokenizer.from_pretrained(str(start), local_files_only=True)
-        reader.text_encoder.load_state_dict(load_file(start / "text_encoder.safetensors"))
-        reader.load_unet_weights(load_file(start / "cross_attention_keys_values.safetensors"))
-    reader.text_encoder = grow(reader.text_encoder, known, tokenizer, layers, translations(speaker))
-    return reader.requires_grad_(True).train()
+        conditioner.text_encoder.load_state_dict(load_file(start / "text_encoder.safetensors"))
+        conditioner.load_unet_weights(load_file(start / "cross_attention_keys_values.safetensors"))
+    conditioner.text_encoder = grow(conditioner.text_encoder, known, tokenizer, layers, translations(paraphraser))
+    return conditioner.requires_grad_(True).train()
 
 
-def save_reader(reader: TextReader, tokenizer_dir: Path, folder: Path) -> None:
+def save_conditioner(conditioner: TextConditioner, tokenizer_dir: Path, folder: Path) -> None:
     """Write encoder and projections in float16, each in a file, with the encoder's configuration and its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, state in (
-        ("text_encoder", reader.text_encoder.state_dict()),
-        ("cross_attention_keys_values", reader.unet_weights()),
+        ("text_encoder", conditioner.text_encoder.state_dict()),
+        ("cross_attention_keys_values", conditioner.unet_weights()),
     ):
         save_file({key: tensor.half().contiguous() for key, tensor in state.items()}, folder / f"{name}.safetensors")
     for name in TOKENIZER_FILES:
         shutil.copyfile(tokenizer_dir / name, folder / name)
-    write_json(folder / "config.json", dataclasses.asdict(reader.text_encoder.config))
+    write_json(folder / "config.json", dataclasses.asdict(conditioner.text_encoder.config))
 
 
 def main() -> None:
@@ -280,21 +284,21 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.manual_seed(0)
-    teacher, speaker = Teacher(args.model), Speaker.load(args.data)
+    teacher, paraphraser = Teacher(args.model), Paraphraser.load(args.data)
     tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
     tokenizer.model_max_length = args.length or tokenizer.model_max_length
-    examples = Examples(args.latents, speaker, teacher.tokenizer, tokenizer)
+    examples = Examples(args.latents, paraphraser, teacher.tokenizer, tokenizer)
     heldout = HeldoutSentences(teacher)
 
-    def look(step: int, averaged: TextReader) -> None:
-        save_reader(averaged, args.tokenizer, args.out)
+    def look(step: int, averaged: TextConditioner) -> None:
+        save_conditioner(averaged, args.tokenizer, args.out)
         errors = heldout.measure(averaged, tokenizer)
         with (args.out / "heldout.jsonl").open("a") as log:
             log.write(json.dumps({"step": step, "errors": errors}) + "\n")
         print(f"step {step}  held out", *(f"{kind} {error:.2f}" for kind, error in errors.items()), flush=True)
 
     fit(
-        new_reader(teacher, tokenizer, speaker, args.layers, args.start),
+        new_conditioner(teacher, tokenizer, paraphraser, args.layers, args.start),
         {"attention": attention_loss, "velocity": velocity_loss}[args.target](teacher),
         lambda generator: examples.batch(args.pictures, args.copies, args.timestep_power, generator),
         args.out,

@@ -21,7 +21,7 @@ from transformers import CLIPTokenizer
 from training.data.captions import Composer
 from training.data.dataset import Dataset
 from training.data.heldout import HELDOUT, Heldout
-from training.data.sentences.speaker import Speaker
+from training.data.sentences.paraphraser import Paraphraser
 
 from .cache_latents import load_facts
 
@@ -32,7 +32,7 @@ FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_ma
 
 
 def learn_merges(texts: Iterable[str], count: int) -> list[tuple[str, str]]:
-    """The `count` most useful merges, in order; fewer where `texts` has not as many pairs that occur twice."""
+    """Return the `count` most useful merges, in order; fewer where `texts` has not as many pairs that occur twice."""
     reader = CLIPTokenizer().backend_tokenizer  # for its normalizer and its way of cutting text into words
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
     tokenizer.normalizer, tokenizer.pre_tokenizer = reader.normalizer, reader.pre_tokenizer
@@ -84,7 +84,7 @@ def caption_tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
 
 
 def corpus(data: Path, heldout: Path, captions: int) -> Iterable[str]:
-    """Every label and keyword of the data set, and captions composed from it."""
+    """Yield every label and keyword of the data set, and captions composed from it."""
     dataset = Dataset.load(data)
     for row in dataset.rows:
         yield from (row["label"], *row["tags"], *row["keywords"])
@@ -93,16 +93,16 @@ def corpus(data: Path, heldout: Path, captions: int) -> Iterable[str]:
         yield composer.sample(np.random.default_rng((7, index)))[1]
 
 
-def sentence_corpus(speaker: Speaker, facts: Sequence[dict], count: int) -> Iterable[str]:
+def sentence_corpus(paraphraser: Paraphraser, facts: Sequence[dict], count: int) -> Iterable[str]:
     """`count` sentences about the facts in all languages, and what each language calls the things.
 
     The languages with a word list of their own give all their names and keywords twice, the others theirs once.
     """
     rng = Random(0)
     for _ in range(count):
-        yield speaker.pair(rng.choice(facts), rng).sentence
-    concepts = {row["concept"] for row in speaker.rows}
-    for language in speaker.languages.values():
+        yield paraphraser.pair(rng.choice(facts), rng).sentence
+    concepts = {row["concept"] for row in paraphraser.rows}
+    for language in paraphraser.languages.values():
         for concept, names in language.names.items():
             if concept in concepts:
                 yield from (names.name, *names.keywords) * (2 if language.words else 1)
@@ -121,7 +121,7 @@ def main() -> None:
     parser.add_argument("--merges", type=int, default=3_000)
     args = parser.parse_args()
     if args.sentences:
-        texts = sentence_corpus(Speaker.load(args.data), load_facts(args.sentences), args.captions)
+        texts = sentence_corpus(Paraphraser.load(args.data), load_facts(args.sentences), args.captions)
     else:
         texts = corpus(args.data, args.heldout, args.captions)
     merges = learn_merges(texts, args.merges)

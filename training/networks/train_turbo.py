@@ -35,7 +35,7 @@ WARMUP, EMA_DECAY = 50, 0.998
 
 
 def level(schedule: NoiseSchedule, t: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha_t and sigma_t of timesteps (B,), each (B, 1, 1, 1); 1 and 0 for `CLEAN`."""
+    """Return alpha_t and sigma_t of timesteps (B,), each (B, 1, 1, 1); 1 and 0 for `CLEAN`."""
     alpha, sigma = schedule.alpha_sigma(t.clamp(min=0), torch.empty(len(t), 1, 1, 1))
     clean = (t == CLEAN)[:, None, None, None]
     return torch.where(clean, torch.ones_like(alpha), alpha), torch.where(clean, torch.zeros_like(sigma), sigma)
@@ -49,19 +49,19 @@ def ddim(schedule: NoiseSchedule, x_t: Tensor, velocity: Tensor, t: Tensor, end:
 
 
 def implied_x_0(schedule: NoiseSchedule, x_t: Tensor, x_end: Tensor, t: Tensor, end: Tensor) -> Tensor:
-    """The x_0 with which one step of DDIM from x_t at t gives x_end."""
+    """Return the x_0 with which one step of DDIM from x_t at t gives x_end."""
     (alpha, sigma), (alpha_end, sigma_end) = level(schedule, t), level(schedule, end)
     ratio = sigma_end / sigma
     return (x_end - ratio * x_t) / (alpha_end - alpha * ratio)
 
 
 def segment_ends(t: Tensor) -> Tensor:
-    """The end of the segment in which a timestep lies: 749 for 999, 499 for 749, `CLEAN` for 249."""
+    """Return the end of the segment in which a timestep lies: 749 for 999, 499 for 749, `CLEAN` for 249."""
     return t - (t % SEGMENT) - 1
 
 
 def draw_grid(count: int, generator: torch.Generator) -> Tensor:
-    """Timesteps (count,) of the teacher's grid: 49, 99 .. 999, those at the start of a segment more often."""
+    """Draw timesteps (count,) of the teacher's grid: 49, 99 .. 999, those at the start of a segment more often."""
     segments = torch.randint(1000 // SEGMENT, (count,), generator=generator)
     inside = torch.randint(1, SEGMENT // STEP + 1, (count,), generator=generator)
     starts = torch.rand(count, generator=generator) < STARTS
@@ -70,7 +70,7 @@ def draw_grid(count: int, generator: torch.Generator) -> Tensor:
 
 
 def consistency_loss(teacher: Teacher, guidance_scale: float = GUIDANCE) -> Loss:
-    """Pseudo-Huber distance of the student's x_0 from the one that its target implies, in units of sigma."""
+    """Return a loss: the pseudo-Huber distance of the student's x_0 from its target's, in units of sigma."""
     schedule, unet = teacher.schedule, teacher.unet
 
     @torch.no_grad()

@@ -10,11 +10,11 @@ import pytest
 
 from training.data.captions import PLACES, RELATIONS, SIZES
 from training.data.paint import BACKGROUNDS, COLOURS
-from training.data.sentences import speaker as module
+from training.data.sentences import paraphraser as module
 from training.data.sentences.language import FOLDER, word_list
 from training.data.sentences.names import OWN_WORD, local_names
+from training.data.sentences.paraphraser import CUTE_SIZES, Paraphraser
 from training.data.sentences.scene import Scene, plain_caption
-from training.data.sentences.speaker import CUTE_SIZES, Speaker
 from training.data.thesaurus import Sense, Thesaurus
 
 LISTED = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -40,7 +40,7 @@ PAIR = {"rows": [0, 1], "labels": ["fox", "pizza"], "concepts": ["1f98a", "1f355
 
 
 @pytest.fixture(scope="module")
-def speaker() -> Speaker:
+def paraphraser() -> Paraphraser:
     """Three things, WordNet's word for one kind of one of them, and one list of names for all languages."""
     senses = {
         "1": Sense("animal", ("fox",), ()),
@@ -49,7 +49,7 @@ def speaker() -> Speaker:
     }
     thesaurus = Thesaurus(senses, {"fox": ("1",), "vixen": ("2",), "zeal": ("3",)})
     names = local_names([{"hexcode": code.upper(), "label": name, "tags": ["Ding"]} for code, name in NAMES.items()])
-    return Speaker(ROWS, thesaurus, {code: names for code in [*LISTED, "xx"] if code != "en"})
+    return Paraphraser(ROWS, thesaurus, {code: names for code in [*LISTED, "xx"] if code != "en"})
 
 
 @pytest.mark.parametrize("code", LISTED)
@@ -91,18 +91,18 @@ def test_a_plain_caption_states_the_facts_as_the_composer_does(changes: dict, ca
         *(PAIR | {"relation": relation, "count": 2} for relation in RELATIONS),
     ],
 )
-def test_every_language_says_every_kind_of_picture(speaker: Speaker, code: str, changes: dict) -> None:
+def test_every_language_says_every_kind_of_picture(paraphraser: Paraphraser, code: str, changes: dict) -> None:
     for seed in range(40):
-        sentence = speaker.pair(FACTS | changes, Random(seed), code).sentence
+        sentence = paraphraser.pair(FACTS | changes, Random(seed), code).sentence
         assert sentence.strip()
         assert not re.search(r"[{}]|  ", sentence), sentence
 
 
-def test_the_first_noun_is_the_picture(speaker: Speaker) -> None:
+def test_the_first_noun_is_the_picture(paraphraser: Paraphraser) -> None:
     """Even where somebody holds, chases or eats another thing, and by whatever name."""
     second = 0
     for seed in range(600):
-        sentence = speaker.english.say(Scene.of(FACTS | {"style": None}, ROWS), Random(seed))
+        sentence = paraphraser.english.say(Scene.of(FACTS | {"style": None}, ROWS), Random(seed))
         first = re.search(r"fox|vixen|🦊", sentence)
         other = re.search(r"pizza|key\b|keys\b", sentence)
         assert first, sentence
@@ -112,31 +112,31 @@ def test_the_first_noun_is_the_picture(speaker: Speaker) -> None:
     assert second > 50
 
 
-def test_a_kind_is_said_now_and_then(speaker: Speaker) -> None:
-    said = [speaker.english.say(Scene.of(FACTS, ROWS), Random(seed)) for seed in range(300)]
+def test_a_kind_is_said_now_and_then(paraphraser: Paraphraser) -> None:
+    said = [paraphraser.english.say(Scene.of(FACTS, ROWS), Random(seed)) for seed in range(300)]
     assert 30 < sum("vixen" in sentence for sentence in said) < 200
 
 
-def test_pairs_of_a_picture_share_their_plain_caption(speaker: Speaker) -> None:
-    groups = [speaker.pairs(FACTS | {"background": "red"}, Random(seed), 6) for seed in range(200)]
+def test_pairs_of_a_picture_share_their_plain_caption(paraphraser: Paraphraser) -> None:
+    groups = [paraphraser.pairs(FACTS | {"background": "red"}, Random(seed), 6) for seed in range(200)]
     assert all(len({pair.plain for pair in pairs}) == 1 for pairs in groups)
     assert {"", "a fox, on a red background", "a fox, noto style, on a red background"} == {p[0].plain for p in groups}
     assert {"en", "de", "ja"} <= {pair.language for pairs in groups for pair in pairs}
 
 
-def test_a_tiny_thing_is_drawn_large_unless_it_has_a_place(speaker: Speaker) -> None:
+def test_a_tiny_thing_is_drawn_large_unless_it_has_a_place(paraphraser: Paraphraser) -> None:
     """A person who says "a tiny turtle" means a cute one."""
-    plain = {speaker.pair(FACTS | {"size": "tiny"}, Random(seed), "en").plain for seed in range(40)}
+    plain = {paraphraser.pair(FACTS | {"size": "tiny"}, Random(seed), "en").plain for seed in range(40)}
     assert plain == {"a fox", "a fox, noto style"}
     placed = FACTS | {"size": "tiny", "place": "on the left"}
-    assert "tiny" in speaker.pair(placed, Random(0), "en").plain
+    assert "tiny" in paraphraser.pair(placed, Random(0), "en").plain
 
 
-def test_sentences_held_out_are_never_said(speaker: Speaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = [speaker.pair(FACTS, Random(seed), "de").sentence for seed in range(300)]
+def test_sentences_held_out_are_never_said(paraphraser: Paraphraser, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [paraphraser.pair(FACTS, Random(seed), "de").sentence for seed in range(300)]
     usual = max(said, key=said.count)
     monkeypatch.setattr(module, "heldout_sentences", lambda: frozenset({usual.lower()}))
-    assert usual not in [speaker.pair(FACTS, Random(seed), "de").sentence for seed in range(300)]
+    assert usual not in [paraphraser.pair(FACTS, Random(seed), "de").sentence for seed in range(300)]
 
 
 def test_a_keyword_of_many_things_weighs_less_and_a_part_of_the_name_more() -> None:

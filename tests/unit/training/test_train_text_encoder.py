@@ -16,8 +16,14 @@ from stable_diffusion.loading.config import ATTENTION_DOWN, ATTENTION_UP, BUNDLE
 from stable_diffusion.model_loader import load
 from stable_diffusion.schedule import NoiseSchedule
 from training.networks.export_text import export_text
-from training.networks.text_reader import TextReader, grow
-from training.networks.train_text_encoder import HeldoutSentences, Teacher, attention_loss, save_reader, velocity_loss
+from training.networks.text_conditioner import TextConditioner, grow
+from training.networks.train_text_encoder import (
+    HeldoutSentences,
+    Teacher,
+    attention_loss,
+    save_conditioner,
+    velocity_loss,
+)
 from training.networks.train_tokenizer import caption_tokens, learn_merges, write_tokenizer
 from training.networks.train_unet import SCHEDULER
 
@@ -64,15 +70,15 @@ def batch(teacher: Teacher) -> tuple[Tensor, ...]:
 def test_a_reader_gives_what_the_unet_reads(teacher: Teacher) -> None:
     tokens = caption_tokens(teacher.tokenizer, CAPTIONS).long()
     expected = teacher.unet.read(teacher.text_encoder(tokens))
-    torch.testing.assert_close(TextReader(teacher.text_encoder, teacher.unet)(tokens), expected)
+    torch.testing.assert_close(TextConditioner(teacher.text_encoder, teacher.unet)(tokens), expected)
 
 
 def test_projections_go_back_under_their_names(teacher: Teacher) -> None:
-    reader = TextReader(teacher.text_encoder, teacher.unet)
+    conditioner = TextConditioner(teacher.text_encoder, teacher.unet)
     weights = teacher.unet.state_dict()
-    assert all(torch.equal(weights[name], weight) for name, weight in reader.unet_weights().items())
-    reader.load_unet_weights({name: weight + 1 for name, weight in weights.items()})
-    assert all(torch.equal(weights[name] + 1, weight) for name, weight in reader.unet_weights().items())
+    assert all(torch.equal(weights[name], weight) for name, weight in conditioner.unet_weights().items())
+    conditioner.load_unet_weights({name: weight + 1 for name, weight in weights.items()})
+    assert all(torch.equal(weights[name] + 1, weight) for name, weight in conditioner.unet_weights().items())
 
 
 def test_what_grows_answers_as_before_to_the_same_tokens(teacher: Teacher, tmp_path: Path) -> None:
@@ -98,16 +104,17 @@ def test_a_new_word_starts_as_its_parts_or_as_its_translation(teacher: Teacher, 
 
 @pytest.mark.parametrize("make_loss", [attention_loss, velocity_loss])
 def test_a_loss_is_nothing_for_the_teachers_own_reader_and_teaches_another(make_loss, teacher: Teacher, batch) -> None:
-    loss, reader = make_loss(teacher), TextReader(teacher.text_encoder, teacher.unet)
-    assert loss(reader, *batch).item() < 1e-8
-    reader.requires_grad_(True)
+    loss, conditioner = make_loss(teacher), TextConditioner(teacher.text_encoder, teacher.unet)
+    assert loss(conditioner, *batch).item() < 1e-8
+    conditioner.requires_grad_(True)
     with torch.no_grad():
-        reader.text_encoder.text_model.embeddings.token_embedding.weight[batch[0][0, 3]] += torch.randn(32)
-    value = loss(reader, *batch)
+        conditioner.text_encoder.text_model.embeddings.token_embedding.weight[batch[0][0, 3]] += torch.randn(32)
+    value = loss(conditioner, *batch)
     value.backward()
     assert value.item() > 1e-7
     assert all(
-        parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in reader.projections.parameters()
+        parameter.grad is not None and parameter.grad.abs().sum() > 0
+        for parameter in conditioner.projections.parameters()
     )
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
@@ -115,24 +122,24 @@ def test_a_loss_is_nothing_for_the_teachers_own_reader_and_teaches_another(make_
 def test_held_out_errors_are_0_for_the_teacher_and_1_for_a_reader_of_nothing(teacher: Teacher, tmp_path: Path) -> None:
     (tmp_path / "heldout.json").write_text('{"de": [["a key", "a key"], ["a red fox", "a red fox"]]}')
     heldout = HeldoutSentences(teacher, tmp_path / "heldout.json")
-    reader = TextReader(teacher.text_encoder, teacher.unet)
-    assert heldout.measure(reader, teacher.tokenizer)["de"] == pytest.approx(0, abs=1e-3)
+    conditioner = TextConditioner(teacher.text_encoder, teacher.unet)
+    assert heldout.measure(conditioner, teacher.tokenizer)["de"] == pytest.approx(0, abs=1e-3)
     heldout.sentences = ["", ""]
-    assert heldout.measure(reader, teacher.tokenizer)["de"] == pytest.approx(1, rel=1e-2)
+    assert heldout.measure(conditioner, teacher.tokenizer)["de"] == pytest.approx(1, rel=1e-2)
 
 
 def test_an_exported_reader_is_what_the_pipeline_reads(tmp_path: Path) -> None:
-    """The bundled model with a grown encoder in it: the files load, and give what the trained reader gave."""
+    """The bundled model with a grown encoder in it: the files load, and give what the trained conditioner gave."""
     models = load(BUNDLED, dtype=torch.float32)
     larger = make_tokenizer(tmp_path / "tokenizer", 100, 40)
-    reader = TextReader(models.text_encoder, models.unet)
-    reader.text_encoder = grow(models.text_encoder, models.tokenizer, larger, 4)
-    reader.load_unet_weights({name: weight * 1.5 for name, weight in reader.unet_weights().items()})
-    save_reader(reader, tmp_path / "tokenizer", tmp_path / "text")
+    conditioner = TextConditioner(models.text_encoder, models.unet)
+    conditioner.text_encoder = grow(models.text_encoder, models.tokenizer, larger, 4)
+    conditioner.load_unet_weights({name: weight * 1.5 for name, weight in conditioner.unet_weights().items()})
+    save_conditioner(conditioner, tmp_path / "tokenizer", tmp_path / "text")
     export_text(tmp_path / "text", BUNDLED, tmp_path / "model")
     exported = load(tmp_path / "model", dtype=torch.float32)
     tokens = caption_tokens(exported.tokenizer, CAPTIONS).long()
     assert tokens.shape == (len(CAPTIONS), 40)
     with torch.no_grad():
-        expected, read = reader(tokens), exported.unet.read(exported.text_encoder(tokens))
+        expected, read = conditioner(tokens), exported.unet.read(exported.text_encoder(tokens))
     torch.testing.assert_close(read, expected, rtol=0.02, atol=0.02 * expected.abs().mean().item())

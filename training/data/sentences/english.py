@@ -89,5 +89,5 @@ class English(Language):
 
 
 def without_articles(sentence: str) -> str:
-    """As people type who are in a hurry: no articles, no commas."""
+    """Return the sentence as people in a hurry type it: without articles and commas."""
     return re.sub(r"\b(an?|the) ", "", sentence).replace(",", "")

@@ -1,8 +1,8 @@
-"""Other words for the things that the model draws: kinds of them, and what a few of them are kinds of.
+"""Other words for the things that the model draws: more special ones, and more general ones.
 
-WordNet says what is a kind of what. How usual a word is decides how often it is said: `usual_words.txt` lists nouns of
-WordNet, the most usual in captions of pictures first (the order in which CLIP's vocabulary, MIT, has them). For people
-and a few other things `kinds.json` has the words by hand.
+WordNet tells more special words from more general ones. `usual_words.txt` decides how often each is said: it lists
+nouns of WordNet in the order of CLIP's vocabulary (MIT), in which words that are usual in captions of pictures come
+first. For people and a few other things `kinds.json` has the words by hand.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GENERAL_DEPTH, GENERAL_THINGS = 6, 25  # a more general word is at least so spec
 
 @cache
 def by_hand() -> dict[str, list[str]]:
-    """The words of `kinds.json` by the label of the thing."""
+    """Return the words of `kinds.json` by the label of the thing."""
     return json.loads(Path(__file__).with_name("kinds.json").read_text(encoding="utf-8"))
 
 
@@ -39,7 +39,7 @@ def _ranks() -> dict[str, int]:
 
 
 def usualness(words: str) -> float:
-    """How often to say a word against the most usual one, which has 1: the root of its rank's inverse.
+    """Return how often to say a word against the most usual one: 1 over the square root of its rank.
 
     Several words together are taken for `RARER` times as rare as the rarest of them, for each that is added.
     """
@@ -67,14 +67,14 @@ class Kinds:
         self.words = {label: (list(found), list(found.values())) for label, found in words.items() if found}
 
     def draw(self, label: str, rng: Random) -> str | None:
-        """Another word for a thing, or None where there is none."""
+        """Return another word for a thing, or None where there is none."""
         if label not in self.words:
             return None
         words, weights = self.words[label]
         return rng.choices(words, weights)[0]
 
     def _meanings(self, rows: Iterable[dict], thesaurus: Thesaurus) -> dict[str, str]:
-        """The label of the thing that each meaning is the name of."""
+        """Return the label of the thing that each meaning names."""
         meant: dict[str, str] = {}
         for row in things(rows).values():
             senses = [one for noun in nouns(row["label"]) for one in thesaurus.found.get(noun.replace(" ", "_"), ())]
@@ -85,7 +85,7 @@ class Kinds:
         return meant
 
     def _special(self, meant: dict[str, str], thesaurus: Thesaurus) -> dict[str, dict[str, float]]:
-        """Words for kinds of each thing, by their usual meaning: 'labrador' for a dog."""
+        """Return words for kinds of each thing, by their usual meaning: 'labrador' for a dog."""
         found: dict[str, dict[str, float]] = {}
         for noun, senses in thesaurus.found.items():
             word = noun.replace("_", " ")
@@ -104,13 +104,13 @@ class Kinds:
         return found
 
     def _misleads(self, word: str, label: str) -> bool:
-        """Whether a kind's name has the name of another thing in it: a 'cat shark' is not to be read as a cat."""
+        """Return whether a kind's name contains another thing's: a 'cat shark' must not be read as a cat."""
         own = {part for name in nouns(label) for part in name.split()}
         parts = word.split()
         return len(parts) > 1 and any(part in self.known and part not in own for part in parts)
 
     def _general(self, meant: dict[str, str], thesaurus: Thesaurus) -> dict[str, dict[str, float]]:
-        """Words for what a few things are kinds of: 'poultry', 'toy'."""
+        """Return words for the classes that a few things belong to: 'poultry', 'toy'."""
         under: dict[str, dict[str, int]] = {}
         for sense, label in meant.items():
             for one, far in thesaurus.above(sense).items():
@@ -131,7 +131,7 @@ _PEOPLE = frozenset(("woman", "man", "girl", "boy", "baby", "older person", "old
 
 
 def keyword_weights(rows: Iterable[dict]) -> dict[str, tuple[list[str], list[float]]]:
-    """The keywords of each label that its name does not say; one that many things share counts less."""
+    """Return the keywords of each label that its name does not say; one that many things share counts less."""
     found: dict[str, list[str]] = {}
     for row in rows:
         said = set(re.findall(r"[a-z]+", row["label"].lower()))

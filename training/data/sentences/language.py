@@ -28,7 +28,7 @@ NAMED_BY_HAND = 0.7  # share of the names that are those of the word list, where
 
 @cache
 def word_list(code: str) -> dict[str, Any]:
-    """The word list of a language, empty where there is none."""
+    """Return the word list of a language, empty where there is none."""
     path = FOLDER / f"{code}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -65,7 +65,7 @@ class Language:
         self.space = "" if self.words.get("joined") else " "
 
     def can_say(self, scene: Scene) -> bool:
-        """Whether there are words for all that a sentence must state."""
+        """Return whether there are words for all that a sentence must state."""
         toned = any(thing.skin != "default" for thing in scene.things)
         if any(thing.concept not in self.names for thing in scene.things) or (toned and "skins" not in self.words):
             return False
@@ -74,7 +74,7 @@ class Language:
         return scene.single and scene.background is None
 
     def say(self, scene: Scene, rng: Random) -> str:
-        """A sentence that asks for the scene. It names what the scene states and adds words that change nothing."""
+        """Return a sentence that states the scene, among words that change nothing."""
         if scene.single and rng.random() < KEYWORD and (said := self._keywords(scene.things[0], rng)):
             head = said
         elif not self.words:
@@ -86,7 +86,7 @@ class Language:
     # Names
 
     def name(self, thing: Thing, rng: Random) -> str:
-        """One of the names of a thing, without article; now and then the emoji itself."""
+        """Return one of the names of a thing, without article; now and then the emoji itself."""
         if rng.random() < EMOJI:
             return thing.emoji
         by_hand = self.words.get("things", {}).get(thing.label)
@@ -98,11 +98,11 @@ class Language:
         return local.name
 
     def plural(self, name: str, rng: Random) -> str:
-        """A name for several of a thing; its ending is a guess, as a learner's would be."""
+        """Return a name for several of a thing; its ending is a guess, as a learner's would be."""
         return name + rng.choice(self.words.get("plural_suffixes", [""]))
 
     def keywords(self, thing: Thing, rng: Random) -> list[str]:
-        """One or two keywords of a thing, or none where it has none."""
+        """Return one or two keywords of a thing, or none where it has none."""
         local = self.names[thing.concept]
         if not local.keywords:
             return []
@@ -119,7 +119,7 @@ class Language:
         return tidy(head)
 
     def _slots(self, scene: Scene, rng: Random) -> Slots:
-        """Words that change nothing of the picture; little is added to what is told of two things or a place."""
+        """Return words that change nothing of the picture; fewer where two things or a place are told."""
         slots = Slots(opening=self._maybe("openings", OPENING, rng))
         crowded = len(scene.things) > 1 or scene.place is not None
         if crowded and rng.random() < 0.7:
@@ -133,7 +133,7 @@ class Language:
         return rng.choice(self.words[part]) if rng.random() < share else ""
 
     def _second(self, rng: Random) -> str:
-        """The noun of a thing that is not drawn."""
+        """Return the noun of a thing that is not drawn."""
         thing = rng.choice(self.others)
         if rng.random() < 0.2:
             thing = replace(thing, colour=rng.choice(list(self.words["colours"])))
@@ -156,7 +156,7 @@ class Language:
         return place + noun if place.endswith(("の", "的")) else noun + place
 
     def phrase(self, thing: Thing, rng: Random, *, adjective: bool = False, size: str = "") -> str:
-        """A noun with what stands around it: 'eine kleine rote Katze'."""
+        """Return a noun with article, adjectives and colour: 'eine kleine rote Katze'."""
         colour = rng.choice(self.words["colours"][thing.colour]) if thing.colour else ""
         said = self.words["phrase"].format(
             determiner=rng.choice(self.words["determiners"]),
@@ -167,7 +167,7 @@ class Language:
         return tidy(said)
 
     def adjective(self, rng: Random) -> str:
-        """One or two adjectives that change nothing."""
+        """Return one or two adjectives that change nothing."""
         return self.space.join(rng.choice(self.words["adjectives"]) for _ in range(rng.choice((1, 1, 1, 2))))
 
     def several(self, thing: Thing, count: int, rng: Random, *, adjective: bool) -> str:
@@ -182,7 +182,7 @@ class Language:
         return rng.choice(self.words["numbers"][str(count)]).format(tidy(said))
 
     def _keywords(self, thing: Thing, rng: Random) -> str:
-        """A thing by what it is for, without its name: 'happy birthday to you'."""
+        """Return an occasion or a use in place of a thing's name: 'happy birthday to you'."""
         words = self.keywords(thing, rng)
         if not words:
             return ""
@@ -193,14 +193,14 @@ class Language:
         return self.space.join(words)
 
     def background(self, scene: Scene, rng: Random) -> str:
-        """The background in words, or nothing for white."""
+        """Return the background in words, or nothing for white."""
         if scene.background is None:
             return ""
         colour = rng.choice(self.words["colours"][scene.background])
         return tidy(rng.choice(self.words["backgrounds"]).format(colour))
 
     def _finished(self, scene: Scene, head: str, rng: Random) -> str:
-        """The head with background, style and quality behind it, in any order."""
+        """Return the head with background, style and quality behind it, in any order."""
         background = self.background(scene, rng)
         if background and rng.random() < 0.4:
             head, background = self.space.join((head, background)), ""
@@ -216,17 +216,17 @@ class Language:
 
 
 def style_words(style: str, rng: Random) -> str:
-    """A style by its name or by a synonym."""
+    """Return a style by its name or by a synonym."""
     return f"{style} style" if rng.random() < 0.6 else rng.choice(phrases()["style_words"][style])
 
 
 def tidy(text: str) -> str:
-    """Without the spaces that empty parts leave, and without a particle that two parts bring in Chinese or Japanese."""
+    """Return text without the spaces of empty parts, nor a particle twice in Chinese or Japanese."""
     return re.sub(r"([的の])\1", r"\1", re.sub(r"\s+", " ", text)).strip()
 
 
 def simple_things(rows: Sequence[dict]) -> list[Thing]:
-    """Things with a short name that somebody may hold, wear or chase, one of each concept."""
+    """Return things with a short name that somebody may hold, wear or chase, one of each concept."""
     groups = ("objects", "food-drink", "travel-places", "animals-nature", "activities")
     found: dict[str, Thing] = {}
     for row in rows:

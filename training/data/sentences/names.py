@@ -17,7 +17,7 @@ OWN_WORD = 4.0  # worth of a keyword that is part of the name, against 1: 'Hund'
 
 @dataclass(frozen=True)
 class LocalNames:
-    """What one language calls one emoji: its name, and keywords with a weight each."""
+    """The name of one emoji in one language, and its keywords with a weight each."""
 
     name: str
     keywords: tuple[str, ...] = ()
@@ -25,14 +25,14 @@ class LocalNames:
 
 
 def languages(archive: Path) -> list[str]:
-    """The languages that the package has, without English."""
+    """Return the languages that the package has, without English."""
     with tarfile.open(archive) as tar:
         found = {name.split("/")[1] for name in tar.getnames() if name.endswith("/compact.json")}
     return sorted(found - {*ENGLISH})
 
 
 def local_names(entries: Iterable[dict]) -> dict[str, LocalNames]:
-    """Names by code points; a keyword that many emoji share weighs less, one that is part of the name more."""
+    """Return names by code points; a keyword that many emoji share weighs less, one that is part of the name more."""
     kept = [entry for entry in entries if entry.get("label")]
     shared = Counter(tag for entry in kept for tag in dict.fromkeys(entry.get("tags", ())))
     found = {}
@@ -45,7 +45,7 @@ def local_names(entries: Iterable[dict]) -> dict[str, LocalNames]:
 
 
 def read_local_names(cache_dir: Path) -> dict[str, dict[str, LocalNames]]:
-    """Names by language and code points, from the package that `data_sources.json` names."""
+    """Return names by language and code points, from the package that `data_sources.json` names."""
     package = sources()["names"]["emojibase"]
     archive = fetch(package["package"], package["version"], cache_dir)
     found: dict[str, dict[str, LocalNames]] = {}

@@ -27,7 +27,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; `background` is None for white, and `style` None where a caption leaves it out."""
+    """The contents of a picture; `background` is None for white, and `style` None where a caption leaves it out."""
 
     things: tuple[Thing, ...]
     count: int = 1
@@ -39,7 +39,7 @@ class Scene:
 
     @classmethod
     def of(cls, facts: Mapping[str, Any], rows: Sequence[dict]) -> Scene:
-        """The scene that `Composer.sample` composed from the data set's `rows`."""
+        """Return the scene that `Composer.sample` composed from the data set's `rows`."""
         pair = facts["relation"] is not None
         parts = list(zip(facts["labels"], facts["concepts"], facts["colours"], facts["rows"], strict=True))
         return cls(
@@ -71,7 +71,7 @@ def plain_name(thing: Thing, count: int = 1) -> str:
 
 
 def plain_caption(scene: Scene) -> str:
-    """The caption as the network has learned it: 'a fox next to a cat, noto style, on a blue background'."""
+    """Return the caption as the network has learned it: 'a fox next to a cat, noto style, on a blue background'."""
     first = scene.things[0]
     if scene.relation is not None:
         words = f"{plain_name(first)} {scene.relation} {plain_name(scene.things[1])}"

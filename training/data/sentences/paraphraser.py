@@ -47,12 +47,12 @@ class Pair:
 
 @cache
 def heldout_sentences() -> frozenset[str]:
-    """The sentences of `heldout.json`, in small letters, which training never sees."""
+    """Return the sentences of `heldout.json`, in small letters, which training never sees."""
     listed = json.loads(HELDOUT.read_text(encoding="utf-8"))
     return frozenset(sentence.lower() for items in listed.values() for sentence, _ in items)
 
 
-class Speaker:
+class Paraphraser:
     """Draws pairs in all languages.
 
     Args:
@@ -76,15 +76,15 @@ class Speaker:
             self._weights.append(share)
 
     @classmethod
-    def load(cls, root: Path = Path("data/emoji"), cache_dir: Path = Path("data/cache")) -> Speaker:
-        """The speaker of a built data set; `cache_dir` keeps the npm archives, which are fetched where missing."""
+    def load(cls, root: Path = Path("data/emoji"), cache_dir: Path = Path("data/cache")) -> Paraphraser:
+        """Return the paraphraser of a built data set; missing npm archives are fetched to `cache_dir`."""
         package = sources()["thesaurus"]
         thesaurus = Thesaurus.read(fetch(package["package"], package["version"], cache_dir))
         rows = json.loads((root / "index.json").read_text(encoding="utf-8"))
         return cls(rows, thesaurus, read_local_names(cache_dir))
 
     def pair(self, facts: Mapping[str, Any], rng: Random, language: str | None = None) -> Pair:
-        """A pair about composed facts, in `language` or in one drawn by its share."""
+        """Return a pair about composed facts, in `language` or in one drawn by its share."""
         return self.pairs(facts, rng, 1, language)[0]
 
     def pairs(self, facts: Mapping[str, Any], rng: Random, count: int, language: str | None = None) -> list[Pair]:
@@ -102,13 +102,13 @@ class Speaker:
         return said
 
     def _nothing(self, rng: Random) -> Pair:
-        """The empty caption, for guidance, or a negative prompt, which is to be read as nothing."""
+        """Return the empty caption, for guidance, or a negative prompt, to be read as the empty caption."""
         if rng.random() < EMPTY / (EMPTY + NEGATIVE):
             return Pair("", "", "en")
         return Pair("", ", ".join(rng.sample(word_list("en")["negatives"], rng.randint(1, 6))), "en")
 
     def _drawn(self, scene: Scene, rng: Random, language: str | None) -> Pair | None:
-        """The scene in the language, or in the first of a few drawn by their shares that can say it."""
+        """Return the scene in `language`, or in a drawn one that has words for it."""
         for _ in range(4):
             code = language or rng.choices(self._codes, self._weights)[0]
             if pair := self._spoken(scene, code, rng):
@@ -116,7 +116,7 @@ class Speaker:
         return self._spoken(scene, "en", rng)
 
     def _said(self, scene: Scene, rng: Random) -> Scene:
-        """The scene without what the pair leaves out: mostly the style, often the skin, a size that nobody means."""
+        """Return the scene without the facts that the pair leaves out: mostly the style, often the skin tone."""
         styled = rng.random() < STYLED.get(scene.style or "", STYLED_OTHERS)
         size = None if scene.size in CUTE_SIZES and scene.place is None else scene.size
         toned = scene.count == 1 and rng.random() < TONED
@@ -124,21 +124,21 @@ class Speaker:
         return replace(scene, things=things, style=scene.style if styled else None, size=size)
 
     def _spoken(self, scene: Scene, code: str, rng: Random) -> Pair | None:
-        """The scene in one language, or None where that has no words for it or the sentence is held out."""
-        speaker: Language = self.english if code == "en" else self.languages[code]
-        if not speaker.can_say(scene):
+        """Return the scene in one language, or None where that has no words for it or the sentence is held out."""
+        paraphraser: Language = self.english if code == "en" else self.languages[code]
+        if not paraphraser.can_say(scene):
             return None
         if scene.single and scene.background is None and scene.style is None and rng.random() < EMOJI_ALONE:
             sentence = scene.things[0].emoji * rng.choice((1, 1, 1, 2))
         else:
-            sentence = self._disturbed(speaker.say(scene, rng), speaker, rng)
+            sentence = self._disturbed(paraphraser.say(scene, rng), paraphraser, rng)
         if sentence.lower() in heldout_sentences():
             return None
         return Pair(plain_caption(scene), sentence, code)
 
-    def _disturbed(self, sentence: str, speaker: Language, rng: Random) -> str:
-        """The sentence with the mistakes and the ballast of one that people type."""
-        if speaker.space:
+    def _disturbed(self, sentence: str, paraphraser: Language, rng: Random) -> str:
+        """Return the sentence with mistakes and with words that mean nothing here, as people type."""
+        if paraphraser.space:
             if rng.random() < UNKNOWN_WORD:
                 words = sentence.split(" ")
                 words.insert(rng.randrange(1, len(words) + 1), rng.choice(self.english.unknown))
@@ -153,7 +153,7 @@ class Speaker:
 
 
 def misspelt(sentence: str, rng: Random) -> str:
-    """The sentence with two letters of a word swapped, one left out or one doubled."""
+    """Return the sentence with two letters of a word swapped, one left out or one doubled."""
     inside = [at for at in range(len(sentence) - 1) if sentence[at : at + 2].isalpha()]
     if len(inside) < 3:
         return sentence

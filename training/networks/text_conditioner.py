@@ -22,7 +22,7 @@ from stable_diffusion.diffusion import UNet
 from .train_tokenizer import WORD_END
 
 
-class TextReader(nn.Module):
+class TextConditioner(nn.Module):
     """Tokens to the keys and values of every cross-attention, as `UNet.read` has them side by side.
 
     Args:
@@ -46,7 +46,7 @@ class TextReader(nn.Module):
         return torch.cat([projection(context) for projection in self.projections], dim=2)
 
     def unet_weights(self) -> dict[str, Tensor]:
-        """The projections under the names that they have in the U-Net."""
+        """Return the projections under the names that they have in the U-Net."""
         names = [f"{name}.{part}.weight" for name in self.names for part in ("to_k", "to_v")]
         return dict(zip(names, self.projections.parameters(), strict=True))
 
@@ -58,7 +58,7 @@ class TextReader(nn.Module):
 
 
 def cross_attentions(unet: UNet) -> dict[str, Attention]:
-    """The cross-attentions by name, in the order in which they are evaluated."""
+    """Return the cross-attentions by name, in the order in which they are evaluated."""
     found = {name: module for name, module in unet.named_modules() if name.endswith(".attn2")}
     return dict(sorted(found.items(), key=lambda item: ("down", "mid", "up").index(item[0].partition("_")[0])))
 
@@ -70,7 +70,7 @@ def grow(
     layers: int,
     same: Mapping[str, str] | None = None,
 ) -> CLIPTextEncoder:
-    """An encoder for the vocabulary and window of `tokenizer`, with the knowledge of `old`.
+    """Return an encoder for the vocabulary and window of `tokenizer`, with the knowledge of `old`.
 
     A new token starts as the mean of the old tokens of its text, or of the text that `same` gives as its translation.
     New layers come first and add nothing yet; the last position is repeated.
@@ -107,7 +107,7 @@ def grow(
 def _token_rows(
     known: Tensor, old_tokenizer: CLIPTokenizer, tokenizer: CLIPTokenizer, same: Mapping[str, str]
 ) -> Tensor:
-    """The embedding (V, C) of each new token from those of the old ones; those without text start small at random."""
+    """Return the embeddings (V, C) of the new tokens, from the old ones or, for lack of text, small at random."""
     rows = 0.3 * known.std() * torch.randn(len(tokenizer), known.shape[1], generator=torch.Generator().manual_seed(0))
     old_ids, texts = old_tokenizer.get_vocab(), {}
     for token, number in tokenizer.get_vocab().items():
@@ -127,7 +127,7 @@ def _token_rows(
 
 
 def widths(unet: UNet) -> list[tuple[int, int]]:
-    """Where each cross-attention's keys and values lie among `UNet.read`'s, from and to."""
+    """Return the first and last-but-one column of each cross-attention's keys and values in `UNet.read`'s."""
     ends = [0]
     for attention in cross_attentions(unet).values():
         ends.append(ends[-1] + 2 * attention.channels)
