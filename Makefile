@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser test-processors test-sse test-avx2 test-serving soak lock lint format data train clean
+.PHONY: demo test browser test-processors test-sse test-avx2 test-serving soak lock lint format data train text clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python app.py
@@ -85,6 +85,18 @@ train: $(VENV)/.installed-dev
 	$(BIN)/python -m training.judging.curves
 	$(BIN)/python -m training.judging.evaluate
 	$(BIN)/python -m training.judging.sharpness
+
+# A text encoder that reads sentences in many languages, taught by the finished model; training/README.md.
+text: $(VENV)/.installed-dev
+	$(BIN)/python -m training.networks.cache_latents --count 22000 --seed 101 --model assets/models/emoji --out runs/latents-facts
+	$(BIN)/python -m training.networks.train_tokenizer --sentences runs/latents-facts --captions 200000 --merges 12000 \
+		--length 64 --out runs/tokenizer-sentences
+	$(BIN)/python -m training.networks.train_text_encoder --latents runs/latents-facts --length 32 --minutes 240 --decay 0.3 \
+		--out runs/text-32
+	$(BIN)/python -m training.networks.train_text_encoder --latents runs/latents-facts --start runs/text-32 --target velocity \
+		--pictures 128 --copies 1 --minutes 120 --out runs/text-encoder
+	$(BIN)/python -m training.networks.export_text --out runs/model
+	$(BIN)/python -m training.networks.train_turbo --latents runs/latents-facts --model runs/model --minutes 120
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

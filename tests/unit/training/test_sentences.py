@@ -48,7 +48,12 @@ def paraphraser() -> Paraphraser:
         "3": Sense("", ("zeal",), ()),
     }
     thesaurus = Thesaurus(senses, {"fox": ("1",), "vixen": ("2",), "zeal": ("3",)})
-    names = local_names([{"hexcode": code.upper(), "label": name, "tags": ["Ding"]} for code, name in NAMES.items()])
+    names = local_names(
+        [
+            {"hexcode": code.upper(), "label": name, "tags": ["Ding"], "unicode": chr(int(code, 16)) + "\ufe0f"}
+            for code, name in NAMES.items()
+        ]
+    )
     return Paraphraser(ROWS, thesaurus, {code: names for code in [*LISTED, "xx"] if code != "en"})
 
 
@@ -151,3 +156,8 @@ def test_a_keyword_of_many_things_weighs_less_and_a_part_of_the_name_more() -> N
         "Tier": 0.5,
         "treu": 1.0,
     }
+
+
+def test_an_emoji_comes_with_and_without_its_variation_selector(paraphraser: Paraphraser) -> None:
+    thing = Scene.of(FACTS, ROWS).things[0]
+    assert {paraphraser.english.emoji(thing, Random(seed)) for seed in range(30)} == {"🦊", "🦊\ufe0f"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from random import Random
 
 from training.data.grammar import article, countable, nouns, plural, with_article, without_colours
@@ -24,11 +24,15 @@ class English(Language):
 
     Args:
         rows: of the data set, whose keywords name things by what they are for.
-        thesaurus: WordNet, for kinds of things and for words that are nobody's.
+        thesaurus: WordNet, for kinds of things and for words that name nothing here.
+        emoji: the characters as keyboards send them, by code points.
     """
 
-    def __init__(self, rows: Sequence[dict], thesaurus: Thesaurus):
-        names = {row["concept"]: LocalNames(row["label"]) for row in rows}
+    def __init__(self, rows: Sequence[dict], thesaurus: Thesaurus, emoji: Mapping[str, str]):
+        names = {
+            row["concept"]: LocalNames(row["label"], emoji=emoji.get(row["concept"], Thing("", row["concept"]).emoji))
+            for row in rows
+        }
         super().__init__("en", names, simple_things(rows))
         self.kinds, self._keyword_weights = Kinds(rows, thesaurus), keyword_weights(rows)
         self.unknown = [
@@ -39,7 +43,7 @@ class English(Language):
 
     def name(self, thing: Thing, rng: Random) -> str:
         if rng.random() < EMOJI:
-            return thing.emoji
+            return self.emoji(thing, rng)
         kind = self.kinds.draw(thing.label, rng) if rng.random() < KIND else None
         name = kind or rng.choice(nouns(thing.label))
         return without_colours(name) if thing.colour else name

@@ -88,7 +88,7 @@ class Language:
     def name(self, thing: Thing, rng: Random) -> str:
         """Return one of the names of a thing, without article; now and then the emoji itself."""
         if rng.random() < EMOJI:
-            return thing.emoji
+            return self.emoji(thing, rng)
         by_hand = self.words.get("things", {}).get(thing.label)
         if by_hand and rng.random() < NAMED_BY_HAND:
             return rng.choice(by_hand)
@@ -96,6 +96,10 @@ class Language:
         if local.keywords and rng.random() < KEYWORD_FOR_NAME:
             return rng.choices(local.keywords, local.weights)[0]
         return local.name
+
+    def emoji(self, thing: Thing, rng: Random) -> str:
+        """Return the emoji of a thing, mostly as keyboards send it, with variation selectors."""
+        return self.names[thing.concept].emoji if rng.random() < 0.7 else thing.emoji
 
     def plural(self, name: str, rng: Random) -> str:
         """Return a name for several of a thing; its ending is a guess, as a learner's would be."""

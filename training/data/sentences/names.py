@@ -17,11 +17,12 @@ OWN_WORD = 4.0  # worth of a keyword that is part of the name, against 1: 'Hund'
 
 @dataclass(frozen=True)
 class LocalNames:
-    """The name of one emoji in one language, and its keywords with a weight each."""
+    """One emoji in one language: its name, its keywords with a weight each, the character as keyboards send it."""
 
     name: str
     keywords: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+    emoji: str = ""
 
 
 def languages(archive: Path) -> list[str]:
@@ -40,7 +41,7 @@ def local_names(entries: Iterable[dict]) -> dict[str, LocalNames]:
         name = entry["label"]
         tags = tuple(tag for tag in dict.fromkeys(entry.get("tags", ())) if tag.lower() != name.lower())
         weights = tuple((OWN_WORD if tag.lower() in name.lower() else 1.0) / shared[tag] for tag in tags)
-        found[code_points(entry["hexcode"])] = LocalNames(name, tags, weights)
+        found[code_points(entry["hexcode"])] = LocalNames(name, tags, weights, entry.get("unicode", ""))
     return found
 
 

@@ -64,7 +64,8 @@ class Paraphraser:
     def __init__(
         self, rows: Sequence[dict], thesaurus: Thesaurus, names: Mapping[str, Mapping[str, LocalNames]]
     ) -> None:
-        self.rows, self.english = rows, English(rows, thesaurus)
+        emoji = {concept: local.emoji for found in names.values() for concept, local in found.items()}
+        self.rows, self.english = rows, English(rows, thesaurus, emoji)
         others = simple_things(rows)
         self.languages = {code: Language(code, found, others) for code, found in sorted(names.items())}
         listed = sum(bool(language.words) for language in self.languages.values())
@@ -129,7 +130,7 @@ class Paraphraser:
         if not paraphraser.can_say(scene):
             return None
         if scene.single and scene.background is None and scene.style is None and rng.random() < EMOJI_ALONE:
-            sentence = scene.things[0].emoji * rng.choice((1, 1, 1, 2))
+            sentence = self.english.emoji(scene.things[0], rng) * rng.choice((1, 1, 1, 2))
         else:
             sentence = self._disturbed(paraphraser.say(scene, rng), paraphraser, rng)
         if sentence.lower() in heldout_sentences():

@@ -21,7 +21,7 @@ class Thing:
 
     @property
     def emoji(self) -> str:
-        """The character itself, as keyboards send it most often."""
+        """The character itself, without the variation selectors that some keyboards add."""
         return "".join(chr(int(code, 16)) for code in self.concept.split("-"))
 
 
