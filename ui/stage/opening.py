@@ -1,6 +1,6 @@
 """What the page shows before anything was drawn on it: a film, and examples as cards. None of it is computed here.
 
-`python -m training.judging.make_pictures` draws them with the included model.
+`python -m ui.stage.make_pictures` draws them with the included model.
 """
 
 from __future__ import annotations
