@@ -1,5 +1,5 @@
 # docker build --tag live . && docker run --publish 7860:7860 live
-# docs/deploy.md has the variables that set limits and model: docker run --env SD_MAX_WORK=50 ...
+# docs/deploy.md has the variables that set limits and model: docker run --env SD_MAX_SECONDS=20 ...
 FROM python:3.11-slim
 
 # A user without rights, with the number that a Space's containers use.
