@@ -1,4 +1,4 @@
-"""Pictures in and out: any photo becomes a tensor of the size asked for, and tensors become pictures."""
+"""Pictures in and out: from any photo to a tensor of the requested size, and from tensors to pictures."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from torch import Tensor
 
 from .request import FIT_LABELS, RequestError
 
-MAX_SIDE = 20_000
-MAX_PIXELS = 40_000_000
+MAX_FILE_SIDE, MAX_FILE_PIXELS = 20_000, 40_000_000
+"""The largest picture that is read from a file."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM")
-"""Pillow's names of what is read. Its other formats hold no photos, and one of them starts a program (EPS)."""
+"""Pillow's names of the formats that are read. Its other formats hold no photos, and one starts a program (EPS)."""
 
 HEIC = re.compile(rb".{4}ftyp(.{4}){0,15}?he[iv][cmsx]", re.DOTALL)
 """The start of a HEIC file: one of the brands in its ftyp box (ISO/IEC 23008-12)."""
 
 
 class ImageError(RequestError):
-    """A file is not a picture that can be read."""
+    """A file is not a readable picture, or too large."""
 
 
-# Reading: whatever somebody brings becomes upright RGB in sRGB, or one sentence.
+# Reading: any file becomes upright RGB in sRGB, or one sentence.
 
 
 def read_image(source: str | Path | Image.Image, *, background: str = "white", name: str = "image") -> Image.Image:
     """Read any picture as upright RGB in sRGB: EXIF rotation and colour profile applied, transparency on `background`.
 
-    Takes grey, palette, CMYK, 16-bit and float pictures, of an animation the first frame. Raises `ImageError` with the
-    remedy for a file that is no picture, is cut short, or has more than 20,000 pixels a side or 40 million in all;
-    `name` is what its sentences call it.
+    Accepts grey, palette, CMYK, 16-bit and float pictures, and of an animation the first frame. Raises `ImageError`
+    with the remedy for a file that is not a picture, is cut short, or has more than 20,000 pixels a side or 40 million
+    in all. name: the argument that the error names.
     """
     label, size = name, "unknown size"
     try:
@@ -49,7 +49,7 @@ def read_image(source: str | Path | Image.Image, *, background: str = "white", n
             size = _checked_size(label, *source.size)
             return _upright_rgb(ImageOps.exif_transpose(source), background)  # a copy in any case
         label = f"{name} {(Path(source).name or str(source))[:255]!r}"
-        # Asked before opening: opening a pipe waits for its writer, and opening a device may set something off.
+        # Checked before opening: opening a pipe waits for its writer, and opening a device may start something.
         if not (os.path.isfile(source) and os.access(source, os.R_OK)):
             raise ImageError(f"{label} is no file that can be read: check its path")
         with open(source, "rb") as file:
@@ -57,28 +57,29 @@ def read_image(source: str | Path | Image.Image, *, background: str = "white", n
             size = "{}x{}".format(*image.size)
             if image.format == "TIFF":
                 _check_tiles(label, image, file)
-            # Large photos are decoded at a fraction of their size, which JPEG allows for free.
+            # JPEG can be decoded at a fraction of its size, in a fraction of the time.
             image.draft("RGB", (2048, 2048))
             return _upright_rgb(image, background)
     except ImageError:
         raise
     except (MemoryError, Image.DecompressionBombError):
         raise ImageError(f"{label} of {size} needs more memory than there is: use a smaller picture") from None
-    except Exception as error:  # a damaged file makes Pillow's decoders raise whatever comes
+    except Exception as error:  # a damaged file makes Pillow's decoders raise nearly anything
         raise ImageError(f"{label} is damaged ({error}): save it again and retry") from None
 
 
 def open_image(label: str, file: BinaryIO) -> Image.Image:
-    """The picture with only its header read; `ImageError` where it is none or too large, and whatever Pillow raises.
+    """Return a picture with only its header read.
 
-    Not by `Image.open`: it warns of large ones before they can be refused.
+    Raises `ImageError` where the file is not a picture or is too large, and any exception of Pillow's where it is
+    damaged. `Image.open` would warn of large pictures before they can be refused.
     """
     Image.init()
     head = file.read(1024)
     if HEIC.match(head):
         raise ImageError(f"{label} is HEIC: save it as JPEG (iPhone: Settings > Camera > Formats > Most Compatible)")
     for factory, accepts in (Image.OPEN[name] for name in FORMATS if name in Image.OPEN):
-        if accepts is not None and accepts(head[:16]) is True:  # a text where Pillow was built without the format
+        if accepts is not None and accepts(head[:16]) is True:  # a string where Pillow was built without the format
             file.seek(0)
             image = factory(file, "")
             _checked_size(label, *image.size)
@@ -89,15 +90,17 @@ def open_image(label: str, file: BinaryIO) -> Image.Image:
 
 
 def _checked_size(label: str, width: int, height: int) -> str:
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise ImageError(f"{label} is {width}x{height}: use at most {MAX_SIDE:,} a side, {MAX_PIXELS:,} pixels")
+    if max(width, height) > MAX_FILE_SIDE or width * height > MAX_FILE_PIXELS:
+        raise ImageError(
+            f"{label} is {width}x{height}: use at most {MAX_FILE_SIDE:,} a side, {MAX_FILE_PIXELS:,} pixels"
+        )
     return f"{width}x{height}"
 
 
 def _check_tiles(label: str, image: Image.Image, file: BinaryIO) -> None:
-    """Refuse a TIFF with tiles larger than a picture may be: libtiff decodes a whole tile, however little of it shows.
+    """Refuse a TIFF whose tiles are larger than a picture may be: libtiff decodes whole tiles.
 
-    Of a tag that stands twice Pillow reads the last and libtiff the first; so none may.
+    Refuse repeated tags too, of which Pillow reads the last and libtiff the first.
     """
     file.seek(0)
     head = file.read(16)
@@ -123,7 +126,7 @@ def _upright_rgb(image: Image.Image, background: str) -> Image.Image:
     except Exception:  # broken EXIF says nothing about the pixels
         pass
     image = _in_srgb(_eight_bits(image))
-    image.info.clear()  # the profile is applied, and nobody asked for where the photo was taken
+    image.info.clear()  # the profile is applied, and the place where the photo was taken is private
     if image.mode == "RGB":
         return image
     canvas = Image.new("RGB", image.size, background)
@@ -132,7 +135,7 @@ def _upright_rgb(image: Image.Image, background: str) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Any mode -> L, LA, RGB, RGBA or CMYK."""
+    """Convert any mode to L, LA, RGB, RGBA or CMYK."""
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow clips on conversion instead of scaling.
         image.info.pop("transparency", None)  # a level of 16 bits
@@ -145,7 +148,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _grey_from_floats(image: Image.Image) -> Image.Image:
-    """F -> L: 0 is black and 1 is white; where other values are among them, the smallest and the largest."""
+    """Convert F to L: 0 is black and 1 is white; if other values occur, the smallest and the largest one are."""
     values = np.asarray(image)
     low, high = (float(bound(values, axis=None)) for bound in (np.fmin.reduce, np.fmax.reduce))  # NaN left out
     if not math.isfinite(high - low):
@@ -157,17 +160,17 @@ def _grey_from_floats(image: Image.Image) -> Image.Image:
 
 
 def _in_srgb(image: Image.Image) -> Image.Image:
-    """L, RGB, CMYK -> RGB; LA, RGBA -> RGBA: by the picture's ICC profile, or plainly where none is usable."""
+    """Convert L, RGB or CMYK to RGB, and LA or RGBA to RGBA, by the picture's ICC profile if that is usable."""
     mode = "RGBA" if image.mode.endswith("A") else "RGB"
     profile = image.info.get("icc_profile")
-    # A profile of multiProcessElements may ask for any number of steps: 80 kB of them hold a processor for 40 s.
+    # A profile of multiProcessElements may contain any number of steps: 80 kB of them take 40 s.
     if not isinstance(profile, bytes) or b"mpet" in profile:
         return image.convert(mode)
     try:
         converted = ImageCms.profileToProfile(image, BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode=mode)
-    except ImageCms.PyCMSError:  # broken, or of another kind of picture
+    except ImageCms.PyCMSError:  # a broken profile, or one of another colour space
         return image.convert(mode)
-    assert converted is not None  # it is where the conversion is not in place
+    assert converted is not None  # only a conversion in place returns None
     if mode == "RGBA":
         converted.putalpha(image.getchannel("A"))
     return converted
@@ -179,7 +182,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
 def fit_image(
     image: Image.Image, width: int, height: int, fit: str = "crop", *, background: str = "white"
 ) -> Image.Image:
-    """Bring an RGB picture to width x height: `crop` fills and cuts, `pad` shows all of it, `stretch` distorts."""
+    """Return an RGB picture at width x height: `crop` fills and cuts, `pad` shows all of it, `stretch` distorts."""
     if fit not in FIT_LABELS:
         raise ValueError(f"fit must be one of {', '.join(FIT_LABELS)}, got {fit!r}")
     if image.size == (width, height):
@@ -196,12 +199,12 @@ def fit_image(
 
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
-    """RGB pictures of one size -> (N, 3, H, W) float32 in [-1, 1]."""
+    """Convert RGB pictures of one size to a tensor (N, 3, H, W), float32 in [-1, 1]."""
     pixels = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
     return torch.from_numpy(pixels / 255.0).permute(0, 3, 1, 2) * 2.0 - 1.0
 
 
 def to_images(pictures: Tensor) -> list[Image.Image]:
-    """(N, 3, H, W) about in [-1, 1] -> pictures; rounded, not truncated, to 8 bits."""
+    """Convert a tensor (N, 3, H, W), about in [-1, 1], to pictures, rounded to 8 bits."""
     pixels = (pictures.float() / 2.0 + 0.5).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
     return [Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).cpu().numpy()]

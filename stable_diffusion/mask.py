@@ -1,4 +1,4 @@
-"""Inpainting with any network: outside a mask the photo stays, in the latents at every step and in the pictures."""
+"""Inpainting with any network: outside a mask the photo is kept, in the latents at every step and in the pictures."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .schedule import Level
 
 @dataclass(frozen=True)
 class Mask:
-    """What a run leaves as it is of its photo: blended latent diffusion (Algorithm 1, arXiv:2206.02779).
+    """A mask with its photo: blended latent diffusion (Algorithm 1, arXiv:2206.02779).
 
-    As in diffusers, one noise serves all steps. white and photo are of the pictures' size, white is 255 where they are
-    drawn anew and 0 elsewhere; x_0, the photo's latents, and noise are (N, C, h, w).
+    white: 255 where pictures are drawn and 0 where the photo stays, of the pictures' size, as `photo` is. x_0: the
+    photo's latents (N, C, h, w). noise: of the same shape, and the same at all steps, as in diffusers.
 
-    Samplers need not know: what they do with a latent depends on no other, and outside the mask each is replaced
-    before the network sees it.
+    Samplers do not know of masks: they treat each latent by itself, and those outside the mask are replaced before the
+    network sees them.
     """
 
     white: Image.Image
@@ -32,9 +32,9 @@ class Mask:
     noise: Tensor
 
     def blend(self, x: Tensor, level: Level) -> Tensor:
-        """Latents x (N, C, h, w) in the mask, the photo with the noise of `level` outside.
+        """Return latents x (N, C, h, w) inside the mask, and the photo's with the noise of `level` outside.
 
-        A latent is in the mask if the first of its pixels is.
+        A latent is inside the mask if its first pixel is.
         """
         height, width = x.shape[-2:]
         factor = self.white.height // height
@@ -43,15 +43,15 @@ class Mask:
         return torch.where(inside, x, level.alpha * self.x_0 + level.sigma * self.noise)
 
     def paste(self, pictures: Sequence[Image.Image]) -> list[Image.Image]:
-        """Pictures with the photo's own pixels outside the mask."""
+        """Return pictures with the photo's own pixels outside the mask."""
         return [Image.composite(picture, self.photo, self.white) for picture in pictures]
 
 
 def read_mask(source: str | Path | Image.Image, photo: Image.Image, width: int, height: int, fit: str) -> Image.Image:
-    """A mask for a photo that `fit_image` brings to width x height: 255 where it is white, 0 where it is black.
+    """Return a mask, 255 or 0, for a photo that `fit_image` brings to width x height.
 
-    It is stretched over the photo and goes with it. Grey counts as white from 128 on, transparent and padded parts as
-    black. Raises `ImageError` as `read_image` does.
+    The mask is stretched over the photo and fitted with it. Grey counts as white from 128 on, transparent and padded
+    parts as black. Raises `ImageError` as `read_image` does.
     """
     mask = read_image(source, background="black", name="mask").resize(photo.size)
     grey = fit_image(mask, width, height, fit, background="black").convert("L")

@@ -1,5 +1,5 @@
-// Enter in a prompt, or Ctrl+Enter (Cmd+Enter) anywhere, presses Generate of the tab in view, and Shift+Enter begins a new
-// line; Escape presses Stop, unless it closes a list.
+// Enter in a prompt, or Ctrl+Enter (Cmd+Enter) anywhere, presses Generate of the visible tab. Shift+Enter begins a new
+// line. Escape presses Stop, unless it closes a list.
 const press = (selector) => {
   const button = [...document.querySelectorAll(selector)].find((found) => found.offsetParent !== null);
   if (button && !button.disabled) button.click();
@@ -11,18 +11,18 @@ const onKey = (event) => {
     // Gradio sends a text box's value on input; the click follows once that is done.
     setTimeout(() => press("button.generate"), 0);
   } else if (event.key === "Enter" && inPrompt) {
-    event.stopPropagation(); // Gradio would take it for a submission
+    event.stopPropagation(); // Gradio would submit the box
   }
   if (event.key === "Escape" && event.target.getAttribute?.("aria-expanded") !== "true") press("button.stop");
 };
-for (const type of ["keydown", "keypress"]) document.addEventListener(type, onKey, true); // before a list has closed
+for (const type of ["keydown", "keypress"]) document.addEventListener(type, onKey, true); // in the capture phase, before a list has closed
 
-// Gradio tells of a text box's input at letters alone, not of what was deleted, pasted, or written by a phone's keyboard.
+// Gradio sends a text box's input event only after letters, not after deleting, pasting, or typing on a phone.
 document.addEventListener("input", ({target}) => {
   if (target.matches("textarea")) target.dispatchEvent(new KeyboardEvent("keypress", {bubbles: true}));
 });
 
-// A picture dropped beside the boxes for files would be opened by the browser: it gives its settings back instead.
+// A browser opens a picture that is dropped beside the boxes for files: restore its settings instead.
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   if (event.defaultPrevented || !event.dataTransfer.files.length) return;

@@ -1,7 +1,7 @@
-"""Where the words go: heat maps of a prompt's words from cross-attention, the method of DAAM (arXiv:2210.04885).
+"""Heat maps of a prompt's words from cross-attention, by the method of DAAM (arXiv:2210.04885).
 
-Each cross-attention layer says, for every pixel of its feature map, how much it looks at every token. A word's heat
-map is that weight, enlarged to the latents' size and averaged over heads, layers and steps.
+Each cross-attention layer has a weight for every pixel of its feature map and every token. A word's heat map is that
+weight, enlarged to the latents' size and averaged over heads, layers and steps.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from ..loading.tokenizer import encode_text
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a prompt as it was written, and where its tokens stand in the context."""
+    """A word of a prompt as it was written, and the positions of its tokens in the context."""
 
     text: str
     positions: tuple[int, ...]
 
 
 def prompt_words(tokenizer: CLIPTokenizer, prompt: str) -> list[Word]:
-    """The words of a prompt, punctuation apart, each with the positions of its tokens; start, end and padding left out.
+    """Return the words of a prompt, punctuation apart, up to the model's limit.
 
-    The text tower breaks rare words into pieces, and the first token of the context is the start of the text: position
-    and order in the prompt differ. Words beyond the model's limit are not there.
+    Rare words have several tokens, and the first token of the context is the start of the text: so positions differ
+    from the order in the prompt.
     """
     tokens = encode_text(tokenizer, prompt)
     pieces: dict[int, list[int]] = {}
@@ -46,7 +46,7 @@ def token_heat(maps: Sequence[Tensor], height: int, width: int) -> Tensor:
     """Average cross-attention maps over heads and layers at the latents' size (Section 2.2, arXiv:2210.04885).
 
     maps: weights (B, heads, pixels, S) of each layer, as `UNet.forward` records them for latents (B, C, height, width).
-    Returns the heat of each token, (B, S, height, width), float32; over all S it sums to about one at every pixel.
+    Returns the heat of each token (B, S, height, width) in float32; its sum over S is about one at every pixel.
     """
     if not maps:
         raise ValueError(
@@ -62,14 +62,14 @@ def token_heat(maps: Sequence[Tensor], height: int, width: int) -> Tensor:
 
 
 def word_heat(heat: Tensor, words: Sequence[Word]) -> Tensor:
-    """Heat of tokens (B, S, h, w) -> of words (B, len(words), h, w): the mean over the pieces of each."""
+    """Return the heat of words (B, len(words), h, w) from tokens' (B, S, h, w): the mean over a word's tokens."""
     if not words:
         return heat[:, :0]
     return torch.stack([heat[:, list(word.positions)].mean(dim=1) for word in words], dim=1)
 
 
 def _feature_size(pixels: int, height: int, width: int) -> tuple[int, int]:
-    """Height and width of the feature map with so many pixels: the U-Net halves the latents, rounding up."""
+    """Return height and width of the feature map with so many pixels; the U-Net halves the latents, rounding up."""
     h, w = height, width
     while h * w > pixels:
         h, w = -(-h // 2), -(-w // 2)

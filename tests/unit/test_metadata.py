@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from tests.marks import is_marked
 from tests.unit.test_film import film
 from ui.keep.infotext import parse_infotext, write_infotext
-from ui.keep.metadata import KEY, MAX_TEXT, QUALITY, encoded, read_infotext
+from ui.keep.metadata import FORMAT_OPTIONS, KEY, MAX_TEXT, encoded, read_infotext
 from ui.stage.film import animation, strip
 
 REQUEST = Request(
@@ -131,7 +131,7 @@ def picture(prompt: str = "ein Füchslein 🦊") -> Image.Image:
     return image
 
 
-@pytest.mark.parametrize("kind", QUALITY)
+@pytest.mark.parametrize("kind", FORMAT_OPTIONS)
 def test_a_picture_carries_its_settings(tmp_path: Path, kind: str):
     file = tmp_path / f"fox.{kind.lower()}"
     file.write_bytes(encoded(picture(), kind))
@@ -175,8 +175,13 @@ def test_comments_of_every_code_are_read(tmp_path: Path, comment: bytes):
 
 @pytest.mark.parametrize(
     "file",
-    [*(encoded(picture(), kind) for kind in QUALITY), animation(film(3), ""), animation(film(1), ""), strip(film(3))],
-    ids=[*QUALITY, "animation", "one frame", "strip"],
+    [
+        *(encoded(picture(), kind) for kind in FORMAT_OPTIONS),
+        animation(film(3), ""),
+        animation(film(1), ""),
+        strip(film(3)),
+    ],
+    ids=[*FORMAT_OPTIONS, "animation", "one frame", "strip"],
 )
 def test_every_file_is_marked_as_generated(file: bytes):
     assert is_marked(file)
@@ -200,7 +205,7 @@ def test_a_comma_in_quotes_ends_nothing():
 
 
 HOSTILE = """
-from ui.infotext import parse_infotext
+from ui.keep.infotext import parse_infotext
 for piece in ("a", "a ", '"', ': "', '\\\\"', "a:", ",", "\\n", "\\nSteps: 1", "\\nSteps:  ", "\\nNegative prompt: "):
     parse_infotext("Steps: 1, " + piece * (60_000 // len(piece)))
 """

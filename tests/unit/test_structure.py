@@ -26,7 +26,7 @@ MAY_IMPORT = {
     f"{SD}.compute": {SD, f"{SD}.loading"},
     f"{SD}.adapters": {SD, f"{SD}.loading"},
     SD: {f"{SD}.loading", f"{SD}.compute", f"{SD}.adapters"},
-    f"{SD}.batching": {SD},
+    f"{SD}.batching": {SD, f"{SD}.compute"},
     f"{SD}.inspect": {SD, f"{SD}.loading"},
     "ui.keep": LIBRARY,
     "ui.runs": LIBRARY | {"ui.keep"},

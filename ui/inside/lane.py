@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import gradio as gr
 from gradio.components import Component
@@ -10,6 +10,7 @@ from gradio.components import Component
 from ..form.controls import CHECKED, QUIET, Values
 from ..runs.errors import errors_on_page
 from ..runs.models import LoadedModels
+from .view import Value
 
 QUEUE = "inside"
 """The queue of this tab's runs, one at a time: no engine draws them."""
@@ -29,7 +30,7 @@ def connect_lane(
     models: LoadedModels,
     menu: gr.Dropdown,
     buttons: Buttons,
-    function: Callable[[Values], Iterator[Mapping[str, object]]],
+    function: Callable[[Values], Iterator[Value]],
     inputs: set[Component],
     view: gr.HTML,
 ) -> None:
@@ -47,7 +48,7 @@ def connect_lane(
             async for text, share in models.wait(model):
                 progress(share, desc=text)
 
-    def run(values: Values) -> Iterator[Mapping[str, object]]:
+    def run(values: Values) -> Iterator[Value]:
         with errors_on_page():
             yield from function(values)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -19,7 +19,7 @@ from ..runs.models import LoadedModels
 from ..stage.live import data_uri
 from ..stage.opening import cards
 from .chart import chart, line
-from .view import inside_view
+from .view import Value, inside_view
 
 if TYPE_CHECKING:
     from stable_diffusion.inspect.look_inside import NoisedPhoto
@@ -70,7 +70,7 @@ def noise_lab(models: LoadedModels, menu: gr.Dropdown) -> None:
     photos.select(pick, None, photo, **QUIET)
     turn = asyncio.Semaphore(1)
 
-    async def draw(model: str, path: str | None, t: int, prompt: str) -> dict[str, Any]:
+    async def draw(model: str, path: str | None, t: int, prompt: str) -> Value:
         with errors_on_page():
             photo = require_photo(path)
             try:
@@ -94,7 +94,7 @@ def noise_lab(models: LoadedModels, menu: gr.Dropdown) -> None:
     )
 
 
-def noised(pipeline: Pipeline, path: str, t: int, prompt: str) -> dict[str, Any]:
+def noised(pipeline: Pipeline, path: str, t: int, prompt: str) -> Value:
     """Return the view's value for a photo at timestep t: pictures, numbers and charts."""
     from stable_diffusion.images import fit_image, read_image
     from stable_diffusion.inspect.look_inside import add_noise

@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import gradio as gr
 from PIL import Image
@@ -22,7 +22,7 @@ from ..runs.registry import new_run_id
 from ..stage.live import data_uri
 from .chart import chart, line
 from .lane import connect_lane, lane_buttons
-from .view import HERE, inside_view
+from .view import HERE, Value, inside_view
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,40 +41,6 @@ PULL = "The pull of the words: distance between the two guesses (RMS)"
 MATCH = "Match of the guided guess and the prompt, measured by CLIP (cosine, arXiv:2103.00020)"
 
 
-class HeatMap(TypedDict):
-    """A word's heat map as a picture, and its least and most attention in per cent."""
-
-    src: str
-    low: str
-    high: str
-
-
-class Frame(TypedDict):
-    """A step as ui/inside/run.js draws it; pictures are data URIs. heat and mean have a map for each word."""
-
-    index: int
-    total: int
-    timestep: int
-    seed: int
-    xt: str
-    x0: str
-    conditional: str
-    unconditional: str | None
-    heat: list[HeatMap]
-    mean: list[HeatMap]
-
-
-class Recording(TypedDict, total=False):
-    """The view's value: the newest step of a recorded run, and with the last one all `frames`."""
-
-    run: str
-    words: list[str]
-    scale: float | None
-    frame: Frame
-    charts: str
-    frames: list[Frame]
-
-
 def inside_a_run(models: LoadedModels, menu: gr.Dropdown) -> Controls:
     """Build the section, connect its events, and return its controls."""
     defaults = models.defaults()
@@ -88,15 +54,15 @@ def inside_a_run(models: LoadedModels, menu: gr.Dropdown) -> Controls:
         buttons = lane_buttons("Look inside", "inside-look")
     view = inside_view("run", (HERE / "run.js").read_text(encoding="utf-8"))
 
-    def record(values: Values) -> Iterator[Recording]:
+    def record(values: Values) -> Iterator[Value]:
         yield from recordings(*prepare(models, request_of(controls, values)))
 
     connect_lane(models, menu, buttons, record, set(controls.values()), view)
     return controls
 
 
-def recordings(pipeline: Pipeline, request: Request) -> Iterator[Recording]:
-    """Run a request and yield each step with its own frame alone, and the last one with all frames.
+def recordings(pipeline: Pipeline, request: Request) -> Iterator[Value]:
+    """Run a request and yield the view's value for each step: its own frame alone, and with the last one all frames.
 
     A page that received all frames at every step would soon have no time for anything else.
     """
@@ -110,7 +76,7 @@ def recordings(pipeline: Pipeline, request: Request) -> Iterator[Recording]:
     preview = Preview(Renderer(pipeline.models), request.preview)
     match = matcher(pipeline, prompt)
     run_id, texts = new_run_id(), [word.text for word in words]
-    frames: list[Frame] = []
+    frames: list[Value] = []
     pulls: Points = []
     matches: Points = []
     total_heat = None
@@ -119,7 +85,7 @@ def recordings(pipeline: Pipeline, request: Request) -> Iterator[Recording]:
         heat = word_heat(inside.heat, words)[0]
         total_heat = heat if total_heat is None else total_heat + heat
         x_t, unconditional, conditional, guided = pictures_of(inside, preview)
-        frame: Frame = {
+        frame: Value = {
             "index": step.index,
             "total": step.total,
             "timestep": round(step.timestep),
@@ -136,7 +102,7 @@ def recordings(pipeline: Pipeline, request: Request) -> Iterator[Recording]:
             pulls.append((step.index, (inside.conditional - inside.unconditional).square().mean().sqrt().item()))
         if match is not None:
             matches.append((step.index, match(guided)))
-        recording: Recording = {
+        recording: Value = {
             "run": run_id,
             "words": texts,
             "scale": request.guidance_scale,
@@ -190,7 +156,7 @@ def load_clip(folder: Path, device: str) -> CLIP:
     return CLIP.from_pretrained(folder, device=device)
 
 
-def heat_maps(maps: Tensor) -> list[HeatMap]:
+def heat_maps(maps: Tensor) -> list[dict[str, str]]:
     """Return heat maps (W, h, w) as small pictures, each scaled from its least heat to its most.
 
     Over a picture they glow where the attention is high and darken the rest.

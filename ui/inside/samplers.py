@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import gradio as gr
 
@@ -18,7 +18,7 @@ from ..runs.prepare import prepare
 from ..stage.live import data_uri
 from .chart import Line, chart, line
 from .lane import connect_lane, lane_buttons
-from .view import inside_view
+from .view import Value, inside_view
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,21 +43,6 @@ last chart shows the noise levels of each schedule.
 """
 
 
-class Strip(TypedDict):
-    """A sampler's row of the view."""
-
-    label: str
-    status: str
-    frames: list[dict[str, int | str]]
-
-
-class Comparison(TypedDict):
-    """The view's value."""
-
-    rows: list[Strip]
-    charts: list[str]
-
-
 def samplers_side_by_side(models: LoadedModels, menu: gr.Dropdown) -> None:
     """Build the section and connect its events."""
     gr.Markdown(TEXT)
@@ -78,7 +63,7 @@ def samplers_side_by_side(models: LoadedModels, menu: gr.Dropdown) -> None:
         buttons = lane_buttons("Compare", "inside-compare")
     view = inside_view("samplers")
 
-    def run(values: Values) -> Iterator[Comparison]:
+    def run(values: Values) -> Iterator[Value]:
         if not values[chosen]:
             raise RequestError("samplers must name at least one, got none: choose some")
         yield from comparisons(*prepare(models, request_of(controls, values)), values[chosen])
@@ -86,39 +71,38 @@ def samplers_side_by_side(models: LoadedModels, menu: gr.Dropdown) -> None:
     connect_lane(models, menu, buttons, run, {*controls.values(), chosen}, view)
 
 
-def comparisons(pipeline: Pipeline, request: Request, names: list[str]) -> Iterator[Comparison]:
+def comparisons(pipeline: Pipeline, request: Request, names: list[str]) -> Iterator[Value]:
     """Run the samplers one after the other and yield the view: strips of guesses, and the paths of finished ones."""
     request = request.seeded()
-    rows: list[Strip] = []
+    rows: list[Value] = []
     due = 0.0
     guess_lines: list[Line] = []
     path_lines: list[Line] = []
     levels = chart("levels", LEVELS, "step", noise_levels(pipeline, request), log=True)
     for name in names:
-        row: Strip = {"label": SAMPLER_LABELS[name], "status": "", "frames": []}
-        rows.append(row)
-        guesses: list[Tensor] = []
-        states: list[Tensor] = []
+        label, frames = SAMPLER_LABELS[name], list[Value]()
+        guesses, states = list["Tensor"](), list["Tensor"]()
         for step in pipeline.stream(dataclasses.replace(request, sampler=name)):
             guesses.append(step.denoised)
             # Euler's latents grow with sigma; latents of unit variance can be compared.
             states.append(step.latents / step.level.scale)
             if step.images is not None:
-                row["frames"].append({"index": step.index, "src": thumbnail(step.images[0])})
-            row["status"] = f"{step.index} of {step.total}"
+                frames.append({"index": step.index, "src": thumbnail(step.images[0])})
+            status = f"{step.index} of {step.total}"
             if step.final is not None:
-                row["status"] = f"{step.total} evaluations"
-                guess_lines.append(line(row["label"], distances(guesses, step.final)))
-                path_lines.append(line(row["label"], distances(states, step.final)))
+                status = f"{step.total} evaluations"
+                guess_lines.append(line(label, distances(guesses, step.final)))
+                path_lines.append(line(label, distances(states, step.final)))
             elif time.monotonic() < due:
                 continue
             due = time.monotonic() + UPDATE_EVERY
+            row: Value = {"label": label, "status": status, "frames": list(frames)}
             paths = [
                 chart("guess", GUESS, "evaluation", guess_lines, low=0),
                 chart("path", PATH, "evaluation", path_lines, low=0),
             ]
-            # Copies: Gradio compares each value with the one before.
-            yield {"rows": [{**one, "frames": list(one["frames"])} for one in rows], "charts": [*paths, levels]}
+            yield {"rows": [*rows, row], "charts": [*paths, levels]}
+        rows.append(row)
 
 
 def noise_levels(pipeline: Pipeline, request: Request) -> list[Line]:

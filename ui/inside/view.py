@@ -11,6 +11,9 @@ import gradio as gr
 
 HERE = Path(__file__).parent
 
+Value = dict[str, object]
+"""What a view's template and script draw."""
+
 
 def inside_view(kind: str, script: str | None = None) -> gr.HTML:
     """Build an empty view; `kind` names its template, ui/inside/{kind}.html.

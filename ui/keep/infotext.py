@@ -8,10 +8,19 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from stable_diffusion.request import SAMPLER_LABELS, SCHEDULE_LABELS, SYNTAX_LABELS, Request, check_schedule
+from stable_diffusion.request import (
+    SAMPLER_LABELS,
+    SCHEDULE_LABELS,
+    SYNTAX_LABELS,
+    Request,
+    RequestError,
+    check_schedule,
+)
 
 Pairs = dict[str, str]
-"""The line of settings: names as AUTOMATIC1111 has them -> values as they are written."""
+"""The line of settings: AUTOMATIC1111's names -> values as text."""
+Infotext = dict[str, Any]
+"""Settings by the names of `Request`, and under "others" the pairs that belong to none of them or can't be read."""
 
 NUMBERS: dict[str, tuple[str, Callable[[str], int | float]]] = {
     "num_inference_steps": ("Steps", int),
@@ -21,24 +30,25 @@ NUMBERS: dict[str, tuple[str, Callable[[str], int | float]]] = {
     # Counted from the last layer, which is 1 there and 0 here.
     "clip_skip": ("Clip skip", lambda text: max(0, int(text) - 1)),
 }
+"""By the name in `Request`, the name in the line and the way to read it."""
 SYNTAX = "Prompt syntax"
-"""Ours: other programs have one way to read a prompt, the weighted one."""
-
+"""Our own name: other programs read every prompt as a weighted one."""
 MASK, PAINTED = "Mask", "painted"
-"""That there was a mask, also ours: the mask itself is in no file. AUTOMATIC1111 tells how it blurred one."""
+"""Our own name and value for a run with a mask, which is in no file. AUTOMATIC1111 writes "Mask blur" instead."""
 
 LINE = re.compile(r"^Steps: *\d", re.MULTILINE)
 NAME = re.compile(r"\w[\w /-]*")
-SILENT = re.compile(r".*[Hh]ash(es)?|Version|Precision")
-"""The names of what says no more than other pairs say, or matters to a picture no more than rounding does."""
+IGNORED = re.compile(r".*[Hh]ash(es)?|Version|Precision")
+"""Names of pairs that repeat other pairs, or matter to a picture no more than rounding does."""
 
 
 def write_infotext(
     request: Request, seed: int, model: str, stopped_at: tuple[int, int] | None = None, precision: str = "float32"
 ) -> str:
-    """The text that goes with picture `seed` of a request; `stopped_at` (step, of how many) marks a partial one.
+    """Return the text for picture `seed` of a complete request.
 
-    precision is what the networks computed in: in another than float32 the same settings give a slightly other picture.
+    stopped_at: step and number of steps of a stopped run. precision: the type that the networks computed in; with
+    another one than float32 the picture is slightly different.
     """
     pairs: dict[str, object] = {
         "Steps": request.num_inference_steps,
@@ -68,66 +78,64 @@ def write_infotext(
     return "\n".join(lines)
 
 
-def parse_infotext(text: str) -> dict[str, Any]:
-    """The settings in a text, as `settings_from` gives them; a text without its line of settings is a prompt alone."""
+def parse_infotext(text: str) -> Infotext:
+    """Return the settings in a text; a text without a line of settings is a prompt alone."""
     lines = list(LINE.finditer(text))
     start = lines[-1].start() if lines else len(text)
     prompt, _, negative = f"\n{text[:start]}".partition("\nNegative prompt: ")
-    # Templates and the like may follow the line: they are not read.
+    # Lines after the line of settings, such as templates, are not read.
     return settings_from(prompt.strip(), negative.strip(), dict(read_pairs(text[start:])))
 
 
-def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str = "weighted") -> dict[str, Any]:
-    """Settings under the names of `Request`; what is left of the pairs, missing here or unreadable, under `others`.
+def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str = "weighted") -> Infotext:
+    """Return the settings of a prompt and its pairs; a mask becomes the text `PAINTED`.
 
-    A mask is there in name only, as `PAINTED`.
-    syntax is how the prompt is meant where the pairs do not say it.
+    syntax: the prompt's syntax where the pairs do not name one.
     """
-    settings: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative_prompt}
+    settings: Infotext = {"prompt": prompt, "negative_prompt": negative_prompt}
     if not pairs:
         return settings
-    left = {key: value for key, value in pairs.items() if NAME.fullmatch(key) and not SILENT.fullmatch(key)}
-    enlarged = any(key.startswith("Hires") for key in left)
-    for name, (key, kind) in NUMBERS.items():
+    others = {key: value for key, value in pairs.items() if NAME.fullmatch(key) and not IGNORED.fullmatch(key)}
+    enlarged = any(key.startswith("Hires") for key in others)
+    for name, (key, read) in NUMBERS.items():
         if name == "strength" and enlarged:
-            continue  # it is of the second pass, which enlarges what was drawn from words
+            continue  # it belongs to the second pass, which enlarges a picture drawn from words
         try:
-            value = kind(left[key])
+            value = read(others[key])
             if math.isfinite(value):
                 settings[name] = value
-                del left[key]
+                del others[key]
         except (KeyError, ValueError, OverflowError):
             continue
-    if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", left.get("Size", "")):
+    if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", others.get("Size", "")):
         settings["width"], settings["height"] = int(size[1]), int(size[2])
-        del left["Size"]
-    if sampler := _sampler(left.get("Sampler", "")):
-        # Older versions write the schedule behind the sampler, as in "DPM++ 2M Karras".
-        behind = left.pop("Sampler").strip()[len(SAMPLER_LABELS[sampler]) :].strip()
-        label = left.setdefault("Schedule type", behind or SCHEDULE_LABELS["model"])
-        schedule = _schedule(label, sampler)
+        del others["Size"]
+    if sampler := sampler_of(others.get("Sampler", "")):
+        # Older versions write the schedule after the sampler, as in "DPM++ 2M Karras".
+        rest = others.pop("Sampler").strip()[len(SAMPLER_LABELS[sampler]) :].strip()
+        schedule = schedule_of(others.setdefault("Schedule type", rest or SCHEDULE_LABELS["model"]), sampler)
         if schedule is not None:
-            del left["Schedule type"]
-        # Where the line is silent about these, the usual was meant, and not what the form happens to hold.
+            del others["Schedule type"]
+        # A line without these means the usual values, not those that the form holds now.
         settings = {"clip_skip": 0, **settings, "sampler": sampler, "schedule": schedule or "model"}
-    if left.pop(MASK, None) or "Mask blur" in left:
+    if others.pop(MASK, None) or "Mask blur" in others:
         settings["mask"] = PAINTED
-    written = left.pop(SYNTAX, syntax)
-    settings["prompt_syntax"] = written if written in SYNTAX_LABELS else syntax
-    return {**settings, "others": left} if left else settings
+    named = others.pop(SYNTAX, syntax)
+    settings["prompt_syntax"] = named if named in SYNTAX_LABELS else syntax
+    return {**settings, "others": others} if others else settings
 
 
 def read_pairs(text: str) -> Iterator[tuple[str, str]]:
-    """Keys and values of `key: value, key: "a value, with commas", …` up to the end of its line, in one pass.
+    """Yield keys and values of `key: value, key: "a value, with commas", …` up to the end of the line.
 
-    A value in quotes may hold line breaks.
+    A value in quotes may hold line breaks. The time is linear in the length.
     """
-    start, before, quoted, escaped = 0, "", False, False
+    start, before, inside, escaped = 0, "", False, False
     for place, sign in enumerate(text + "\n"):
-        if quoted:
-            quoted, escaped = escaped or sign != '"', sign == "\\" and not escaped
+        if inside:
+            inside, escaped = escaped or sign != '"', sign == "\\" and not escaped
         elif sign == '"' and before == ":":
-            quoted = True
+            inside = True
         elif sign in ",\n":
             key, colon, value = text[start:place].partition(":")
             start = place + 1
@@ -140,12 +148,12 @@ def read_pairs(text: str) -> Iterator[tuple[str, str]]:
 
 
 def quoted(value: str) -> str:
-    """A value as AUTOMATIC1111 writes it: in quotes where it could be taken for several, or for one in quotes."""
+    """Return a value as AUTOMATIC1111 writes it: in quotes if it holds a comma, colon, quote or line break."""
     return json.dumps(value, ensure_ascii=False) if re.search(r'[,:"\n]', value) else value
 
 
 def unquoted(value: str) -> str:
-    """The inverse of `quoted`; a value that is in no quotes, or in damaged ones, as it is."""
+    """Return the inverse of `quoted`; a value without quotes, or with damaged ones, stays as it is."""
     if not value.startswith('"'):
         return value
     try:
@@ -154,18 +162,18 @@ def unquoted(value: str) -> str:
         return value
 
 
-def _sampler(label: str) -> str | None:
-    """The sampler whose label this is, or begins with."""
+def sampler_of(label: str) -> str | None:
+    """Return the sampler whose label is the longest beginning of `label`."""
     label = label.strip().lower()
     fitting = [name for name, ours in SAMPLER_LABELS.items() if f"{label} ".startswith(f"{ours.lower()} ")]
     return max(fitting, key=lambda name: len(SAMPLER_LABELS[name]), default=None)
 
 
-def _schedule(label: str, sampler: str) -> str | None:
-    """The schedule of that label; None where there is none, or the sampler does not have it."""
-    named = next((name for name, ours in SCHEDULE_LABELS.items() if ours.lower() == label.strip().lower()), None)
+def schedule_of(label: str, sampler: str) -> str | None:
+    """Return the schedule with that label, or None where the label is unknown or the sampler lacks the schedule."""
+    name = next((name for name, ours in SCHEDULE_LABELS.items() if ours.lower() == label.strip().lower()), None)
     try:
-        check_schedule(sampler, named or "model")
-    except ValueError:
+        check_schedule(sampler, name or "model")
+    except RequestError:
         return None
-    return named
+    return name

@@ -1,4 +1,4 @@
-"""What travels inside a picture's file: its settings as text, and the mark that a program generated it."""
+"""The contents of a picture's file beside its pixels: settings as text, and the mark of generated media."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from PIL import Image
 from PIL.ExifTags import IFD, Base
 from PIL.PngImagePlugin import PngInfo
 
-from .infotext import parse_infotext
+from stable_diffusion.request import RequestError
+
+from .infotext import Infotext, parse_infotext
 from .other_programs import read_graph, read_json_settings
 
 KEY = "parameters"
 """The text chunk of a PNG that holds the settings, as in AUTOMATIC1111's files."""
-MAX_TEXT = 64 * 1024
-"""How many characters of settings are read from a file."""
-MAX_GRAPH = 2**20
-"""The same for ComfyUI's graphs."""
+MAX_TEXT, MAX_GRAPH = 64 * 1024, 2**20
+"""Characters of settings that are read from a file, and those of ComfyUI's graphs."""
 
 XMP = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
@@ -30,43 +30,45 @@ XMP = (
 )
 """The mark of generated media (IPTC Photo Metadata Standard, Digital Source Type)."""
 
-QUALITY: dict[str, dict[str, Any]] = {
+FORMAT_OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {},
     "JPEG": {"quality": 95, "subsampling": 0},
     "WEBP": {"lossless": True},
 }
-"""The formats of pictures to keep, by Pillow's names, with what keeps them good."""
+"""The formats of pictures to keep, by Pillow's names, with Pillow's options for their quality."""
 
 # The first eight bytes of an EXIF UserComment name its character code (EXIF 2.32, 4.6.5).
-CODES = {b"ASCII\0\0\0": "ascii", b"\0" * 8: "utf-8"}
+COMMENT_CODES = {b"ASCII\0\0\0": "ascii", b"\0" * 8: "utf-8"}
 
-PROGRAMS = {
-    "workflow": "ComfyUI",
-    "prompt": "ComfyUI",
-    "sd-metadata": "InvokeAI",
-    "Dream": "InvokeAI",
-    "fooocus_scheme": "Fooocus",
-    "sui_image_params": "SwarmUI",
+TEXTS = {
+    "invokeai_metadata": (read_json_settings, "InvokeAI", MAX_TEXT),
+    KEY: (read_json_settings, None, MAX_TEXT),
+    "prompt": (read_graph, "ComfyUI", MAX_GRAPH),
+    "workflow": (None, "ComfyUI", MAX_GRAPH),
+    "sd-metadata": (None, "InvokeAI", MAX_TEXT),
+    "Dream": (None, "InvokeAI", MAX_TEXT),
+    "fooocus_scheme": (None, "Fooocus", MAX_TEXT),
+    "sui_image_params": (None, "SwarmUI", MAX_TEXT),
 }
-"""Whose file it is that holds a text of this name."""
+"""By the name of a text in a file: the reader of its JSON, the program that writes it, and the characters allowed."""
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    """A picture as a file of one of the formats in `QUALITY`, with the text in its `info`, and the mark, inside.
+    """Return a picture as a file of one of the formats, with the text in its `info` and the mark inside.
 
-    Raises ValueError where the text is too long for the format.
+    Raises `RequestError` where the text is too long for the format.
     """
     buffer = io.BytesIO()
     text = image.info[KEY].encode("utf-8", "replace").decode("utf-8")  # without halves of surrogate pairs
     try:
-        image.save(buffer, kind, **QUALITY[kind], **save_options(kind, text))
-    except ValueError:  # Pillow's, of the 64 kB that a JPEG has room for
-        raise ValueError(f"{len(text):,} characters of settings are too long for a {kind}: choose PNG") from None
+        image.save(buffer, kind, **FORMAT_OPTIONS[kind], **save_options(kind, text))
+    except ValueError:  # Pillow's, for more than the 64 kB that a JPEG has room for
+        raise RequestError(f"{len(text):,} characters of settings are too long for a {kind}: choose PNG") from None
     return buffer.getvalue()
 
 
 def save_options(kind: str, text: str = "") -> dict[str, Any]:
-    """What Pillow's `save` is to be told so that a file of that format holds the mark and a text."""
+    """Return the options of Pillow's `save` that write the mark and a text into a file of that format."""
     if kind == "PNG":
         chunks = PngInfo()
         chunks.add_itxt("XML:com.adobe.xmp", XMP)
@@ -80,61 +82,65 @@ def save_options(kind: str, text: str = "") -> dict[str, Any]:
     return {"xmp": XMP.encode(), "exif": exif}
 
 
-def read_infotext(path: str | Path) -> dict[str, Any]:
-    """The settings in a picture's file, as `parse_infotext` gives them; ValueError says what is wrong with it."""
+def read_infotext(path: str | Path) -> Infotext:
+    """Return the settings in a picture's file. Raises `RequestError` where it has none, or none that can be read."""
+    name = repr(Path(path).name)
+    texts = read_texts(path, name)
+    for key, text in texts.items():
+        limit = TEXTS[key][2]
+        if len(text) > limit:
+            raise RequestError(
+                f"{name} carries {len(text):,} characters of settings, at most {limit:,} are read: "
+                "choose a picture that this page made"
+            )
+    settings = settings_of_texts(texts)
+    if settings is not None:
+        return settings
+    program = next((program for key, (_, program, _) in TEXTS.items() if program and key in texts), None)
+    if program is not None:
+        raise RequestError(f"{name} was made by {program}, in a way that can't be read here: copy its prompt yourself")
+    raise RequestError(
+        f"{name} carries no settings, as pictures of diffusers and edited ones do not: choose one made here, or by "
+        "AUTOMATIC1111's web UI, ComfyUI, Fooocus or InvokeAI"
+    )
+
+
+def read_texts(path: str | Path, name: str) -> dict[str, str]:
+    """Return the texts of a picture's file that are in `TEXTS`, without decoding its pixels."""
     from stable_diffusion.images import ImageError, open_image
 
-    name = repr(Path(path).name)
     try:
         with open(path, "rb") as file:
             image = open_image(name, file)
-            texts = {str(key): value for key, value in image.info.items() if isinstance(value, str) and value.strip()}
+            texts = {key: text for key, text in image.info.items() if isinstance(text, str) and text.strip()}
             # Not a PNG's own `getexif`, which decodes the whole picture to look behind it.
             comment = Image.Image.getexif(image).get_ifd(IFD.Exif).get(Base.UserComment)
     except ImageError:
         raise
     except Exception:  # a damaged or hostile file makes Pillow raise nearly anything
-        raise ValueError(f"{name} is not a picture that can be read: choose one that this page made") from None
-    texts.setdefault(KEY, user_comment(comment))
-    for key, value in texts.items():
-        limit = MAX_GRAPH if key in ("prompt", "workflow") else MAX_TEXT
-        if key in (KEY, "invokeai_metadata", *PROGRAMS) and len(value) > limit:
-            raise ValueError(
-                f"{name} carries {len(value):,} characters of settings, at most {limit:,} are read: "
-                "choose a picture that this page made"
-            )
-    settings = read_texts(texts)
-    if settings is None:
-        program = next((program for key, program in PROGRAMS.items() if key in texts), None)
-        if program is not None:
-            raise ValueError(
-                f"{name} was made by {program}, in a way that can't be read here: copy its prompt yourself"
-            )
-        raise ValueError(
-            f"{name} carries no settings, as pictures of diffusers and edited ones do not: choose one made here, or by "
-            "AUTOMATIC1111's web UI, ComfyUI, Fooocus or InvokeAI"
-        )
-    return settings
+        raise RequestError(f"{name} is not a picture that can be read: choose one that this page made") from None
+    texts.setdefault(KEY, comment_text(comment))
+    return {key: text for key, text in texts.items() if key in TEXTS}
 
 
-def read_texts(texts: dict[str, str]) -> dict[str, Any] | None:
-    """The settings in a file's texts; None where there are none that are plain to read."""
-    for key, read in (("invokeai_metadata", read_json_settings), (KEY, read_json_settings), ("prompt", read_graph)):
+def settings_of_texts(texts: dict[str, str]) -> Infotext | None:
+    """Return the settings in a file's texts, or None if they hold none that can be read."""
+    for key, (read, _, _) in TEXTS.items():
         try:
             values = json.loads(texts.get(key, ""))
         except (ValueError, RecursionError):
             continue
-        if isinstance(values, dict) and (settings := read(values)) is not None:
+        if read is not None and isinstance(values, dict) and (settings := read(values)) is not None:
             return settings
     text = texts.get(KEY, "")
     return None if not text or text.lstrip().startswith("{") else parse_infotext(text)
 
 
-def user_comment(comment: Any) -> str:
-    """The text of an EXIF UserComment; empty where there is none, or in a code that is not known."""
+def comment_text(comment: object) -> str:
+    """Return the text of an EXIF UserComment; empty without one, or where its character code is unknown."""
     if not isinstance(comment, bytes):
         return comment if isinstance(comment, str) else ""
     code, body = comment[:8], comment[8:]
-    if code == b"UNICODE\0":  # in the byte order of whoever wrote it, which the first letter tells
+    if code == b"UNICODE\0":  # in the byte order of the writing machine, which the first letter reveals
         return body.decode("utf-16-le" if body[1:2] == b"\0" else "utf-16-be", "replace").strip("\0 ")
-    return body.decode(CODES[code], "replace").strip("\0 ") if code in CODES else ""
+    return body.decode(COMMENT_CODES[code], "replace").strip("\0 ") if code in COMMENT_CODES else ""

@@ -1,19 +1,19 @@
-// Draws the messages of ui/stage/live.py. Runs once per live view; `element`, `props` and `watch` come from Gradio.
+// Draws the messages of ui/stage/live.py. Runs once for each live view; `element`, `props` and `watch` come from Gradio.
 const find = (selector) => element.querySelector(selector);
 const [root, frame, picture, noisy, split] = [".live", ".frame", ".x0 img", ".xt img", ".split"].map(find);
 const [hint, status, steps, film, play] = [".hint", ".status", ".steps", ".film", ".play"].map(find);
 const NOTE = element.closest('[id$="-live"]').id;
 const IDLE = "Your picture appears here, out of noise, step by step.";
-const FEW = 256; // pixels a side, of which each is seen
+const FEW = 256; // pixels a side, below which single pixels can be seen
 
 let run = null;
 let frames = []; // by step; 0 is the noise before the first
 let current = null; // the frame on the stage
 let timer = null;
-let held = false; // a step was chosen while the run goes on: it stays until the newest one is
-let announced = 0; // per cent, in quarters
+let held = false; // an older step was chosen while the run goes on: newer ones do not replace it
+let announced = 0; // per cent of the run, in quarters
 
-const pictured = () => frames.filter((shown) => shown.x0);
+const pictured = () => frames.filter((step) => step.x0);
 const divide = () => frame.style.setProperty("--split", `${split.value}%`);
 const altOf = (what) => `${new URLSearchParams(root.dataset.link).get("prompt") || "The picture"}, ${what}`;
 const setFact = ([name, text]) => (find(`[data-fact="${name}"]`).textContent = text);
@@ -22,20 +22,20 @@ function setPicture(img, source, alt) {
   Object.assign(img, {src: source || "", alt: source ? alt : "", hidden: !source});
 }
 
-// Noise lies left of the divider; without it, the picture is whole.
+// Left of the divider lies the noise; without noise there is no divider.
 function setNoise(source, alt) {
   setPicture(noisy, source, alt);
   split.hidden = noisy.parentElement.hidden = find("figcaption").hidden = !source;
 }
 
-// The stage has the picture's shape. Where its pixels are few, each gets the same whole number of the screen's.
+// Give the stage the picture's shape. A picture of few pixels is enlarged by a whole number.
 function fit() {
   const width = picture.naturalWidth / ("opening" in frame.dataset ? 2 : 1);
   frame.style.setProperty("--ratio", width / picture.naturalHeight);
   frame.style.setProperty("--unit", `${width <= FEW ? width / devicePixelRatio : 1}px`);
 }
 
-// A recorded run, with its noise on the left half.
+// Show a recorded run, whose left half is its noise.
 function open({film: moving, still}) {
   const source = matchMedia("(prefers-reduced-motion: reduce)").matches ? still : moving;
   frame.dataset.opening = "";
@@ -43,16 +43,16 @@ function open({film: moving, still}) {
   setNoise(source, "A recorded run: the noise of its steps");
 }
 
-function show(shown) {
-  current = shown;
-  setPicture(picture, shown.x0, altOf(`step ${shown.facts.step}`));
-  setNoise(shown.state === "step" && shown.xt, `The noisy picture at step ${shown.facts.step}`);
-  hint.textContent = shown.x0 ? "" : "No preview for this step.";
-  Object.entries(shown.facts).forEach(setFact);
+function show(step) {
+  current = step;
+  setPicture(picture, step.x0, altOf(`step ${step.facts.step}`));
+  setNoise(step.state === "step" && step.xt, `The noisy picture at step ${step.facts.step}`);
+  hint.textContent = step.x0 ? "" : "No preview for this step.";
+  Object.entries(step.facts).forEach(setFact);
   for (const thumb of film.children) {
-    const here = Number(thumb.dataset.index) === shown.index;
+    const here = Number(thumb.dataset.index) === step.index;
     thumb.toggleAttribute("data-current", here);
-    thumb.tabIndex = here ? 0 : -1; // one stop for the tab key; arrows go on from there
+    thumb.tabIndex = here ? 0 : -1; // the film is one stop of the tab key, and the arrow keys move inside it
     if (here) film.scrollLeft = thumb.offsetLeft - film.offsetLeft - film.clientWidth / 2;
   }
 }
@@ -63,33 +63,33 @@ function choose(chosen) {
   show(chosen);
 }
 
-function thumbOf(shown) {
-  const label = shown.index ? `Show step ${shown.index}` : "Show the noise";
+function thumbOf(step) {
+  const label = step.index ? `Show step ${step.index}` : "Show the noise";
   const button = Object.assign(document.createElement("button"), {type: "button", ariaLabel: label});
-  button.dataset.index = shown.index;
-  button.append(Object.assign(new Image(), {src: shown.x0, alt: ""}));
-  button.addEventListener("click", () => choose(shown));
+  button.dataset.index = step.index;
+  button.append(Object.assign(new Image(), {src: step.x0, alt: ""}));
+  button.addEventListener("click", () => choose(step));
   return button;
 }
 
-// A picture may come after later steps were told: it takes its step's place.
-function put(shown) {
-  if (shown.start) put(shown.start);
-  frames[shown.index] = shown;
-  film.querySelector(`[data-index="${shown.index}"]`)?.remove();
-  const later = [...film.children].find((thumb) => Number(thumb.dataset.index) > shown.index);
-  if (shown.x0) film.insertBefore(thumbOf(shown), later ?? null);
+// A preview may come after later steps: it replaces its own step.
+function put(step) {
+  if (step.start) put(step.start);
+  frames[step.index] = step;
+  film.querySelector(`[data-index="${step.index}"]`)?.remove();
+  const later = [...film.children].find((thumb) => Number(thumb.dataset.index) > step.index);
+  if (step.x0) film.insertBefore(thumbOf(step), later ?? null);
 }
 
-function add(shown) {
-  put(shown);
+function add(step) {
+  put(step);
   const newest = frames.at(-1);
-  if (!held) show(shown.x0 ? shown : pictured().findLast((other) => other.index <= shown.index) || shown);
+  if (!held) show(step.x0 ? step : pictured().findLast((other) => other.index <= step.index) || step);
   steps.hidden = false;
   Object.entries(newest.pace).forEach(setFact);
   find("progress").value = newest.index / newest.total;
   const quarter = 25 * Math.floor((4 * newest.index) / newest.total);
-  if (quarter > announced) status.textContent = `${quarter} %`; // read aloud: not every step
+  if (quarter > announced) status.textContent = `${quarter} %`; // read aloud, so not at every step
   announced = quarter;
 }
 
@@ -121,7 +121,7 @@ function startPlaying() {
   }, Math.max(60, 3000 / seen.length));
 }
 
-// For ui/runs/resume.py, as long as this tab of the browser is open. An idle view that has shown nothing yet forgets nothing.
+// Remember the run for ui/resume.py, as long as the browser's tab is open. A new view's first, idle message forgets nothing.
 function note({state, run: id, replay}) {
   const found = {run: id, link: root.dataset.link};
   if (id && !replay && !["failed", "sketch"].includes(state)) sessionStorage.setItem(NOTE, JSON.stringify(found));
@@ -134,7 +134,7 @@ function update() {
   if (value.link !== undefined) root.dataset.link = value.link;
   note(value);
   if (value.run !== run) reset(value.run);
-  // On a phone the view is below the form.
+  // On a phone the view is below the form, out of sight.
   if (value.state === "waiting") root.scrollIntoView({block: "nearest", behavior: "smooth"});
   if (!value.facts) {
     hint.textContent = value.state === "idle" ? IDLE : value.text;

@@ -1,6 +1,6 @@
 """What the page shows before its first run: a film, and examples as cards, all of them files.
 
-`python -m training.judging.make_pictures` draws them with the bundled model.
+`python -m ui.stage.make_pictures` draws them with the bundled model.
 """
 
 from __future__ import annotations
