@@ -12,8 +12,7 @@ from playwright.sync_api import Page, expect
 
 from stable_diffusion.images import fit_image, read_image
 from tests.conftest import ROOT
-from ui.form.photo import PHOTOS
-from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES
+from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES, PHOTOS
 
 from .conftest import Server
 from .visitor import Visitor, decoded

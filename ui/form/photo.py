@@ -13,8 +13,7 @@ from gradio.utils import get_upload_folder
 from stable_diffusion.request import RequestError
 
 from ..runs.errors import errors_on_page
-
-PHOTOS = Path(__file__).resolve().parents[2] / "assets" / "examples"
+from ..stage.opening import PHOTOS
 
 SEEN = """() => setTimeout(() => {
   document.querySelector("#i2i-photo").scrollIntoView({block: "nearest", behavior: "smooth"});
