@@ -56,7 +56,10 @@ class PhotoInput(gr.Image):
                 return None
             if payload.path or not (payload.url or "").startswith("data:"):
                 return own_file(payload.path or "", self.argument)
-            path = super().preprocess(payload)
+            try:
+                path = super().preprocess(payload)
+            except Exception:  # text that is not a picture makes Gradio and Pillow raise nearly anything
+                raise RequestError(f"{self.argument} is damaged on its way: take or choose it again") from None
             assert isinstance(path, str), "the component's type is filepath"
             return path
 
