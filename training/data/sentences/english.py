@@ -42,6 +42,7 @@ class English(Language):
         ]
 
     def name(self, thing: Thing, rng: Random) -> str:
+        """Return a name for a thing: a noun, a kind of it, or its emoji."""
         if rng.random() < EMOJI:
             return self.emoji(thing, rng)
         kind = self.kinds.draw(thing.label, rng) if rng.random() < KIND else None
@@ -49,13 +50,16 @@ class English(Language):
         return without_colours(name) if thing.colour else name
 
     def plural(self, name: str, rng: Random) -> str:
+        """Return the plural of a name that can be counted."""
         return plural(name) if countable(name) and not name.endswith("s") else name
 
     def keywords(self, thing: Thing, rng: Random) -> list[str]:
+        """Return up to two keywords of a thing."""
         words, weights = self._keyword_weights.get(thing.label, ([], []))
         return list(dict.fromkeys(rng.choices(words, weights, k=rng.choice((1, 1, 1, 2))))) if words else []
 
     def adjective(self, rng: Random) -> str:
+        """Return one or two adjectives, some of them unknown words."""
         said = [
             rng.choice(self.unknown if rng.random() < UNKNOWN_ADJECTIVE else self.words["adjectives"])
             for _ in range(rng.choice((1, 1, 1, 2)))
@@ -63,6 +67,7 @@ class English(Language):
         return " ".join(said)
 
     def phrase(self, thing: Thing, rng: Random, *, adjective: bool = False, size: str = "") -> str:
+        """Return a thing as a noun phrase, with its colour and skin."""
         colour = rng.choice(self.words["colours"][thing.colour]) if thing.colour else ""
         said = tidy(f"{size} {self.adjective(rng) if adjective else ''} {colour} {self.name(thing, rng)}")
         said = f"{rng.choice(self.words['owners'])} {said}" if rng.random() < OWNER else with_article(said)
@@ -86,6 +91,7 @@ class English(Language):
         return plural(name) if chosen < 0.3 and countable(name) else with_article(name)
 
     def background(self, scene: Scene, rng: Random) -> str:
+        """Return the words for a scene's background; empty where it has none."""
         if scene.background is None:
             return ""
         colour = rng.choice(self.words["colours"][scene.background])
