@@ -65,7 +65,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
-        help="what the networks compute in; auto: float16 on CUDA, and on processors that are faster in it bfloat16; "
+        help="number type of the networks; auto: float16 on CUDA, bfloat16 on processors that are faster in it; "
         "float32 gives the exact pictures",
     )
     parser.add_argument(

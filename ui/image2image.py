@@ -14,16 +14,17 @@ from PIL import Image
 from stable_diffusion.request import FIT_LABELS, Defaults, Request, steps_for_strength
 from ui.stage import live
 
-from .form.controls import QUIET, Controls, Updates, Values, more_controls, prompt_controls, sampling_controls
+from .form.controls import QUIET, Controls, Updates, Values, more_controls, sampling_controls
 from .form.inputs import Radio, Slider, picked
 from .form.mask import backdrop, mask_painter
-from .form.photo import PHOTOS, SEEN, photo_input, require_photo
+from .form.photo import SEEN, photo_input, require_photo
+from .form.prompt import prompt_controls
 from .keep.history import FinishedRun, History
 from .runs.errors import errors_on_page
 from .runs.models import LoadedModels
 from .runs.prepare import prepare
 from .sketch import sketch_switch
-from .stage.opening import PHOTO_EXAMPLES, cards
+from .stage.opening import PHOTO_EXAMPLES, PHOTOS, cards
 from .tab import Services, Tab, connect, run_buttons, run_view
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"

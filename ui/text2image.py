@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gradio as gr
 
-from .form.controls import CHECKED, more_controls, prompt_controls, sampling_controls
+from .form.controls import CHECKED, more_controls, sampling_controls
 from .form.inputs import picked
+from .form.prompt import prompt_controls
 from .keep.history import History
 from .sketch import sketch_switch
 from .stage.opening import EXAMPLES, card, cards

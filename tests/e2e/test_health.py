@@ -13,6 +13,7 @@ from gradio_client import Client
 from prometheus_client.parser import text_string_to_metric_families
 
 import app
+from stable_diffusion.request import RequestError
 from tests.e2e.conftest import PATIENCE, free_port
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
@@ -49,18 +50,18 @@ def counted(page: gr.Blocks) -> dict[str, float]:
 
 
 def test_health_says_whether_the_model_is_there(page: gr.Blocks, holder: LoadedModels) -> None:
-    for begin in (lambda: None, holder.ask):  # a page that has only just come up has yet to ask for it
+    for begin in (lambda: None, holder.start):  # a page that has only just come up has yet to ask for it
         begin()
         status, text = answer(page, "health")
         assert (status, json.loads(text)["status"]) == (503, "loading")
     holder.pipeline()
     status, text = answer(page, "health")
-    assert (status, json.loads(text)) == (200, {"status": "ready", "model": holder.first})
+    assert (status, json.loads(text)) == (200, {"status": "ready", "model": holder.catalogue.first})
 
 
 def test_health_says_that_the_model_could_not_be_loaded(page: gr.Blocks, holder: LoadedModels) -> None:
-    holder.sources[holder.first] = "/nowhere"
-    with pytest.raises(ValueError, match="could not be loaded"):
+    holder.catalogue.sources[holder.catalogue.first] = "/nowhere"
+    with pytest.raises(RequestError, match="could not be loaded"):
         holder.pipeline()
     status, text = answer(page, "health")
     assert (status, json.loads(text)["status"]) == (503, "failed")

@@ -12,8 +12,7 @@ from playwright.sync_api import Page, expect
 
 from stable_diffusion.images import fit_image, read_image
 from tests.conftest import ROOT
-from ui.form.photo import PHOTOS
-from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES
+from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES, PHOTOS
 
 from .conftest import Server
 from .visitor import Visitor, decoded
@@ -329,8 +328,8 @@ def test_the_last_seed_can_be_used_again(page: Page):
 @pytest.mark.parametrize(
     ("seed", "message"),
     [
-        ("-2", "seed must be between -1 and 4294967295, got -2"),
-        ("99999999999", "seed must be between -1 and 4294967295, got 99999999999"),
+        ("-2", "seed must be between 0 and 9223372036854774807, got -2"),
+        ("99999999999", "seed must be at most 4,294,967,295 here, got 99999999999"),
         ("<b>x</b>", "seed must be a whole number, got '<b>x</b>': leave it empty for a random one"),
     ],
 )

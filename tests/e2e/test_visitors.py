@@ -8,12 +8,12 @@ import math
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, suppress
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from stable_diffusion import Pipeline
+from stable_diffusion.request import Request
 from stable_diffusion.run import Run
 from ui import sketch
 from ui.page import build_page
@@ -59,10 +59,10 @@ class Late(Local):
         if run_id:
             self.pressed.set()
 
-    async def stream(self, run_id: str, settings: dict[str, Any], owner: str) -> AsyncGenerator[News]:
-        if settings["prompt"].endswith("late"):
+    async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
+        if request.prompt.endswith("late"):
             await asyncio.to_thread(self.pressed.wait, PATIENCE)
-        async with aclosing(super().stream(run_id, settings, owner)) as told:
+        async with aclosing(super().stream(run_id, request, owner)) as told:
             async for news in told:
                 yield news
 

@@ -29,7 +29,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def test_every_run_borrows_a_gpu_and_gives_it_back(space: Server):
     client = Client(space.url, verbose=False)
     pipeline = Pipeline.from_pretrained(device="cpu")
-    [expected] = pipeline(pipeline.defaults.request(prompt="a red fox", num_inference_steps=4, seed=7)).images
+    [expected] = pipeline("a red fox", num_inference_steps=4, seed=7).images
     for count in (1, 2):
         [picture], step = client.predict("a red fox", num_inference_steps=4, seed=7, api_name="/text2image")
         assert step["finished"]

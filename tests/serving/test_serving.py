@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stable_diffusion.request import Request, RequestError
 from tests.tiny import save_model
 from ui.runs.backend import Backend, Local
 from ui.runs.catalogue import Catalogue
@@ -34,8 +36,9 @@ from serving.deploy import deploy  # noqa: E402
 
 from .mortal import Mortal  # noqa: E402
 
-SETTINGS = {"prompt": "a red fox", "seed": 7, "num_inference_steps": 4, "sampler": "euler_a", "preview": "none"}
-LONG = SETTINGS | {"num_inference_steps": 200}
+REQUEST = Request("a red fox", seed=7, num_inference_steps=4, sampler="euler_a", preview="none")
+LIMITS = Limits(max_seconds=1e9)
+LONG = replace(REQUEST, num_inference_steps=200)
 
 
 @pytest.fixture(scope="module")
@@ -56,16 +59,16 @@ def handle(model: Path) -> Iterator[Any]:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init("local", num_cpus=3, include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder)
         size = {"replicas": 2, "max_replicas": 3, "line": 4, "cpus": 1}
-        yield deploy(str(model), kind=Mortal, device="cpu", limits=Limits(max_seconds=1e9), **size)
+        yield deploy(str(model), kind=Mortal, device="cpu", limits=LIMITS, **size)
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
-def remote(handle: Any) -> Remote:
+def remote(handle: Any, model: Path) -> Remote:
     """The front, with both replicas there."""
     wait_until(lambda: len(pids(handle)) == 2)
-    return Remote(handle)
+    return Remote(handle, LoadedModels(Catalogue(str(model)), limits=LIMITS))
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +93,13 @@ def wait_until(holds: Callable[[], bool], seconds: float = 90) -> None:
         time.sleep(0.2)
 
 
-def news(backend: Backend, run_id: str, settings: dict[str, Any]) -> aclosing[AsyncGenerator[News]]:
-    return aclosing(backend.stream(run_id, settings, owner="visitor"))
+def news(backend: Backend, run_id: str, request: Request) -> aclosing[AsyncGenerator[News]]:
+    return aclosing(backend.stream(run_id, request, owner="visitor"))
 
 
-def run(backend: Backend, run_id: str, settings: dict[str, Any]) -> list[News]:
+def run(backend: Backend, run_id: str, request: Request) -> list[News]:
     async def listen() -> list[News]:
-        async with news(backend, run_id, settings) as told:
+        async with news(backend, run_id, request) as told:
             return [one async for one in told]
 
     return asyncio.run(listen())
@@ -120,25 +123,24 @@ def assert_same(told: list[News], alone: list[News]) -> None:
 
 
 def test_a_replica_draws_what_this_process_would(remote: Remote, local: Local) -> None:
-    told = run(remote, "one", SETTINGS)
+    told = run(remote, "one", REQUEST)
     assert isinstance(told[0], Started)
     assert steps(told)[-1] == 4
-    assert_same(told, run(local, "one", SETTINGS))
+    assert_same(told, run(local, "one", REQUEST))
 
 
-def test_a_photo_crosses_and_leaves_nothing_behind(
+def test_a_photo_crosses_as_a_picture(
     remote: Remote, handle: Any, local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where the replicas are not
     Image.linear_gradient("L").resize((64, 64)).save("photo.png")
-    settings = SETTINGS | {"image": "photo.png", "strength": 0.5}
-    told = run(remote, "photo", settings)
+    request = replace(REQUEST, image="photo.png", strength=0.5)
+    told = run(remote, "photo", request)
     assert isinstance(told[0], Started)
-    assert told[0].request.image == "photo.png"
-    assert_same(told, run(local, "photo", settings))
-    wait_until(lambda: handle.broadcast("at_work").results() == [(0, 0)] * 2)
-    with pytest.raises(ValueError, match="is no file that can be read"):
-        run(remote, "gone", settings | {"image": "gone.png"})
+    assert isinstance(told[0].request.image, Image.Image)
+    assert_same(told, run(local, "photo", request))
+    with pytest.raises(RequestError, match="is no file that can be read"):
+        run(remote, "gone", replace(request, image="gone.png"))
 
 
 def test_runs_share_the_replicas(remote: Remote, handle: Any) -> None:
@@ -152,11 +154,11 @@ def test_runs_share_the_replicas(remote: Remote, handle: Any) -> None:
 
 
 def test_what_is_refused_is_said_in_the_same_words(remote: Remote, local: Local) -> None:
-    settings = SETTINGS | {"sampler": "nonsense"}
-    with pytest.raises(ValueError, match="sampler must be one of") as here:
-        run(local, "wrong", settings)
-    with pytest.raises(ValueError, match="sampler must be one of") as there:
-        run(remote, "wrong", settings)
+    request = replace(REQUEST, prompt="a <lora:none:1>")
+    with pytest.raises(RequestError, match="which is not here") as here:
+        run(local, "wrong", request)
+    with pytest.raises(RequestError, match="which is not here") as there:
+        run(remote, "wrong", request)
     assert str(there.value) == str(here.value)
 
 
@@ -201,30 +203,30 @@ def test_a_closed_page_frees_the_place_and_finds_its_run_again(remote: Remote, h
         return [await first_event("left"), other]
 
     left_at = asyncio.run(leave())
-    wait_until(lambda: handle.broadcast("at_work").results() == [(0, 0)] * 2)
+    wait_until(lambda: handle.broadcast("at_work").results() == [0, 0])
     for index, found in zip(left_at, asyncio.run(come_back()), strict=True):
         assert isinstance(found, Event)
         assert found.index > index
 
 
 def test_who_wants_a_model_is_sent_where_it_is(remote: Remote, handle: Any, local: Local) -> None:
-    settings = SETTINGS | {"model": "other"}
-    assert_same(run(remote, "other", settings), run(local, "other", settings))
+    request = replace(REQUEST, model="other")
+    assert_same(run(remote, "other", request), run(local, "other", request))
     first = asyncio.run(home(handle, "other"))
     time.sleep(3)  # Ray Serve notes what is loaded once a second
     for i in range(4):
-        run(remote, f"other {i}", settings)
+        run(remote, f"other {i}", request)
         assert asyncio.run(home(handle, f"other {i}")) == first
 
 
 def test_a_run_goes_on_where_its_replica_is_killed(remote: Remote, handle: Any) -> None:
     """With a seed that nobody named. What was told is not told again, and the picture is the one of that seed."""
-    settings = LONG | {"seed": None}
+    request = replace(LONG, seed=None)
 
     async def kill() -> tuple[list[News], int]:
         told: list[News] = []
         killed = 0
-        async with news(remote, "killed", settings) as stream:
+        async with news(remote, "killed", request) as stream:
             async for one in stream:
                 told.append(one)
                 if not killed and isinstance(one, Event) and one.index >= 10:
@@ -235,18 +237,18 @@ def test_a_run_goes_on_where_its_replica_is_killed(remote: Remote, handle: Any) 
             return told, at
 
     told, at = asyncio.run(kill())
-    assert at < LONG["num_inference_steps"]
+    assert at < 200
     assert steps(told) == sorted(set(steps(told)))
     assert [type(one) for one in told].count(Started) == 1
     assert isinstance(told[0], Started)
     seed = told[0].request.seed
     assert {one.seed for one in told if isinstance(one, Event)} == {seed}
-    alone = run(remote, "alone", settings | {"seed": seed})
+    alone = run(remote, "alone", replace(request, seed=seed))
     assert np.array_equal(picture(told), picture(alone))
 
 
 def test_a_replica_without_its_engine_is_replaced(remote: Remote, handle: Any) -> None:
-    run(remote, "before", SETTINGS)
+    run(remote, "before", REQUEST)
     ill = asyncio.run(home(handle, "before"))
 
     async def lose() -> None:
@@ -254,15 +256,15 @@ def test_a_replica_without_its_engine_is_replaced(remote: Remote, handle: Any) -
 
     asyncio.run(lose())
     wait_until(lambda: ill not in pids(handle))
-    assert run(remote, "after", SETTINGS)
+    assert run(remote, "after", REQUEST)
 
 
 def test_a_long_line_brings_another_replica(remote: Remote, handle: Any) -> None:
     """The last test: there are three from here on."""
-    settings = LONG | {"num_inference_steps": 1000, "num_images": 4}
+    request = replace(LONG, num_inference_steps=1000, num_images=4)
 
     async def wait_in_line(run_id: str, there: asyncio.Event) -> None:
-        async with news(remote, run_id, settings) as told:
+        async with news(remote, run_id, request) as told:
             async for _ in told:
                 if there.is_set():
                     return

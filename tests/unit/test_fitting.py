@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from stable_diffusion.request import Defaults
 from tests import tiny
-from ui.form.controls import Controls, model_sliders, more_controls, prompt_controls, sampling_controls
+from ui.form.controls import Controls, model_sliders, more_controls, sampling_controls
 from ui.form.fitting import fit
+from ui.form.prompt import prompt_controls
 from ui.keep.infotext import parse_infotext
 from ui.restore import model_by_name
 from ui.runs.catalogue import Catalogue

@@ -14,11 +14,11 @@ from PIL import Image
 from stable_diffusion import Pipeline, preview
 from stable_diffusion.inspect import look_inside
 from stable_diffusion.request import Request
-from ui.form.photo import PHOTOS
 from ui.inside.noise import noised
 from ui.inside.run import recordings
 from ui.inside.samplers import comparisons
 from ui.stage.film import picture_of
+from ui.stage.opening import PHOTOS
 
 PAGE = Path(__file__).resolve().parents[2] / "ui"
 DECODERS = re.compile(r"\b(decode_finite|to_images|linear_preview|latent_to_rgb)\b")

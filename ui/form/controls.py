@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
 
 from stable_diffusion.request import (
     LORA_TAG,
-    MAX_PROMPT,
     PREVIEW_LABELS,
     SAMPLER_LABELS,
     SCHEDULE_LABELS,
-    SYNTAX_LABELS,
     Defaults,
     Request,
     RequestError,
 )
 
 from ..keep.settings import MAX_GUIDANCE
-from ..runs.adapter_files import add_files, find_files
+from ..runs.adapter_files import find_files
 from ..runs.limits import MAX_SLIDER_STEPS, Limits
-from ..runs.models import LoadedModels
 from .inputs import Dropdown, Slider
-from .vocabulary import read_vocabulary
-
-if TYPE_CHECKING:
-    from stable_diffusion.pipeline import Pipeline
 
 Controls = dict[str, Any]
 """Components by the setting that they hold; `Any`, because each class has its own events."""
@@ -47,9 +41,6 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 
 CHECKED: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 """Options of small events that may fail: Gradio shows a gr.Error only if the event was in the queue."""
-
-NEARLY_FULL = 3 / 4
-"""Share of the model's token limit from which on the form shows the number of tokens."""
 
 
 class ModelSlider(gr.Slider):
@@ -92,44 +83,12 @@ def read_seed(text: str | None) -> int | None:
         raise RequestError(f"seed must be a whole number, got {text[:50]!r}: leave it empty for a random one") from None
 
 
-def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, kind: str) -> Controls:
-    """Return prompt, negative prompt and syntax, with notes on the prompt. `kind` prefixes the tab's element ids."""
-    prompt = gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_lines=6, elem_id=f"{kind}-prompt")
-    syntax = Dropdown(
-        [(label, name) for name, label in SYNTAX_LABELS.items()],
-        value="plain",
-        label="Prompt syntax",
-        info="Weighted: (more:1.3), [less], and of any length",
-        elem_id=f"{kind}-syntax",
-        render=False,  # rendered by `more_controls`, as is the next
-    )
-    negative = gr.Textbox(
-        label="Negative prompt",
-        placeholder="What to keep out of the picture (optional)",
-        lines=1,
-        max_lines=4,
-        elem_id=f"{kind}-negative",
-        render=False,
-    )
-    connect_prompt_note(prompt, syntax, model, models, kind)
-    connect_embeddings_note(model, models, kind)
-    return {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
-
-
-def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str) -> None:
-    """Show below the prompt which words the embeddings beside the models add to it."""
-
-    def note_embeddings(name: str | None = None) -> gr.Markdown:
-        files, pipeline = find_files("embeddings"), models.loaded(name)
-        if pipeline is not None:
-            add_files(pipeline)
-        words = [f"`{word}`" for word in (files if pipeline is None else pipeline.embeddings)]
-        text = f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
-        return gr.Markdown(text, visible=bool(files))
-
-    note = gr.Markdown(visible=False, elem_id=f"{kind}-embeddings", elem_classes="note")
-    gr.on(None, note_embeddings, None, note, **QUIET)
-    model.change(note_embeddings, model, note, **QUIET)
+def menu(
+    labels: Mapping[str, str], value: str, label: str, info: str, elem_id: str, *, render: bool = True
+) -> Dropdown:
+    """Return a menu of the names in `labels`."""
+    choices = [(text, name) for name, text in labels.items()]
+    return Dropdown(choices, value=value, label=label, info=info, elem_id=elem_id, render=render)
 
 
 def lora_menu(prompt: gr.Textbox, kind: str) -> None:
@@ -155,41 +114,6 @@ def with_lora(prompt: str, name: str, weight: float) -> str:
     """Return the prompt with the tag of a LoRA, in place of earlier tags of the same LoRA."""
     others = LORA_TAG.sub(lambda tag: "" if tag["name"] == name else tag[0], prompt)
     return f"{others.rstrip()} <lora:{name}:{weight:g}>".lstrip()
-
-
-def connect_prompt_note(
-    prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, models: LoadedModels, kind: str
-) -> None:
-    """Show below the prompt which of its words the model does not know, and what exceeds its limit."""
-    note = gr.Markdown(visible=False, elem_id=f"{kind}-words", elem_classes="note")
-
-    def check_prompt(text: str, syntax: str, name: str) -> gr.Markdown:
-        pipeline, vocabulary = models.loaded(name), read_vocabulary(models.catalogue.path(name))
-        sentences = []
-        if text and vocabulary is not None:
-            embeddings = () if pipeline is None else {word.lower() for word in pipeline.embeddings}
-            sentences.append(vocabulary.sentence(text, embeddings))
-        if text and pipeline is not None:
-            sentences.append(room_left(text, syntax, pipeline))
-        shown = " ".join(filter(None, sentences))
-        return gr.Markdown(shown, visible=bool(shown))
-
-    changes = [component.change for component in (prompt, syntax, model)]
-    gr.on(changes, check_prompt, [prompt, syntax, model], note, trigger_mode="always_last", **QUIET)
-
-
-def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
-    """Return a sentence about a prompt near or beyond the model's token limit, else an empty string."""
-    if len(text) > MAX_PROMPT:
-        return f"It is too long: at most {MAX_PROMPT:,} characters are read."
-    tokens, limit = pipeline.tokenize(text, syntax), pipeline.models.tokenizer.model_max_length - 2
-    if tokens.dropped:
-        # The text goes into a code span, where Markdown and HTML mean nothing.
-        left_out = tokens.dropped[:200].replace("`", "")
-        return f"It is too long, {tokens.count} of {limit} tokens: the model will not read `{left_out}`"
-    if len(tokens.ids) > 1:
-        return f"{tokens.count} tokens, in {len(tokens.ids)} parts of {limit}."
-    return f"{tokens.count} of {limit} tokens." if tokens.count > NEARLY_FULL * limit else ""
 
 
 def sampling_controls(defaults: Defaults, kind: str) -> Controls:
@@ -232,32 +156,18 @@ def more_controls(defaults: Defaults, kind: str, prompts: Controls, limits: Limi
         prompts["negative_prompt"].render()
         prompts["prompt_syntax"].render()
         with gr.Row():
-            sampler = Dropdown(
-                [(label, name) for name, label in SAMPLER_LABELS.items()],
-                value=defaults.sampler,
-                label="Sampler",
-                info="The recipe that removes the noise",
-                elem_id=f"{kind}-sampler",
+            sampler = menu(
+                SAMPLER_LABELS, defaults.sampler, "Sampler", "The recipe that removes the noise", f"{kind}-sampler"
             )
-            preview = Dropdown(
-                [(label, name) for name, label in PREVIEW_LABELS.items()],
-                value=defaults.preview,
-                label="Live preview",
-                info="How each step is drawn",
-                elem_id=f"{kind}-preview",
+            preview = menu(
+                PREVIEW_LABELS, defaults.preview, "Live preview", "How each step is drawn", f"{kind}-preview"
             )
         with gr.Row():
-            schedule = Dropdown(
-                [(label, name) for name, label in SCHEDULE_LABELS.items()],
-                value="model",
-                label="Schedule",
-                info="How the noise levels are spaced",
-                elem_id=f"{kind}-schedule",
-            )
+            schedule = menu(SCHEDULE_LABELS, "model", "Schedule", "How the noise levels are spaced", f"{kind}-schedule")
             clip_skip = ModelSlider(
                 **sliders["clip_skip"],
                 label="CLIP skip",
-                info="Layers of the text tower left out; many drawing models want 1",
+                info="Layers of the text encoder left out; many drawing models want 1",
                 elem_id=f"{kind}-clip-skip",
                 min_width=220,
             )

@@ -13,8 +13,7 @@ from gradio.utils import get_upload_folder
 from stable_diffusion.request import RequestError
 
 from ..runs.errors import errors_on_page
-
-PHOTOS = Path(__file__).resolve().parents[2] / "assets" / "examples"
+from ..stage.opening import PHOTOS
 
 SEEN = """() => setTimeout(() => {
   document.querySelector("#i2i-photo").scrollIntoView({block: "nearest", behavior: "smooth"});
@@ -57,7 +56,10 @@ class PhotoInput(gr.Image):
                 return None
             if payload.path or not (payload.url or "").startswith("data:"):
                 return own_file(payload.path or "", self.argument)
-            path = super().preprocess(payload)
+            try:
+                path = super().preprocess(payload)
+            except Exception:  # text that is not a picture makes Gradio and Pillow raise nearly anything
+                raise RequestError(f"{self.argument} is damaged on its way: take or choose it again") from None
             assert isinstance(path, str), "the component's type is filepath"
             return path
 

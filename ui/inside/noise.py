@@ -13,11 +13,11 @@ from stable_diffusion.request import RequestError
 
 from ..form.controls import QUIET
 from ..form.inputs import Slider, picked
-from ..form.photo import PHOTOS, photo_input, require_photo
+from ..form.photo import photo_input, require_photo
 from ..runs.errors import errors_on_page
 from ..runs.models import LoadedModels
 from ..stage.live import data_uri
-from ..stage.opening import cards
+from ..stage.opening import PHOTOS, cards
 from .chart import chart, line
 from .view import Value, inside_view
 

@@ -56,6 +56,9 @@ def pace_of(pipeline: Pipeline) -> Pace:
 
     A model that can't draw with its own settings gets a pace of infinite seconds, and no limit.
     """
+    pace = _paces.get(pipeline)
+    if pace is not None:  # without the lock: another model may be measured for a while
+        return pace
     with _measuring:
         if pipeline not in _paces:
             try:

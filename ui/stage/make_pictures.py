@@ -12,8 +12,8 @@ from stable_diffusion import Pipeline, Step
 from stable_diffusion.images import fit_image, read_image, to_images
 from stable_diffusion.request import Request
 
-from ..form.photo import PHOTOS
 from . import opening
+from .opening import PHOTOS
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PROMPTS = (

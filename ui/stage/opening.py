@@ -12,6 +12,7 @@ from pathlib import Path
 import gradio as gr
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
+PHOTOS = ASSETS / "examples"
 EXAMPLES = (
     ("a rocket, on a blue background", 0),
     ("a fox", 4),

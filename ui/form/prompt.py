@@ -1,0 +1,90 @@
+"""Prompt and negative prompt, with notes on their words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import gradio as gr
+
+from stable_diffusion.request import MAX_PROMPT, SYNTAX_LABELS
+
+from ..runs.adapter_files import add_files, find_files
+from ..runs.models import LoadedModels
+from .controls import QUIET, Controls, menu
+from .vocabulary import read_vocabulary
+
+if TYPE_CHECKING:
+    from stable_diffusion.pipeline import Pipeline
+
+NEARLY_FULL = 3 / 4
+"""Share of the model's token limit from which on the form shows the number of tokens."""
+
+
+def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, kind: str) -> Controls:
+    """Return prompt, negative prompt and syntax, with notes on the prompt. `kind` prefixes the tab's element ids."""
+    prompt = gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_lines=6, elem_id=f"{kind}-prompt")
+    info = "Weighted: (more:1.3), [less], and of any length"
+    # `more_controls` renders this and the next.
+    syntax = menu(SYNTAX_LABELS, "plain", "Prompt syntax", info, f"{kind}-syntax", render=False)
+    negative = gr.Textbox(
+        label="Negative prompt",
+        placeholder="What to keep out of the picture (optional)",
+        lines=1,
+        max_lines=4,
+        elem_id=f"{kind}-negative",
+        render=False,
+    )
+    connect_prompt_note(prompt, syntax, model, models, kind)
+    connect_embeddings_note(model, models, kind)
+    return {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
+
+
+def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str) -> None:
+    """Show below the prompt which words the embeddings beside the models add to it."""
+
+    def note_embeddings(name: str | None = None) -> gr.Markdown:
+        files, pipeline = find_files("embeddings"), models.loaded(name)
+        if pipeline is not None:
+            add_files(pipeline)
+        words = [f"`{word}`" for word in (files if pipeline is None else pipeline.embeddings)]
+        text = f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
+        return gr.Markdown(text, visible=bool(files))
+
+    note = gr.Markdown(visible=False, elem_id=f"{kind}-embeddings", elem_classes="note")
+    gr.on(None, note_embeddings, None, note, **QUIET)
+    model.change(note_embeddings, model, note, **QUIET)
+
+
+def connect_prompt_note(
+    prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, models: LoadedModels, kind: str
+) -> None:
+    """Show below the prompt which of its words the model does not know, and what exceeds its limit."""
+    note = gr.Markdown(visible=False, elem_id=f"{kind}-words", elem_classes="note")
+
+    def check_prompt(text: str, syntax: str, name: str) -> gr.Markdown:
+        pipeline, vocabulary = models.loaded(name), read_vocabulary(models.catalogue.path(name))
+        sentences = []
+        if text and vocabulary is not None:
+            embeddings = () if pipeline is None else {word.lower() for word in pipeline.embeddings}
+            sentences.append(vocabulary.sentence(text, embeddings))
+        if text and pipeline is not None:
+            sentences.append(room_left(text, syntax, pipeline))
+        shown = " ".join(filter(None, sentences))
+        return gr.Markdown(shown, visible=bool(shown))
+
+    changes = [component.change for component in (prompt, syntax, model)]
+    gr.on(changes, check_prompt, [prompt, syntax, model], note, trigger_mode="always_last", **QUIET)
+
+
+def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
+    """Return a sentence about a prompt near or beyond the model's token limit, else an empty string."""
+    if len(text) > MAX_PROMPT:
+        return f"It is too long: at most {MAX_PROMPT:,} characters are read."
+    tokens, limit = pipeline.tokenize(text, syntax), pipeline.models.tokenizer.model_max_length - 2
+    if tokens.dropped:
+        # The text goes into a code span, where Markdown and HTML mean nothing.
+        left_out = tokens.dropped[:200].replace("`", "")
+        return f"It is too long, {tokens.count} of {limit} tokens: the model will not read `{left_out}`"
+    if len(tokens.ids) > 1:
+        return f"{tokens.count} tokens, in {len(tokens.ids)} parts of {limit}."
+    return f"{tokens.count} of {limit} tokens." if tokens.count > NEARLY_FULL * limit else ""
