@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from tests.conftest import ROOT
-from tests.unit.test_hostile_images import bmp, gif, linux, originals, png, tiff
+from tests.unit.test_hostile_images import bmp, gif, linux, png, tiff
 
 SECONDS = 10
 """Of a processor, for one file; the largest picture takes three."""
@@ -72,6 +72,26 @@ GRAPH = {
     "5": {"class_type": "EmptyLatentImage", "inputs": {"width": 8, "height": 8}},
     "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a", "clip": ["4", 1]}},
 }
+
+
+def originals() -> Iterator[bytes]:
+    """A picture in every format, still and moving, in several modes."""
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ways = [(form, {"exif": exif}) for form in ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")]
+    ways += [(form, {}) for form in ("GIF", "BMP", "PPM")]
+    ways += [("TIFF", {"compression": compression}) for compression in ("tiff_lzw", "jpeg", "tiff_deflate", "packbits")]
+    ways += [(form, {"save_all": True, "append_images": [noise]}) for form in ("GIF", "WEBP", "PNG", "AVIF", "MPO")]
+    yield tiff(50, 40)
+    for form, options in ways:
+        file = io.BytesIO()
+        noise.save(file, form, **options)
+        yield file.getvalue()
+    for mode in ("RGBA", "LA", "P", "CMYK", "1", "F"):
+        file = io.BytesIO()
+        noise.convert(mode).save(file, "TIFF" if mode in ("CMYK", "F") else "PNG")
+        yield file.getvalue()
 
 
 def infotext(chance: random.Random) -> str:

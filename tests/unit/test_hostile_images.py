@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import random
 import struct
 import subprocess
 import sys
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import suppress
-from io import BytesIO
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,9 +59,12 @@ def bmp(width: int, height: int) -> bytes:
     return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + header
 
 
-@pytest.mark.parametrize("make", [png, tiff, gif, bmp], ids=lambda make: make.__name__)
-@pytest.mark.parametrize("size", [(65_000, 65_000), (20_001, 1), (1, 20_001), (10_000, 4_001)])
-def test_too_large_a_header_is_refused(tmp_path: Path, make: type, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("make", "size"), [(png, (65_000, 65_000)), (tiff, (20_001, 1)), (gif, (1, 20_001)), (bmp, (10_000, 4_001))]
+)
+def test_too_large_a_header_is_refused(
+    tmp_path: Path, make: Callable[[int, int], bytes], size: tuple[int, int]
+) -> None:
     (tmp_path / "bomb").write_bytes(make(*size))
     with pytest.raises(ImageError, match=f"^image 'bomb' is {size[0]}x{size[1]}: {LIMIT}$"):
         read_image(tmp_path / "bomb")
@@ -208,36 +208,3 @@ def test_broken_exif_leaves_the_pixels(tmp_path: Path, exif: bytes) -> None:
     image = read_image(tmp_path / "photo.jpg")
     assert image.size == (40, 20)
     assert np.allclose(image.getpixel((5, 5)), (255, 0, 0), atol=12)
-
-
-def originals() -> Iterator[bytes]:
-    """A picture in every format, still and moving, in several modes."""
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    ways = [(form, {"exif": exif}) for form in ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")]
-    ways += [(form, {}) for form in ("GIF", "BMP", "PPM")]
-    ways += [("TIFF", {"compression": compression}) for compression in ("tiff_lzw", "jpeg", "tiff_deflate", "packbits")]
-    ways += [(form, {"save_all": True, "append_images": [noise]}) for form in ("GIF", "WEBP", "PNG", "AVIF", "MPO")]
-    yield tiff(50, 40)
-    for form, options in ways:
-        file = BytesIO()
-        noise.save(file, form, **options)
-        yield file.getvalue()
-    for mode in ("RGBA", "LA", "P", "CMYK", "1", "F"):
-        file = BytesIO()
-        noise.convert(mode).save(file, "TIFF" if mode in ("CMYK", "F") else "PNG")
-        yield file.getvalue()
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow tells what it finds damaged
-def test_damaged_files_become_pictures_or_sentences(tmp_path: Path) -> None:
-    chance, path = random.Random(0), tmp_path / "damaged"
-    for original in originals():
-        for _ in range(25):
-            damaged = bytearray(original)
-            for _ in range(chance.choice((1, 2, 8))):
-                damaged[chance.randrange(min(len(damaged), chance.choice((64, 400, 100_000))))] = chance.randrange(256)
-            path.write_bytes(damaged[: chance.choice((None, None, chance.randrange(len(damaged))))])
-            with suppress(ImageError):
-                assert read_image(path).mode == "RGB"

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     f"{SD}.inspect": {SD, f"{SD}.loading"},
     "ui.keep": LIBRARY,
     "ui.runs": LIBRARY | {"ui.keep"},
-    "ui.web": LIBRARY | {"ui.keep", "ui.runs"},
+    "ui.web": LIBRARY,
     "ui.stage": LIBRARY | {"ui.keep", "ui.runs"},
     "ui.form": LIBRARY | {"ui.keep", "ui.runs", "ui.stage"},
     "ui.inside": LIBRARY | PAGE - {"ui", "ui.web"},
