@@ -17,6 +17,7 @@ from ..loading.checkpoints import finite, listed, plain, read_metadata, read_ten
 from ..loading.config import ModelError
 from ..loading.files import parse_json, read_json
 from ..model_loader import Models
+from ..request import RequestError
 from .weights import with_weights
 
 PARTS = ("unet", "text_encoder")
@@ -164,12 +165,12 @@ class LoRAs:
     def using(self, wanted: Wanted) -> Models:
         """`models` with offered files merged too, given by name and weight; the last few of these are kept.
 
-        Raises ValueError where a name is not offered, and as `merge` does.
+        Raises RequestError where a name is not offered, and as `merge` does.
         """
         for name, _ in wanted:
             if name not in self.offered:
                 there = f"there are {', '.join(self.offered)}" if self.offered else "there is none"
-                raise ValueError(f"the prompt names the LoRA {name!r}, which is not here ({there}): take its tag out")
+                raise RequestError(f"the prompt names the LoRA {name!r}, which is not here ({there}): take its tag out")
         if not wanted:
             return self.models
         models = self._found(wanted)

@@ -141,7 +141,9 @@ def outline(network: type[Network], config: object) -> Network:
 class _Unfilled(TorchFunctionMode):
     """New layers leave their weights as they are; to draw numbers for them PyTorch would import its compiler, 2 s."""
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         if getattr(func, "__module__", None) == "torch.nn.init":
             return None
         return func(*args, **(kwargs or {}))

@@ -15,12 +15,15 @@ from playwright.sync_api import Browser, Page, expect
 
 from stable_diffusion import Pipeline
 from stable_diffusion.run import Run
-from ui.page import build_page, look
+from ui import sketch
+from ui.page import build_page
+from ui.resume import GONE
+from ui.runs import cost
 from ui.runs.backend import Local
+from ui.runs.catalogue import Catalogue
 from ui.runs.events import News
-from ui.runs.models import ModelHolder
-from ui.runs.resume import GONE
-from ui.stage import sketch
+from ui.runs.models import LoadedModels
+from ui.theme import look
 
 from .conftest import PATIENCE, Server, Visits, free_port
 from .visitor import Visitor
@@ -65,18 +68,19 @@ class Late(Local):
 @pytest.fixture(scope="module")
 def narrow() -> Iterator[str]:
     """Yield the address of a page that draws for one at a time, and sketches on the slowest machine."""
-    holder = ModelHolder(load=lambda *_: Paced(Pipeline.from_pretrained(device="cpu").models))
-    holder.pipeline()
-    page = build_page(holder, Late(holder, max_running=1))
-    _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **look())
-    yield address
-    page.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "QUICK", math.inf)
+        holder = LoadedModels(Catalogue(), load=lambda *_: Paced(Pipeline.from_pretrained(device="cpu").models))
+        holder.pipeline()
+        page = build_page(holder, Late(holder, max_running=1))
+        _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **look())
+        yield address
+        page.close()
 
 
 @pytest.fixture
-def come(narrow: str, visits: Visits, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Visitor]]:
+def come(narrow: str, visits: Visits) -> Iterator[Callable[[], Visitor]]:
     """Yield a function that lets one more visitor come to that page."""
-    monkeypatch.setattr(sketch, "QUICK", math.inf)
     Paced.let.clear()
     Late.pressed.clear()
     yield lambda: Visitor(visits.open(narrow))

@@ -38,9 +38,10 @@ MAY_IMPORT = {
     "app": LIBRARY | PAGE,
     "serving": LIBRARY | PAGE | {"app"},
     "training": LIBRARY,
-    "training.data": LIBRARY | {"training.networks"},
-    "training.networks": LIBRARY | {"training.data"},
-    "training.judging": LIBRARY | {"training.data", "training.networks"},
+    "training.data": LIBRARY | {"training", "training.networks"},
+    "training.data.sentences": LIBRARY | {"training.data"},
+    "training.networks": LIBRARY | {"training", "training.data", "training.data.sentences"},
+    "training.judging": LIBRARY | {"training", "training.data", "training.data.sentences", "training.networks"},
     "benchmarks": LIBRARY | PAGE | {"app", "tests", "tests.parity"},
 }
 """The folders that a folder's files may import, beside their own. Nothing at run time imports training or tests."""
@@ -127,7 +128,7 @@ def mapped(page: str) -> list[str]:
     """Return the paths that a page's tables have in their first column, as links or as `folder/name.py`."""
     path = ROOT / page
     cells = re.findall(r"^\| (.+?) \|", path.read_text(encoding="utf-8"), re.MULTILINE)
-    pattern = re.compile(r"\[`[^`]+`\]\(([^)]+\.py)\)|`(\w+/\w+\.py)`")
+    pattern = re.compile(r"\[`[^`]+`\]\(([^)]+\.py)\)|`([\w/]+\.py)`")
     names = [link or name for cell in cells for link, name in pattern.findall(cell)]
     return [(path.parent / name).resolve().relative_to(ROOT).as_posix() for name in names]
 
