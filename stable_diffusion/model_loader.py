@@ -15,8 +15,16 @@ from .compute.packed import packs
 from .compute.precision import fastest_dtype
 from .diffusion import UNet
 from .loading.checkpoints import State, build, read_tensors, read_weights, weight_names
-from .loading.config import BUNDLED, ConfigError, ModelError, SchedulerConfig, TinyVAEConfig, VAEConfig, require
-from .loading.fields import bare
+from .loading.config import (
+    BUNDLED,
+    ConfigError,
+    ModelError,
+    SchedulerConfig,
+    TinyVAEConfig,
+    VAEConfig,
+    require,
+    short_repr,
+)
 from .loading.files import read_json
 from .loading.hub import OnProgress, locate
 from .loading.model_config import PART_CLASSES, SAFETY_FILES, TINY_VAE_FILES, ModelConfig, read_config, vae_config
@@ -176,7 +184,7 @@ def _vae_directory(folder: Path, prefer_half: bool) -> tuple[VAEConfig | TinyVAE
     """Settings, weights and weight file of a VAE as diffusers writes it."""
     settings = read_json(folder / "config.json")
     kind, supported = settings.get("_class_name", PART_CLASSES["vae"][0]), PART_CLASSES["vae"]
-    require(kind in supported, f"{folder} is no VAE: {bare(kind)}, only {' or '.join(supported)} is supported")
+    require(kind in supported, f"{folder} is not a VAE: {short_repr(kind)}, only {' or '.join(supported)} is supported")
     names = [Path(name).name for name in weight_names("vae", prefer_half=prefer_half)]
     path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None:

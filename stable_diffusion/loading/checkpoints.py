@@ -16,8 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .config import ConfigError, ModelError
-from .fields import shown, told
+from .config import ConfigError, ModelError, one_line, short_repr
 from .files import MAX_WEIGHTS, check_file, read_json
 from .pickles import read_pickle
 
@@ -64,7 +63,7 @@ def _read_safetensors(path: Path) -> State:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the handle is no mapping
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is damaged or cut short ({told(error)}): download it again") from None
+        raise ModelError(f"{path} is damaged or cut short ({one_line(error)}): download it again") from None
 
 
 def weight_names(part: str, *, prefer_half: bool = False) -> list[str]:
@@ -98,7 +97,7 @@ def shards(index: Path) -> dict[str, Path]:
     except (ConfigError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{index} is no index of shards: download it again") from None
     if outside:
-        raise ModelError(f"{index} names the shard {shown(outside[0])}, which lies outside its folder")
+        raise ModelError(f"{index} names the shard {short_repr(outside[0])}, which lies outside its folder")
     return {name: index.parent / file for name, file in placed.items()}
 
 
@@ -227,4 +226,4 @@ def listed(names: Iterable[str]) -> str:
     """The first five names in order, and how many more there are."""
     names = sorted(names)
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(map(told, names[:LISTED])) + more
+    return ", ".join(map(one_line, names[:LISTED])) + more

@@ -18,8 +18,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from .config import ModelError
-from .fields import told
+from .config import ModelError, one_line
 
 ORDERED_DICT = "collections OrderedDict"
 # What pickled weights name, as "module name": their container, dtypes and kinds of storage, and how they are made.
@@ -58,7 +57,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             "use the model's .safetensors file"
         ) from None
     except Exception as error:  # a damaged pickle can raise anything at all
-        raise ModelError(f"{path} is damaged or cut short ({told(error)}): download it again") from None
+        raise ModelError(f"{path} is damaged or cut short ({one_line(error)}): download it again") from None
     if isinstance(content, Mapping):
         content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), content)
     if not isinstance(content, Mapping):

@@ -11,8 +11,7 @@ from typing import NamedTuple
 from transformers import CLIPTokenizer
 
 from .clip_config import CLIPTextConfig, TokenizerConfig
-from .config import BUNDLED, ConfigError, ModelError
-from .fields import told
+from .config import BUNDLED, ConfigError, ModelError, one_line
 from .files import check_file
 from .model_config import TOKENIZER_FILES
 
@@ -35,7 +34,7 @@ def load_tokenizer(folder: Path, config: CLIPTextConfig) -> CLIPTokenizer:
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the parser raises bare Exceptions
-        raise ModelError(f"{folder} holds a damaged tokenizer ({told(error)}): download it again") from None
+        raise ModelError(f"{folder} holds a damaged tokenizer ({one_line(error)}): download it again") from None
     names = ("model_max_length", "bos_token_id", "eos_token_id", "pad_token_id")
     try:
         TokenizerConfig.from_dict({name: getattr(tokenizer, name) for name in names})

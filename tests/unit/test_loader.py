@@ -340,8 +340,8 @@ def test_sources_that_are_no_model(model: Path, tmp_path: Path) -> None:
         ("owner/missing.safetensors", "does not exist"),
         ("./here/there", "does not exist"),
         ("long" * 2000, "does not exist"),
-        (tmp_path, "is no model directory: it has no model_index.json"),
-        (model / "unet", "is no model directory"),
+        (tmp_path, "is not a model directory: it has no model_index.json"),
+        (model / "unet", "is not a model directory"),
         (model / "model_index.json", "is no weight file"),
     ):
         with pytest.raises(ModelError, match=message):
@@ -384,7 +384,7 @@ def test_missing_weight_file(model: Path, file: Path) -> None:
 def test_pipelines_of_another_kind(model: Path, pipeline: str, reason: str) -> None:
     change_json(model / "model_index.json", _class_name=pipeline)
     with pytest.raises(
-        ConfigError, match=f"{pipeline} is not supported, .*{reason}; only Stable Diffusion 1.x and 2.x"
+        ConfigError, match=f"'{pipeline}' is not supported, .*{reason}; only Stable Diffusion 1.x and 2.x"
     ):
         load(model)
 
@@ -402,7 +402,7 @@ def test_unets_with_other_inputs(model: Path, channels: int, reason: str) -> Non
 def test_parts_of_other_classes(model: Path) -> None:
     change_json(model / "model_index.json", vae=["diffusers", "AsymmetricAutoencoderKL"])
     with pytest.raises(
-        ConfigError, match="the vae is AsymmetricAutoencoderKL, only AutoencoderKL or AutoencoderTiny is supported"
+        ConfigError, match="the vae is 'AsymmetricAutoencoderKL', only AutoencoderKL or AutoencoderTiny is supported"
     ):
         load(model)
     change_json(model / "model_index.json", vae=None)

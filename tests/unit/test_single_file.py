@@ -99,7 +99,7 @@ def test_a_file_without_a_vae_names_the_remedy(without: Path) -> None:
     [
         ("other", r"numbers.safetensors lacks weights of the vae"),
         ("empty", r"empty.config.json does not exist"),
-        ("other class", r"is no VAE: VQModel, only AutoencoderKL or AutoencoderTiny is supported"),
+        ("other class", r"is not a VAE: 'VQModel', only AutoencoderKL or AutoencoderTiny is supported"),
         ("other latents", r"does not fit the model: unet: in_channels=4 does not fit the vae's latent_channels=16"),
         ("weightless", r"holds no weights of a VAE: expected diffusion_pytorch_model.safetensors"),
         ("nowhere", r"nowhere.vae.pt does not exist"),

@@ -17,7 +17,6 @@ FLOORS = (
     {
         "request",
         "loading",
-        "loading.fields",
         "attention",
         "blocks",
         "adapters.weights",
