@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import CLIPTokenizer
 
 from .clip import CLIPTextEncoder
 from .compute.packed import packs
 from .compute.precision import fastest_dtype
 from .diffusion import UNet
-from .loading.checkpoints import State, build, read_tensors, read_weights, weight_names
+from .loading.checkpoints import (
+    State,
+    build,
+    read_directory,
+    read_tensors,
+    read_weights,
+    weight_names,
+    with_today_names,
+)
 from .loading.config import (
     BUNDLED,
     ConfigError,
@@ -27,13 +36,16 @@ from .loading.config import (
 )
 from .loading.files import read_json
 from .loading.hub import OnProgress, locate
+from .loading.key_table import PREFIXES, KeyTable
 from .loading.model_config import PART_CLASSES, SAFETY_FILES, TINY_VAE_FILES, ModelConfig, read_config, vae_config
-from .loading.single_file import PREFIXES, carried_settings
+from .loading.single_file import carried_settings, read_single_file
 from .loading.tokenizer import find_tokenizer, load_tokenizer
-from .model_converter import LEGACY_NAMES, from_file, networks_of, read_directory, read_single_file
 from .safety import SafetyChecker
 from .tiny_vae import TinyVAE
-from .vae import Autoencoder
+from .vae import VAE, Autoencoder
+
+NETWORKS: dict[str, type[nn.Module]] = {"text_encoder": CLIPTextEncoder, "unet": UNet, "vae": VAE}
+"""The classes of the parts that a single file can hold."""
 
 VAE_FILES = ["config.json", "diffusion_pytorch_model.safetensors"]
 """What the hub is asked for where a VAE alone is wanted: of a repository of its own, or of a model's folder `vae`."""
@@ -118,7 +130,7 @@ def load(
         parts = read_directory(path, prefer_half=half)
         tokenizer = load_tokenizer(path / "tokenizer", config.text_encoder)
     else:
-        settings, parts = read_single_file(path, own_vae=vae is None)
+        settings, parts = read_single_file(path, NETWORKS, own_vae=vae is None)
         config = ModelConfig.from_settings(settings)
         tokenizer = find_tokenizer(path, config.text_encoder)
     if vae is not None:
@@ -149,6 +161,11 @@ def load(
         source=str(path if source is None else source),
         **networks,
     )
+
+
+def networks_of(config: ModelConfig) -> dict[str, type[nn.Module]]:
+    """Return the class of each part's network."""
+    return {**NETWORKS, "vae": TinyVAE} if isinstance(config.vae, TinyVAEConfig) else NETWORKS
 
 
 def _with_vae(config: ModelConfig, source: str | Path, *, prefer_half: bool) -> tuple[ModelConfig, tuple[State, Path]]:
@@ -189,17 +206,16 @@ def _vae_directory(folder: Path, prefer_half: bool) -> tuple[VAEConfig | TinyVAE
     path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None:
         raise ModelError(f"{folder} holds no weights of a VAE: expected {' or '.join(names)}")
-    state = {LEGACY_NAMES.get(name, name): tensor for name, tensor in read_weights(path).items()}
-    return vae_config(settings), state, path
+    return vae_config(settings), with_today_names(read_weights(path)), path
 
 
 def _vae_weights(config: ModelConfig, state: State, path: Path) -> State:
     """The VAE's in a single file: of a whole model, or of a VAE alone by the names of diffusers or of CompVis."""
     if any(name.startswith("decoder.up_blocks.") for name in state):
-        return {LEGACY_NAMES.get(name, name): tensor for name, tensor in state.items()}
+        return with_today_names(state)
     if not any(name.startswith(PREFIXES["vae"]) for name in state):
         state = {PREFIXES["vae"] + name: tensor for name, tensor in state.items()}
-    return from_file("vae", config, state, path)
+    return KeyTable.of("vae", config, VAE).from_file(state, path)
 
 
 def _device(device: torch.device | str | None) -> torch.device:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..loading.checkpoints import finite, listed, plain, read_metadata, read_tensors
+from ..loading.checkpoints import finite, first_five, is_dense_float, read_metadata, read_tensors
 from ..loading.config import ModelError
 from ..loading.files import parse_json, read_json
 from ..model_loader import Models
@@ -222,7 +222,7 @@ def merged(models: Models, file: Path, scale: float) -> Models:
         weights[part][f"{name}.weight"] = update.applied_to(layers[part, name], scale)
     broken = [f"{part}/{name}" for part in PARTS for name, weight in weights[part].items() if not finite(weight)]
     if broken:
-        raise ModelError(f"{file} makes weights that are not finite at scale {scale} ({listed(broken)}): lower it")
+        raise ModelError(f"{file} makes weights that are not finite at scale {scale} ({first_five(broken)}): lower it")
     networks = {part: with_weights(getattr(models, part), weights[part]) for part in PARTS if weights[part]}
     return replace(models, **networks)
 
@@ -288,7 +288,7 @@ def _collect(file: Path, layers: dict[Layer, Tensor]) -> dict[Layer, dict[str, T
             found[layer][ENDINGS[ending]] = tensor.flatten() if ending == ".lora_magnitude_vector" else tensor
     if unknown or not found:
         raise ModelError(
-            f"{file} is no LoRA of this model ({f'unknown: {listed(unknown)}' if unknown else 'it is empty'}): "
+            f"{file} is no LoRA of this model ({f'unknown: {first_five(unknown)}' if unknown else 'it is empty'}): "
             "it may be of another model, such as Stable Diffusion XL, or of another method than LoRA, DoRA, LoHa, LoKr"
         )
     for what, keys in (
@@ -296,7 +296,7 @@ def _collect(file: Path, layers: dict[Layer, Tensor]) -> dict[Layer, dict[str, T
         ("changes a middle block, which this model does not have: that part is left out", middle),
     ):
         if keys:
-            warnings.warn(f"{file} {what} ({listed(keys)})", stacklevel=2)
+            warnings.warn(f"{file} {what} ({first_five(keys)})", stacklevel=2)
     return found
 
 
@@ -309,7 +309,7 @@ def _check(file: Path, found: dict[Layer, dict[str, Tensor]], layers: dict[Layer
     ]
     if halves:
         raise ModelError(
-            f"{file} has not all the factors, or those of two methods ({listed(halves)}): download it again"
+            f"{file} has not all the factors, or those of two methods ({first_five(halves)}): download it again"
         )
     wrong = [
         f"{'/'.join(layer)}: {', '.join(f'{name} {tuple(factors[name].shape)}' for name in sorted(factors))}, "
@@ -318,14 +318,14 @@ def _check(file: Path, found: dict[Layer, dict[str, Tensor]], layers: dict[Layer
         if not _fits(factors, layers[layer])
     ]
     if wrong:
-        raise ModelError(f"{file} does not have the shapes of this model ({listed(wrong)}): it is of another one")
+        raise ModelError(f"{file} does not have the shapes of this model ({first_five(wrong)}): it is of another one")
     broken = [
         "/".join(layer)
         for layer, factors in found.items()
-        if not all(plain(tensor) and finite(tensor) for tensor in factors.values())
+        if not all(is_dense_float(tensor) and finite(tensor) for tensor in factors.values())
     ]
     if broken:
-        raise ModelError(f"{file} holds numbers that are not finite ({listed(broken)}): download it again")
+        raise ModelError(f"{file} holds numbers that are not finite ({first_five(broken)}): download it again")
 
 
 def _fits(factors: dict[str, Tensor], weight: Tensor) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import AddedToken
 from torch import Tensor
 
-from ..loading.checkpoints import finite, listed, plain, read_tensors
+from ..loading.checkpoints import finite, first_five, is_dense_float, read_tensors
 from ..loading.config import ModelError
 from ..model_loader import Models
 from .weights import with_weights
@@ -61,12 +61,12 @@ def read_word(file: Path, models: Models) -> Word:
     width, state = table.shape[1], read_tensors(file)
     if len(state) != 1:
         raise ModelError(
-            f"{file} is no embedding of this model: it holds {len(state)} tensors ({listed(state)}) and not one; "
+            f"{file} is no embedding of this model: it holds {len(state)} tensors ({first_five(state)}) and not one; "
             "it may be of another model, such as Stable Diffusion XL"
         )
     [vectors] = state.values()
     vectors = vectors[None] if vectors.ndim == 1 else vectors
-    if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors) or not plain(vectors):
+    if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors) or not is_dense_float(vectors):
         raise ModelError(
             f"{file} is no embedding of this model: it is {tuple(vectors.shape)}, {vectors.dtype}, "
             f"and this model's tokens have {width} numbers"

@@ -51,8 +51,8 @@ def for_inference(network: Network, dtype: torch.dtype | None = None) -> Network
     return cast(Network, packed)
 
 
-def prefer(network: nn.Module, dtype: torch.dtype, other: nn.Module) -> None:
-    """Have `for_inference` give `other` for this network in that type, from now on."""
+def set_inference_network(network: nn.Module, dtype: torch.dtype, other: nn.Module) -> None:
+    """Make `for_inference` return `other` for this network in `dtype` from now on."""
     _networks.setdefault(network, {})[dtype] = other
 
 

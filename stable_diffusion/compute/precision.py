@@ -59,10 +59,11 @@ class _Step:
         self.network = network.to(dtype)
         side = PROBE.sample_size
         self.latents = torch.zeros(2, PROBE.in_channels, side, side, device=device, dtype=dtype)
-        self.context = torch.zeros(2, 77, PROBE.cross_attention_dim, device=device, dtype=dtype)
+        context = torch.zeros(2, 77, PROBE.cross_attention_dim, device=device, dtype=dtype)
+        self.keys_values = self.network.read(context)
         self.timesteps = torch.zeros(2, device=device)
         self()
 
     @torch.no_grad()
     def __call__(self) -> None:
-        for_inference(self.network)(self.latents, self.timesteps, self.context)
+        for_inference(self.network)(self.latents, self.timesteps, self.keys_values)

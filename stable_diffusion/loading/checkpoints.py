@@ -23,7 +23,7 @@ from .pickles import read_pickle
 State = dict[str, Tensor]
 Network = TypeVar("Network", bound=nn.Module)
 
-# What the weight files of a part are called: in safetensors, and pickled.
+# The stem of a part's weight files, in safetensors and in pickles.
 WEIGHT_STEMS = {
     "text_encoder": ("model", "pytorch_model"),
     "unet": ("diffusion_pytorch_model", "diffusion_pytorch_model"),
@@ -31,7 +31,19 @@ WEIGHT_STEMS = {
     "safety_checker": ("model", "pytorch_model"),
 }
 PARTS = ("text_encoder", "unet", "vae")
-"""Those that every model has."""
+"""The parts of every model."""
+
+# The VAE's attention in directories from before diffusers 0.14.
+LEGACY_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+LEGACY_NAMES = {
+    f"{half}.mid_block.attentions.0.{old}.{kind}": f"{half}.mid_block.attentions.0.{new}.{kind}"
+    for half in ("encoder", "decoder")
+    for old, new in LEGACY_ATTENTION.items()
+    for kind in ("weight", "bias")
+}
+
+# Entries of transformers' text encoders that no picture depends on.
+TEXT_UNUSED = ("text_model.embeddings.position_ids", "embeddings.position_ids", "text_projection.weight", "logit_scale")
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 SUFFIXES = (".safetensors", *PICKLED)
@@ -111,8 +123,32 @@ def read_weights(path: Path) -> State:
         state.update(read_tensors(shard))
     lost = placed.keys() - state.keys()
     if lost:
-        raise ModelError(f"{path} lists weights that its shards lack ({listed(lost)}): download them again")
+        raise ModelError(f"{path} lists weights that its shards lack ({first_five(lost)}): download them again")
     return state
+
+
+def read_directory(folder: Path, *, prefer_half: bool = False) -> dict[str, tuple[State, Path]]:
+    """Return the weights of each of a model directory's `PARTS` under today's names, with their file."""
+    parts = {}
+    for part in PARTS:
+        path = find_weights(folder, part, prefer_half=prefer_half)
+        state = read_weights(path)
+        if part == "vae":
+            state = with_today_names(state)
+        if part == "text_encoder":
+            # transformers saves without this prefix since 5.2.
+            state = {
+                f"text_model.{name.removeprefix('text_model.')}": tensor
+                for name, tensor in state.items()
+                if name not in TEXT_UNUSED
+            }
+        parts[part] = state, path
+    return parts
+
+
+def with_today_names(vae: State) -> State:
+    """Return a VAE's weights with the names that diffusers has given them since 0.14."""
+    return {LEGACY_NAMES.get(name, name): tensor for name, tensor in vae.items()}
 
 
 def write_tensors(path: Path, state: State, metadata: Mapping[str, str] | None = None) -> None:
@@ -180,7 +216,7 @@ def check(network: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None
     ):
         if names:
             raise ModelError(
-                f"{origin} {complaint} of the {kind} that its configuration describes ({listed(names)}): "
+                f"{origin} {complaint} of the {kind} that its configuration describes ({first_five(names)}): "
                 "the file belongs to another model, or its config.json does"
             )
     wrong = [
@@ -190,15 +226,17 @@ def check(network: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None
     ]
     if wrong:
         raise ModelError(
-            f"{origin} does not have the shapes of the {kind} that its configuration describes ({listed(wrong)}): "
+            f"{origin} does not have the shapes of the {kind} that its configuration describes ({first_five(wrong)}): "
             "the file belongs to another model, or its config.json does"
         )
-    odd = [name for name in wanted if not plain(state[name])]
+    odd = [name for name in wanted if not is_dense_float(state[name])]
     if odd:
-        raise ModelError(f"{origin} holds quantised or sparse weights ({listed(odd)}): use a float16 or float32 file")
+        raise ModelError(
+            f"{origin} holds quantised or sparse weights ({first_five(odd)}): use a float16 or float32 file"
+        )
 
 
-def plain(tensor: Tensor) -> bool:
+def is_dense_float(tensor: Tensor) -> bool:
     """Whether a tensor is floating-point numbers in memory; a pickle can hold other kinds."""
     return tensor.is_floating_point() and tensor.layout is torch.strided and not tensor.is_meta
 
@@ -209,7 +247,7 @@ def check_finite(state: Mapping[str, Tensor], origin: Path | str) -> None:
     if broken:
         dtype = str(state[broken[0]].dtype).removeprefix("torch.")
         raise ModelError(
-            f"{origin} holds weights that are not finite in {dtype} ({listed(broken)}): "
+            f"{origin} holds weights that are not finite in {dtype} ({first_five(broken)}): "
             "use another file of this model, or dtype float32"
         )
 
@@ -222,7 +260,7 @@ def finite(tensor: Tensor) -> bool:
     return bool(low.isfinite() & high.isfinite())
 
 
-def listed(names: Iterable[str]) -> str:
+def first_five(names: Iterable[str]) -> str:
     """The first five names in order, and how many more there are."""
     names = sorted(names)
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""

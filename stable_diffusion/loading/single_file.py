@@ -9,33 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import read_metadata
+from .checkpoints import PARTS, State, build, read_metadata, read_tensors
 from .config import ConfigError, ModelError, UNetConfig
 from .files import parse_json, read_text
-from .model_config import ONLY_THESE, RELATIVES, RELATIVES_BY_CHANNELS, SETTINGS_FILES, Settings
-
-# How the names of each part's weights begin in a file. What begins otherwise is the state of its training: averaged
-# weights (model_ema), the noise schedule (betas and what follows from them), the loss.
-PREFIXES = {"text_encoder": "cond_stage_model.", "unet": "model.diffusion_model.", "vae": "first_stage_model."}
+from .key_table import PREFIXES, KeyTable
+from .model_config import ONLY_THESE, RELATIVES, RELATIVES_BY_CHANNELS, SETTINGS_FILES, ModelConfig, Settings
 
 TITLES = {"text_encoder": "text encoder", "unet": "U-Net", "vae": "VAE"}
-
-# Weights within those parts that making pictures does not need, and that a model directory does not keep.
-UNUSED = re.compile(
-    r"first_stage_model\.(loss|model_ema)\."
-    r"|cond_stage_model\.transformer\.((text_model\.)?embeddings\.position_ids|text_projection\.weight)$"
-    r"|cond_stage_model\.logit_scale$"
-    r"|cond_stage_model\.model\.(text_projection|logit_scale|attn_mask)$"
-)
-
-# The layers of the OpenCLIP tower. Stable Diffusion 2.x takes the last but one layer's features, so that the file's
-# last layer, which a directory does not have, is unused as well.
-OPEN_CLIP_LAYER = re.compile(r"cond_stage_model\.model\.transformer\.resblocks\.(\d+)\.")
 
 TEXT_2, CONTEXT_2 = "cond_stage_model.model.ln_final.weight", 1024
 FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"
@@ -177,15 +162,41 @@ def stable_diffusion_2(prediction_type: str = "v_prediction") -> Settings:
     }
 
 
-def recognise(
-    path: Path, state: Mapping[str, Tensor], ask: Callable[[Settings], str], *, own_vae: bool = True
-) -> Settings:
-    """The settings of the model in the single file `path`, which holds `state`.
+def read_single_file(
+    path: Path, networks: Mapping[str, type[nn.Module]], *, own_vae: bool = True
+) -> tuple[Settings, dict[str, tuple[State, Path]]]:
+    """Return a single file's settings, and each part's weights under a directory's names; no VAE unless `own_vae`.
 
-    In order: what our converter left in the file's metadata; the family that the shapes show, and for 2.x the
-    prediction type of a .yaml of the same name beside the file, in the form that Stability AI publishes, or else the
-    one that `ask` finds, given the family's settings. Raises `ModelError` for any other model, and for one without a
-    VAE, unless not `own_vae`.
+    networks: the class of each part. Where the file does not say what its U-Net predicts, the U-Net is evaluated once,
+    on the CPU in float32. Raises `ModelError` naming the file.
+    """
+    state = read_tensors(path)
+
+    def probe(settings: Settings) -> str:
+        config = ModelConfig.from_settings(settings)
+        weights = KeyTable.of("unet", config, networks["unet"]).from_file(state, path)
+        return prediction_type(build(networks["unet"], config.unet, weights, path), config.unet)
+
+    settings = recognise(path, state, probe, own_vae=own_vae)
+    try:
+        config = ModelConfig.from_settings(settings)
+        parts = [part for part in PARTS if own_vae or part != "vae"]
+        return settings, {
+            part: (KeyTable.of(part, config, networks[part]).from_file(state, path), path) for part in parts
+        }
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def recognise(
+    path: Path, state: Mapping[str, Tensor], probe: Callable[[Settings], str], *, own_vae: bool = True
+) -> Settings:
+    """Return the settings of the model in the single file `path`, whose tensors are `state`.
+
+    They are those in the file's metadata, from our converter, or else those of the family with these shapes. A 2.x
+    model's prediction type comes from a .yaml of the same name beside the file, as Stability AI publishes them, or
+    else from `probe`, which is called with the family's settings. Raises `ModelError` for any other model, and for one
+    without a VAE if `own_vae`.
     """
     _refuse_parts(path, state, own_vae)
     carried = carried_settings(path)
@@ -194,7 +205,7 @@ def recognise(
     _refuse_others(path, state)
     context = [tensor.shape[-1] for name, tensor in state.items() if name.endswith(".attn2.to_k.weight")]
     if TEXT_2 in state and set(context) == {CONTEXT_2}:
-        return stable_diffusion_2(_neighbouring_prediction_type(path) or ask(stable_diffusion_2()))
+        return stable_diffusion_2(_neighbouring_prediction_type(path) or probe(stable_diffusion_2()))
     return stable_diffusion_1()
 
 
@@ -209,7 +220,8 @@ def prediction_type(unet: nn.Module, config: UNetConfig) -> str:
     """
     noise = torch.randn(1, config.in_channels, 16, 16, generator=torch.Generator().manual_seed(0))
     last = torch.tensor([SCHEDULER["num_train_timesteps"] - 1])
-    answer = unet(noise, last, torch.zeros(1, 1, config.cross_attention_dim))
+    read = cast(Callable[[Tensor], Tensor], unet.read)
+    answer = unet(noise, last, read(torch.zeros(1, 1, config.cross_attention_dim)))
     return "epsilon" if (answer * noise).sum() > 0.5 * noise.square().sum() else "v_prediction"
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from stable_diffusion.loading import single_file
 from stable_diffusion.loading.config import ModelError
+from stable_diffusion.loading.key_table import PREFIXES, KeyTable
 from stable_diffusion.loading.model_config import SETTINGS_FILES, ModelConfig, read_settings
 from stable_diffusion.loading.single_file import METADATA_KEY, recognise, stable_diffusion_1, stable_diffusion_2
-from stable_diffusion.model_converter import NETWORKS, convert, main, table
-from stable_diffusion.model_loader import load
+from stable_diffusion.model_converter import convert, main
+from stable_diffusion.model_loader import NETWORKS, load
 from tests.tiny import KINDS, configs, networks, save_model
 
 # What Stability AI's files hold beside what a directory keeps, and the first of them beside what ours keep.
@@ -199,7 +200,8 @@ def test_old_shapes_and_names(tmp_path: Path) -> None:
 def on_meta(settings: dict) -> dict[str, Tensor]:
     """The tensors of a published single file, without their numbers."""
     config = ModelConfig.from_settings(settings)
-    return {row.name: torch.empty(row.shape, device="meta") for part in NETWORKS for row in table(part, config)}
+    tables = [KeyTable.of(part, config, network) for part, network in NETWORKS.items()]
+    return {row.name: torch.empty(row.shape, device="meta") for table in tables for row in table.rows}
 
 
 def never(settings: object) -> str:
@@ -270,7 +272,7 @@ def test_parts_by_themselves(parts: list[str], held: str, missing: str, publishe
     convert(save_model(tmp_path / "tiny"), tmp_path / "one.safetensors")
     with safe_open(tmp_path / "one.safetensors", framework="pt") as handle:
         metadata = None if published else handle.metadata()
-    starts = tuple(single_file.PREFIXES[part] for part in parts)
+    starts = tuple(PREFIXES[part] for part in parts)
     state = {name: t for name, t in load_file(tmp_path / "one.safetensors").items() if name.startswith(starts)}
     save_file(state, tmp_path / "part.safetensors", metadata)
     with pytest.raises(ModelError, match=f"holds only the {held} of a model, without the {missing}: give") as caught:
@@ -282,7 +284,7 @@ def test_parts_by_themselves(parts: list[str], held: str, missing: str, publishe
 def test_parts_without_their_beginning(part: str, tmp_path: Path) -> None:
     """The same, as other programs save them: with names that begin inside the part."""
     convert(save_model(tmp_path / "tiny"), tmp_path / "one.safetensors")
-    start = single_file.PREFIXES[part]
+    start = PREFIXES[part]
     state = {
         name.removeprefix(start): t
         for name, t in load_file(tmp_path / "one.safetensors").items()

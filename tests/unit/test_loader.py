@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stable_diffusion import model_loader
+from stable_diffusion.loading.checkpoints import LEGACY_NAMES
 from stable_diffusion.loading.config import ConfigError, ModelError
 from stable_diffusion.loading.scheduler_settings import settings_for
-from stable_diffusion.model_converter import LEGACY_NAMES
 from stable_diffusion.model_loader import Models, load
 from tests.tiny import KINDS, networks, save_model
 

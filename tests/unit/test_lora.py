@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from stable_diffusion.adapters.lora import KEPT_MERGES, PARTS, LoRAs
+from stable_diffusion.diffusion import UNet
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
@@ -120,7 +121,8 @@ def outputs(text_encoder: Callable, unet: Callable) -> Tensor:
     """Features of some words and what the U-Net predicts with them, in one vector."""
     features = text_encoder(torch.arange(77)[None])
     context = features if isinstance(features, Tensor) else features.last_hidden_state
-    prediction = unet(gaussian(1, 4, 8, 8), torch.tensor([501]), context)
+    second = unet.read(context) if isinstance(unet, UNet) else context
+    prediction = unet(gaussian(1, 4, 8, 8), torch.tensor([501]), second)
     prediction = prediction if isinstance(prediction, Tensor) else prediction.sample
     return torch.cat([context.flatten(), prediction.flatten()])
 

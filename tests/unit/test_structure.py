@@ -29,7 +29,8 @@ FLOORS = (
     {"loading.clip_config"},
     {"loading.files", "loading.pickles", "loading.scheduler_settings"},
     {"loading.model_config", "loading.checkpoints"},
-    {"loading.hub", "loading.single_file", "loading.tokenizer"},
+    {"loading.hub", "loading.key_table", "loading.tokenizer"},
+    {"loading.single_file"},
     {"schedule", "images", "encoder", "decoder", "diffusion", "clip", "compute.packed"},
     {
         "ddpm",
