@@ -7,15 +7,16 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .pipeline import Pipeline, Result, Step
+    from .pipeline import Pipeline
+    from .run import Result, Step
 
 __all__ = ["Pipeline", "Result", "Step"]
 
 
 def __getattr__(name: str) -> object:
-    # On first use, not on import: reading a picture or a schedule should not wait for the tokenizer's library.
+    # Imported on first use, so that reading a picture or a schedule does not wait for the tokenizer's library.
     if name in __all__:
-        from . import pipeline
+        from . import pipeline, run
 
-        return getattr(pipeline, name)
+        return getattr(pipeline if name == "Pipeline" else run, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,7 +17,7 @@ from PIL import Image, ImageCms, ImageOps
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 from torch import Tensor
 
-from .request import FIT_LABELS
+from .request import FIT_LABELS, RequestError
 
 MAX_SIDE = 20_000
 MAX_PIXELS = 40_000_000
@@ -29,7 +29,7 @@ HEIC = re.compile(rb".{4}ftyp(.{4}){0,15}?he[iv][cmsx]", re.DOTALL)
 """The start of a HEIC file: one of the brands in its ftyp box (ISO/IEC 23008-12)."""
 
 
-class ImageError(ValueError):
+class ImageError(RequestError):
     """A file is not a picture that can be read."""
 
 

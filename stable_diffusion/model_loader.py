@@ -26,6 +26,7 @@ from .loading.checkpoints import (
 )
 from .loading.config import (
     BUNDLED,
+    ONLY_IN_A_CLONE,
     ConfigError,
     ModelError,
     SchedulerConfig,
@@ -120,6 +121,8 @@ def load(
     elif dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     half = dtype in (torch.float16, torch.bfloat16)
+    if source is None and not BUNDLED.is_dir():
+        raise ModelError(f"source=None is the bundled model, which {ONLY_IN_A_CLONE}, or name another model")
     path = (
         BUNDLED
         if source is None

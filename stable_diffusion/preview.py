@@ -1,10 +1,12 @@
-"""Pictures of latents while a run goes on: exact by the VAE, cheaper by a tiny one, almost free by a matrix."""
+"""From latents to the pictures that a person sees: exact by the VAE, cheaper by a tiny one, almost free by a matrix."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -13,82 +15,132 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .images import to_images
+from .mask import Mask
+from .model_loader import Models
 from .request import PREVIEW_LABELS
+from .safety import blur
+from .schedule import Level
 from .vae import Autoencoder
 
 SHARE = 0.05
-"""How much longer "auto" lets previews make a run."""
+"""The part of a run's time that previews may add in the mode "auto"."""
+
+Decode = Callable[[Tensor], Tensor]
+"""Scaled latents (N, C, h, w) to pixels (N, 3, f*h, f*w), about in [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures that may be shown. `found` tells which ones the model's safety checker found: those are blurred.
+
+    `found` is empty for a model without a safety checker.
+    """
+
+    images: list[Image.Image]
+    found: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """The only way from latents to pictures that a person sees: decode, paste the mask's photo, check, blur."""
+
+    models: Models
+    mask: Mask | None = None
+
+    def __call__(self, latents: Tensor, decode: Decode | None = None) -> Pictures:
+        """Return pictures of scaled latents (N, C, h, w).
+
+        decode: by default the model's VAE, again in float32 where half precision overflows. Raises `NotFinite` where
+        the pixels are not finite even then.
+        """
+        images = to_images((decode or self.models.vae.decode_finite)(latents))
+        return self.screen(images if self.mask is None else self.mask.paste(images))
+
+    def screen(self, images: list[Image.Image]) -> Pictures:
+        """Return `images` with those blurred that the model's safety checker finds, if the model has one."""
+        if self.models.safety_checker is None:
+            return Pictures(images)
+        found = self.models.safety_checker.find(images)
+        return Pictures(blur(images, found), tuple(found))
+
+    def noisy(self, x: Tensor, level: Level, found: Sequence[bool]) -> list[Image.Image]:
+        """Return pictures of x_t (N, C, h, w) in the variance-preserving scale, by the matrix.
+
+        found: the safety checker's findings in the x_0 of the same step; those pictures are blurred here too.
+        """
+        images = to_images(linear_preview(self.models.vae, x / level.scale))
+        return blur(images, found) if found else images
 
 
 def wait_for(device: torch.device) -> None:
-    """Return when the device has done all that it was given; an accelerator works on behind the program's back."""
+    """Wait until the device has finished all queued work; an accelerator computes asynchronously."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 
 class Preview:
-    """Latents -> pictures for one run, by the decoder of that name: auto, vae, tiny, linear or none.
+    """Previews of one run's steps by the decoder of that name: auto, vae, tiny, linear or none.
 
-    vae is what decodes sharp ones, `Models.decoder_for` that name: the model's own, or a tiny one in its place.
-
-    "auto" spends at most 5 % of the time that the steps take: each step earns that share, and the VAE decodes whenever
-    enough has been earned; in between the matrix does. What the VAE costs is first judged by a corner of the picture.
-    Before the clock is read, in seconds, the VAE's device is waited for: it may still be at a step.
+    "tiny", and "auto" if the model has one, decode with the tiny autoencoder in place of the VAE. "auto" adds at most
+    5 % to the time of the steps: each step earns that share, the autoencoder decodes whenever enough has been earned,
+    and in between the matrix does. The autoencoder's cost is first estimated from a corner of the picture. Before the
+    clock (seconds) is read, `wait` waits for the device, which may still be busy with a step.
     """
 
     def __init__(
         self,
-        vae: Autoencoder,
+        render: Renderer,
         name: str = "auto",
         clock: Callable[[], float] = time.perf_counter,
         wait: Callable[[torch.device], None] = wait_for,
     ):
         if name not in PREVIEW_LABELS:
             raise ValueError(f"preview must be one of {', '.join(PREVIEW_LABELS)}, got {name!r}")
-        self.vae, self.name, self.clock, self.wait = vae, name, clock, wait
+        self.autoencoder: Autoencoder = render.models.decoder_for(name)
+        self.render, self.name, self.clock, self.wait = render, name, clock, wait
         self._earned = 0.0
         self._cost: float | None = None
         self._resumed = self._now()
 
-    def __call__(self, latents: Tensor) -> list[Image.Image] | None:
-        """Pictures of sampler-space latents (N, C, h, w), or None where no preview is wanted."""
+    def __call__(self, latents: Tensor) -> Pictures | None:
+        """Return pictures of sampler-space latents (N, C, h, w), or None for the name "none"."""
         if self.name == "none":
             return None
         started = self._now()
         self._earned += SHARE * (started - self._resumed)
         if self.name in ("vae", "tiny") or (self.name == "auto" and self._affordable(latents)):
-            pictures = self._decode(latents)
+            pictures = self.render(latents, self._decode)
         else:
-            pictures = to_images(linear_preview(self.vae, latents))
+            pictures = self.render(latents, partial(linear_preview, self.autoencoder))
         self._resumed = self._now()
         self._earned -= self._resumed - started
         return pictures
 
     def _affordable(self, latents: Tensor) -> bool:
-        """Whether the steps so far have earned a picture by the VAE."""
+        """Return whether the steps so far have earned a picture by the autoencoder."""
         if self._cost is None:
             corner = latents[:1, :, : math.ceil(latents.shape[2] / 4), : math.ceil(latents.shape[3] / 4)]
             for _ in range(2):  # the first decoding of a size also pays for its preparation
                 self._decode(corner)
-            assert self._cost is not None  # decoding sets it
+            assert self._cost is not None, "decoding sets the cost"
             self._cost *= latents.numel() / corner.numel()
         return self._cost <= self._earned
 
-    def _decode(self, latents: Tensor) -> list[Image.Image]:
-        """Pictures by the VAE, timed."""
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Decode by the autoencoder and note how long it took."""
         started = self._now()
-        pictures = to_images(self.vae.decode_finite(latents))
+        pixels = self.autoencoder.decode_finite(latents)
         self._cost = self._now() - started
-        return pictures
+        return pixels
 
     def _now(self) -> float:
-        """The time at which all that was asked for so far is done."""
-        self.wait(next(self.vae.parameters()).device)
+        """Return the time at which the device has finished all queued work."""
+        self.wait(next(self.autoencoder.parameters()).device)
         return self.clock()
 
 
 def linear_preview(vae: Autoencoder, latents: Tensor) -> Tensor:
-    """Scaled latents (N, C, h, w) -> (N, 3, f*h, f*w) about in [-1, 1] by one matrix, enlarged bilinearly."""
+    """Return pixels (N, 3, f*h, f*w), about in [-1, 1], of scaled latents (N, C, h, w): a matrix, enlarged."""
     matrix = latent_to_rgb(vae).to(latents)
     small = torch.einsum("nchw,cd->ndhw", F.pad(latents, (0, 0, 0, 0, 0, 1), value=1.0), matrix)
     return F.interpolate(small, scale_factor=vae.config.downscale, mode="bilinear")
@@ -98,12 +150,12 @@ _fitted: WeakKeyDictionary[Autoencoder, Tensor] = WeakKeyDictionary()
 
 
 def latent_to_rgb(vae: Autoencoder) -> Tensor:
-    """The affine map from a latent (C + 1 entries, the last one 1) to its pixel's colour, (C + 1, 3), fitted once.
+    """Return the affine map (C + 1, 3) from a latent with a 1 appended to its pixel's colour, fitted once per VAE.
 
-    Least squares on what the VAE itself makes of smooth random latents, so that it holds for every model.
+    The fit is least squares on the VAE's own pictures of smooth random latents, so that it holds for every model.
     """
     matrix = _fitted.get(vae)
-    # Two threads may both fit the first time: they find the same, and neither waits for the other.
+    # Two threads may both fit at first: they get the same matrix, and neither waits for the other.
     return _fitted.setdefault(vae, _fit_latent_to_rgb(vae)) if matrix is None else matrix
 
 

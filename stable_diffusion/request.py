@@ -1,18 +1,19 @@
-"""What can be asked for: one frozen value, checked once, with the names, limits and defaults that everybody asks here.
+"""A request: one frozen value, checked once, with the names and limits that page, programs and library share.
 
-Free of torch, so that a page can offer all of it before the networks are loaded.
+This module imports no torch, so that a page can offer every choice before the networks are loaded.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 import math
 import re
 import secrets
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, TypeGuard
 
 from PIL import Image
 
@@ -27,7 +28,7 @@ SAMPLER_LABELS: dict[str, str] = {
     "unipc": "UniPC",
     "lcm": "LCM",
 }
-"""The samplers by name, and what other programs call them; `samplers.py` is what they do."""
+"""Samplers by name, with the labels that other programs use; `samplers.py` holds the algorithms."""
 
 SCHEDULE_LABELS: dict[str, str] = {
     "model": "Automatic",
@@ -36,10 +37,10 @@ SCHEDULE_LABELS: dict[str, str] = {
     "beta": "Beta",
     "uniform": "Uniform",
 }
-"""How the noise levels of a run are spaced: as the model's scheduler says, or by name, as other programs call it."""
+"""Spacings of a run's noise levels, with the labels that other programs use; "model": as the model's scheduler says."""
 
 SPACED_SAMPLERS = ("euler", "heun", "dpmpp_2m", "dpmpp_2m_sde", "unipc")
-"""The samplers whose levels can be spaced by name; the others visit what they were trained or distilled for."""
+"""Samplers whose noise levels can be spaced by name; the others need the timesteps of their training."""
 
 PREVIEW_LABELS: dict[str, str] = {
     "auto": "Automatic",
@@ -48,58 +49,100 @@ PREVIEW_LABELS: dict[str, str] = {
     "linear": "Rough, fast (matrix)",
     "none": "None",
 }
-"""How the pictures of a run's steps are decoded; `preview.py` does it."""
+"""Decoders of the pictures of a run's steps (`preview.py`)."""
 
 FIT_LABELS: dict[str, str] = {"crop": "Crop", "pad": "Pad", "stretch": "Stretch"}
-"""How a photo is brought to the size asked for; `images.fit_image` does it."""
+"""Ways to bring a photo to the requested size (`images.fit_image`)."""
 
 SYNTAX_LABELS: dict[str, str] = {"plain": "Plain", "weighted": "Weighted"}
-"""How a prompt is read; `prompt.py` tells."""
+"""Prompt syntaxes (`prompt.py`)."""
 
 LORA_TAG = re.compile(r"<lora:(?P<name>[^:<>]*)(?::(?P<weight>[^<>]*))?>")
-"""How a prompt names a LoRA file, as in AUTOMATIC1111's web UI."""
+"""The tag by which a prompt names a LoRA file, as in AUTOMATIC1111's web UI: `<lora:name:weight>`."""
 
 SIZE_UNIT = 8
 MAX_SIDE = 4096
-MAX_STEPS = 1000  # as many as there are trained timesteps; some samplers take a few less, and say so
+MAX_STEPS = 1000  # the number of trained timesteps; some samplers allow a few less, and say so
 MAX_GUIDANCE = 100.0
 MAX_IMAGES = 1000
 MAX_PROMPT = 20_000  # characters
-MAX_CLIP_SKIP = 11  # of the 12 layers of CLIP's text tower; other towers refuse what they do not have
+MAX_CLIP_SKIP = 11  # CLIP's text encoder has 12 layers; a smaller one refuses more than its own
 MAX_LORAS = 8
-MAX_SEED = 2**63 - 1 - MAX_IMAGES  # picture i has seed + i
+MAX_SEED = 2**63 - 1 - MAX_IMAGES  # image i uses seed + i
 RANDOM_SEEDS = 2**32
+SEED_REMEDY = "or leave it empty for a random one"
+
+
+Picture = Image.Image | str | Path
+"""A picture, or the path of its file."""
+
+
+class RequestError(ValueError):
+    """A request that can't be served. The message names argument, value and remedy, and is written for the caller.
+
+    Code that serves requests raises this class, or a subclass, and no other error for a caller's mistake: any other
+    exception is a mistake of ours.
+    """
+
+
+class Settings(TypedDict, total=False):
+    """The fields of `Request` apart from the prompt, for signatures that take them as keyword arguments."""
+
+    negative_prompt: str
+    image: Picture | None
+    mask: Picture | None
+    strength: float | None
+    fit: str
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    height: int | None
+    width: int | None
+    sampler: str | None
+    schedule: str
+    clip_skip: int
+    seed: int | None
+    num_images: int
+    preview: str | None
+    preview_every: int
+    prompt_syntax: str
+    model: str | None
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request. Building one raises ValueError, naming argument, value and remedy, where it can't be meant.
+    """One request for images. The constructor raises `RequestError`, naming argument, value and remedy.
 
-    image is the picture that image-to-image starts from, or its path, and None for text-to-image; fit says how it is
-    brought to width x height, and strength, in (0, 1], how much of it is given up. mask, a picture or its path, lies
-    over the photo: what is white there is drawn anew, what is black stays. None for height and width means the photo's
-    own size, or the model's; for seed, as -1, a random one. Picture i of num_images has seed + i. clip_skip is how many
-    of the text tower's last layers the prompt does not go through. model names the one of several models that draws;
-    who runs the request has it already.
+    None means "what suits the model": `Defaults.complete` fills it in where the run begins.
+
+    prompt: the text; `<lora:name:weight>` in it merges a LoRA file for this run.
+    image: the picture that image-to-image starts from; None for text-to-image.
+    mask: a picture laid over `image`: white areas are drawn anew, black ones stay.
+    strength: in (0, 1]; the share of the steps that image-to-image runs.
+    fit: how `image` is brought to width x height, one of `FIT_LABELS`.
+    height, width: pixels. None: the size of a photo that suits the model, otherwise the model's own.
+    clip_skip: how many of the text encoder's last layers to leave out.
+    seed: image i of num_images uses seed + i. None or -1: a random seed.
+    preview, preview_every: decoder of the intermediate pictures, and of which steps there are any.
+    model: which of several models draws; a `Pipeline` ignores it.
     """
 
     prompt: str = ""
     _: KW_ONLY
     negative_prompt: str = ""
-    image: Image.Image | str | Path | None = None
-    mask: Image.Image | str | Path | None = None
-    strength: float = 0.8
+    image: Picture | None = None
+    mask: Picture | None = None
+    strength: float | None = None
     fit: str = "crop"
-    num_inference_steps: int = 30
-    guidance_scale: float = 7.5
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
     height: int | None = None
     width: int | None = None
-    sampler: str = "ddpm"
+    sampler: str | None = None
     schedule: str = "model"
     clip_skip: int = 0
     seed: int | None = None
     num_images: int = 1
-    preview: str = "auto"
+    preview: str | None = None
     preview_every: int = 1
     prompt_syntax: str = "plain"
     model: str | None = None
@@ -108,24 +151,23 @@ class Request:
         checked = {
             "prompt": _text("prompt", self.prompt),
             "negative_prompt": _text("negative_prompt", self.negative_prompt),
-            "strength": _strength(self.strength),
-            "num_inference_steps": _whole("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS),
-            "guidance_scale": _number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE),
+            "strength": None if self.strength is None else _strength(self.strength),
+            "num_inference_steps": _optional_int("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS),
+            "guidance_scale": None
+            if self.guidance_scale is None
+            else _number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE),
             "height": _side("height", self.height),
             "width": _side("width", self.width),
-            "clip_skip": _whole("clip_skip", self.clip_skip, 0, MAX_CLIP_SKIP),
-            "num_images": _whole("num_images", self.num_images, 1, MAX_IMAGES),
-            "preview_every": _whole("preview_every", self.preview_every, 1, MAX_STEPS),
+            "clip_skip": _int("clip_skip", self.clip_skip, 0, MAX_CLIP_SKIP),
+            "seed": None if self.seed == -1 else _optional_int("seed", self.seed, 0, MAX_SEED, SEED_REMEDY),
+            "num_images": _int("num_images", self.num_images, 1, MAX_IMAGES),
+            "preview_every": _int("preview_every", self.preview_every, 1, MAX_STEPS),
         }
-        if self.seed == -1:
-            checked["seed"] = None
-        elif self.seed is not None:
-            checked["seed"] = _whole("seed", self.seed, 0, MAX_SEED, "or leave it empty for a random one")
         for name in ("image", "mask"):
             if not isinstance(getattr(self, name), (Image.Image, str, Path, type(None))):
-                raise ValueError(f"{name} must be a picture or the path of one, got {shown(getattr(self, name))}")
+                raise RequestError(f"{name} must be a picture or the path of one, got {shown(getattr(self, name))}")
         if self.mask is not None and self.image is None:
-            raise ValueError(
+            raise RequestError(
                 f"mask must come with an image, got {shown(self.mask)} alone: it says what to draw anew in it"
             )
         for name, choices in (
@@ -133,72 +175,51 @@ class Request:
             ("preview", PREVIEW_LABELS),
             ("fit", FIT_LABELS),
             ("prompt_syntax", SYNTAX_LABELS),
+            ("schedule", SCHEDULE_LABELS),
         ):
-            _choice(name, getattr(self, name), choices)
-        check_schedule(self.sampler, self.schedule)
+            if getattr(self, name) is not None or name not in ("sampler", "preview"):
+                _choice(name, getattr(self, name), choices)
+        if self.sampler is not None:
+            check_schedule(self.sampler, self.schedule)
         for name, value in checked.items():
-            object.__setattr__(self, name, value)  # frozen, and this is its birth
+            object.__setattr__(self, name, value)
         if len(self.loras) > MAX_LORAS:
-            raise ValueError(f"prompt may name at most {MAX_LORAS} LoRAs, got {len(self.loras)}: take some out")
+            raise RequestError(f"prompt may name at most {MAX_LORAS} LoRAs, got {len(self.loras)}: take some out")
 
     @property
     def steps(self) -> int:
-        """How many steps a run takes: all of them, or from a photo the last ones, by strength."""
+        """Number of sampler steps of a complete request: all of them, or for a photo the last ones, by strength."""
+        assert self.num_inference_steps is not None, "a request is completed before its steps are counted"
         if self.image is None:
             return self.num_inference_steps
+        assert self.strength is not None, "a request is completed before its steps are counted"
         return steps_for_strength(self.num_inference_steps, self.strength)
 
     @property
     def loras(self) -> tuple[tuple[str, float], ...]:
-        """The LoRA files that the prompt names, with their weights: `<lora:name:weight>`, or `<lora:name>` for 1."""
+        """Name and weight of each LoRA tag in the prompt; the weight is 1 where the tag gives none."""
         return tuple((tag["name"], _lora_weight(tag)) for tag in LORA_TAG.finditer(self.prompt))
 
     def seeded(self) -> Request:
-        """The same request with a seed: its own or, where it names none, a random one below 2^32."""
-        return self if self.seed is not None else dataclasses.replace(self, seed=secrets.randbelow(RANDOM_SEEDS))
+        """Return this request with a seed: its own or, where it has none, a random one below 2^32."""
+        return self if self.seed is not None else self._with(seed=secrets.randbelow(RANDOM_SEEDS))
 
-
-def without_loras(prompt: str) -> str:
-    """A prompt without the names of LoRA files: the text that is read."""
-    return LORA_TAG.sub("", prompt)
-
-
-def _lora_weight(tag: re.Match[str]) -> float:
-    text = tag["weight"] or "1"
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = math.nan
-    if not math.isfinite(weight):
-        raise ValueError(f"the weight of a LoRA must be a number, got {shown(tag[0])}: write <lora:{tag['name']}:0.8>")
-    return weight
-
-
-def check_schedule(sampler: str, schedule: str) -> None:
-    """Raise ValueError unless `schedule` is known and `sampler` has it."""
-    _choice("schedule", schedule, SCHEDULE_LABELS)
-    if schedule not in ("model", "uniform") and sampler not in SPACED_SAMPLERS:
-        raise ValueError(
-            f"schedule must be model or uniform for the sampler {sampler}, got {schedule!r}: choose one of those, "
-            f"or a sampler of {', '.join(SPACED_SAMPLERS)}"
-        )
-
-
-def steps_for_strength(num_inference_steps: int, strength: float) -> int:
-    """How many of n steps an image-to-image run takes: int(n * strength), but at least one.
-
-    The run takes the last steps of the grid, so that a lower strength starts from less noise. Truncation, not
-    rounding, is what diffusers does: int(50 * 0.58) is 28. Raises ValueError unless strength is in (0, 1].
-    """
-    return max(1, int(num_inference_steps * _strength(strength)))
+    def _with(self, **values: object) -> Request:
+        """Return a copy with `values`, which are known to be valid and are not checked again."""
+        changed = copy.copy(self)
+        for name, value in values.items():
+            object.__setattr__(changed, name, value)
+        return changed
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What suits a model where a request leaves it open, and the sizes that it can draw."""
+    """A model's own settings, for requests that leave them open, and the sizes that it can draw, in pixels."""
 
     side: int = 512
-    """The side of the square pictures that the model was trained on, in pixels."""
+    """Side of the square images that the model was trained on."""
+    size_unit: int = SIZE_UNIT
+    """Width and height are multiples of this: the number of pixels that one latent stands for, on a side."""
     num_inference_steps: int = 25
     guidance_scale: float = 7.5
     sampler: str = "dpmpp_2m"
@@ -208,144 +229,143 @@ class Defaults:
 
     @property
     def min_side(self) -> int:
-        """The smallest side worth asking for."""
+        """Smallest side worth asking for."""
         return self.side // 2
 
     @property
     def max_side(self) -> int:
-        """The largest: beyond twice the trained one, pictures repeat themselves."""
+        """Largest side: beyond twice the trained one, motifs repeat."""
         return self.side * 2
 
     @property
     def side_step(self) -> int:
-        """From one size to the next: an eighth of the trained side, and always a multiple of 8."""
-        return max(SIZE_UNIT, self.side // 8 // SIZE_UNIT * SIZE_UNIT)
+        """Distance between two sizes that a form offers: an eighth of the trained side, in whole latents."""
+        return max(self.size_unit, self.side // 8 // self.size_unit * self.size_unit)
 
-    def request(self, **settings: Any) -> Request:
-        """A request of the `settings` given, with these defaults for what is missing or None.
+    def complete(self, request: Request, photo_size: tuple[int, int] | None = None) -> Request:
+        """Return `request` with these defaults for every setting that it leaves open.
 
-        Raises ValueError as `Request` does, and for sizes that are too large for the model.
+        photo_size: width and height of the request's photo. A size that the request leaves open is the photo's, in
+        whole latents, up to one and a half times the trained side; a larger photo is drawn at the model's own size.
+        Raises `RequestError` where the schedule does not go with the default sampler, or a size has part latents.
         """
-        given = {name: value for name, value in settings.items() if value is not None}
-        names = {one.name for one in dataclasses.fields(Request)}
-        usual = {name: value for name, value in dataclasses.asdict(self).items() if name in names}
-        request = Request(**{**usual, "height": self.side, "width": self.side, **given})
+        names = ("num_inference_steps", "guidance_scale", "sampler", "strength", "preview")
+        values = {name: getattr(self, name) for name in names if getattr(request, name) is None}
+        sizes = zip(("width", "height"), self._size(photo_size), strict=True)
+        values |= {name: side for name, side in sizes if getattr(request, name) is None}
+        complete = request._with(**values) if values else request
+        if "sampler" in values:
+            check_schedule(self.sampler, request.schedule)
         for name in ("width", "height"):
-            if getattr(request, name) > self.max_side:
-                raise ValueError(
-                    f"{name} must be at most {self.max_side} with this model, got {getattr(request, name)}: "
-                    "choose a smaller size"
+            side = getattr(complete, name)
+            if side % self.size_unit:
+                nearest = max(1, round(side / self.size_unit)) * self.size_unit
+                raise RequestError(
+                    f"{name} must be a multiple of {self.size_unit} with this model, got {side}: try {nearest}"
                 )
-        return request
+        return complete
+
+    def _size(self, photo_size: tuple[int, int] | None) -> tuple[int, int]:
+        if photo_size is None or max(photo_size) > 1.5 * self.side:
+            return self.side, self.side
+        width, height = (max(self.size_unit, side // self.size_unit * self.size_unit) for side in photo_size)
+        return width, height
 
 
-DISTILLED: dict[str, dict[str, Any]] = {
-    "lcm": {"num_inference_steps": 4, "guidance_scale": 8.0, "sampler": "lcm"},
-    "turbo": {"num_inference_steps": 2, "guidance_scale": 0.0, "sampler": "euler"},
-}
-"""What models that were distilled to few steps want: latent consistency (arXiv:2310.04378), and adversarial diffusion
-distillation (arXiv:2311.17042), which has its guidance inside."""
+def without_loras(prompt: str) -> str:
+    """Return the prompt without its LoRA tags: the text that the text encoder reads."""
+    return LORA_TAG.sub("", prompt)
 
 
-Json = Mapping[str, Any]
+def check_schedule(sampler: str, schedule: str) -> None:
+    """Raise `RequestError` unless `schedule` exists and `sampler` supports it."""
+    _choice("schedule", schedule, SCHEDULE_LABELS)
+    if schedule not in ("model", "uniform") and sampler not in SPACED_SAMPLERS:
+        raise RequestError(
+            f"schedule must be model or uniform for the sampler {sampler}, got {schedule!r}: choose one of those, "
+            f"or a sampler of {', '.join(SPACED_SAMPLERS)}"
+        )
 
 
-def defaults_for(
-    unet: Json | None,
-    vae: Json | None,
-    scheduler: Json | None,
-    text_encoder: Json | None = None,
-    *,
-    tiny_vae: bool = False,
-) -> Defaults:
-    """Defaults by the settings in a model's JSON files; the usual ones where they can't be read.
+def steps_for_strength(num_inference_steps: int, strength: float) -> int:
+    """Return how many of n steps an image-to-image run takes: int(n * strength), at least one.
 
-    tiny_vae: whether the model has a tiny autoencoder of its own.
+    The run takes the last steps of the grid, so that a lower strength starts from less noise. Like diffusers, it
+    truncates and does not round: int(50 * 0.58) is 28. Raises `RequestError` unless strength is in (0, 1].
     """
-    sharp = "tiny" if tiny_vae else "vae"
-    defaults, layers = _defaults_for(unet, vae, scheduler, sharp), (text_encoder or {}).get("num_hidden_layers")
-    if not isinstance(layers, int) or layers < 1:
-        return defaults
-    return dataclasses.replace(defaults, max_clip_skip=min(layers - 1, MAX_CLIP_SKIP))
+    return max(1, int(num_inference_steps * _strength(strength)))
 
 
-def _defaults_for(unet: Json | None, vae: Json | None, scheduler: Json | None, sharp: str) -> Defaults:
-    """A small model is fast enough for a sharp preview of every step, by the decoder of that name."""
-    size, vae = (unet or {}).get("sample_size"), vae or {}
-    widths = vae.get("decoder_block_out_channels", vae.get("block_out_channels"))  # the first is an AutoencoderTiny's
-    if not isinstance(size, int) or not isinstance(widths, (list, tuple)) or not 0 < len(widths) <= 10:
-        return Defaults()  # what a loader would refuse is not looked at any closer here
-    side = size * 2 ** (len(widths) - 1)
-    distilled = _distillation(unet or {}, scheduler or {})
-    if distilled is not None:
-        return Defaults(side, **DISTILLED[distilled])
-    if side <= 256:
-        return Defaults(side, num_inference_steps=20, guidance_scale=4.0, preview=sharp)
-    return Defaults(side)
+def shown(value: object) -> str:
+    """Return a refused value as text, cut to the length that an error message has room for."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers of thousands of digits have no text, nor do nested lists
+        return "a value that is too long to show"
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
-def _distillation(unet: Json, scheduler: Json) -> str | None:
-    """How a model was distilled to few steps, as far as its JSON tells; None for all others."""
-    if unet.get("time_cond_proj_dim") or scheduler.get("_class_name") == "LCMScheduler":
-        return "lcm"
-    # SD-Turbo has no mark of its own, but no other Stable Diffusion comes with Euler on a trailing grid.
-    euler = str(scheduler.get("_class_name")).startswith("Euler")
-    zero_snr = scheduler.get("rescale_betas_zero_snr")
-    return "turbo" if euler and scheduler.get("timestep_spacing") == "trailing" and not zero_snr else None
+def _lora_weight(tag: re.Match[str]) -> float:
+    text = tag["weight"] or "1"
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not math.isfinite(weight):
+        raise RequestError(
+            f"the weight of a LoRA must be a number, got {shown(tag[0])}: write <lora:{tag['name']}:0.8>"
+        )
+    return weight
 
 
 def _text(name: str, value: object) -> str:
     text = "" if value is None else value
     if not isinstance(text, str):
-        raise ValueError(f"{name} must be text, got {shown(value)}")
+        raise RequestError(f"{name} must be text, got {shown(value)}")
     if len(text) > MAX_PROMPT:
-        raise ValueError(f"{name} must be at most {MAX_PROMPT:,} characters long, got {len(text):,}: shorten it")
+        raise RequestError(f"{name} must be at most {MAX_PROMPT:,} characters long, got {len(text):,}: shorten it")
     return text
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is a real number, Python's or NumPy's; bool is not accepted as one."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _number(name: str, value: object, low: float, high: float, remedy: str = "") -> float:
-    limit = f"{high:,g}" if high < 1e6 else f"{high}"
-    tail = f": choose a number in that range{', ' + remedy if remedy else ''}"
-    fine = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-    if not fine:  # NaN is not between any two numbers either
-        raise ValueError(f"{name} must be between {low:g} and {limit}, got {shown(value)}{tail}")
-    return value  # type: ignore[return-value]
+    # NaN is not between any two numbers.
+    if not _is_number(value) or not low <= value <= high:
+        limit = f"{high:,g}" if high < 1e6 else f"{high}"
+        tail = f"choose a number in that range{', ' + remedy if remedy else ''}"
+        raise RequestError(f"{name} must be between {low:g} and {limit}, got {shown(value)}: {tail}")
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def _strength(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise ValueError(f"strength must be in (0, 1], got {shown(value)}: low stays close to the photo")
-    return value
+    if not _is_number(value) or not 0 < value <= 1:
+        raise RequestError(f"strength must be in (0, 1], got {shown(value)}: low stays close to the photo")
+    return float(value)
 
 
-def _whole(name: str, value: object, low: int, high: int, remedy: str = "") -> int:
+def _int(name: str, value: object, low: int, high: int, remedy: str = "") -> int:
     number = _number(name, value, low, high, remedy)
     if number != math.floor(number):
-        raise ValueError(f"{name} must be a whole number, got {value!r}: try {round(number)}")
+        raise RequestError(f"{name} must be a whole number, got {value!r}: try {round(number)}")
     return int(number)
 
 
+def _optional_int(name: str, value: object, low: int, high: int, remedy: str = "") -> int | None:
+    return None if value is None else _int(name, value, low, high, remedy)
+
+
 def _side(name: str, value: object) -> int | None:
-    if value is None:
-        return None
-    side = _whole(name, value, SIZE_UNIT, MAX_SIDE)
-    if side % SIZE_UNIT:
-        nearest = side // SIZE_UNIT * SIZE_UNIT
-        raise ValueError(
-            f"{name} must be a multiple of {SIZE_UNIT}, got {side}: try {nearest} or {nearest + SIZE_UNIT}"
-        )
+    side = _optional_int(name, value, SIZE_UNIT, MAX_SIDE)
+    if side is not None and side % SIZE_UNIT:
+        lower = side // SIZE_UNIT * SIZE_UNIT
+        raise RequestError(f"{name} must be a multiple of {SIZE_UNIT}, got {side}: try {lower} or {lower + SIZE_UNIT}")
     return side
 
 
 def _choice(name: str, value: object, choices: Container[str]) -> None:
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")  # type: ignore[arg-type]
-
-
-def shown(value: object) -> str:
-    """A refused value, as short as a message needs."""
-    try:
-        text = repr(value)
-    except ValueError:  # integers of thousands of digits have no text
-        return "a number that is too long to show"
-    return text if len(text) <= 100 else f"{text[:100]}…"
+        raise RequestError(f"{name} must be one of {', '.join(choices)}, got {shown(value)}")  # type: ignore[arg-type]

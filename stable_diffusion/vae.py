@@ -15,11 +15,12 @@ from .compute.packed import for_inference
 from .decoder import Decoder
 from .encoder import Encoder
 from .loading.config import TinyVAEConfig, VAEConfig
+from .request import RequestError
 
 log = logging.getLogger(__name__)
 
 
-class NotFinite(ValueError):
+class NotFinite(RequestError):
     """What is to be a picture holds numbers that are infinite or none: it would be black."""
 
 

@@ -5,37 +5,41 @@ from __future__ import annotations
 import math
 
 GAIN = 0.95
-"""A row of the larger batch must cost at most this much of the smaller's to be worth the longer turn."""
+"""A row of the larger batch must cost at most this part of the smaller batch's to be worth the longer turn."""
 TRIES = 6  # the first batches of a size also pay for its preparation, and other programs may disturb any
-LONGEST_TURN = 1.0  # seconds: leaving, and a newcomer's first step, wait for the turn that is under way
+LONGEST_TURN = 1.0  # seconds; a departure, and a newcomer's first step, wait for the turn that is under way
 REST = 256
 
 
-class BatchLimit:
-    """How many rows a batch of one latent size may have: doubled for as long as that makes a row cheaper.
+class BatchSize:
+    """The number of rows that a batch of one latent size may have: doubled for as long as that makes a row cheaper.
 
-    A limit is tried by the batches that fill more than half of it. Where the best of a few tries does not pay, the one
-    before stays for the next 256 batches; then it is measured anew, for machines have good and bad days.
+    Batches that fill more than half of the limit test it. If the best of a few tries does not pay, the previous limit
+    stays for the next 256 batches; then it is measured anew, because the speed of a shared machine changes.
     """
 
     rows: int
+    row_seconds: float
+    """Seconds that a row of the last batch took; 0 before the first."""
     _cost: dict[int, float]
-    """The least seconds a row took, by the batch's number of doublings."""
+    """The least seconds that a row took, by the batch's number of doublings."""
     _tries: int
     _rest: int
 
     def __init__(self, rows: int = 2):
+        self.row_seconds = 0.0
         self._measure(rows)
 
     def measured(self, rows: int, seconds: float) -> None:
-        """Learn what a batch took."""
+        """Take the duration of a batch into account."""
+        self.row_seconds = seconds / rows
         if self._rest:
             self._rest -= 1
             if not self._rest:
                 self._measure(max(1, self.rows // 2))
             return
         doublings = (rows - 1).bit_length()
-        self._cost[doublings] = min(seconds / rows, self._cost.get(doublings, math.inf))
+        self._cost[doublings] = min(self.row_seconds, self._cost.get(doublings, math.inf))
         if 2 * rows <= self.rows:
             return
         self._tries += 1
@@ -46,7 +50,7 @@ class BatchLimit:
             self._settle(self.rows // 2)
 
     def too_large(self, rows: int) -> None:
-        """Learn that memory did not suffice for that many: half of it, a power of two, is the limit for now."""
+        """Lower the limit after memory did not suffice for that many rows: to half of it, a power of two."""
         self._settle(1 << (rows // 2).bit_length() - 1 if rows > 1 else 1)
 
     def _measure(self, rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Many runs, one network: a thread that evaluates what all of them ask, together and in fair turns."""
+"""Continuous batching: one thread evaluates the network for all runs, together and in turns that are fair in time."""
 
 from __future__ import annotations
 
@@ -14,109 +14,111 @@ import torch
 from torch import Tensor
 
 from ..guidance import Query
-from ..pipeline import Run, Step
 from ..preview import Preview
-from .batch_size import BatchLimit
-from .preview_worker import Painter, finish, stream
-from .run_handle import Ticket
+from ..request import RequestError
+from ..run import Run, Step
+from .batch_size import BatchSize
+from .preview_worker import PreviewWorker, finish, stream
+from .run_handle import RunHandle
 
 Begin = Callable[[], Run]
-"""Reads words and photo and gives the run: `lambda: pipeline.begin(request)`."""
+"""Encodes text and photo and returns the run: `lambda: pipeline.begin(request)`."""
 
 
-class LineFull(ValueError):
-    """As many wait as may."""
+class QueueFull(RequestError):
+    """The queue has reached its limit."""
 
 
 class Engine:
-    """Draws for many visitors at once: every turn is one evaluation of the network, for whoever was served least.
+    """Draws for many owners at once: every turn is one evaluation of the network, led by the least served owner.
 
-    In a turn those who left are dropped, at most one newcomer gets its place, and the questions of others that have the
-    same network, latent size and context length ride along; a run's sampler, steps, guidance and seed are its own
-    matter. Everything that computes happens on the engine's thread, but for the painter's where it has one. An error
-    ends the run that it belongs to and no other. One whose visitor left stays as it is: it may be submitted again.
+    In a turn, runs that left are dropped and at most one run of the queue gets a slot. Queries of other runs with the
+    same network, latent size and context length ride along in the leader's batch; sampler, steps, guidance and seed may
+    differ. Everything is computed on the engine's thread, apart from pictures on a device whose preview worker has a
+    thread. An error ends the run that it belongs to and no other. A run whose handle was closed stays as it is and may
+    be submitted again.
 
-    Served is what a visitor's pictures took: rows of the batch times their pixels. The picture that a turn is for
-    counts in full, and those that ride along count half, for they cost about half. Nobody rides along who is further
-    ahead of the least served than one picture's price. So while a visitor is served n rows nobody else gets more than
-    2 n, but for a picture's rounding. A newcomer starts at the count of the least served who is there.
+    Owners are served in measured seconds. A batch's seconds are shared among its rows; beginning a run and rendering
+    its pictures count too. No run rides along that is further ahead of the least served owner than one image's
+    estimated seconds. A newcomer starts with the account of the least served owner in a slot.
     """
 
     def __init__(
         self,
         device: torch.device | str = "cpu",
         *,
-        painter: Painter | None = None,
+        preview_worker: PreviewWorker | None = None,
         max_running: int = 32,
         max_waiting: int = 256,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        """device is where the networks are. max_running visitors are drawn for at once, and max_waiting may wait."""
-        for name, value, least in (("max_running", max_running, 1), ("max_waiting", max_waiting, 1)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        """device: where the networks are. max_running: number of slots. max_waiting: length of the queue."""
+        for name, value in (("max_running", max_running), ("max_waiting", max_waiting)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         self.device, self.max_running, self.max_waiting = torch.device(device), max_running, max_waiting
         self._clock = clock
-        self._painter = Painter(device, clock=clock) if painter is None else painter
-        self._waiting: list[tuple[Ticket, Begin]] = []
-        self._seats: list[_Seat] = []
+        self._worker = PreviewWorker(device, clock=clock) if preview_worker is None else preview_worker
+        self._queue: list[tuple[RunHandle, Begin]] = []
+        self._slots: list[_Slot] = []
         self._served: dict[Hashable, float] = {}
-        self._limits: dict[Hashable, BatchLimit] = {}
+        """Seconds by owner, of those who have a slot."""
+        self._batch_sizes: dict[Hashable, BatchSize] = {}
         self._turns = 0
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-        atexit.register(self.close)  # an interpreter that goes while a thread is inside torch ends in an abort
+        atexit.register(self.close)  # an interpreter that exits while a thread is inside torch aborts
 
-    def submit(self, begin: Begin, owner: Hashable) -> Ticket:
-        """Get in line. begin is called on the engine's thread when there is a place; what it raises ends the ticket.
+    def submit(self, begin: Begin, owner: Hashable) -> RunHandle:
+        """Queue a run. `begin` is called on the engine's thread when there is a slot; its error ends the run.
 
-        owner is whose run it is: the runs of one visitor share what one gets. Raises LineFull, a ValueError, where
-        max_waiting wait already, and RuntimeError after `close`.
+        owner: whose run it is; the runs of one owner share one account. Raises `QueueFull`, and RuntimeError after
+        `close`.
         """
-        ticket = Ticket(owner, self)
+        handle = RunHandle(owner, self)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the engine is closed: submit the run to a new one")
-            self._waiting = [waiting for waiting in self._waiting if not waiting[0].over]
-            if len(self._waiting) >= self.max_waiting:
-                raise LineFull(f"{self.max_waiting} are waiting already, the most there may be: try again in a minute")
-            self._waiting.append((ticket, begin))
+            self._queue = [entry for entry in self._queue if not entry[0].ended]
+            if len(self._queue) >= self.max_waiting:
+                raise QueueFull(f"{self.max_waiting} are waiting already, the most there may be: try again later")
+            self._queue.append((handle, begin))
             self._changed.notify()
-        return ticket
+        return handle
 
     @property
     def running(self) -> int:
-        """How many runs have a place."""
-        return len(self._seats)
+        """Number of runs that have a slot."""
+        return len(self._slots)
 
     @property
     def closed(self) -> bool:
-        """Whether it draws no more: after `close`, or by a fault of its own."""
+        """Whether the engine has stopped, by `close` or by an error of its own."""
         return self._closed
 
-    def position(self, ticket: Ticket) -> int:
-        """A ticket's place among those who wait, from 1; 0 if it does not."""
+    def position(self, handle: RunHandle) -> int:
+        """Return a run's place in the queue, from 1; 0 for a run that is not in it."""
         with self._changed:
-            line = [waiting for waiting, _ in self._waiting if not waiting.over]
-        return line.index(ticket) + 1 if ticket in line else 0
+            queue = [waiting for waiting, _ in self._queue if not waiting.ended]
+        return queue.index(handle) + 1 if handle in queue else 0
 
-    def expected_wait(self, ticket: Ticket) -> float:
-        """Seconds until a place gets free for a ticket, if all runs go on as they do: see `Ticket.expected_wait`."""
-        position, seats = self.position(ticket), list(self._seats)
-        ahead = position - 1 - (self.max_running - len(seats))
+    def expected_wait(self, handle: RunHandle) -> float:
+        """Return the seconds until a run gets a slot: see `RunHandle.expected_wait`."""
+        position, slots = self.position(handle), list(self._slots)
+        ahead = position - 1 - (self.max_running - len(slots))
         if position == 0 or ahead < 0:
             return 0.0
-        if not seats:
+        if not slots:
             return math.inf
         now = self._clock()
-        left = sorted(seat.seconds_left(now) for seat in seats)
+        left = sorted(slot.seconds_left(now) for slot in slots)
         rounds, rest = divmod(ahead, len(left))
-        return left[rest] + (rounds * statistics.fmean(seat.seconds(now) for seat in seats) if rounds else 0.0)
+        return left[rest] + (rounds * statistics.fmean(slot.seconds(now) for slot in slots) if rounds else 0.0)
 
     def close(self) -> None:
-        """End the thread after its turn, and with a RuntimeError all runs that are not over."""
+        """End the thread after its turn, and with a RuntimeError all runs that have not ended."""
         atexit.unregister(self.close)
         with self._changed:
             self._closed = True
@@ -129,151 +131,166 @@ class Engine:
             with torch.no_grad(), stream(self.device, priority=-1):
                 while self._wait():
                     self._turn()
-        except Exception as fault:  # a mistake of the engine's own: better said to all than kept from them
+        except Exception as fault:  # an error of the engine's own ends every run, so that no reader waits for ever
             error = fault
             raise
         finally:
             with self._changed:
                 self._closed = True
-                tickets = [seat.ticket for seat in self._seats] + [ticket for ticket, _ in self._waiting]
-                self._seats, self._waiting = [], []
-            for ticket in tickets:
-                ticket.fail(error)
-            self._painter.close(error)
+                handles = [slot.handle for slot in self._slots] + [handle for handle, _ in self._queue]
+                self._slots, self._queue = [], []
+            for handle in handles:
+                handle.fail(error)
+            self._worker.close(error)
 
     def _wait(self) -> bool:
-        """Sleep until there is something to do; False when the engine was closed."""
+        """Sleep until there is something to do; return False when the engine was closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting or self._seats)
+            self._changed.wait_for(
+                lambda: self._closed or self._queue or self._slots or self._worker.has_final_images_to_do
+            )
             return not self._closed
 
     def _turn(self) -> None:
-        for seat in self._seats:
-            if seat.ticket.over:
-                self._leave(seat)
-        more_come = self._admit()
-        if not self._seats:
-            return
-        self._turns += 1
-        alone = len(self._seats) == 1 and not more_come
-        started = self._clock()
-        steps = self._evaluate(self._choose(more_come))
-        self._painter.earn(self._clock() - started, alone=alone)
-        for seat, step in steps:
-            if seat.wants_picture(step):
-                self._painter.add(seat.ticket, step, seat.preview(self._clock))
-        self._painter.work()
-        for seat, step in steps:
-            if step.final is None:  # the last one is told by the painter, with its pictures
-                seat.ticket.publish(step)
+        for slot in self._slots:
+            if slot.handle.ended:
+                self._leave(slot)
+        more_wait = self._admit()
+        steps: list[tuple[_Slot, Step]] = []
+        if self._slots:
+            self._turns += 1
+            alone = len(self._slots) == 1 and not more_wait
+            started = self._clock()
+            steps = self._evaluate(self._choose(more_wait))
+            self._worker.earn(self._clock() - started, alone=alone)
+        for slot, step in steps:
+            if slot.wants_picture(step):
+                self._worker.add(slot.handle, step, slot.preview(self._clock))
+        self._worker.work()
+        for owner, seconds in self._worker.take_costs().items():
+            self._charge(owner, seconds)
+        for slot, step in steps:
+            if step.final is None:  # the worker publishes the last step, with its images
+                slot.handle.publish(step)
 
     def _admit(self) -> bool:
-        """Give the first in line a place if there is one; whether the next could have one too."""
+        """Give the first run of the queue a slot, if one is free; return whether the next could have one too."""
         with self._changed:
-            self._waiting = [waiting for waiting in self._waiting if not waiting[0].over]
-            if not self._waiting or len(self._seats) >= self.max_running:
+            self._queue = [entry for entry in self._queue if not entry[0].ended]
+            if not self._queue or len(self._slots) >= self.max_running:
                 return False
-            ticket, begin = self._waiting.pop(0)
-        if self.device.type == "cuda":  # another thread may have changed the model on the stream that all others use
+            handle, begin = self._queue.pop(0)
+        if self.device.type == "cuda":  # another thread may have changed the model on the default stream
             torch.cuda.default_stream(self.device).synchronize()
-        try:
-            seat = _Seat(ticket, begin(), self._clock())
-        except Exception as error:
-            ticket.fail(error)
-        else:
-            self._served.setdefault(ticket.owner, min(self._served.values(), default=0.0))
-            self._seats = [*self._seats, seat]
-        return bool(self._waiting) and len(self._seats) < self.max_running
-
-    def _leave(self, seat: _Seat, error: Exception | None = None) -> None:
-        """Free a run's place: it is over, was left, or failed."""
-        self._seats = [other for other in self._seats if other is not seat]
-        if all(other.ticket.owner != seat.ticket.owner for other in self._seats):
-            del self._served[seat.ticket.owner]
-        if error is not None:
-            seat.ticket.fail(error)
-        if seat.ticket.over:
-            self._painter.drop(seat.ticket)
-
-    def _limit(self, seat: _Seat) -> BatchLimit:
-        return self._limits.setdefault(seat.kind[1:], BatchLimit())
-
-    def _choose(self, more_come: bool) -> list[tuple[_Seat, Query]]:
-        """The next picture of the least served, and picture by picture what rides along, as one query for each run.
-
-        While newcomers stand at the door, each of whom takes a turn to be let in, turns are kept short.
-        """
-        served = self._served
-
-        def order(seat: _Seat) -> tuple[float, int]:
-            return served[seat.ticket.owner], seat.last_turn
-
-        leader = min(self._seats, key=order)
-        limit = self._limit(leader).rows // (4 if more_come else 1)
-        fitting = [seat for seat in self._seats if seat.kind == leader.kind]
-        pictures: dict[_Seat, int] = {}
-        rows = 0
-        while fitting:
-            seat = min(fitting, key=order)
-            price = seat.rows * seat.pixels * (0.5 if rows else 1.0)
-            ahead = served[seat.ticket.owner] - min(served.values())
-            if rows and (rows + seat.rows > limit or ahead > price):
-                break
-            rows += seat.rows
-            served[seat.ticket.owner] += price
-            pictures[seat] = pictures.get(seat, 0) + 1
-            seat.last_turn = self._turns
-            if pictures[seat] == seat.unanswered:
-                fitting.remove(seat)
-        return [(seat, seat.question(count)) for seat, count in pictures.items()]
-
-    def _evaluate(self, batch: list[tuple[_Seat, Query]]) -> list[tuple[_Seat, Step]]:
-        """Ask the network, and give the runs their answers; the steps that were completed by them.
-
-        Where memory runs out nothing is answered: the same will be asked again, in smaller batches. After any other
-        error each run's part is evaluated alone, and ends the run if it fails again.
-        """
-        seats, queries = zip(*batch, strict=True)
-        rows = sum(query.rows for query in queries)
-        limit = self._limit(seats[0])
         started = self._clock()
         try:
-            answers = seats[0].run.denoise(queries)
+            slot = _Slot(handle, begin(), self._clock())
+        except Exception as error:
+            handle.fail(error)
+        else:
+            self._served.setdefault(handle.owner, min(self._served.values(), default=0.0))
+            self._charge(handle.owner, self._clock() - started)
+            self._slots = [*self._slots, slot]
+        return bool(self._queue) and len(self._slots) < self.max_running
+
+    def _leave(self, slot: _Slot, error: Exception | None = None) -> None:
+        """Free the slot of a run that has ended, was left, or failed."""
+        self._slots = [other for other in self._slots if other is not slot]
+        if all(other.handle.owner != slot.handle.owner for other in self._slots):
+            del self._served[slot.handle.owner]
+        if error is not None:
+            slot.handle.fail(error)
+        if slot.handle.ended:
+            self._worker.drop(slot.handle)
+
+    def _charge(self, owner: Hashable, seconds: float) -> None:
+        """Add seconds to an owner's account, for as long as the owner has a slot."""
+        if owner in self._served:
+            self._served[owner] += seconds
+
+    def _batch_size(self, slot: _Slot) -> BatchSize:
+        return self._batch_sizes.setdefault(slot.kind[1:], BatchSize())
+
+    def _choose(self, more_wait: bool) -> list[tuple[_Slot, Query]]:
+        """Return the next batch, one query for each run: an image of the least served owner, and those that ride along.
+
+        The accounts are planned with the batch size's last seconds per row. While runs of the queue wait for free
+        slots, each of which takes a turn to be admitted, turns are kept short.
+        """
+        planned = dict(self._served)
+
+        def order(slot: _Slot) -> tuple[float, int]:
+            return planned[slot.handle.owner], slot.last_turn
+
+        leader = min(self._slots, key=order)
+        size = self._batch_size(leader)
+        limit = size.rows // (4 if more_wait else 1)
+        fitting = [slot for slot in self._slots if slot.kind == leader.kind]
+        images: dict[_Slot, int] = {}
+        rows = 0
+        while fitting:
+            slot = min(fitting, key=order)
+            cost = slot.rows * size.row_seconds
+            ahead = planned[slot.handle.owner] - min(planned.values())
+            if rows and (rows + slot.rows > limit or ahead > cost):
+                break
+            rows += slot.rows
+            planned[slot.handle.owner] += cost
+            images[slot] = images.get(slot, 0) + 1
+            slot.last_turn = self._turns
+            if images[slot] == slot.unanswered:
+                fitting.remove(slot)
+        return [(slot, slot.question(count)) for slot, count in images.items()]
+
+    def _evaluate(self, batch: list[tuple[_Slot, Query]]) -> list[tuple[_Slot, Step]]:
+        """Evaluate the network, hand the runs their answers, and return the steps that these complete.
+
+        If memory runs out nothing is answered: the same queries come again, in smaller batches. After any other error
+        each run's part is evaluated alone, and ends the run if it fails again.
+        """
+        slots, queries = zip(*batch, strict=True)
+        rows = sum(query.rows for query in queries)
+        size = self._batch_size(slots[0])
+        started = self._clock()
+        try:
+            answers = slots[0].run.denoise(queries)
             finish(self.device)
         except Exception as error:
             if _out_of_memory(error) and sum(len(query.x) for query in queries) > 1:
-                limit.too_large(rows)
+                size.too_large(rows)
                 return []
             if len(batch) == 1:
-                self._leave(seats[0], error)
+                self._leave(slots[0], error)
                 return []
         else:
-            limit.measured(rows, self._clock() - started)
-            steps = [(seat, self._answer(seat, answer)) for seat, answer in zip(seats, answers, strict=True)]
+            size.measured(rows, self._clock() - started)
+            for slot, query in batch:
+                self._charge(slot.handle.owner, query.rows * size.row_seconds)
+            steps = [(slot, self._answer(slot, answer)) for slot, answer in zip(slots, answers, strict=True)]
             finish(self.device)
-            return [(seat, step) for seat, step in steps if step is not None]
+            return [(slot, step) for slot, step in steps if step is not None]
         return [step for part in batch for step in self._evaluate([part])]
 
-    def _answer(self, seat: _Seat, x_0: Tensor) -> Step | None:
-        """Hand a run the x_0 of its pictures; its step, once all of them are answered."""
+    def _answer(self, slot: _Slot, x_0: Tensor) -> Step | None:
+        """Hand a run the x_0 of its images; return its step once all of them are answered."""
         try:
-            step = seat.answer(x_0)
+            step = slot.answer(x_0)
         except Exception as error:
-            self._leave(seat, error)
+            self._leave(slot, error)
             return None
-        if seat.run.query is None:
-            self._leave(seat)
+        if slot.run.query is None:
+            self._leave(slot)
         return step
 
 
-class _Seat:
-    """A run that has a place: its question, and the answers to it so far."""
+class _Slot:
+    """A run's place in the batch: its query, and the answers to it so far."""
 
-    def __init__(self, ticket: Ticket, run: Run, now: float):
+    def __init__(self, handle: RunHandle, run: Run, now: float):
         query = run.query
-        assert query is not None, "a run that begins has a question"
-        self.ticket, self.run = ticket, run
-        self.rows, self.pixels = query.rows // len(query.x), query.x.shape[-2:].numel()
+        assert query is not None, "a run that begins has a query"
+        self.handle, self.run = handle, run
+        self.rows = query.rows // len(query.x)
         self.kind = run.denoise, query.x.shape[1:], query.context.shape[1:]
         self.last_turn = 0
         self._answers: list[Tensor] = []
@@ -282,12 +299,12 @@ class _Seat:
 
     @property
     def unanswered(self) -> int:
-        """How many pictures of the question wait for their answer."""
+        """Number of images of the query that have no answer yet."""
         assert self.run.query is not None
         return len(self.run.query.x) - sum(map(len, self._answers))
 
     def question(self, count: int) -> Query:
-        """The question about the next `count` pictures."""
+        """Return the part of the query for the next `count` images."""
         query = self.run.query
         assert query is not None
         if count == len(query.x):
@@ -298,7 +315,7 @@ class _Seat:
         return replace(query, x=query.x[part], context=query.context[part], negative=negative)
 
     def answer(self, x_0: Tensor) -> Step | None:
-        """Take the x_0 of the next pictures; the run's step, if they were the last of the question."""
+        """Take the x_0 of the next images; return the run's step if they were the last of the query."""
         self._answers.append(x_0)
         if self.unanswered:
             return None
@@ -308,27 +325,27 @@ class _Seat:
         return step
 
     def wants_picture(self, step: Step) -> bool:
-        """Whether a step is one that is painted; the last always is."""
+        """Whether a step is rendered; the last always is."""
         request = self.run.request
         return step.final is not None or (request.preview != "none" and step.index % request.preview_every == 0)
 
     def preview(self, clock: Callable[[], float]) -> Preview:
-        """The run's decoder, which knows what its previews took so far."""
+        """Return the run's preview decoder, which knows the cost of its previews so far."""
         if self._preview is None:
-            self._preview = Preview(self.run.decoder, self.run.request.preview, clock, finish)
+            self._preview = self.run.preview(clock, finish)
         return self._preview
 
     def seconds(self, now: float) -> float:
-        """How long the run will have taken in all, if it goes on as it does; infinite before its first step."""
+        """Return the run's whole duration at its pace so far; infinite before its first step."""
         return (now - self._began) * self._total / self._index if self._index else math.inf
 
     def seconds_left(self, now: float) -> float:
-        """What remains of that."""
+        """Return the rest of that duration."""
         return self.seconds(now) - (now - self._began)
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Whether it says so: processors and Apple's GPU have no error of their own for it."""
+    """Whether an error says that memory ran out; processors and Apple's GPU have no exception class of their own."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     phrases = ("out of memory", "not enough memory", "can't allocate memory")

@@ -1,35 +1,38 @@
-"""Pictures for everybody: who gets one next, by which decoder, and how much time that may take from the network."""
+"""Pictures for all runs: which one is rendered next, and how much of the network's time that may take."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from ..pipeline import Step
 from ..preview import Preview
-from .run_handle import Ticket
+from ..run import Step
+from .batch_size import LONGEST_TURN
+from .run_handle import RunHandle
 
 CPU_SHARE = 1 / 3
-"""How much of a processor's time goes into previews at most."""
+"""The part of a processor's time that previews take at most."""
 ACCELERATOR_SHARE = 1 / 21
-"""The same on an accelerator: a twentieth of what the network takes."""
+"""The same on an accelerator: a twentieth of the network's time."""
 CHEAPEST_FIRST = ("linear", "auto", "tiny", "vae")
 
 
-class Painter:
-    """Paints the newest step of whoever waited longest for a picture: final ones at once, previews within a share.
+class PreviewWorker:
+    """Renders the newest step of the run that waited longest: final images first, previews within a share of the time.
 
-    The network's time earns credit, and a preview is due while there is any; what it costs, as measured, is taken off,
-    and a debt has to be earned first. Previews thin out by that when many want them, and cheaper decoders go first.
+    The network's time earns credit, and a preview is due while there is any; the measured cost of a preview is taken
+    off, and a debt has to be earned back first. So previews thin out when many runs want them, and cheap decoders go
+    first.
 
-    On CUDA a thread of its own paints, on a stream that gives way to the network's. On a processor `work` paints
-    between two turns of the network instead: there both would want all cores, two threads that compute at once slow
-    each other down, and the account would not know who took the time.
+    On CUDA a thread of its own renders, on a stream of lower priority than the network's. On a processor `work` renders
+    between two turns of the network: there both would want all cores, and two threads that compute at once slow each
+    other down and can't be billed.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class Painter:
         own_thread: bool | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        """share, in [0, 1), is the part of the whole time that previews get; None for what suits the device."""
+        """share, in [0, 1), is the part of the whole time that previews get; None for the device's usual share."""
         device = torch.device(device)
         if share is None:
             share = CPU_SHARE if device.type == "cpu" else ACCELERATOR_SHARE
@@ -49,29 +52,36 @@ class Painter:
         self._per_second = share / (1 - share)  # of the network's time
         self._clock = clock
         self._credit = 0.0
-        self._waiting: dict[Ticket, tuple[Step, Preview]] = {}  # whoever waited longest comes first
+        self._waiting: dict[RunHandle, tuple[Step, Preview]] = {}  # the one that waited longest comes first
+        self._costs: Counter[Hashable] = Counter()
         self._changed = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
         if device.type == "cuda" if own_thread is None else own_thread:
-            self._thread = threading.Thread(target=self._run, args=(device,), name="painter", daemon=True)
+            self._thread = threading.Thread(target=self._run, args=(device,), name="preview worker", daemon=True)
             self._thread.start()
 
-    def add(self, ticket: Ticket, step: Step, preview: Preview) -> None:
-        """Have a step painted, instead of the ticket's older one if that still waits; a last step by the VAE."""
+    @property
+    def has_final_images_to_do(self) -> bool:
+        """Whether `work` would render final images; False if a thread of its own does."""
         with self._changed:
-            self._waiting[ticket] = step, preview
+            return self._thread is None and any(step.final is not None for step, _ in self._waiting.values())
+
+    def add(self, handle: RunHandle, step: Step, preview: Preview) -> None:
+        """Have a step rendered, in place of the run's older one if that still waits; a last step by the VAE."""
+        with self._changed:
+            self._waiting[handle] = step, preview
             self._changed.notify()
 
-    def drop(self, ticket: Ticket) -> None:
-        """Forget what a ticket waits for."""
+    def drop(self, handle: RunHandle) -> None:
+        """Forget the step that waits for this run."""
         with self._changed:
-            self._waiting.pop(ticket, None)
+            self._waiting.pop(handle, None)
 
     def earn(self, seconds: float, *, alone: bool = False) -> None:
-        """Count time that the network took. Credit that was left over is gone: a quiet hour allows no flood.
+        """Add credit for time that the network took. Unused credit expires: a quiet hour allows no flood.
 
-        A run that is alone on a processor keeps nobody waiting but who asked for its previews: all of them are due.
+        alone: a single run on a processor delays nobody else with its previews, so all of them are due.
         """
         with self._changed:
             free = alone and self._thread is None
@@ -79,49 +89,58 @@ class Painter:
             self._changed.notify()
 
     def work(self) -> None:
-        """Between two turns of the network: paint all that is due, unless a thread does."""
-        if self._thread is None:
-            while self.paint():
-                pass
+        """Render what is due, between two turns of the network and for about a turn; nothing if a thread does it."""
+        started = self._clock()
+        while self._thread is None and self._clock() - started <= LONGEST_TURN:
+            if not self.render_next():
+                return
 
     @torch.no_grad()
-    def paint(self) -> bool:
-        """Paint and publish whoever is next; False where nobody is due. An error ends that run alone."""
+    def render_next(self) -> bool:
+        """Render and publish the next step; return False if none is due. An error ends the step's own run."""
         with self._changed:
-            ticket = self._next()
-            if ticket is None:
+            handle = self._next()
+            if handle is None:
                 return False
-            step, preview = self._waiting.pop(ticket)
-        if ticket.over:
+            step, preview = self._waiting.pop(handle)
+        if handle.ended:
             return True
         started = self._clock()
         try:
-            ticket.publish(step.painted(preview))
+            handle.publish(step.previewed(preview))
         except Exception as error:
-            ticket.fail(error)
-        if step.final is None:
-            with self._changed:
-                self._credit -= self._clock() - started
+            handle.fail(error)
+        seconds = self._clock() - started
+        with self._changed:
+            self._costs[handle.owner] += seconds  # type: ignore[assignment]  # a Counter of floats
+            if step.final is None:
+                self._credit -= seconds
         return True
 
+    def take_costs(self) -> dict[Hashable, float]:
+        """Return the seconds rendered for each owner since the last call."""
+        with self._changed:
+            costs, self._costs = self._costs, Counter()
+        return dict(costs)
+
     def close(self, error: Exception) -> None:
-        """End the thread, and by the error those who still wait."""
+        """End the thread, and with the error the runs that still wait."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         if self._thread is not None:
             self._thread.join()
-        for ticket in self._waiting:
-            ticket.fail(error)
+        for handle in self._waiting:
+            handle.fail(error)
         self._waiting.clear()
 
-    def _next(self) -> Ticket | None:
-        for ticket, (step, _) in self._waiting.items():
+    def _next(self) -> RunHandle | None:
+        for handle, (step, _) in self._waiting.items():
             if step.final is not None:
-                return ticket
+                return handle
         if not self._waiting or self._credit <= 0:
             return None
-        return min(self._waiting, key=lambda ticket: CHEAPEST_FIRST.index(self._waiting[ticket][1].name))
+        return min(self._waiting, key=lambda handle: CHEAPEST_FIRST.index(self._waiting[handle][1].name))
 
     def _run(self, device: torch.device) -> None:
         with stream(device):
@@ -130,18 +149,18 @@ class Painter:
                     self._changed.wait_for(lambda: self._closed or self._next() is not None)
                     if self._closed:
                         return
-                self.paint()
+                self.render_next()
 
 
 def stream(device: torch.device, priority: int = 0) -> AbstractContextManager[object]:
-    """What a thread computes goes to a stream of its own where the device has them; lower priorities go first."""
+    """Put a thread's work on a stream of its own, on devices that have streams; lower priorities go first."""
     if device.type != "cuda":
         return nullcontext()
     return torch.cuda.stream(torch.cuda.Stream(device, priority=priority))
 
 
 def finish(device: torch.device) -> None:
-    """Wait for what this thread asked of an accelerator: so that others may read the results, and the clock."""
+    """Wait for this thread's work on an accelerator, so that other threads may read the results, and for the clock."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
     elif device.type != "cpu":

@@ -1,4 +1,4 @@
-"""What a visitor holds of a run: its newest steps, its place in the line, and the way to leave."""
+"""A caller's handle on a run in an engine: its newest steps, its place in the queue, and the way to leave."""
 
 from __future__ import annotations
 
@@ -9,138 +9,138 @@ from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from ..pipeline import Step
+    from ..run import Step
 
-KEPT = 4
-"""How many steps wait for their readers. A reader who is late for a moment loses none; pictures take memory."""
+KEPT_STEPS = 4
+"""Number of steps that wait for their readers: a reader who is late for a moment loses none; pictures take memory."""
 
 
-class Line(Protocol):
-    """Where tickets wait."""
+class Queue(Protocol):
+    """The queue in which runs wait for a slot."""
 
-    def position(self, ticket: Ticket) -> int:
-        """See `Ticket.position`."""
+    def position(self, handle: RunHandle) -> int:
+        """See `RunHandle.position`."""
         ...
 
-    def expected_wait(self, ticket: Ticket) -> float:
-        """See `Ticket.expected_wait`."""
+    def expected_wait(self, handle: RunHandle) -> float:
+        """See `RunHandle.expected_wait`."""
         ...
 
 
-class Ticket:
-    """A run that an engine has been asked for, as one visitor sees it: iterate over its steps, close it to leave.
+class RunHandle:
+    """A run that an engine was asked for: iterate over its steps, close it to leave.
 
-    The newest steps are kept: whoever reads slowly misses some, but never the last. A step is told as soon as it was
-    taken; where its pictures are painted later it is told again, with them, and may then be older than the one before.
-    Any number of threads may read, each for itself, from any time on. A run that nobody reads goes on; one that is
-    closed gives its place back at the engine's next turn.
+    The newest steps are kept: a slow reader misses some, but never the last. The engine publishes a step as soon as it
+    was taken; if its pictures are rendered later, the step is published again with them, and may then be older than the
+    one before. Any number of threads may read independently, from any time on. A run without readers goes on; a closed
+    one gives its slot back at the engine's next turn.
     """
 
-    def __init__(self, owner: Hashable, line: Line):
+    def __init__(self, owner: Hashable, queue: Queue):
         self.owner = owner
-        self._line = line
-        self._news = threading.Condition()
+        self._queue = queue
+        self._changed = threading.Condition()
         self._wake: list[Callable[[], None]] = []
-        self._told = 0
-        self._kept: deque[tuple[int, Step]] = deque(maxlen=KEPT)  # with their numbers among all that was told
-        self._painted = 0  # the index of the newest step that had pictures
-        self._over = False
+        self._published = 0
+        self._kept: deque[tuple[int, Step]] = deque(maxlen=KEPT_STEPS)  # numbered in order of publication
+        self._pictured = 0  # the index of the newest step that had pictures
+        self._ended = False
         self._error: Exception | None = None
 
     @property
     def position(self) -> int:
-        """The place in line: 1 is next, 0 has its place at the network, or is over."""
-        return self._line.position(self)
+        """Place in the queue: 1 is next; 0 for a run that has a slot or has ended."""
+        return self._queue.position(self)
 
     @property
     def expected_wait(self) -> float:
-        """Seconds until the network has a place for it, if the runs that have one go on as they do; 0 without a line.
+        """Seconds until the run gets a slot, if the runs in slots continue at their pace; 0 outside the queue.
 
-        Infinite while none of them has taken a step, and nothing can be said.
+        Infinite while none of them has taken a step.
         """
-        return self._line.expected_wait(self)
+        return self._queue.expected_wait(self)
 
     @property
-    def over(self) -> bool:
-        """Whether it has come to its end: finished, failed or closed."""
-        return self._over
+    def ended(self) -> bool:
+        """Whether the run has finished, failed or was closed."""
+        return self._ended
 
     def __iter__(self) -> Iterator[Step]:
-        """Each step that is there in time, to the last, which has the `result`; raises what ended the run."""
-        return self.steps()  # type: ignore[return-value]  # None comes only to those who ask for it
+        """Yield each step that is read in time, up to the last, which has the `result`; raise the run's error."""
+        return self.steps()  # type: ignore[return-value]  # without `every` there is no None
 
     def steps(self, every: float | None = None) -> Iterator[Step | None]:
-        """As iterating, but gives None after `every` seconds without news: time to tell the place in line."""
-        seen, step, over = 0, None, False
-        while not over or step is not None:
-            seen, step, over = self._wait_for_news(seen, every)
-            if step is not None or not over:
+        """Yield as `__iter__` does, and None after every `every` seconds without a step."""
+        seen, step, ended = 0, None, False
+        while not ended or step is not None:
+            seen, step, ended = self._next(seen, every)
+            if step is not None or not ended:
                 yield step
         if self._error is not None:
             raise self._error
 
-    async def news(self, every: float) -> AsyncGenerator[Step | None]:
-        """As `steps`, for asyncio: whoever waits takes no thread."""
-        loop, told = asyncio.get_running_loop(), asyncio.Event()
+    async def updates(self, every: float) -> AsyncGenerator[Step | None]:
+        """Yield as `steps` does, for asyncio: waiting occupies no thread."""
+        loop, published = asyncio.get_running_loop(), asyncio.Event()
 
         def wake() -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(told.set)
+                loop.call_soon_threadsafe(published.set)
 
-        seen, step, over = 0, None, False
-        with self._news:
+        seen, step, ended = 0, None, False
+        with self._changed:
             self._wake = [*self._wake, wake]
         try:
-            while not over or step is not None:
-                told.clear()
-                seen, step, over = self._wait_for_news(seen, 0)
+            while not ended or step is not None:
+                published.clear()
+                seen, step, ended = self._next(seen, 0)
                 if step is not None:
                     yield step
-                elif not over:
+                elif not ended:
                     try:
-                        await asyncio.wait_for(told.wait(), every)
+                        await asyncio.wait_for(published.wait(), every)
                     except asyncio.TimeoutError:
                         yield None
         finally:
-            with self._news:
+            with self._changed:
                 self._wake = [other for other in self._wake if other is not wake]
         if self._error is not None:
             raise self._error
 
     def close(self) -> None:
-        """Leave: the readers' loops end, and the network goes on without the run from its next turn."""
+        """Leave: readers' loops end, and the engine drops the run at its next turn."""
         self._end()
 
     def publish(self, step: Step) -> None:
-        """Tell a step, by whoever runs it; one that has its result is the last."""
-        with self._news:
-            if self._over or step.index <= self._painted:
+        """Hand a step to the readers (for the engine); a step with a result is the last."""
+        with self._changed:
+            if self._ended or step.index <= self._pictured:
                 return
             if step.images is not None:
-                self._painted = step.index
-                self._kept = deque((told for told in self._kept if told[1].index != step.index), KEPT)
-            self._told += 1
-            self._kept.append((self._told, step))
-            self._over = step.result is not None
-            self._tell()
+                self._pictured = step.index
+                self._kept = deque((kept for kept in self._kept if kept[1].index != step.index), KEPT_STEPS)
+            self._published += 1
+            self._kept.append((self._published, step))
+            self._ended = step.result is not None
+            self._notify()
 
     def fail(self, error: Exception) -> None:
-        """End the run by an error, which its readers are raised."""
+        """End the run by an error (for the engine); its readers raise it."""
         self._end(error)
 
-    def _wait_for_news(self, seen: int, seconds: float | None) -> tuple[int, Step | None, bool]:
-        """The first step that was told after `seen` and is kept, with its number, or None; and whether it is over."""
-        with self._news:
-            self._news.wait_for(lambda: self._over or self._told > seen, seconds)
-            return *next((told for told in self._kept if told[0] > seen), (seen, None)), self._over
+    def _next(self, seen: int, seconds: float | None) -> tuple[int, Step | None, bool]:
+        """Return number and value of the first kept step published after `seen`, or None, and whether the run ended."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._published > seen, seconds)
+            return *next((kept for kept in self._kept if kept[0] > seen), (seen, None)), self._ended
 
     def _end(self, error: Exception | None = None) -> None:
-        with self._news:
-            if not self._over:
-                self._over, self._error = True, error
-                self._tell()
+        with self._changed:
+            if not self._ended:
+                self._ended, self._error = True, error
+                self._notify()
 
-    def _tell(self) -> None:
-        self._news.notify_all()
+    def _notify(self) -> None:
+        self._changed.notify_all()
         for wake in self._wake:
             wake()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
@@ -14,10 +15,14 @@ from torch import Tensor
 
 from ..guidance import Denoiser, Query
 from ..images import to_tensor
-from ..pipeline import Pipeline, Step
-from ..request import Request
+from ..pipeline import Pipeline
+from ..request import Request, Settings
+from ..run import Step
 from ..schedule import Level
 from .heat_maps import token_heat
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,9 @@ class InsideStep:
     heat: Tensor
 
 
-def look_inside(pipeline: Pipeline, request: Request | str, **settings: object) -> Iterator[InsideStep]:
+def look_inside(pipeline: Pipeline, prompt: str | Request = "", **settings: Unpack[Settings]) -> Iterator[InsideStep]:
     """`pipeline.stream`, with its arguments and its pictures, and with each step's inside."""
-    run = pipeline.begin(request, **settings)
+    run = pipeline.begin(prompt, **settings)
     observer = _Observer(run.denoise)
     for step in run.steps(observer):
         yield InsideStep(step, *observer.seen)
@@ -72,7 +77,7 @@ def add_noise(pipeline: Pipeline, photo: Image.Image, t: int, *, prompt: str = "
     x_0 = models.vae.encode(pixels).float()
     level, steps = schedule.level(t), torch.tensor([t])
     x_t = schedule.add_noise(x_0, torch.randn(x_0.shape, generator=generator).to(x_0), steps)
-    words = pipeline.read_words(Request(prompt, guidance_scale=1.0))
+    words = pipeline.condition(Request(prompt, guidance_scale=1.0))
     [predicted] = words.denoise([Query(x_t, level, words.context, None, words.guidance_scale)])
     noisy_pixels = schedule.add_noise(pixels, torch.randn(pixels.shape, generator=generator).to(pixels), steps)
     return NoisedPhoto(level, noisy_pixels, x_0, x_t, predicted)

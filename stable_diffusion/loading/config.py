@@ -17,17 +17,21 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
+from ..request import RequestError
+
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
 """The directory of the bundled model."""
+ONLY_IN_A_CLONE = "an installed package does not have: clone the repository and run `pip install --editable .` in it"
+"""How to get the files of `assets/`."""
 
 Json = dict[str, Any]
 """A JSON object."""
 
 
-class ModelError(ValueError):
+class ModelError(RequestError):
     """A model can't be used: a file is missing, damaged or hostile, or the model is of an unsupported kind."""
 
 

@@ -13,7 +13,8 @@ from gradio_client.exceptions import AppError
 from playwright.sync_api import Browser, Page, expect
 from torch import Tensor
 
-from stable_diffusion.pipeline import Pipeline, Run, Step
+from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.run import Run, Step
 from ui.page import build_page, look
 from ui.runs.backend import Local
 from ui.runs.errors import NO_MEMORY, UNEXPECTED

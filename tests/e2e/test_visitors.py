@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from stable_diffusion import Pipeline
-from stable_diffusion.pipeline import Run
+from stable_diffusion.run import Run
 from ui.page import build_page, look
 from ui.runs.backend import Local
 from ui.runs.events import News

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from stable_diffusion.clip import CLIPModel, CLIPTextEncoder
 from stable_diffusion.diffusion import UNet
+from stable_diffusion.levels import SAMPLERS
 from stable_diffusion.loading.clip_config import CLIPConfig, CLIPTextConfig
 from stable_diffusion.loading.config import TinyVAEConfig, UNetConfig, VAEConfig
 from stable_diffusion.pipeline import Pipeline
-from stable_diffusion.samplers import SAMPLERS
 from stable_diffusion.tiny_vae import TinyVAE
 from stable_diffusion.vae import VAE
 from tests.tiny import TINY_VAE, configs, randomise

@@ -62,7 +62,7 @@ def test_words_condition_as_in_diffusers(folder: Path, ending: str, count: int, 
     for prompt in ("a <zub> fox, qx-2", "qx-2", "<zub> <zub>", "a fox", "fox " * 73 + "<zub> cat"):
         expected, _ = theirs.encode_prompt(prompt, "cpu", 1, False)
         assert difference((context(pipe, prompt), expected)) <= BOUND, prompt
-    tokens = pipe.read_prompt("a <zub> fox").ids[0].tolist()
+    tokens = pipe.tokenize("a <zub> fox").ids[0].tolist()
     text = theirs.maybe_convert_prompt("a <zub> fox", theirs.tokenizer)
     assert tokens == theirs.tokenizer(text, padding="max_length", max_length=77).input_ids
 
@@ -86,7 +86,7 @@ def test_nothing_in_use_changes(folder: Path, tmp_path: Path) -> None:
 def test_every_vector_is_a_token_of_its_word(folder: Path, tmp_path: Path) -> None:
     pipe = Pipeline.from_pretrained(folder)
     pipe.add_embedding(write(tmp_path / "zub.pt", gaussian(3, width(pipe))))
-    assert pipe.read_prompt("a zub fox").count == 5
+    assert pipe.tokenize("a zub fox").count == 5
     found = [(word.text, word.positions) for word in prompt_words(pipe.models.tokenizer, "a Zub fox")]
     assert found == [("a", (1,)), ("Zub", (2, 3, 4)), ("fox", (5,))]
     models = pipe.models

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from stable_diffusion.levels import SAMPLERS
 from stable_diffusion.request import SPACED_SAMPLERS
-from stable_diffusion.samplers import SAMPLERS
 from tests.parity.pairs import BOUND, Pipelines, difference
 from tests.tiny import KINDS, SMALL, save_model
 

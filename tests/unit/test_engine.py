@@ -19,15 +19,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stable_diffusion.batching.batch_size import BatchLimit
-from stable_diffusion.batching.engine import Engine, LineFull
-from stable_diffusion.batching.preview_worker import Painter
-from stable_diffusion.batching.run_handle import KEPT, Ticket
+from stable_diffusion.batching.batch_size import BatchSize
+from stable_diffusion.batching.engine import Engine, QueueFull
+from stable_diffusion.batching.preview_worker import PreviewWorker
+from stable_diffusion.batching.run_handle import KEPT_STEPS, RunHandle
 from stable_diffusion.guidance import Query
-from stable_diffusion.pipeline import Pipeline, Run, Step
-from stable_diffusion.preview import Preview
+from stable_diffusion.levels import Plan
+from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.preview import Pictures, Preview
 from stable_diffusion.request import Request
-from stable_diffusion.samplers import Plan
+from stable_diffusion.run import Run, Step
 from tests.tiny import save_model
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8))
@@ -103,7 +104,7 @@ class Watched:
 
 
 def watched(pipe: Pipeline, before: Callable[[Sequence[Query]], None] = lambda queries: None) -> Watched:
-    return Watched(pipe.read_words(Request()).denoise, before)
+    return Watched(pipe.condition(Request()).denoise, before)
 
 
 def beginning(pipe: Pipeline, request: Request, denoise: Denoise | None = None) -> Callable[[], Run]:
@@ -130,13 +131,13 @@ class Gate:
         self._open.set()
 
 
-def last(ticket: Ticket) -> Step:
-    *_, step = ticket
+def last(handle: RunHandle) -> Step:
+    *_, step = handle
     return step
 
 
-def check(ticket: Ticket, request: Request, alone: dict[int, Tensor]) -> None:
-    step = last(ticket)
+def check(handle: RunHandle, request: Request, alone: dict[int, Tensor]) -> None:
+    step = last(handle)
     assert step.index == step.total
     assert step.result is not None
     assert step.result.seed == step.seed == request.seed
@@ -159,11 +160,11 @@ def test_everybody_gets_the_picture_of_the_run_alone(
 ) -> None:
     gate = Gate()
     network = watched(exact, gate)
-    engine = Engine(painter=Painter(own_thread=own_thread), clock=network.clock)
-    tickets = [engine.submit(beginning(exact, request, network), owner=i) for i, request in enumerate(CROWD)]
+    engine = Engine(preview_worker=PreviewWorker(own_thread=own_thread), clock=network.clock)
+    handles = [engine.submit(beginning(exact, request, network), owner=i) for i, request in enumerate(CROWD)]
     gate.open()
-    for ticket, request in zip(tickets, CROWD, strict=True):
-        check(ticket, request, alone)
+    for handle, request in zip(handles, CROWD, strict=True):
+        check(handle, request, alone)
     assert max(len(batch) for batch in network.batches) >= 3  # they did share
     engine.close()
 
@@ -190,7 +191,7 @@ def test_first_come_first_drawn(pipe: Pipeline) -> None:
     engine, gate, begun = Engine(max_running=2), Gate(), []
     network = watched(pipe, gate)
 
-    def submit(name: int) -> Ticket:
+    def submit(name: int) -> RunHandle:
         def begin() -> Run:
             begun.append(name)
             return beginning(pipe, Request("a fox", num_inference_steps=3, seed=name), network)()
@@ -200,16 +201,16 @@ def test_first_come_first_drawn(pipe: Pipeline) -> None:
     first = submit(0)
     assert gate.reached.wait(30)
     others = [submit(name) for name in range(1, 6)]
-    assert [ticket.position for ticket in [first, *others]] == [0, 1, 2, 3, 4, 5]
+    assert [handle.position for handle in [first, *others]] == [0, 1, 2, 3, 4, 5]
     assert others[0].expected_wait == 0  # there is a place for it
     assert others[1].expected_wait > 0
     others[1].close()
-    assert [ticket.position for ticket in others] == [1, 0, 2, 3, 4]
+    assert [handle.position for handle in others] == [1, 0, 2, 3, 4]
     gate.open()
-    for ticket in others:
-        list(ticket)
+    for handle in others:
+        list(handle)
     assert begun == [0, 1, 3, 4, 5]
-    assert all(ticket.position == 0 and ticket.expected_wait == 0 for ticket in others)
+    assert all(handle.position == 0 and handle.expected_wait == 0 for handle in others)
     engine.close()
 
 
@@ -219,7 +220,7 @@ def test_the_wait_is_told_by_how_fast_the_others_are(pipe: Pipeline) -> None:
     def look(queries: Sequence[Query]) -> None:
         gate(queries)
         if queries[0].guidance_scale == 5.0:
-            told.append([ticket.expected_wait for ticket in waiting])
+            told.append([handle.expected_wait for handle in waiting])
             now[0] += 2.0
 
     engine = Engine(max_running=1, clock=lambda: now[0])
@@ -242,12 +243,12 @@ def test_a_line_has_an_end(pipe: Pipeline) -> None:
     engine.submit(begin, 0)
     assert gate.reached.wait(30)
     waiting = [engine.submit(begin, 0) for _ in range(2)]
-    with pytest.raises(LineFull, match="2 are waiting already, the most there may be: try again"):
+    with pytest.raises(QueueFull, match="2 are waiting already, the most there may be: try again"):
         engine.submit(begin, 0)
     waiting[0].close()
-    ticket = engine.submit(begin, 0)  # whose place in line is free again
+    handle = engine.submit(begin, 0)  # whose place in line is free again
     gate.open()
-    assert last(ticket).result is not None
+    assert last(handle).result is not None
     engine.close()
 
 
@@ -257,25 +258,25 @@ def test_departures_leave_the_others_as_they_are(exact: Pipeline, alone: dict[in
         staying = [(engine.submit(beginning(exact, request), "stays"), request) for request in CROWD[:4]]
         leaving = [engine.submit(beginning(exact, CROWD[i % len(CROWD)]), i) for i in range(20)]
         chance.shuffle(leaving)
-        for ticket in leaving:  # from this thread, while the engine's is at work
+        for handle in leaving:  # from this thread, while the engine's is at work
             if chance.random() < 0.5:
-                next(iter(ticket), None)
-            ticket.close()
-            ticket.close()
-        for ticket, request in staying:
-            check(ticket, request, alone)
-        assert all(ticket.over for ticket in leaving)
+                next(iter(handle), None)
+            handle.close()
+            handle.close()
+        for handle, request in staying:
+            check(handle, request, alone)
+        assert all(handle.ended for handle in leaving)
     settle(engine)
 
 
 def test_whoever_left_is_evaluated_no_more(pipe: Pipeline, engine: Engine) -> None:
     gate = Gate()
     network = watched(pipe, gate)
-    ticket = engine.submit(beginning(pipe, Request("a fox", num_inference_steps=500), network), 0)
+    handle = engine.submit(beginning(pipe, Request("a fox", num_inference_steps=500), network), 0)
     assert gate.reached.wait(30)
-    reader = threading.Thread(target=lambda: list(ticket))
+    reader = threading.Thread(target=lambda: list(handle))
     reader.start()
-    ticket.close()
+    handle.close()
     reader.join(30)  # it need not wait for the turn
     assert not reader.is_alive()
     gate.open()
@@ -305,7 +306,7 @@ def test_an_error_ends_its_own_run(exact: Pipeline, alone: dict[int, Tensor], en
     gate = Gate()
     network = watched(exact, lambda queries: (gate(queries), fail(queries))[1])
     well = CROWD[:4] + CROWD[6:7]
-    tickets = [engine.submit(beginning(exact, request, network), i) for i, request in enumerate(well)]
+    handles = [engine.submit(beginning(exact, request, network), i) for i, request in enumerate(well)]
     broken = {
         "photo": engine.submit(beginning(exact, Request("a cat", image=Path("missing.png"))), 11),
         "sampler": engine.submit(beginning(BrokenSampler(exact.models), Request("a cat", seed=1), network), 12),
@@ -320,8 +321,8 @@ def test_an_error_ends_its_own_run(exact: Pipeline, alone: dict[int, Tensor], en
         list(broken["sampler"])
     with pytest.raises(ZeroDivisionError, match="this question is broken"):
         list(broken["question"])
-    for ticket, request in zip(tickets, well, strict=True):
-        check(ticket, request, alone)
+    for handle, request in zip(handles, well, strict=True):
+        check(handle, request, alone)
     settle(engine)
 
 
@@ -346,9 +347,9 @@ def test_out_of_memory_makes_batches_smaller(
 
     network = watched(exact, run_out)
     crowd = [request for request in CROWD if request.width != 32] * 2
-    tickets = [engine.submit(beginning(exact, request, network), i) for i, request in enumerate(crowd)]
-    for ticket, request in zip(tickets, crowd, strict=True):
-        check(ticket, request, alone)
+    handles = [engine.submit(beginning(exact, request, network), i) for i, request in enumerate(crowd)]
+    for handle, request in zip(handles, crowd, strict=True):
+        check(handle, request, alone)
     assert refused
     assert max(network.rows) <= 3
     assert len(refused) < len(network.batches) / 10  # it is learnt, not found out every time
@@ -363,24 +364,24 @@ def test_a_picture_that_has_no_room_alone_ends_its_run(
 
     network = watched(exact, run_out)
     large = engine.submit(beginning(exact, Request("a fox", guidance_scale=66.0, num_images=4), network), "large")
-    ticket = engine.submit(beginning(exact, CROWD[0], network), "small")
-    check(ticket, CROWD[0], alone)
+    handle = engine.submit(beginning(exact, CROWD[0], network), "small")
+    check(handle, CROWD[0], alone)
     with pytest.raises(torch.OutOfMemoryError):
         list(large)
 
 
 def test_visitors_see_their_own_steps_alone(pipe: Pipeline, engine: Engine) -> None:
-    tickets = {seed: engine.submit(beginning(pipe, Request("a", seed=seed)), seed % 4) for seed in range(12)}
+    handles = {seed: engine.submit(beginning(pipe, Request("a", seed=seed)), seed % 4) for seed in range(12)}
     seeds: dict[int, set[int]] = {}
     readers = [
-        threading.Thread(target=lambda seed=seed, ticket=ticket: seeds.update({seed: {step.seed for step in ticket}}))
-        for seed, ticket in tickets.items()
+        threading.Thread(target=lambda seed=seed, handle=handle: seeds.update({seed: {step.seed for step in handle}}))
+        for seed, handle in handles.items()
     ]
     for reader in readers:
         reader.start()
     for reader in readers:
         reader.join(60)
-    assert seeds == {seed: {seed} for seed in tickets}
+    assert seeds == {seed: {seed} for seed in handles}
 
 
 @pytest.mark.parametrize("overhead", [8, 0], ids=["batching pays", "does not"])
@@ -394,7 +395,8 @@ def test_the_greedy_leave_others_their_share(pipe: Pipeline, greedy: dict[str, i
 
     def count(queries: Sequence[Query]) -> None:
         gate(queries)
-        now[0] += 1e-4 * (overhead + sum(query.rows for query in queries))
+        size = queries[0].x.shape[-2:].numel() / 64
+        now[0] += 1e-4 * (overhead + sum(query.rows for query in queries)) * size
         for query in queries:
             work[query.guidance_scale] += query.rows * query.x.shape[-2:].numel()
         if work[4.0] == poor_work and not totals:
@@ -411,13 +413,13 @@ def test_the_greedy_leave_others_their_share(pipe: Pipeline, greedy: dict[str, i
     assert last(poor).result is not None
     fair = 2 * poor_work  # half of what is done is theirs
     assert totals[0] <= 2 * fair
-    assert not rich.over
+    assert not rich.ended
     engine.close()
 
 
 def test_a_newcomer_does_not_starve_those_who_were_there(pipe: Pipeline, engine: Engine) -> None:
     turns: list[float] = []
-    newcomers: list[Ticket] = []
+    newcomers: list[RunHandle] = []
 
     def come(queries: Sequence[Query]) -> None:
         turns.append(queries[0].guidance_scale)
@@ -439,74 +441,122 @@ def test_nobody_waits_for_a_crowd_of_another_size(pipe: Pipeline, engine: Engine
     crowd = [engine.submit(beginning(pipe, request, network), i) for i in range(8)]
     odd = engine.submit(beginning(pipe, replace(request, width=56, guidance_scale=4.0), network), "odd")
     gate.open()
-    for ticket in [odd, *crowd]:
-        assert last(ticket).result is not None
+    for handle in [odd, *crowd]:
+        assert last(handle).result is not None
     turns = [{query.guidance_scale for query in batch} for batch in network.batches]
     assert all(len(scales) == 1 for scales in turns)  # sizes do not mix
     gaps = np.diff([i for i, scales in enumerate(turns) if scales == {4.0}])
     assert gaps.max() <= 9  # not even if everybody else took a turn
 
 
+def test_turns_are_short_while_newcomers_wait_to_be_admitted(pipe: Pipeline) -> None:
+    """Each turn admits one run. Until the last is in, a batch has at most a quarter of the rows that it may have."""
+    came: list[int] = []
+
+    def come(queries: Sequence[Query]) -> None:
+        gate(queries)
+        if len(queries) == 16 and not came:  # the limit is 32 rows from then on, twice as many as pay
+            came.append(len(network.batches))
+            for i in range(6):
+                engine.submit(beginning(pipe, request, network), 16 + i)
+
+    gate, network = Gate(), watched(pipe, come)
+    engine = Engine(clock=network.clock)
+    request = Request("a", num_inference_steps=40, guidance_scale=1.0, preview="none")
+    crowd = [engine.submit(beginning(pipe, request, network), i) for i in range(16)]
+    gate.open()
+    for run in crowd:
+        assert last(run).result is not None
+    [full] = came
+    assert max(network.rows[full + 1 : full + 6]) <= 8
+    assert max(network.rows[full + 6 :]) >= 16
+    engine.close()
+
+
+def test_who_shares_a_batch_pays_less_than_who_fills_one_alone(pipe: Pipeline) -> None:
+    """Two runs in one batch cost three quarters each where the batch takes half as long again as one run alone.
+
+    So a third run, of another size with as many pixels, gets three turns for four turns of the two.
+    """
+    now, alone = [0.0], []
+
+    def take_time(queries: Sequence[Query]) -> None:
+        gate(queries)
+        now[0] += 0.01 * (1 + len(queries))
+        alone.append(queries[0].x.shape[-1] == 16)
+
+    gate, engine = Gate(), Engine(clock=lambda: now[0])
+    network = watched(pipe, take_time)
+    request = Request("a", num_inference_steps=90, guidance_scale=1.0, preview="none")
+    pair = [engine.submit(beginning(pipe, request, network), i) for i in range(2)]
+    third = engine.submit(beginning(pipe, replace(request, width=128, height=32), network), "third")
+    gate.open()
+    for run in [*pair, third]:
+        assert last(run).result is not None
+    assert sum(alone[:140]) == pytest.approx(60, abs=3)
+    engine.close()
+
+
 class NoLine:
     """Where nobody waits."""
 
-    def position(self, ticket: Ticket) -> int:
+    def position(self, handle: RunHandle) -> int:
         return 0
 
-    def expected_wait(self, ticket: Ticket) -> float:
+    def expected_wait(self, handle: RunHandle) -> float:
         return 0.0
 
 
 def test_pictures_that_come_late_replace_no_newer_step(pipe: Pipeline) -> None:
-    ticket = Ticket("me", NoLine())
+    handle = RunHandle("me", NoLine())
     one, two, three, final = pipe.stream("a fox", num_inference_steps=4, seed=1, preview="none")
     painted = replace(one, images=one.decoded().images)
-    reader = ticket.steps(every=1.0)  # None instead of waiting for ever, should a step be missing
+    reader = handle.steps(every=1.0)  # None instead of waiting for ever, should a step be missing
     for step in (one, two, painted):
-        ticket.publish(step)
+        handle.publish(step)
     assert [next(reader), next(reader)] == [two, painted]
-    ticket.publish(three)
-    late = ticket.steps(every=1.0)
+    handle.publish(three)
+    late = handle.steps(every=1.0)
     assert [next(late), next(late), next(late)] == [two, painted, three]
-    ticket.publish(replace(three, images=three.decoded().images))
-    ticket.publish(three)  # known by its pictures already
+    handle.publish(replace(three, images=three.decoded().images))
+    handle.publish(three)  # known by its pictures already
     assert next(late).images is not None
-    ticket.publish(final)
-    ticket.publish(one)
-    assert list(late) == list(reader)[-1:] == list(ticket)[-1:] == [final]
+    handle.publish(final)
+    handle.publish(one)
+    assert list(late) == list(reader)[-1:] == list(handle)[-1:] == [final]
 
 
 def test_a_ticket_keeps_the_newest_steps_and_the_last_for_ever(pipe: Pipeline, engine: Engine) -> None:
     steps: list[weakref.ref[Tensor]] = []
     network = watched(pipe, lambda queries: steps.append(weakref.ref(queries[0].x)))
-    ticket = engine.submit(beginning(pipe, Request("a fox", num_inference_steps=6, seed=1), network), 0)
+    handle = engine.submit(beginning(pipe, Request("a fox", num_inference_steps=6, seed=1), network), 0)
     settle(engine)
-    while not ticket.over:
+    while not handle.ended:
         time.sleep(0.002)
     network.batches.clear()
     gc.collect()
-    assert [step() is None for step in steps] == [True] * 2 + [False] * KEPT
+    assert [step() is None for step in steps] == [True] * 2 + [False] * KEPT_STEPS
     for _ in range(2):  # whoever comes late gets what is left, again and again
-        left = list(ticket)
+        left = list(handle)
         assert [step.index for step in left] == [3, 4, 5, 6]
         assert left[-1].result is not None
-    ticket.close()
-    assert last(ticket).result is not None
+    handle.close()
+    assert last(handle).result is not None
 
 
 def test_two_readers_of_one_ticket_both_see_it_end(pipe: Pipeline, engine: Engine) -> None:
-    ticket = engine.submit(beginning(pipe, Request("a fox", num_inference_steps=4)), 0)
-    assert last(ticket).result is last(ticket).result
+    handle = engine.submit(beginning(pipe, Request("a fox", num_inference_steps=4)), 0)
+    assert last(handle).result is last(handle).result
 
 
 def test_a_reader_may_ask_to_be_woken(pipe: Pipeline, engine: Engine) -> None:
     gate = Gate()
     engine.submit(beginning(pipe, Request("a fox", num_inference_steps=1), watched(pipe, gate)), 0)
     assert gate.reached.wait(30)
-    ticket = engine.submit(beginning(pipe, Request("a fox", num_inference_steps=2)), 1)
-    steps = ticket.steps(every=0.001)
+    handle = engine.submit(beginning(pipe, Request("a fox", num_inference_steps=2)), 1)
+    steps = handle.steps(every=0.001)
     assert next(steps) is None
-    assert ticket.position == 1
+    assert handle.position == 1
     gate.open()
     told = [step for step in steps if step is not None]
     assert told[-1].result is not None
@@ -515,25 +565,25 @@ def test_a_reader_may_ask_to_be_woken(pipe: Pipeline, engine: Engine) -> None:
 def test_closing_the_engine_ends_every_run(pipe: Pipeline) -> None:
     engine, gate = Engine(max_running=1), Gate()
     begin = beginning(pipe, Request("a fox", num_inference_steps=500), watched(pipe, gate))
-    tickets = [engine.submit(begin, i) for i in range(3)]
+    handles = [engine.submit(begin, i) for i in range(3)]
     assert gate.reached.wait(30)
     closing = threading.Thread(target=engine.close)
     closing.start()
     gate.open()
     closing.join(30)
-    for ticket in tickets:
+    for handle in handles:
         with pytest.raises(RuntimeError, match="the engine was closed before the run was over"):
-            list(ticket)
+            list(handle)
     with pytest.raises(RuntimeError, match="the engine is closed"):
         engine.submit(begin, 0)
 
 
 def test_nothing_is_left_of_two_hundred_runs(pipe: Pipeline) -> None:
     threads = threading.active_count()
-    engine = Engine(painter=Painter(own_thread=True))
+    engine = Engine(preview_worker=PreviewWorker(own_thread=True))
     left: list[weakref.ref[object]] = []
 
-    def submit(i: int) -> Ticket:
+    def submit(i: int) -> RunHandle:
         def begin() -> Run:
             run = pipe.begin(Request("a", seed=i, num_inference_steps=1 + i % 3, preview="linear"))
             assert run.query is not None
@@ -545,16 +595,16 @@ def test_nothing_is_left_of_two_hundred_runs(pipe: Pipeline) -> None:
         return engine.submit(begin, i % 7)
 
     for start in range(0, 200, 40):
-        tickets = [submit(i) for i in range(start, start + 40)]
-        for i, ticket in enumerate(tickets, start):
+        handles = [submit(i) for i in range(start, start + 40)]
+        for i, handle in enumerate(handles, start):
             if i % 10 == 4:
-                ticket.close()
+                handle.close()
             try:
-                list(ticket)
+                list(handle)
             except ValueError:
                 assert i % 10 == 3
     settle(engine)
-    del tickets, ticket
+    del handles, handle
     gc.collect()
     assert len(left) > 3 * 160
     assert not [object for ref in left if (object := ref()) is not None]
@@ -574,12 +624,12 @@ def test_limits_are_checked() -> None:
     with pytest.raises(ValueError, match="max_running must be at least 1, got 0"):
         Engine(max_running=0)
     with pytest.raises(ValueError, match=r"share must be in \[0, 1\), got 1"):
-        Painter(share=1.0)
+        PreviewWorker(share=1.0)
 
 
 def found_limit(seconds: Callable[[int], float], batches: int = 100) -> int:
     """What a limit comes to when batches are always as large as it allows."""
-    limit = BatchLimit()
+    limit = BatchSize()
     for _ in range(batches):
         limit.measured(limit.rows, seconds(limit.rows))
     return limit.rows
@@ -594,14 +644,14 @@ def test_batches_grow_while_that_makes_rows_cheaper() -> None:
 
 
 def test_a_limit_is_not_raised_by_batches_that_do_not_fill_it() -> None:
-    limit = BatchLimit(16)
+    limit = BatchSize(16)
     for _ in range(100):
         limit.measured(8, 0.001)
     assert limit.rows == 16
 
 
 def test_a_limit_outlives_a_bad_moment() -> None:
-    limit = BatchLimit()
+    limit = BatchSize()
     limit.too_large(12)
     assert limit.rows == 4  # half of it, in powers of two
     for _ in range(1000):
@@ -610,12 +660,12 @@ def test_a_limit_outlives_a_bad_moment() -> None:
 
 
 class Frames:
-    """A ticket's place in a painter's tests: notes what is published."""
+    """A handle's place in a worker's tests: notes what is published."""
 
-    over = False
+    ended = False
 
     def __init__(self, name: str, log: list[str]):
-        self.name, self.log = name, log
+        self.name, self.owner, self.log = name, name, log
 
     def publish(self, step: Step) -> None:
         self.log.append(f"{self.name}{step.index}")
@@ -628,37 +678,37 @@ class SlowPreview(Preview):
     """Takes a second of a clock that only this moves, or four by the VAE."""
 
     def __init__(self, step: Step, name: str, now: list[float]):
-        super().__init__(step.vae, name, clock=lambda: now[0])
+        super().__init__(step.render, name, clock=lambda: now[0])
         self.now = now
 
-    def __call__(self, latents: Tensor) -> list[Image.Image] | None:
+    def __call__(self, latents: Tensor) -> Pictures | None:
         self.now[0] += 4.0 if self.name == "vae" else 1.0
         return super().__call__(latents)
 
 
 def test_previews_thin_out_and_the_longest_wait_ends_first(pipe: Pipeline) -> None:
     now, log = [0.0], []
-    painter = Painter(share=1 / 3, own_thread=False, clock=lambda: now[0])
+    worker = PreviewWorker(share=1 / 3, own_thread=False, clock=lambda: now[0])
     steps = list(pipe.stream("a", num_inference_steps=12, preview="none", seed=1))
     visitors = [Frames(name, log) for name in "abc"]
     for step in steps[:-1]:
         for visitor in visitors:
-            painter.add(visitor, step, SlowPreview(step, "linear", now))  # type: ignore[arg-type]
-        painter.earn(2.0)  # of which previews may add one second
-        painter.work()
+            worker.add(visitor, step, SlowPreview(step, "linear", now))  # type: ignore[arg-type]
+        worker.earn(2.0)  # of which previews may add one second
+        worker.work()
     assert log == [f"{'abc'[i % 3]}{i + 1}" for i in range(11)]
 
 
 def test_cheaper_decoders_first_and_the_share_is_kept(pipe: Pipeline) -> None:
     now, log = [0.0], []
-    painter = Painter(share=1 / 3, own_thread=False, clock=lambda: now[0])
+    worker = PreviewWorker(share=1 / 3, own_thread=False, clock=lambda: now[0])
     steps = list(pipe.stream("a", num_inference_steps=41, preview="none", seed=1))
     sharp, rough = Frames("sharp", log), Frames("rough", log)
     for step in steps[:-1]:
-        painter.add(sharp, step, SlowPreview(step, "vae", now))  # type: ignore[arg-type]
-        painter.add(rough, step, SlowPreview(step, "linear", now))  # type: ignore[arg-type]
-        painter.earn(4.0)
-        painter.work()
+        worker.add(sharp, step, SlowPreview(step, "vae", now))  # type: ignore[arg-type]
+        worker.add(rough, step, SlowPreview(step, "linear", now))  # type: ignore[arg-type]
+        worker.earn(4.0)
+        worker.work()
     painted = Counter(name[:5] for name in log)
     assert log[0] == "rough1"
     assert painted["sharp"] >= 5
@@ -666,13 +716,27 @@ def test_cheaper_decoders_first_and_the_share_is_kept(pipe: Pipeline) -> None:
     assert now[0] <= 40 * 2 + 4  # half of the network's time, and a debt of one picture
 
 
+def test_credit_for_previews_does_not_outlive_the_turn(pipe: Pipeline) -> None:
+    """After an hour without previews, those of five visitors still come one at a time."""
+    now, log = [0.0], []
+    painter = Painter(share=1 / 3, own_thread=False, clock=lambda: now[0])
+    step = next(pipe.stream("a", num_inference_steps=2, preview="none", seed=1))
+    painter.earn(3600.0)
+    painter.work()
+    for name in "abcde":
+        painter.add(Frames(name, log), step, SlowPreview(step, "linear", now))  # type: ignore[arg-type]
+    painter.earn(2.0)  # of which previews may add one second
+    painter.work()
+    assert log == ["a1"]
+
+
 def test_final_pictures_wait_for_no_share(pipe: Pipeline) -> None:
     log: list[str] = []
-    painter = Painter(share=0.0, own_thread=False)
+    worker = PreviewWorker(share=0.0, own_thread=False)
     first, *_, final = pipe.stream("a", num_inference_steps=3, preview="none", seed=1)
-    painter.earn(100.0)
-    painter.add(Frames("preview", log), first, Preview(first.vae, "linear"))  # type: ignore[arg-type]
+    worker.earn(100.0)
+    worker.add(Frames("preview", log), first, Preview(first.render, "linear"))  # type: ignore[arg-type]
     for name in ("one", "two"):
-        painter.add(Frames(name, log), final, Preview(first.vae, "none"))  # type: ignore[arg-type]
-    painter.work()
+        worker.add(Frames(name, log), final, Preview(first.render, "none"))  # type: ignore[arg-type]
+    worker.work()
     assert log == ["one3", "two3"]

@@ -522,7 +522,7 @@ def test_a_prompt_names_the_files_of_its_own_run(models: Models, tmp_path: Path)
     by_hand.loras.merge(tmp_path / "oil.safetensors")
     assert latents(pipe, "a fox <lora:ink:0.8><lora:oil>").equal(latents(by_hand, "a fox "))
     assert latents(pipe, "a fox").equal(plain)
-    assert pipe.read_prompt("a fox <lora:ink:0.8>").ids.equal(pipe.read_prompt("a fox").ids)
+    assert pipe.tokenize("a fox <lora:ink:0.8>").ids.equal(pipe.tokenize("a fox").ids)
     with pytest.raises(ValueError, match=r"names the LoRA 'pen', which is not here \(there are ink, oil\)"):
         pipe.begin("a fox <lora:pen:1>")
 

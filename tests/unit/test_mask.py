@@ -11,10 +11,10 @@ from PIL import Image
 
 from stable_diffusion.batching.engine import Engine
 from stable_diffusion.images import ImageError, fit_image
+from stable_diffusion.levels import SAMPLERS
 from stable_diffusion.mask import read_mask
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import FIT_LABELS, Request
-from stable_diffusion.samplers import SAMPLERS
 from tests.tiny import save_model
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8))
@@ -56,11 +56,11 @@ def test_outside_the_mask_is_the_photo_in_every_picture_and_every_question(
             assert np.array_equal(picture[~white], photo[~white])
             assert not np.array_equal(picture[white], photo[white])
     # With one noise for all steps, x_t outside goes straight from noise to the photo, whatever the sampler.
-    assert run.mask is not None
+    assert run.render.mask is not None
     for step in steps[1:]:
-        known = step.alpha * run.mask.x_0 + step.sigma * run.mask.noise
+        known = step.alpha * run.render.mask.x_0 + step.sigma * run.render.mask.noise
         torch.testing.assert_close(step.latents[..., outside], known[..., outside], rtol=0, atol=1e-5)
-    assert torch.equal(steps[-1].final[..., outside], run.mask.x_0[..., outside])
+    assert torch.equal(steps[-1].final[..., outside], run.render.mask.x_0[..., outside])
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "unipc"])
@@ -89,12 +89,12 @@ def test_a_masked_picture_does_not_depend_on_its_batch(pipe: Pipeline) -> None:
         torch.testing.assert_close(together[i], alone[0], rtol=0, atol=1e-4)
 
 
-def test_the_engine_paints_the_same_pictures(pipe: Pipeline) -> None:
+def test_the_engine_draws_the_same_pictures(pipe: Pipeline) -> None:
     wanted = request(disc(), sampler="ddpm", preview="vae")
     engine = Engine()
     try:
-        tickets = [engine.submit(lambda: pipe.begin(wanted), owner=i) for i in range(2)]
-        results = [list(ticket)[-1].result for ticket in tickets]
+        handles = [engine.submit(lambda: pipe.begin(wanted), owner=i) for i in range(2)]
+        results = [list(handle)[-1].result for handle in handles]
     finally:
         engine.close()
     alone = np.asarray(pipe(wanted).images[0], dtype=int)

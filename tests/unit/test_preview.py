@@ -15,21 +15,26 @@ import pytest
 import torch
 
 from stable_diffusion.batching.engine import Engine
-from stable_diffusion.batching.preview_worker import Painter
+from stable_diffusion.batching.preview_worker import PreviewWorker
 from stable_diffusion.images import to_images
 from stable_diffusion.loading.config import ModelError
-from stable_diffusion.model_loader import load
+from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
-from stable_diffusion.preview import Preview, latent_to_rgb, linear_preview, wait_for
+from stable_diffusion.preview import Preview, Renderer, latent_to_rgb, linear_preview, wait_for
 from stable_diffusion.request import PREVIEW_LABELS, Request
 from stable_diffusion.tiny_vae import TinyVAE
-from stable_diffusion.vae import VAE
+from stable_diffusion.vae import VAE, Autoencoder
 from tests.tiny import save_model
 
 
 @pytest.fixture(scope="module")
-def vae(tmp_path_factory: pytest.TempPathFactory) -> VAE:
-    return load(save_model(tmp_path_factory.mktemp("model"))).vae
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return load(save_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def vae(models: Models) -> Autoencoder:
+    return models.vae
 
 
 class Clock:
@@ -42,9 +47,9 @@ class Clock:
         return self.now
 
 
-def decoders_used(vae: VAE, name: str, step_seconds: float, decode_seconds: float, steps: int) -> list[str]:
+def decoders_used(models: Models, name: str, step_seconds: float, decode_seconds: float, steps: int) -> list[str]:
     """Which decoder made the preview of each step, when a step and a decoding take that long."""
-    clock, used = Clock(), []
+    clock, used, vae = Clock(), [], models.vae
     original = vae.decode_finite
 
     def slow_decode(latents: torch.Tensor) -> torch.Tensor:
@@ -55,7 +60,7 @@ def decoders_used(vae: VAE, name: str, step_seconds: float, decode_seconds: floa
 
     vae.decode_finite = slow_decode  # type: ignore[method-assign]
     try:
-        preview = Preview(vae, name, clock)
+        preview = Preview(Renderer(models), name, clock)
         for step in range(steps):
             clock.now += step_seconds
             preview(torch.zeros(1, 4, 2, 2))
@@ -66,14 +71,14 @@ def decoders_used(vae: VAE, name: str, step_seconds: float, decode_seconds: floa
     return used
 
 
-def test_auto_stays_within_its_share(vae: VAE) -> None:
-    linear_preview(vae, torch.zeros(1, 4, 2, 2))  # the matrix is fitted once, before the clock matters
-    used = decoders_used(vae, "auto", step_seconds=1.0, decode_seconds=0.5, steps=60)
+def test_auto_stays_within_its_share(models: Models) -> None:
+    linear_preview(models.vae, torch.zeros(1, 4, 2, 2))  # the matrix is fitted once, before the clock matters
+    used = decoders_used(models, "auto", step_seconds=1.0, decode_seconds=0.5, steps=60)
     assert used[0] == "linear"
     assert 4 <= used.count("vae") <= 60 * 0.05 / 0.5
-    assert decoders_used(vae, "auto", step_seconds=1.0, decode_seconds=3.0, steps=20) == ["linear"] * 20
-    assert decoders_used(vae, "auto", step_seconds=1.0, decode_seconds=0.01, steps=9) == ["vae"] * 9
-    assert decoders_used(vae, "vae", step_seconds=1.0, decode_seconds=9.0, steps=4) == ["vae"] * 4
+    assert decoders_used(models, "auto", step_seconds=1.0, decode_seconds=3.0, steps=20) == ["linear"] * 20
+    assert decoders_used(models, "auto", step_seconds=1.0, decode_seconds=0.01, steps=9) == ["vae"] * 9
+    assert decoders_used(models, "vae", step_seconds=1.0, decode_seconds=9.0, steps=4) == ["vae"] * 4
 
 
 def test_linear_preview_is_the_best_matrix(vae: VAE) -> None:
@@ -88,21 +93,21 @@ def test_linear_preview_is_the_best_matrix(vae: VAE) -> None:
 
 
 @pytest.mark.parametrize("name", ["auto", "vae", "linear"])
-def test_latents_are_left_alone(vae: VAE, name: str) -> None:
+def test_latents_are_left_alone(models: Models, name: str) -> None:
     latents = torch.randn(1, 4, 2, 3, generator=torch.Generator().manual_seed(0))
     before = latents.clone()
-    pictures = Preview(vae, name)(latents)
+    pictures = Preview(Renderer(models), name)(latents)
     assert torch.equal(latents, before)
     assert pictures is not None
-    assert pictures[0].size == (24, 16)
+    assert pictures.images[0].size == (24, 16)
 
 
 @pytest.mark.parametrize("name", ["auto", "vae", "linear"])
 def test_previews_by_a_tiny_autoencoder_in_half_precision(name: str, tmp_path: Path) -> None:
-    vae = load(save_model(tmp_path, "sdxs"), dtype=torch.float16).vae
-    pictures = Preview(vae, name)(torch.randn(2, 4, 2, 3))
+    models = load(save_model(tmp_path, "sdxs"), dtype=torch.float16)
+    pictures = Preview(Renderer(models), name)(torch.randn(2, 4, 2, 3))
     assert pictures is not None
-    assert [picture.size for picture in pictures] == [(24, 16)] * 2
+    assert [picture.size for picture in pictures.images] == [(24, 16)] * 2
 
 
 @pytest.fixture
@@ -124,7 +129,7 @@ def test_tiny_previews_are_the_tiny_vaes_and_the_last_picture_is_the_vaes(with_t
         assert step.images == to_images(tiny.decode_finite(step.denoised))
         assert step.images != step.decoded().images
     assert last.result.images == to_images(pipe.models.vae.decode_finite(last.final))
-    engine = Engine(painter=Painter(share=0.9))
+    engine = Engine(preview_worker=PreviewWorker(share=0.9))
     try:
         shown = [step.images for step in engine.submit(lambda: pipe.begin(request), "me") if step.images is not None]
     finally:
@@ -170,25 +175,25 @@ def test_a_tiny_vae_that_does_not_fit_is_named(with_tiny: Path, changed: dict[st
         load(with_tiny, device="cpu")
 
 
-def test_none_shows_nothing_and_a_wrong_name_is_named(vae: VAE) -> None:
-    assert Preview(vae, "none")(torch.zeros(1, 4, 2, 2)) is None
+def test_none_shows_nothing_and_a_wrong_name_is_named(models: Models) -> None:
+    assert Preview(Renderer(models), "none")(torch.zeros(1, 4, 2, 2)) is None
     with pytest.raises(ValueError, match="preview must be one of auto, vae, tiny, linear, none, got 'fast'"):
-        Preview(vae, "fast")
+        Preview(Renderer(models), "fast")
 
 
-def test_a_device_is_waited_for_before_the_clock_is_read(vae: VAE) -> None:
+def test_a_device_is_waited_for_before_the_clock_is_read(models: Models) -> None:
     """Work on an accelerator goes on behind the program's back: without waiting, a step's time would be a preview's."""
     events = []
 
     def wait(device: torch.device) -> None:
-        assert device == vae.post_quant_conv.weight.device
+        assert device == models.vae.post_quant_conv.weight.device
         events.append("wait")
 
     def clock() -> float:
         events.append("clock")
         return float(len(events))
 
-    preview = Preview(vae, "auto", clock, wait)
+    preview = Preview(Renderer(models), "auto", clock, wait)
     for _ in range(3):
         preview(torch.zeros(1, 4, 2, 2))
     assert len(events) > 12
@@ -215,15 +220,23 @@ def test_the_matrix_goes_with_its_vae(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def overflowing(tmp_path: Path) -> VAE:
-    """A VAE in half precision that overflows where a latent is above zero."""
-    vae = load(save_model(tmp_path), dtype=torch.float16).vae
+def overflowing_models(tmp_path: Path) -> Models:
+    """Models in half precision whose VAE overflows where a latent is above zero."""
+    models = load(save_model(tmp_path), dtype=torch.float16)
+    vae = models.vae
     vae.decoder.conv_norm_out.weight.data.fill_(6e4)
     vae.decoder.conv_norm_out.bias.data.fill_(6e4)
-    return vae
+    return models
 
 
-def test_half_precision_overflow_is_decoded_again(overflowing: VAE, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+def overflowing(overflowing_models: Models) -> Autoencoder:
+    return overflowing_models.vae
+
+
+def test_half_precision_overflow_is_decoded_again(
+    overflowing_models: Models, overflowing: VAE, caplog: pytest.LogCaptureFixture
+) -> None:
     latents = torch.ones(1, 4, 2, 2)
     with torch.no_grad():
         assert not overflowing.decode(latents.half()).isfinite().all()
@@ -231,7 +244,7 @@ def test_half_precision_overflow_is_decoded_again(overflowing: VAE, caplog: pyte
     assert "the VAE's numbers left what float16 can hold: decoded again in float32" in caplog.text
     assert wide.dtype == torch.float32
     assert wide.isfinite().all()
-    assert np.isfinite(np.asarray(Preview(overflowing, "vae")(latents)[0])).all()
+    assert np.isfinite(np.asarray(Preview(Renderer(overflowing_models), "vae")(latents).images[0])).all()
     torch.testing.assert_close(wide, copy.deepcopy(overflowing).float().decode(latents), rtol=0, atol=0)
 
 

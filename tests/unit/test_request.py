@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
+from typing import get_type_hints
 
+import numpy as np
 import pytest
 
-from stable_diffusion.request import SPACED_SAMPLERS, Defaults, Request, defaults_for, without_loras
+from stable_diffusion.loading.model_defaults import defaults_for
+from stable_diffusion.request import SPACED_SAMPLERS, Defaults, Request, RequestError, Settings, without_loras
 
 
 def test_a_request_stays_as_it_was_checked() -> None:
@@ -25,17 +28,44 @@ def test_a_seed_is_drawn_once_and_stays() -> None:
 
 
 def test_strength_counts_only_where_there_is_a_photo() -> None:
-    assert Request(num_inference_steps=50, strength=0.58).steps == 50
+    assert Request(num_inference_steps=50).steps == 50
     assert Request(num_inference_steps=50, strength=0.58, image="photo.png").steps == 28
 
 
-def test_defaults_fill_what_is_missing_or_none_and_nothing_else() -> None:
-    defaults = Defaults(side=128, num_inference_steps=20, guidance_scale=4.0)
-    request = defaults.request(prompt="a fox", seed=0, guidance_scale=0.0, width=None, height=64)
+def test_defaults_complete_a_request_where_it_leaves_something_open() -> None:
+    defaults = Defaults(side=128, size_unit=16, num_inference_steps=20, guidance_scale=4.0)
+    request = defaults.complete(Request("a fox", seed=0, guidance_scale=0.0, height=64))
     assert (request.num_inference_steps, request.guidance_scale, request.seed) == (20, 0.0, 0)
     assert (request.width, request.height) == (128, 64)
-    with pytest.raises(ValueError, match="width must be at most 256 with this model, got 264"):
-        defaults.request(width=264)
+    assert (request.sampler, request.strength, request.preview) == ("dpmpp_2m", 0.7, "auto")
+    assert defaults.complete(request) is request
+    with pytest.raises(RequestError, match="width must be a multiple of 16 with this model, got 72: try 64"):
+        defaults.complete(Request(width=72))
+    with pytest.raises(RequestError, match="schedule must be model or uniform for the sampler lcm, got 'karras'"):
+        Defaults(sampler="lcm").complete(Request(schedule="karras"))
+
+
+@pytest.mark.parametrize(
+    ("photo", "size"), [((100, 70), (96, 64)), ((9, 2000), (128, 128)), ((192, 5), (192, 16)), ((193, 8), (128, 128))]
+)
+def test_an_open_size_is_the_photos_unless_that_is_large(photo: tuple[int, int], size: tuple[int, int]) -> None:
+    request = Defaults(side=128, size_unit=16).complete(Request(image="photo.png"), photo)
+    assert (request.width, request.height) == size
+
+
+def test_settings_are_the_fields_of_a_request() -> None:
+    """`Pipeline`'s signatures spell them, for editors to complete."""
+    fields = get_type_hints(Request)
+    del fields["prompt"], fields["_"]
+    assert get_type_hints(Settings) == fields
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    request = Request(num_inference_steps=np.int64(7), guidance_scale=np.float32(2), seed=np.uint8(3))
+    assert (request.num_inference_steps, request.guidance_scale, request.seed) == (7, 2.0, 3)
+    assert isinstance(request.seed, int)
+    with pytest.raises(RequestError, match="seed must be between"):
+        Request(seed=np.True_)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "euler_a", "lcm"])
@@ -61,7 +91,7 @@ def test_settings_that_no_loader_would_take_give_the_usual_defaults(unet: dict |
 
 def test_defaults_of_a_model_with_a_tiny_autoencoder() -> None:
     """Files of `AutoencoderTiny` may leave `block_out_channels` out."""
-    assert defaults_for({"sample_size": 96}, {"decoder_block_out_channels": [64] * 4}, {}) == Defaults(768)
+    assert defaults_for({"sample_size": 96}, {"decoder_block_out_channels": [64] * 4}, {}) == Defaults(768, 8)
 
 
 def test_a_prompt_names_loras() -> None:

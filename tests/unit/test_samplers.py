@@ -1,4 +1,4 @@
-"""The samplers' own properties: identities between them, oracles, orders of accuracy, and manners."""
+"""Properties of the samplers: identities between them, exact denoisers, orders of accuracy, and no side effects."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from torch import Tensor
 
 from stable_diffusion import samplers
 from stable_diffusion.ddpm import DDPMSampler
+from stable_diffusion.levels import SAMPLERS, Plan, plan
 from stable_diffusion.loading.config import ConfigError, SchedulerConfig
 from stable_diffusion.request import MAX_STEPS, SPACED_SAMPLERS, Request
-from stable_diffusion.samplers import SAMPLERS, Plan, Sampling, plan
+from stable_diffusion.samplers import Sampling
 from stable_diffusion.schedule import CLEAN, Level, NoiseSchedule, karras_sigmas
+from tests.cases import in_pairs
 
 SPACINGS = ["leading", "linspace", "trailing", None]
+SHAPE = (2, 4, 3, 3)
 Denoiser = Callable[[Tensor, Level], Tensor]
 
 
@@ -42,7 +45,7 @@ class Draws:
 
 
 def drive(run: Sampling, denoiser: Denoiser) -> tuple[Tensor, list[tuple[Tensor, Level]]]:
-    """Answer a sampler to its end: the result, and what it asked."""
+    """Answer a sampler to its end; return its result, and the latents and levels that it asked about."""
     asked = [next(run)]
     while True:
         try:
@@ -52,74 +55,92 @@ def drive(run: Sampling, denoiser: Denoiser) -> tuple[Tensor, list[tuple[Tensor,
 
 
 def smooth_denoiser(x: Tensor, level: Level) -> Tensor:
-    """Some x_0 that depends on the latents and the noise level, but not on the form that the latents come in."""
+    """Return an x_0 that depends on the latents and the noise level, but not on the form of the latents."""
     return torch.tanh(x / level.scale + math.atan(level.noise_to_signal))
 
 
 def oracle(x_0: Tensor) -> Denoiser:
+    """Return a denoiser that knows the clean image."""
     return lambda x, level: x_0
 
 
-@pytest.mark.parametrize("zero_snr", [False, True])
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("n", [1, 2, 9])
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_an_oracle_recovers_x_0(name: str, n: int, spacing: str | None, zero_snr: bool) -> None:
-    schedule = make_schedule(timestep_spacing=spacing, rescale_betas_zero_snr=zero_snr)
-    noise = Draws((2, 4, 3, 3))
-    x_0 = torch.randn(2, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+@in_pairs(name=SAMPLERS, n=[1, 2, 13, 50], spacing=SPACINGS, karras=[False, True], zero_snr=[False, True])
+def test_noise_only_goes_down_and_an_oracle_recovers_x_0(
+    name: str, n: int, spacing: str | None, karras: bool, zero_snr: bool
+) -> None:
+    """Every level of a run has less noise than the one before; a network that knows x_0 makes the run end there."""
+    schedule = make_schedule(timestep_spacing=spacing, use_karras_sigmas=karras, rescale_betas_zero_snr=zero_snr)
     run = plan(name, schedule, n)
+    assert len(run.steps) == n
+    for here, there in run.steps:
+        assert there.noise_to_signal < here.noise_to_signal
+        assert 0 <= here.timestep <= 999
+    end = run.steps[-1][1]
+    assert end in (CLEAN, schedule.level(0))  # ddim's last stride may stop at timestep 0: trailing, n = 13
+
+    noise = Draws(SHAPE)
+    x_0 = Draws(SHAPE, seed=1)()
     x, asked = drive(run.run(run.start(noise()), noise), oracle(x_0))
-    # lcm leaves a trace of x_t, of weight (0.5 / (10 t))^2
-    torch.testing.assert_close(x, x_0, rtol=1e-5, atol=1e-5)
     assert len(asked) == run.evaluations
+    if end == CLEAN:  # lcm leaves a trace of x_t, of weight (0.5 / (10 t))^2
+        torch.testing.assert_close(x, x_0, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_an_image_survives_a_run_of_low_strength_with_an_oracle(name: str) -> None:
-    noise = Draws((2, 4, 3, 3))
-    x_0 = torch.randn(2, 4, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    run = plan(name, make_schedule(), 10, strength=0.35)
-    start = run.start(noise(), x_0)
-    assert len(run.steps) == 3
-    assert (start - x_0).std() < 2  # partly noised, whatever the form
-    x, _ = drive(run.run(start, noise), oracle(x_0))
+def test_strength_takes_the_last_steps_of_the_whole_run(name: str) -> None:
+    """A run of strength 0.35 starts from a partly noised image, whatever its form, and an oracle brings it back."""
+    schedule = make_schedule()
+    whole, part = plan(name, schedule, 20), plan(name, schedule, 20, strength=0.35)
+    assert part.steps == whole.steps[-7:]
+    assert (part.num_inference_steps, part.strength) == (20, 0.35)
+    assert plan(name, schedule, 20, strength=1.0).steps == whole.steps
+    assert plan(name, schedule, 20, strength=0.001).steps == whole.steps[-1:]
+
+    noise = Draws(SHAPE)
+    x_0 = Draws(SHAPE, seed=1)()
+    start = part.start(noise(), x_0)
+    assert (start - x_0).std() < 2
+    x, _ = drive(part.run(start, noise), oracle(x_0))
     torch.testing.assert_close(x, x_0, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_sampler_is_deterministic_and_changes_nothing_it_is_given(name: str) -> None:
-    run = plan(name, make_schedule(), 6)
-    start = run.start(Draws((1, 4, 2, 2))())
+def test_a_sampler_is_deterministic_and_changes_nothing_it_is_given(name: str, dtype: torch.dtype) -> None:
+    """It keeps the latents' dtype, and it draws noise where the registry says so."""
+    run, noise = plan(name, make_schedule(), 6), Draws((1, 4), dtype, seed=3)
+    start = run.start(Draws((1, 4), dtype)())
     answers = []
 
     def denoiser(x: Tensor, level: Level) -> Tensor:
         answers.append(smooth_denoiser(x, level))
         return answers[-1]
 
-    first, asked = drive(run.run(start, Draws((1, 4, 2, 2), seed=3)), denoiser)
-    again, _ = drive(run.run(start, Draws((1, 4, 2, 2), seed=3)), smooth_denoiser)
+    first, asked = drive(run.run(start, noise), denoiser)
+    again, _ = drive(run.run(start, Draws((1, 4), dtype, seed=3)), smooth_denoiser)
     assert torch.equal(first, again)
     # torch counts the in-place changes of a tensor
     assert all(tensor._version == 0 for tensor in [start, first, *answers, *(x for x, _ in asked)])
+    assert {first.dtype, *(x.dtype for x, _ in asked)} == {dtype}
+    assert (noise.calls > 0) == run.sampler.draws_noise
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_closing_a_run_stops_it_and_leaves_no_trace(name: str) -> None:
-    run = plan(name, make_schedule(), 6)
-    noise = Draws((1, 4))
-    whole, _ = drive(run.run(run.start(Draws((1, 4))()), Draws((1, 4), seed=1)), smooth_denoiser)
+    run, noise = plan(name, make_schedule(), 6), Draws((1, 4))
+    start = run.start(noise())
+    whole, _ = drive(run.run(start, Draws((1, 4), seed=1)), smooth_denoiser)
 
-    broken_off = run.run(run.start(noise()), noise)
-    x, level = next(broken_off)
-    broken_off.send(smooth_denoiser(x, level))
+    closed = run.run(start, noise)
+    x, level = next(closed)
+    closed.send(smooth_denoiser(x, level))
     calls = noise.calls
-    broken_off.close()
+    closed.close()
     assert noise.calls == calls
     with pytest.raises(StopIteration):
-        next(broken_off)
+        next(closed)
 
-    after, _ = drive(run.run(run.start(Draws((1, 4))()), Draws((1, 4), seed=1)), smooth_denoiser)
+    after, _ = drive(run.run(start, Draws((1, 4), seed=1)), smooth_denoiser)
     assert torch.equal(after, whole)
 
 
@@ -138,23 +159,7 @@ def test_runs_do_not_share_state() -> None:
         assert torch.equal(stop.value.value, expected)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
-def test_the_registry_says_who_draws_noise(sampler: samplers.Sampler) -> None:
-    noise = Draws((1, 4))
-    run = plan(sampler.name, make_schedule(), 4)
-    drive(run.run(run.start(Draws((1, 4))()), noise), smooth_denoiser)
-    assert (noise.calls > 0) == sampler.draws_noise
-
-
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_latents_keep_their_dtype(name: str) -> None:
-    noise = Draws((1, 4), dtype=torch.float32)
-    run = plan(name, make_schedule(), 3)
-    x, asked = drive(run.run(run.start(noise()), noise), smooth_denoiser)
-    assert {x.dtype, *(query.dtype for query, _ in asked)} == {torch.float32}
-
-
-# Two forms of the same thing. The Euler family keeps alpha at 1, and the others keep alpha^2 + sigma^2 at 1.
+# One method in two forms. The Euler family keeps alpha at 1, and the others keep alpha^2 + sigma^2 at 1.
 
 
 def in_euler_form(run: Plan) -> list[samplers.Step]:
@@ -191,14 +196,14 @@ def test_ddim_with_full_noise_is_ddpm(zero_snr: bool) -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"clip_sample": True}, {"variance_type": "fixed_large"}])
-def test_the_class_that_teaches_gives_the_samplers_picture(settings: dict[str, object]) -> None:
+def test_the_readable_ddpm_class_gives_the_samplers_result(settings: dict[str, object]) -> None:
     schedule = make_schedule(prediction_type="sample", **settings)
     start = torch.randn(2, 4, generator=torch.Generator().manual_seed(1))
-    teacher = DDPMSampler(schedule, torch.Generator().manual_seed(0))
-    teacher.set_timesteps(15)
+    readable = DDPMSampler(schedule, torch.Generator().manual_seed(0))
+    readable.set_timesteps(15)
     x = start
-    for t in teacher.timesteps:
-        x = teacher.step(smooth_denoiser(x, schedule.level(t)), t, x)
+    for t in readable.timesteps:
+        x = readable.step(smooth_denoiser(x, schedule.level(t)), t, x)
     run = plan("ddpm", schedule, 15)
     expected, _ = drive(run.run(start, Draws((2, 4), torch.float32)), smooth_denoiser)
     torch.testing.assert_close(x, expected)
@@ -208,7 +213,7 @@ def test_the_class_that_teaches_gives_the_samplers_picture(settings: dict[str, o
 
 
 def flow_error(name: str, n: int, variance: float = 0.25) -> float:
-    """How far a sampler strays from the exact flow between sigma 10 and 0.1."""
+    """Return the relative error of a sampler against the exact flow from sigma 10 to 0.1."""
     sigmas = karras_sigmas(0.1, 10.0, n + 1)
     exploding = name in ("euler", "heun")
     alphas = np.ones_like(sigmas) if exploding else 1 / np.hypot(sigmas, 1)
@@ -256,7 +261,7 @@ def test_halving_the_steps_shrinks_the_error_as_the_order_says(name: str, order:
 
 
 def test_the_stochastic_solver_keeps_the_marginal() -> None:
-    """Data N(0, 0.25): whatever noise goes in, the latents at sigma have variance 0.25 + sigma^2."""
+    """For data N(0, 0.25) the latents at sigma have variance 0.25 + sigma^2, whatever noise was drawn."""
     variance, sigmas = 0.25, karras_sigmas(0.1, 10.0, 61)
     levels = [Level(float(1 / np.hypot(s, 1)), float(s / np.hypot(s, 1)), 1.0) for s in sigmas]
     start = Draws((20_000,))() * math.sqrt(levels[0].alpha ** 2 * variance + levels[0].sigma ** 2)
@@ -273,31 +278,6 @@ def test_the_stochastic_solver_keeps_the_marginal() -> None:
 # Plans.
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_strength_takes_the_tail_of_the_whole_run(name: str) -> None:
-    schedule = make_schedule()
-    whole, part = plan(name, schedule, 20), plan(name, schedule, 20, strength=0.58)
-    assert part.steps == whole.steps[-11:]
-    assert (part.num_inference_steps, part.strength) == (20, 0.58)
-    assert plan(name, schedule, 20, strength=1.0).steps == whole.steps
-    assert plan(name, schedule, 20, strength=0.001).steps == whole.steps[-1:]
-
-
-@pytest.mark.parametrize("karras", [False, True])
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_noise_only_goes_down(name: str, spacing: str | None, karras: bool) -> None:
-    schedule = make_schedule(timestep_spacing=spacing, use_karras_sigmas=karras)
-    for n in (1, 13, 50):
-        steps = plan(name, schedule, n).steps
-        assert len(steps) == n
-        for here, there in steps:
-            assert there.noise_to_signal < here.noise_to_signal
-            assert 0 <= here.timestep <= 999
-        # ddim's last stride may stop at timestep 0, as diffusers' does: trailing, n = 13
-        assert steps[-1][1] in (CLEAN, schedule.level(0))
-
-
 @pytest.mark.parametrize("schedule", ["karras", "exponential", "beta"])
 def test_schedules_span_the_same_noise(schedule: str) -> None:
     for name in SPACED_SAMPLERS:
@@ -306,7 +286,7 @@ def test_schedules_span_the_same_noise(schedule: str) -> None:
         assert spaced.steps[0][0].noise_to_signal == pytest.approx(plain.steps[0][0].noise_to_signal, rel=1e-5)
 
 
-def test_a_schedule_that_the_sampler_does_not_have() -> None:
+def test_a_sampler_without_sigma_schedules_refuses_them() -> None:
     for name in set(SAMPLERS) - set(SPACED_SAMPLERS):
         with pytest.raises(ValueError, match=rf"model or uniform for the sampler {name}, got 'karras'"):
             plan(name, make_schedule(), 10, schedule="karras")
@@ -332,7 +312,7 @@ def test_a_schedule_that_the_sampler_does_not_have() -> None:
         ("heun", {"use_karras_sigmas": True, "use_beta_sigmas": True}, r"use_karras_sigmas and use_beta_sigmas"),
     ],
 )
-def test_what_a_sampler_does_not_have_is_refused_when_it_is_asked_for(
+def test_a_setting_that_a_sampler_lacks_is_refused_by_that_sampler_alone(
     name: str, settings: dict[str, object], message: str
 ) -> None:
     schedule = make_schedule(**settings)
@@ -346,7 +326,7 @@ def test_lcm_visits_timesteps_of_its_distillation() -> None:
     assert timesteps == [999, 759, 499, 259]
 
 
-def test_what_a_plan_refuses() -> None:
+def test_impossible_plans_are_refused_with_the_reason() -> None:
     schedule = make_schedule()
     with pytest.raises(ValueError, match=r"sampler must be one of ddpm, ddim, .*, got 'plms'"):
         plan("plms", schedule, 10)
@@ -360,10 +340,9 @@ def test_what_a_plan_refuses() -> None:
         plan("ddpm", schedule, 10, strength=0.5).start(torch.zeros(1))
 
 
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "lcm"])
-@pytest.mark.parametrize("spacing", ["linspace", "trailing"])
-def test_a_step_for_every_timestep_is_planned_or_refused_with_the_most_that_can_be(sampler: str, spacing: str) -> None:
-    """Multistep samplers need one timestep more than they take steps."""
+@in_pairs(sampler=sorted(set(SAMPLERS) - {"lcm"}), spacing=["linspace", "trailing"])
+def test_a_step_for_every_timestep_is_planned_or_refused_with_the_largest_number(sampler: str, spacing: str) -> None:
+    """Multistep samplers need one timestep more than they take steps, so that 999 is their largest number."""
     schedule, most, refusal = make_schedule(timestep_spacing=spacing), MAX_STEPS, ""
     try:
         plan(sampler, schedule, most)

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.request import Request
 from training.data.dataset import Dataset
 from training.networks.train_things import ThingJudge, load_things
 from ui.stage.opening import EXAMPLES
@@ -37,6 +38,7 @@ def ordered(judge: ThingJudge, thing: str, pictures: Sequence[Image.Image]) -> l
 
 
 def main() -> None:
+    """Draw each prompt with many seeds, and save the best pictures as one sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prompts", nargs="*", default=[prompt for prompt, _ in EXAMPLES])
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
@@ -48,7 +50,7 @@ def main() -> None:
     shown: list[Image.Image] = []
     labels: list[str] = []
     for prompt in args.prompts:
-        usual = pipeline.defaults.request(prompt=prompt, preview="none")
+        usual = Request(prompt, preview="none")
         pictures = [pipeline(replace(usual, seed=seed)).images[0] for seed in range(SEEDS)]
         best = ordered(judge, prompt.split(",")[0].split(" next to ")[0], pictures)[:SHOWN]
         shown += [pictures[seed] for _, seed in best]

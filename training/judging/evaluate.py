@@ -22,6 +22,7 @@ from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIP
 from stable_diffusion.pipeline import Pipeline
+from stable_diffusion.request import Request
 from training.data.captions import PLACES, RELATIONS
 from training.data.dataset import Dataset, simple
 from training.data.grammar import base_noun, nouns, with_article
@@ -48,6 +49,7 @@ class Case:
 
     @property
     def kind(self) -> str:
+        """Return which part of the evaluation the prompt belongs to."""
         return self.facts["kind"]
 
 
@@ -65,8 +67,9 @@ def cases(dataset: Dataset, heldout: dict) -> list[Case]:
 
 def generate(pipeline: Pipeline, case: Case, steps: int, guidance_scale: float) -> np.ndarray:
     """What the model draws for a case at its own size, and the judges see: (128, 128, 3) uint8."""
-    settings = {"num_inference_steps": steps, "guidance_scale": guidance_scale, "seed": case.seed}
-    picture = pipeline(case.facts["prompt"], **settings).images[0]
+    prompt = case.facts["prompt"]
+    request = Request(prompt, num_inference_steps=steps, guidance_scale=guidance_scale, sampler="ddpm", seed=case.seed)
+    picture = pipeline(request).images[0]
     return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
@@ -249,6 +252,7 @@ def originals(dataset: Dataset, heldout: Heldout) -> tuple[list[np.ndarray], lis
 
 
 def main() -> None:
+    """Evaluate a model and print the measures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 from stable_diffusion import Pipeline, Step
 from stable_diffusion.images import fit_image, read_image, to_images
+from stable_diffusion.request import Request
 from ui.form.photo import PHOTOS
 from ui.stage import opening
 
@@ -72,8 +74,8 @@ def strengths(pipe: Pipeline) -> None:
         photo = fit_image(read_image(PHOTOS / name), pipe.default_size, pipe.default_size)
         sheet.place(photo, 0, row, prompt)
         for column, strength in enumerate(STRENGTHS, start=1):
-            options = {"num_inference_steps": 40, "guidance_scale": 5.0, "sampler": "ddim", "seed": 3}
-            picture = pipe(prompt, image=photo, strength=strength, **options).images[0]
+            options = Request(prompt, num_inference_steps=40, guidance_scale=5.0, sampler="ddim", seed=3)
+            picture = pipe(replace(options, image=photo, strength=strength)).images[0]
             sheet.place(picture, column, row, f"strength {strength}")
     sheet.image.save(ASSETS / "strengths.webp", quality=85)
 
@@ -82,7 +84,9 @@ def open_page(pipe: Pipeline, steps: int = 28) -> None:
     """The film that the page opens with, x_t beside x_0 and before them noise alone, and its last picture."""
     frames: list[Image.Image] = []
     prompt, seed = opening.EXAMPLES[0]
-    for step in pipe.stream(prompt, num_inference_steps=steps, guidance_scale=4.0, seed=seed, preview="vae"):
+    for step in pipe.stream(
+        prompt, num_inference_steps=steps, guidance_scale=4.0, sampler="ddpm", seed=seed, preview="vae"
+    ):
         assert step.images is not None
         [noisy], [clean] = step.noisy(), step.images
         for right in (clean,) if frames else (noisy, clean):
@@ -98,14 +102,14 @@ def open_page(pipe: Pipeline, steps: int = 28) -> None:
 
 def cards(pipe: Pipeline) -> None:
     """The pictures of the page's examples, as Generate draws them."""
-    defaults = pipe.defaults
     for number, (prompt, seed) in enumerate(opening.EXAMPLES):
-        picture = pipe(defaults.request(prompt=prompt, seed=seed, preview="none")).images[0]
+        picture = pipe(prompt, seed=seed).images[0]
         opening.card(number).parent.mkdir(exist_ok=True)
         picture.save(opening.card(number), quality=90, method=6)
 
 
 def main() -> None:
+    """Make all pictures."""
     pipe = Pipeline.from_pretrained()
     animate(pipe)
     strengths(pipe)

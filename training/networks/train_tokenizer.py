@@ -90,6 +90,7 @@ def corpus(data: Path, heldout: Path, captions: int) -> Iterable[str]:
 
 
 def main() -> None:
+    """Learn the merges from composed captions, and write the tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--heldout", type=Path, default=Path(__file__).with_name("heldout.json"))

@@ -176,7 +176,7 @@ def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
     """How much of a prompt the model can read, and what it can't; empty where it is far from the limit."""
     if len(text) > MAX_PROMPT:
         return f"It is too long: at most {MAX_PROMPT:,} characters are read."
-    tokens, limit = pipeline.read_prompt(text, syntax), pipeline.models.tokenizer.model_max_length - 2
+    tokens, limit = pipeline.tokenize(text, syntax), pipeline.models.tokenizer.model_max_length - 2
     if tokens.dropped:
         # The text goes into a code span, where Markdown and HTML mean nothing.
         left_out = tokens.dropped[:200].replace("`", "")

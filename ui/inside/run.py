@@ -66,11 +66,12 @@ def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
     """
     from stable_diffusion.inspect.heat_maps import prompt_words, word_heat
     from stable_diffusion.inspect.look_inside import look_inside
-    from stable_diffusion.preview import Preview
+    from stable_diffusion.preview import Preview, Renderer
 
     told = without_loras(request.prompt)
     words = prompt_words(pipeline.models.tokenizer, told)
-    draw = Preview(pipeline.models.decoder_for(request.preview), request.preview)
+    assert request.preview is not None
+    draw = Preview(Renderer(pipeline.models), request.preview)
     match = matcher(pipeline, told)
     film: Film = {"run": new_run(), "words": [word.text for word in words], "scale": request.guidance_scale}
     frames, pulls, matches, total = [], [], [], None
@@ -113,7 +114,7 @@ def guesses(inside: InsideStep, draw: Callable) -> tuple[Image.Image | None, Ima
     import torch
 
     latents = [inside.unconditional, inside.conditional, inside.step.denoised]
-    pictures = draw(torch.cat([one for one in latents if one is not None]))
+    pictures = draw(torch.cat([one for one in latents if one is not None])).images
     unconditional = pictures[0] if len(pictures) == 3 else None
     # The last step of a run already carries the picture that it ends with.
     guided = pictures[-1] if inside.step.images is None else inside.step.images[0]

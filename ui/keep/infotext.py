@@ -42,7 +42,7 @@ def write_infotext(
     """
     pairs: dict[str, object] = {
         "Steps": request.num_inference_steps,
-        "Sampler": SAMPLER_LABELS[request.sampler],
+        "Sampler": SAMPLER_LABELS[request.sampler or ""],
         "CFG scale": f"{request.guidance_scale:g}",
         "Seed": seed,
         "Size": f"{request.width}x{request.height}",

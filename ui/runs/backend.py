@@ -21,9 +21,10 @@ from .models import ModelHolder
 
 if TYPE_CHECKING:
     from stable_diffusion.batching.engine import Engine
-    from stable_diffusion.batching.run_handle import Ticket
+    from stable_diffusion.batching.run_handle import RunHandle
     from stable_diffusion.guidance import Query
-    from stable_diffusion.pipeline import Pipeline, Run
+    from stable_diffusion.pipeline import Pipeline
+    from stable_diffusion.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class Local:
         self._engine: Engine | None = None
         self._starting = threading.Lock()
         self._parked: OrderedDict[str, tuple[Drawn, float]] = OrderedDict()  # with when; the last one is at its end
-        self._going: dict[str, Ticket | None] = {}  # None until the engine is asked
+        self._going: dict[str, RunHandle | None] = {}  # None until the engine is asked
         self._stopped: set[str] = set()
         self._owners: Counter[str] = Counter()
 
@@ -99,9 +100,9 @@ class Local:
         """See `Backend.stop`."""
         if run_id in self._going:
             self._stopped.add(run_id)
-            ticket = self._going[run_id]
-            if ticket is not None and ticket.position:
-                ticket.close()
+            handle = self._going[run_id]
+            if handle is not None and handle.position:
+                handle.close()
 
     async def stream(self, run_id: str, settings: dict[str, Any], owner: str) -> AsyncGenerator[News]:
         """See `Backend.stream`."""
@@ -132,14 +133,14 @@ class Local:
 
     async def _draw(self, run_id: str, drawn: Drawn, owner: str) -> AsyncGenerator[News]:
         engine = await asyncio.to_thread(self._started, drawn.pipeline)
-        ticket = self._going[run_id] = engine.submit(drawn.begin, owner)
+        handle = self._going[run_id] = engine.submit(drawn.begin, owner)
         began, first, told = time.perf_counter(), drawn.index, "stopped"
         try:
-            async with aclosing(ticket.news(TELL_EVERY)) as steps:
+            async with aclosing(handle.updates(TELL_EVERY)) as steps:
                 async for step in steps:
                     if step is None:
-                        if place := ticket.position:
-                            yield in_line(place, ticket.expected_wait)
+                        if place := handle.position:
+                            yield in_line(place, handle.expected_wait)
                         continue
                     stopped = run_id in self._stopped and step.result is None
                     drawn.index, drawn.total = max(drawn.index, step.index), step.total
@@ -156,20 +157,20 @@ class Local:
             self._park(run_id, drawn)
             raise
         finally:
-            ticket.close()
+            handle.close()
             log.info("%s at step %d of %d", told, drawn.index, drawn.total)
 
     def _started(self, pipeline: Pipeline) -> Engine:
         """The engine, which starts with the first run; all models are on the device of the first."""
         from stable_diffusion.batching.engine import Engine
-        from stable_diffusion.batching.preview_worker import Painter
+        from stable_diffusion.batching.preview_worker import PreviewWorker
 
         with self._starting:
             if self._engine is None:
                 device = pipeline.models.unet.conv_in.weight.device
                 limits, most = self.holder.limits, self._max_running
-                painter = Painter(device, share=limits.preview_share if device.type == "cpu" else None)
-                self._engine = Engine(device, painter=painter, max_running=most, max_waiting=limits.max_waiting)
+                worker = PreviewWorker(device, share=limits.preview_share if device.type == "cpu" else None)
+                self._engine = Engine(device, preview_worker=worker, max_running=most, max_waiting=limits.max_waiting)
             return self._engine
 
     def _park(self, run_id: str, drawn: Drawn) -> None:

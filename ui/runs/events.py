@@ -17,7 +17,8 @@ from ..keep.metadata import KEY, encoded
 
 if TYPE_CHECKING:
     from stable_diffusion.guidance import Query
-    from stable_diffusion.pipeline import Pipeline, Step
+    from stable_diffusion.pipeline import Pipeline
+    from stable_diffusion.run import Step
 
 MAX_PREVIEW = 1024
 LOSSLESS = 128
@@ -142,7 +143,7 @@ def fitted_photo(request: Request) -> Image.Image:
 def dropped_text(pipeline: Pipeline, request: Request) -> dict[str, str]:
     """The end of prompt and negative prompt that the model can't read, where they are too long."""
     texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-    dropped = {name: pipeline.read_prompt(text, request.prompt_syntax).dropped for name, text in texts.items()}
+    dropped = {name: pipeline.tokenize(text, request.prompt_syntax).dropped for name, text in texts.items()}
     return {name: text for name, text in dropped.items() if text}
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from stable_diffusion.request import Defaults, Request, shown
+from stable_diffusion.request import Defaults, Request, RequestError, shown
 
 from .adapter_files import bring
 
@@ -110,7 +110,13 @@ def check_work(holder: ModelHolder, settings: dict[str, Any]) -> Request:
     Of a model that is not loaded yet, what its JSON files say is what is known.
     """
     defaults = holder.defaults_of(settings.get("model"))
-    request = defaults.request(**settings)
+    request = defaults.complete(Request(**{name: value for name, value in settings.items() if value is not None}))
+    for name in ("width", "height"):
+        if getattr(request, name) > defaults.max_side:
+            raise RequestError(
+                f"{name} must be at most {defaults.max_side} with this model, got {getattr(request, name)}: "
+                "choose a smaller size"
+            )
     assert request.width is not None
     assert request.height is not None
     check_numbers(holder.limits, vars(request))
@@ -145,5 +151,6 @@ def prepare(holder: ModelHolder, settings: dict[str, Any]) -> tuple[Pipeline, Re
     bring(pipeline)
     # So that whoever draws finds them merged and fetched.
     pipeline.loras.using(request.loras)
+    assert request.preview is not None
     pipeline.models.decoder_for(request.preview)
     return pipeline, request

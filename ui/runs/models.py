@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from stable_diffusion.loading.config import BUNDLED, ModelError
 from stable_diffusion.loading.files import read_json
 from stable_diffusion.loading.model_config import SETTINGS_FILES, TINY_VAE_FILES
-from stable_diffusion.request import Defaults, defaults_for, shown
+from stable_diffusion.loading.model_defaults import defaults_for
+from stable_diffusion.request import Defaults, Request, shown
 
 from ..form.vocabulary import Vocabulary, read_vocabulary
 from .adapter_files import bring, folders
@@ -267,7 +268,7 @@ def load_pipeline(
     weight = next(models.vae.parameters())
     precision = weight.dtype
     pipeline = Pipeline(models)
-    pipeline.read_words(pipeline.defaults.request())  # weights that are not finite are found here, ...
+    pipeline.condition(Request())  # weights that are not finite are found here, ...
     for network in (models.unet, models.vae):
         for_inference(network, precision)  # ... and here, and not by the first visitor
     bring(pipeline)

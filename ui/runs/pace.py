@@ -7,6 +7,8 @@ import time
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
+from stable_diffusion.request import Request
+
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
 
@@ -30,7 +32,7 @@ def seconds_per_step(pipeline: Pipeline) -> float:
 
 
 def _measure(pipeline: Pipeline) -> float:
-    run = pipeline.begin(pipeline.defaults.request(seed=0))
+    run = pipeline.begin(Request(seed=0))
     assert run.query is not None, "a run that begins has a question"
     taken: list[float] = []
     for _ in range(STEPS):

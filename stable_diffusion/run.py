@@ -1,0 +1,191 @@
+"""A run: one request between its first noise and its last picture, one evaluation of the network at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .guidance import Denoiser, Query
+from .levels import Plan
+from .loading.checkpoints import finite
+from .preview import Pictures, Preview, Renderer, wait_for
+from .request import Request
+from .schedule import CLEAN, Level
+from .vae import unet_not_finite
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished request: its images, the seed of the first (image i has seed + i), and the final latents.
+
+    found: which images the model's safety checker found; they are blurred. Empty for a model without one.
+    """
+
+    images: list[Image.Image]
+    seed: int
+    latents: Tensor
+    found: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """One evaluation of the network.
+
+    index: 1 to total.
+    latents: x_t (N, C, h, w), the input at the noise `level`, in sampler space: x_t = alpha x_0 + sigma eps.
+    denoised: the network's x_0, of the same shape.
+    images: pictures of x_0; None where no preview was due. On the last step they are the final images, by the VAE.
+    found: which images the model's safety checker found; they are blurred.
+    final, result: set on the last step: the latents that the run ends with, and the result.
+    """
+
+    index: int
+    total: int
+    level: Level
+    latents: Tensor
+    denoised: Tensor
+    seed: int
+    render: Renderer = field(repr=False)
+    images: list[Image.Image] | None = None
+    found: tuple[bool, ...] = ()
+    final: Tensor | None = None
+    result: Result | None = None
+
+    @property
+    def timestep(self) -> float:
+        """Timestep of the trained schedule; may be fractional."""
+        return self.level.timestep
+
+    @property
+    def alpha(self) -> float:
+        """Scale of the picture in x_t."""
+        return self.level.alpha
+
+    @property
+    def sigma(self) -> float:
+        """Scale of the noise in x_t, in the sampler's own space."""
+        return self.level.sigma
+
+    @property
+    def precision(self) -> str:
+        """Name of the type that the networks compute in: float32, bfloat16 or float16."""
+        return str(next(self.render.models.vae.parameters()).dtype).removeprefix("torch.")
+
+    def noisy(self) -> list[Image.Image]:
+        """Return pictures of x_t, the noise that the network is shown."""
+        return self.render.noisy(self.latents, self.level, self.found)
+
+    def previewed(self, preview: Preview) -> Step:
+        """Return the step with the pictures of `preview` or, for the last step, with final images and result."""
+        if self.final is None:
+            return self._with(preview(self.denoised))
+        step = self.decoded()
+        assert step.images is not None
+        return replace(step, result=Result(step.images, self.seed, self.final, step.found))
+
+    def decoded(self) -> Step:
+        """Return the step with pictures by the VAE: of its x_0 or, for the last step, of the final latents."""
+        return self._with(self.render(self.denoised if self.final is None else self.final))
+
+    def _with(self, pictures: Pictures | None) -> Step:
+        return self if pictures is None else replace(self, images=pictures.images, found=pictures.found)
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """The prompt's part of a run, fixed when it begins: keys and values of the cross-attention, and the network.
+
+    context and negative are (N, S, K), as `UNet.read` gives them; negative is None for a run without guidance.
+    """
+
+    denoise: Denoiser
+    context: Tensor
+    negative: Tensor | None
+    guidance_scale: float
+
+
+class Run:
+    """A request under way. `query` is the next question to the network, None when the run is over.
+
+    The caller evaluates the query, alone or together with those of other runs, and hands over the answer:
+
+        while run.query is not None:
+            [x_0] = run.denoise([run.query])
+            step = run.answer(x_0)
+
+    request: the request, complete and with its seed.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        plan: Plan,
+        conditioning: Conditioning,
+        x: Tensor,
+        noise: Callable[[], Tensor],
+        render: Renderer,
+    ):
+        self.request, self.denoise, self.render = request, conditioning.denoise, render
+        self._conditioning, self._total = conditioning, plan.evaluations
+        self._index = 0
+        self._sampling = plan.run(x, noise)
+        self.query: Query | None = self._ask(*next(self._sampling))
+
+    def preview(
+        self, clock: Callable[[], float] = time.perf_counter, wait: Callable[[torch.device], None] = wait_for
+    ) -> Preview:
+        """Return the decoder of this run's previews; see `Preview` for clock and wait."""
+        assert self.request.preview is not None, "a run's request is complete"
+        return Preview(self.render, self.request.preview, clock, wait)
+
+    def answer(self, x_0: Tensor) -> Step:
+        """Continue with the network's x_0 for `query` and return the step, without pictures.
+
+        Afterwards `query` is the next question, or None: then the step has the run's `final` latents. Raises
+        `NotFinite` where these hold numbers that are not finite.
+        """
+        assert self.query is not None, "a run that is over has no question to answer"
+        assert self.request.seed is not None, "a run's request is seeded"
+        query, self._index, final = self.query, self._index + 1, None
+        try:
+            x, level = self._sampling.send(x_0)
+            self.query = self._ask(self._blend(x, level), level)
+        except StopIteration as stop:
+            self.query, final = None, self._blend(stop.value, CLEAN)
+            if not finite(final):
+                raise unet_not_finite(self.render.models.unet.conv_in.weight.dtype) from None
+        step = Step(self._index, self._total, query.level, query.x, x_0, self.request.seed, self.render)
+        return replace(step, final=final)
+
+    def close(self) -> None:
+        """End the run where it is."""
+        self._sampling.close()
+        self.query = None
+
+    def steps(self, denoise: Callable[[Sequence[Query]], list[Tensor]] | None = None) -> Generator[Step, None, None]:
+        """Run to the end and yield each step with its pictures; closing the iterator closes the run.
+
+        denoise: answers the queries in place of the run's own denoiser, for callers that observe it.
+        """
+        denoise, preview = denoise or self.denoise, self.preview()
+        try:
+            while self.query is not None:
+                [x_0] = denoise([self.query])
+                step = self.answer(x_0)
+                due = step.final is not None or step.index % self.request.preview_every == 0
+                yield step.previewed(preview) if due else step
+        finally:
+            self.close()
+
+    def _blend(self, x: Tensor, level: Level) -> Tensor:
+        mask = self.render.mask
+        return x if mask is None else mask.blend(x, level)
+
+    def _ask(self, x: Tensor, level: Level) -> Query:
+        given = self._conditioning
+        return Query(x, level, given.context, given.negative, given.guidance_scale)
