@@ -35,14 +35,14 @@ def convert(source: str | Path, target: str | Path, *, half: bool = False) -> No
     """Write a model directory as the single file `target`, or a single file as the directory `target`.
 
     source: a directory, a single file, or a name on the hub. half: store float16.
-    Raises `ModelError` where `target` exists or `source` is damaged; `target` appears only when it is complete.
+    Raises `ModelError` if `target` exists or `source` is damaged. `target` is created only when it is complete.
     """
     source, target = locate(source, prefer_half=half), Path(target)
     if target.exists():
         raise ModelError(f"{target} exists already: name another target, or remove it first")
     if source.is_dir() != (target.suffix in SUFFIXES):
         wanted = "a single file, NAME.safetensors" if source.is_dir() else "a directory"
-        raise ModelError(f"{target} must name {wanted}, which is what {source} becomes")
+        raise ModelError(f"{target} must name {wanted}: {source} is converted to one")
     if source.is_dir():
         _directory_to_file(source, target, half)
     else:
@@ -51,7 +51,7 @@ def convert(source: str | Path, target: str | Path, *, half: bool = False) -> No
 
 def _directory_to_file(source: Path, target: Path, half: bool) -> None:
     if target.suffix != ".safetensors":
-        raise ModelError(f"{target} must end in .safetensors: no other format is written")
+        raise ModelError(f"{target} must end in .safetensors, the only format that is written")
     settings = read_settings(source)
     config, parts = ModelConfig.from_settings(settings), read_directory(source, prefer_half=half)
     tensors: State = {}
@@ -78,25 +78,25 @@ def _file_to_directory(source: Path, target: Path, half: bool) -> None:
 
 
 def _halved(state: State, origin: Path) -> State:
-    """The weights in float16; raises `ModelError` where one is too large for it."""
+    """Return the weights in float16; raises `ModelError` if one is too large for it."""
     halved = {name: tensor.half() for name, tensor in state.items()}
     broken = [name for name, tensor in halved.items() if not finite(tensor)]
     if broken:
-        raise ModelError(f"{origin} holds weights that float16 can't ({first_five(broken)}): convert without --half")
+        raise ModelError(f"{origin} has weights beyond float16 ({first_five(broken)}): convert without --half")
     return halved
 
 
 @contextmanager
 def _appearing(target: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `target` if all goes well and leaves nothing behind if not."""
+    """Yield a path to write to; it becomes `target` on success and is removed on failure."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as workplace:
-        yield Path(workplace) / target.name
-        os.rename(Path(workplace) / target.name, target)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as folder:
+        yield Path(folder) / target.name
+        os.rename(Path(folder) / target.name, target)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line: 0 where the target was written, 1 where it was not."""
+    """Run the command line; returns 0 if the target was written, else 1."""
     parser = argparse.ArgumentParser(
         prog="python -m stable_diffusion.model_converter",
         description="Convert a model directory to a single file, or a single file to a model directory.",

@@ -1,14 +1,14 @@
-"""Weight files: read without running code from them, checked in full, and only then put into a network.
+"""Weight files: read without executing code from them, checked in full and only then put into a network.
 
-A network is built on the meta device and given the file's tensors, so that no second copy of the weights exists. Every
-complaint is a `ModelError` that names the file and the remedy; a network that did not fit is never handed out.
+A network is built on the meta device and takes the file's tensors, so there is no second copy of the weights. Every
+error is a `ModelError` that names the file and the remedy; no partly loaded network is returned.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -48,40 +48,38 @@ TEXT_UNUSED = ("text_model.embeddings.position_ids", "embeddings.position_ids", 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
 SUFFIXES = (".safetensors", *PICKLED)
 MAX_HEADER = 8 * 2**20  # bytes of names and metadata in a safetensors file; a whole model has 0.3 MB of names
-LISTED = 5  # how many names an error lists
 
 
 def read_tensors(path: Path) -> State:
-    """Every tensor of one weight file: `.safetensors`, or a pickle of nothing but tensors.
+    """Return all tensors of one weight file: `.safetensors`, or a pickle of tensors only.
 
-    The tensors are the mapped file itself where they can be: replace a file that is in use, never write into it.
-
-    Raises `ModelError` where the file is missing, damaged, of another kind, or wants to run code.
+    Where possible the tensors are the mapped file itself, so a file in use must be replaced, not written into.
+    Raises `ModelError` for a missing or damaged file, another kind of file, and a pickle with code.
     """
     check_file(path, MAX_WEIGHTS)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if path.suffix in PICKLED:
         return read_pickle(path)
-    raise ModelError(f"{path} is no weight file: its name must end in {', '.join(SUFFIXES)}")
+    raise ModelError(f"{path} is not a weight file: its name must end in {', '.join(SUFFIXES)}")
 
 
 def _read_safetensors(path: Path) -> State:
     try:
         with path.open("rb") as start:
             header = int.from_bytes(start.read(8), "little")
-        if header > MAX_HEADER:  # the library's own limit takes gigabytes, and not having them it ends the program
+        if header > MAX_HEADER:  # the library would allocate gigabytes for it, or end the process
             raise ModelError(f"{path} is damaged or cut short (a header of {header:,} bytes): download it again")
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the handle is no mapping
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the handle is not a mapping
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path} is damaged or cut short ({one_line(error)}): download it again") from None
 
 
 def weight_names(part: str, *, prefer_half: bool = False) -> list[str]:
-    """Where a directory may keep the weights of a part, as diffusers names files and indices of shards; best first.
+    """Return diffusers' names of a part's weight files and shard indices, best first.
 
-    safetensors come before pickles; float16 files come first where `prefer_half` asks, and otherwise serve in need.
+    safetensors come before pickles. float16 files come first if `prefer_half`, otherwise last of their kind.
     """
     variants = (".fp16", "") if prefer_half else ("", ".fp16")
     return [
@@ -93,7 +91,7 @@ def weight_names(part: str, *, prefer_half: bool = False) -> list[str]:
 
 
 def find_weights(folder: Path, part: str, *, prefer_half: bool = False) -> Path:
-    """The best of `weight_names` that a model directory has; raises `ModelError` where it has none."""
+    """Return the first of `weight_names` in a model directory; raises `ModelError` if it has none."""
     names = weight_names(part, prefer_half=prefer_half)
     for name in names:
         if (folder / name).exists():
@@ -102,19 +100,19 @@ def find_weights(folder: Path, part: str, *, prefer_half: bool = False) -> Path:
 
 
 def shards(index: Path) -> dict[str, Path]:
-    """Which file holds each weight, of those that an index lists; raises `ModelError` where it is damaged."""
+    """Return the file of each weight in an index of shards; raises `ModelError` for a damaged index."""
     try:
         placed = read_json(index)["weight_map"]
         outside = sorted(file for file in set(placed.values()) if Path(file).name != file)
     except (ConfigError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{index} is no index of shards: download it again") from None
+        raise ModelError(f"{index} is not an index of shards: download it again") from None
     if outside:
-        raise ModelError(f"{index} names the shard {short_repr(outside[0])}, which lies outside its folder")
+        raise ModelError(f"{index} names the shard {short_repr(outside[0])}, outside its folder: download it again")
     return {name: index.parent / file for name, file in placed.items()}
 
 
 def read_weights(path: Path) -> State:
-    """Every tensor of a weight file, or of the shards that an index lists."""
+    """Return all tensors of a weight file, or of all shards in an index."""
     if path.suffix != ".json":
         return read_tensors(path)
     placed = shards(path)
@@ -152,15 +150,15 @@ def with_today_names(vae: State) -> State:
 
 
 def write_tensors(path: Path, state: State, metadata: Mapping[str, str] | None = None) -> None:
-    """Write one safetensors file; `metadata` is text that travels with it."""
+    """Write one safetensors file with `metadata` in its header."""
     path.touch()
     mode = path.stat().st_mode
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, {"format": "pt", **(metadata or {})})
-    path.chmod(mode)  # safetensors lets nobody but the owner read what it wrote
+    path.chmod(mode)  # safetensors makes its files readable by the owner only
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The text that travels with a safetensors file; empty for other files."""
+    """Return the metadata of a safetensors file; empty for other files."""
     if path.suffix != ".safetensors":
         return {}
     with safe_open(path, framework="pt") as file:
@@ -168,15 +166,21 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def outline(network: type[Network], config: object) -> Network:
-    """`network(config)` with the names and shapes of its weights, but no storage."""
+    """Return `network(config)` on the meta device: names and shapes of weights without storage."""
     with torch.device("meta"), _Unfilled():
         return network(config)
 
 
 class _Unfilled(TorchFunctionMode):
-    """New layers leave their weights as they are; to draw numbers for them PyTorch would import its compiler, 2 s."""
+    """Skip the initialisation of weights, for which PyTorch would import its compiler in 2 s."""
 
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         if getattr(func, "__module__", None) == "torch.nn.init":
             return None
         return func(*args, **(kwargs or {}))
@@ -192,11 +196,11 @@ def build(
     dtype: torch.dtype | None = torch.float32,
     unread: bool = False,
 ) -> Network:
-    """`network(config)` holding `state`, on `device` in `dtype`, ready for inference; `origin` is named in errors.
+    """Return `network(config)` with the weights `state`, on `device` in `dtype`, ready for inference.
 
-    `state` is emptied as its tensors move over, so that a conversion never holds all weights twice. dtype None leaves
-    them as they are. unread leaves matrices and kernels, which are most of a file, to be checked by whoever reads them
-    first: `for_inference`, and `encode_tokens` by what they give.
+    state is emptied while its tensors move, so that weights of two types never exist in full. dtype None keeps their
+    types. unread skips the check of matrices and kernels for finite numbers, which would read the whole file;
+    `for_inference` makes it later, and `encode_tokens` checks its output. Raises `ModelError` naming `origin`.
     """
     built = outline(network, config)
     check(built, state, origin)
@@ -207,7 +211,7 @@ def build(
 
 
 def check(network: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None:
-    """Raise `ModelError` unless `state` has exactly the network's keys, in its shapes, of floating-point numbers."""
+    """Raise `ModelError` unless `state` has exactly the network's keys and shapes, and floating-point numbers."""
     wanted = network.state_dict()
     kind = type(network).__name__
     for complaint, names in (
@@ -237,12 +241,12 @@ def check(network: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None
 
 
 def is_dense_float(tensor: Tensor) -> bool:
-    """Whether a tensor is floating-point numbers in memory; a pickle can hold other kinds."""
+    """Return whether a tensor is dense, floating-point and has storage; a pickle can hold other kinds."""
     return tensor.is_floating_point() and tensor.layout is torch.strided and not tensor.is_meta
 
 
 def check_finite(state: Mapping[str, Tensor], origin: Path | str) -> None:
-    """Raise `ModelError` unless all numbers are finite; `origin` is named."""
+    """Raise `ModelError` naming `origin` unless all numbers are finite."""
     broken = [name for name, tensor in state.items() if not finite(tensor)]
     if broken:
         dtype = str(state[broken[0]].dtype).removeprefix("torch.")
@@ -253,7 +257,7 @@ def check_finite(state: Mapping[str, Tensor], origin: Path | str) -> None:
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether every number is finite, in one pass and without a mask as large as the tensor."""
+    """Return whether all numbers are finite, in one pass and without a mask of the tensor's size."""
     if tensor.numel() == 0:
         return True
     low, high = tensor.aminmax()
@@ -261,7 +265,7 @@ def finite(tensor: Tensor) -> bool:
 
 
 def first_five(names: Iterable[str]) -> str:
-    """The first five names in order, and how many more there are."""
+    """Return the first five names in order, and the number of the others."""
     names = sorted(names)
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(map(one_line, names[:LISTED])) + more
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(one_line, names[:5])) + more

@@ -46,7 +46,7 @@ def test_a_model_gets_the_words_that_fit_it(folder: Path, caplog: pytest.LogCapt
     with caplog.at_level("INFO", "ui"):
         assert holder.pipeline("sd1").embeddings == ("zub",)
         assert holder.pipeline("sd2").embeddings == ()
-    assert "zub.safetensors is no embedding of this model" in caplog.text
+    assert "zub.safetensors is not an embedding of this model" in caplog.text
     assert "torn.pt" in caplog.text
 
 
@@ -55,7 +55,7 @@ def test_a_prompt_brings_its_loras_to_the_run(folder: Path):
     pipeline, request = prepare(holder, {"model": "sd1", "prompt": "a fox <lora:ink:0.8>", "num_inference_steps": 1})
     assert request.prompt == "a fox <lora:ink:0.8>"  # as pictures and links carry it
     merged = pipeline.begin(request).denoise.unet
-    assert merged is pipeline.loras.using((("ink", 0.8),)).unet
+    assert merged is pipeline.loras.models_for((("ink", 0.8),)).unet
     assert merged is not pipeline.models.unet
 
 

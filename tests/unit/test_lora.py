@@ -17,7 +17,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from stable_diffusion.adapters.lora import KEPT_MERGES, PARTS, LoRAs
+from stable_diffusion.adapters.lora import CACHED_MERGES, PARTS, LoRAs
 from stable_diffusion.diffusion import UNet
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.model_loader import Models, load
@@ -331,12 +331,12 @@ def wrong(models: Models, case: str) -> dict[str, Tensor]:
     [
         (
             "unknown",
-            r"is no LoRA of this model \(unknown: (lora_te2_text_model_encoder_layers_\d.alpha, ){4}"
+            r"is not a LoRA of this model \(unknown: (lora_te2_text_model_encoder_layers_\d.alpha, ){4}"
             r"lora_te2_text_model_encoder_layers_4.alpha and 2 more\)",
         ),
-        ("mixed", r"not all the factors.*unet/\S+to_q: alpha, down, hada_w1_a, up"),
+        ("mixed", r"lacks factors.*unet/\S+to_q: alpha, down, hada_w1_a, up"),
         ("twice", r"unknown: unet\.\S+to_q.lora_A.weight"),
-        ("half", r"not all the factors.*unet/\S+to_q: alpha, down"),
+        ("half", r"lacks factors.*unet/\S+to_q: alpha, down"),
         (
             "shape",
             r"does not have the shapes of this model \(unet/\S+to_q: alpha \(\), down \(2, 7\), up .* weight \(8, 8\)",
@@ -367,7 +367,7 @@ def test_a_wrong_file_merges_nothing(models: Models, case: str, message: str, tm
         ('{"unet.lora_alpha": "eight"}', "damaged settings"),
         ('{"unet.alpha_pattern": [1]}', "damaged settings"),
         (json.dumps({"unet.lora_alpha": 10**400}), "damaged settings"),
-        (json.dumps({"unet.use_dora": True}), "says that it is a DoRA"),
+        (json.dumps({"unet.use_dora": True}), "is marked as a DoRA and has no magnitudes"),
     ],
 )
 def test_wrong_settings_merge_nothing(models: Models, settings: str, message: str, tmp_path: Path) -> None:
@@ -492,7 +492,7 @@ def test_embeddings_in_a_lora_are_left_out_and_said(models: Models, tmp_path: Pa
     file = kohya(models)
     save_file(file, tmp_path / "lora.safetensors")
     save_file({**file, "bundle_emb.style.string_to_param.*": torch.ones(2, 32)}, tmp_path / "bundle.safetensors")
-    with pytest.warns(UserWarning, match=r"brings embeddings, which are left out \(bundle_emb.style"):
+    with pytest.warns(UserWarning, match=r"contains embeddings, which are ignored \(bundle_emb.style"):
         bundle = merged(models, tmp_path / "bundle.safetensors")
     assert_state(bundle, state(merged(models, tmp_path / "lora.safetensors")))
 
@@ -505,7 +505,7 @@ def test_a_missing_middle_block_is_left_out_and_said(tmp_path: Path) -> None:
     save_file(file, tmp_path / "lora.safetensors")
     middle = {f"lora_unet_mid_block_attentions_0_proj_in.{name}": factor.clone() for name, factor in both.items()}
     save_file({**file, **middle}, tmp_path / "whole.safetensors")
-    with pytest.warns(UserWarning, match=r"a middle block, .* that part is left out \(lora_unet_mid_block"):
+    with pytest.warns(UserWarning, match=r"a middle block, .* that part is ignored \(lora_unet_mid_block"):
         whole = merged(small, tmp_path / "whole.safetensors")
     assert_state(whole, state(merged(small, tmp_path / "lora.safetensors")))
 
@@ -515,8 +515,8 @@ def test_a_prompt_names_the_files_of_its_own_run(models: Models, tmp_path: Path)
         scaled = {key: tensor * (1 + seed) for key, tensor in kohya(models).items()}
         save_file(scaled, tmp_path / f"{name}.safetensors")
     pipe, by_hand = Pipeline(models), Pipeline(models)
-    pipe.loras.offer(tmp_path / "ink.safetensors")
-    pipe.loras.offer(tmp_path / "oil.safetensors")
+    pipe.loras.register(tmp_path / "ink.safetensors")
+    pipe.loras.register(tmp_path / "oil.safetensors")
     plain = latents(pipe, "a fox ")
     by_hand.loras.merge(tmp_path / "ink.safetensors", 0.8)
     by_hand.loras.merge(tmp_path / "oil.safetensors")
@@ -530,16 +530,16 @@ def test_a_prompt_names_the_files_of_its_own_run(models: Models, tmp_path: Path)
 def test_runs_of_the_same_files_share_a_network(models: Models, tmp_path: Path) -> None:
     save_file(kohya(models), tmp_path / "ink.safetensors")
     loras = LoRAs(models)
-    loras.offer(tmp_path / "ink.safetensors")
-    first = loras.using((("ink", 0.8),))
-    assert loras.using((("ink", 0.8),)) is first
-    for weight in range(1, KEPT_MERGES):
-        loras.using((("ink", float(weight)),))
-    assert loras.using((("ink", 0.8),)) is first
-    loras.using((("ink", 9.0),))
-    assert loras.using((("ink", 0.8),)) is not first
+    loras.register(tmp_path / "ink.safetensors")
+    first = loras.models_for((("ink", 0.8),))
+    assert loras.models_for((("ink", 0.8),)) is first
+    for weight in range(1, CACHED_MERGES):
+        loras.models_for((("ink", float(weight)),))
+    assert loras.models_for((("ink", 0.8),)) is first
+    loras.models_for((("ink", 9.0),))
+    assert loras.models_for((("ink", 0.8),)) is not first
     loras.merge(tmp_path / "ink.safetensors")
-    assert_state(loras.using((("ink", 0.5),)), state(merged(loras.models, tmp_path / "ink.safetensors", 0.5)))
+    assert_state(loras.models_for((("ink", 0.5),)), state(merged(loras.models, tmp_path / "ink.safetensors", 0.5)))
 
 
 def test_a_folder_without_its_settings_merges_nothing(models: Models, tmp_path: Path) -> None:

@@ -63,4 +63,4 @@ def bring(pipeline: Pipeline) -> None:
             except ModelError as error:
                 log.info("an embedding is left out: %s", error)
         for path in find_files("loras").values():
-            pipeline.loras.offer(path)
+            pipeline.loras.register(path)

@@ -150,7 +150,7 @@ def prepare(holder: ModelHolder, settings: dict[str, Any]) -> tuple[Pipeline, Re
     request = check_work(holder, settings)
     bring(pipeline)
     # So that whoever draws finds them merged and fetched.
-    pipeline.loras.using(request.loras)
+    pipeline.loras.models_for(request.loras)
     assert request.preview is not None
     pipeline.models.decoder_for(request.preview)
     return pipeline, request
