@@ -281,9 +281,9 @@ def mutated(value: Any, draw: random.Random) -> Any:
     return draw.choice(OTHERS)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 25))])
 def test_mutated_settings_run_or_are_refused(seed: int, original: Path, tmp_path: Path) -> None:
-    """Of 320 models, each is refused in a sentence, or draws finite pictures with a sampler drawn by lot."""
+    """Each of 40 models is refused in a sentence, or draws finite pictures with a random sampler."""
     folder = Path(shutil.copytree(original, tmp_path / "tiny"))
     files = [*folder.glob("*/*config.json"), folder / "model_index.json"]
     assert len(files) == 6

@@ -77,8 +77,13 @@ def test_a_tiny_autoencoder_has_no_place_in_a_file(tmp_path: Path) -> None:
         load(tmp_path / "two.safetensors")
 
 
-@pytest.mark.parametrize("kind", [*KINDS, "bk_small", "bk_tiny"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *(("sd1", torch.float32), ("sd2", torch.float32), ("bk_small", torch.float16), ("bk_tiny", torch.bfloat16)),
+        *(("sd1", torch.bfloat16), ("sd2", torch.float16)),
+    ],
+)
 def test_directory_to_file_and_back(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     folder, file, back = save_model(tmp_path / kind, kind, dtype=dtype), tmp_path / "one.safetensors", tmp_path / "back"
     convert(folder, file)
@@ -155,7 +160,7 @@ def test_half_refuses_what_it_cannot_hold(tmp_path: Path) -> None:
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     state = load_file(path)
     save_file({**state, "conv_in.bias": state["conv_in.bias"] * 1e9}, path)
-    with pytest.raises(ModelError, match=r"weights that float16 can't \(conv_in.bias\): convert without --half"):
+    with pytest.raises(ModelError, match=r"weights beyond float16 \(conv_in.bias\): convert without --half"):
         convert(folder, tmp_path / "half.safetensors", half=True)
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
@@ -225,7 +230,7 @@ def test_published_families_are_recognised(tmp_path: Path) -> None:
         "!!python/object/apply:os.getcwd []",
     ):
         beside.write_text(text)
-        with pytest.raises(ModelError, match=r"published.yaml does not tell"):
+        with pytest.raises(ModelError, match=r"published.yaml does not have v or eps"):
             recognise(file, on_meta(stable_diffusion_2()), never)
 
 
@@ -252,7 +257,7 @@ def test_relatives_are_refused(change: dict[str, tuple[int, ...]], message: str,
 
 def test_files_that_hold_no_model(tmp_path: Path) -> None:
     save_file({"numbers": torch.ones(3)}, tmp_path / "numbers.safetensors")
-    with pytest.raises(ModelError, match=r"numbers.safetensors holds no Stable Diffusion model"):
+    with pytest.raises(ModelError, match=r"numbers.safetensors does not hold a Stable Diffusion model"):
         load(tmp_path / "numbers.safetensors")
     torch.save([1, 2, 3], tmp_path / "list.ckpt")
     with pytest.raises(ModelError, match=r"list.ckpt holds a list instead of named tensors"):
@@ -298,7 +303,7 @@ def test_parts_without_their_beginning(part: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"unet": {}}', "null"])
 def test_damaged_settings_in_a_file(text: str, tmp_path: Path) -> None:
     save_file({"numbers": torch.ones(3)}, tmp_path / "one.safetensors", {METADATA_KEY: text})
-    with pytest.raises(ModelError, match=r"one.safetensors carries settings that are damaged"):
+    with pytest.raises(ModelError, match=r"one.safetensors has damaged settings in its metadata"):
         load(tmp_path / "one.safetensors")
 
 

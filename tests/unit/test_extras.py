@@ -64,7 +64,7 @@ def test_a_prompt_brings_its_loras_to_the_run(folder: Path):
     [
         ("sd1", "<lora:pen:1>", "names the LoRA 'pen', which is not here"),
         ("sd2", "<lora:ink:1>", "does not have the shapes of this model"),
-        ("sd1", "<lora:peft:1>", "is no regular file"),
+        ("sd1", "<lora:peft:1>", "is not a regular file"),
         ("sd1", "<lora:ink:much>", "the weight of a LoRA must be a number"),
     ],
 )
