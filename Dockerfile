@@ -1,13 +1,13 @@
 # docker build --tag live . && docker run --publish 7860:7860 live
-# More in README.md, "Open to others"; every limit is a variable: docker run --env SD_MAX_WORK=50 ...
+# docs/deploy.md has the variables that set limits and model: docker run --env SD_MAX_SECONDS=20 ...
 FROM python:3.11-slim
 
-# Without rights, by the number that a Space's containers run as too.
+# A user without rights, with the number that a Space's containers use.
 RUN useradd --create-home --uid 1000 user
 WORKDIR /app
 
-# Where torch's build for processors is, of 0.2 GB; the usual one is for NVIDIA's GPUs, with gigabytes of libraries. For
-# those: docker build --build-arg TORCH= ..., and docker run --gpus all ...
+# The index of torch's build for processors, 0.2 GB. The usual build is for NVIDIA's GPUs and has gigabytes of libraries;
+# to use it: docker build --build-arg TORCH= ..., and docker run --gpus all ...
 ARG TORCH="--extra-index-url https://download.pytorch.org/whl/cpu"
 COPY requirements-lock.txt .
 RUN pip install --no-cache-dir $TORCH --requirement requirements-lock.txt

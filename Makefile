@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser test-processors test-sse test-avx2 test-serving mutations soak lock lint format data train clean
+.PHONY: demo test browser test-processors test-sse test-avx2 test-serving mutations soak lock lint format data train text clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python app.py
@@ -40,7 +40,7 @@ test-serving: $(VENV)/.installed-serve
 
 # Faults made on purpose, a few seconds each.
 mutations: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations
+	$(BIN)/python -m tests.mutations
 
 # Too long for every day: attacks and load by the thousand, and the memory that they leave behind.
 soak: $(VENV)/.installed-dev
@@ -72,9 +72,9 @@ data: $(VENV)/.installed-dev
 train: $(VENV)/.installed-dev
 	$(BIN)/python -m training.networks.train_vae
 	$(BIN)/python -m training.networks.train_tokenizer
-	$(BIN)/python -m training.data.cache_latents --resolution 64
-	$(BIN)/python -m training.data.cache_latents --resolution 128
-	$(BIN)/python -m training.data.cache_latents --recipe pair --count 10000 --out runs/latents-128-pairs
+	$(BIN)/python -m training.networks.cache_latents --resolution 64
+	$(BIN)/python -m training.networks.cache_latents --resolution 128
+	$(BIN)/python -m training.networks.cache_latents --recipe pair --count 10000 --out runs/latents-128-pairs
 	$(BIN)/python -m training.networks.train_clip
 	$(BIN)/python -m training.networks.train_style
 	$(BIN)/python -m training.networks.train_things
@@ -82,17 +82,29 @@ train: $(VENV)/.installed-dev
 	$(BIN)/python -m training.networks.train_unet --resolution 128 --minutes 360 --latents runs/latents-128 runs/latents-128-pairs
 	$(BIN)/python -m training.networks.train_unet --resolution 128 --minutes 420 --decay 60 --timestep-power 0 \
 		--latents runs/latents-128 runs/latents-128-pairs
-	$(BIN)/python -m training.data.cache_predictions
-	$(BIN)/python -m training.data.cache_predictions --photos assets/examples --count 1200 --out runs/predictions-photos
+	$(BIN)/python -m training.networks.cache_predictions
+	$(BIN)/python -m training.networks.cache_predictions --photos assets/examples --count 1200 --out runs/predictions-photos
 	$(BIN)/python -m training.networks.train_vae_256 decoder --minutes 300 --predictions runs/predictions runs/predictions-photos
 	$(BIN)/python -m training.networks.train_vae_256 encoder --minutes 40 --predictions runs/predictions runs/predictions-photos
 	$(BIN)/python -m training.networks.train_tiny_vae --minutes 90 --predictions runs/predictions runs/predictions-photos
 	$(BIN)/python -m training.networks.export
 	$(BIN)/python -m training.data.vocabulary
-	$(BIN)/python -m training.judging.contact_sheet
+	$(BIN)/python -m training.sheets
 	$(BIN)/python -m training.judging.curves
 	$(BIN)/python -m training.judging.evaluate
 	$(BIN)/python -m training.judging.sharpness
+
+# A text encoder that reads sentences in many languages, taught by the finished model; training/README.md.
+text: $(VENV)/.installed-dev
+	$(BIN)/python -m training.networks.cache_latents --count 22000 --seed 101 --model assets/models/emoji --out runs/latents-facts
+	$(BIN)/python -m training.networks.train_tokenizer --sentences runs/latents-facts --captions 200000 --merges 12000 \
+		--length 64 --out runs/tokenizer-sentences
+	$(BIN)/python -m training.networks.train_text_encoder --latents runs/latents-facts --length 32 --minutes 240 --decay 0.3 \
+		--out runs/text-32
+	$(BIN)/python -m training.networks.train_text_encoder --latents runs/latents-facts --start runs/text-32 --target velocity \
+		--pictures 128 --copies 1 --minutes 120 --out runs/text-encoder
+	$(BIN)/python -m training.networks.export_text --out runs/model
+	$(BIN)/python -m training.networks.train_turbo --latents runs/latents-facts --model runs/model --minutes 120
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

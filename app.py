@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-# All before gradio is imported. Nothing about a visit is sent anywhere.
+# Set before gradio is imported: nothing about a visit is sent anywhere.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-# Nor is it kept for /monitoring, which is closed: Gradio would remember 10,000 events, and go through them at each.
+# /monitoring is closed: otherwise Gradio would keep 10,000 events for it, and read all of them at each event.
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
 
@@ -22,20 +22,27 @@ import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
-from ui.page import build_page, look
+from ui.keep.files import sweep_hourly
+from ui.page import build_page
 from ui.runs.backend import Backend, Local
+from ui.runs.catalogue import Catalogue
 from ui.runs.limits import MAX_RUNNING, SMALL_EVENTS, Limits
-from ui.runs.models import ModelHolder
+from ui.runs.measured import Measured
+from ui.runs.models import LoadedModels
 from ui.runs.zero import ZERO_GPU, Zero
-from ui.web.guard import IN_A_SPACE, NOWHERE, THIS_MACHINE, Guard, is_loopback, malformed, unwritten
-from ui.web.health import Measured, health, metrics
-from ui.web.listeners import watched
+from ui.theme import look
+from ui.web.bodies import BodyLimit, unreadable_body, unwritten_upload
+from ui.web.calls import CallCheck
+from ui.web.headers import IN_A_SPACE, NOWHERE, SecurityHeaders
+from ui.web.health import health, metrics
+from ui.web.hosts import THIS_MACHINE, HostCheck, is_loopback
+from ui.web.listeners import lifespan_with
 
 log = logging.getLogger("ui")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line; a Space is reached from outside, everything else only from this machine."""
+    """Read the command line. Only this machine reaches the page by default; in a Space everybody does."""
     parser = argparse.ArgumentParser(
         description="Watch Stable Diffusion work: serve the page and open http://127.0.0.1:7860 in a browser.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -51,7 +58,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "default: the bundled model",
     )
     parser.add_argument(
-        "--vae", help="the VAE of that model, where it has none or another is wanted: directory, file, or hub id"
+        "--vae", help="another VAE for that model, or one for a file without a VAE: directory, file, or hub id"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; default: the fastest one here")
     parser.add_argument(
@@ -65,8 +72,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "--safety-checker",
         choices=("on", "off"),
         default=os.environ.get("SD_SAFETY_CHECKER"),
-        help="blur what the safety checker of the model's directory finds, where it has one ($SD_SAFETY_CHECKER); "
-        "default: on where others can come",
+        help="blur the pictures that the safety checker in the model's directory finds ($SD_SAFETY_CHECKER); "
+        "default: on for a public page",
     )
     parser.add_argument(
         "--mcp", action="store_true", help="also serve tools for language models; needs `pip install 'gradio[mcp]'`"
@@ -85,7 +92,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     for one in dataclasses.fields(Limits):
         name, default, public = f"SD_{one.name.upper()}", one.default, one.metadata["public"]
-        differs = f", and {public:g} where others can come" if public != default else ""
+        differs = f", and {public:g} for a public page" if public != default else ""
         parser.add_argument(
             f"--{one.name.replace('_', '-')}",
             type=type(default),
@@ -114,21 +121,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def guards(options: argparse.Namespace) -> list[Middleware]:
-    """What stands before the page: names are checked unless others come by names that nobody here knows."""
-    hosts = None if options.public and not options.allow_host else {*THIS_MACHINE, *options.allow_host}
-    return [Middleware(Guard, hosts=hosts, frame_ancestors=IN_A_SPACE if "SPACE_ID" in os.environ else NOWHERE)]
+    """Return the middleware before the page; a public page whose names are not known answers to every name."""
+    headers = Middleware(SecurityHeaders, frame_ancestors=IN_A_SPACE if "SPACE_ID" in os.environ else NOWHERE)
+    hosts = [] if options.public and not options.allow_host else [*THIS_MACHINE, *options.allow_host]
+    checks = [Middleware(HostCheck, hosts=hosts)] if hosts else []
+    return [headers, *checks, Middleware(CallCheck), Middleware(BodyLimit)]
 
 
-def serve(options: argparse.Namespace, holder: ModelHolder, backend: Backend) -> gr.Blocks:
-    """Serve the page around what draws; returns at once. OSError where the address can't be listened on."""
-    routes = [health(holder, backend)]
+def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -> gr.Blocks:
+    """Serve the page and return at once; OSError if the address can't be listened on."""
+    routes = [health(models.catalogue.first, lambda: backend.status)]
     if options.metrics:
         from prometheus_client import CollectorRegistry
 
         registry = CollectorRegistry()
         backend = Measured(backend, registry)
         routes.append(metrics(registry))
-    page = build_page(holder, backend)
+    page = build_page(models, backend)
     page.launch(
         server_name=options.host,
         server_port=options.port,
@@ -140,38 +149,38 @@ def serve(options: argparse.Namespace, holder: ModelHolder, backend: Backend) ->
         enable_monitoring=False,
         max_file_size=f"{options.limits.max_upload}mb",
         state_session_capacity=options.limits.sessions,
-        # How many events are under way at once, each run among them: in Gradio's own line nobody is told anything.
+        # Enough workers for all runs: an event that waits in Gradio's own queue gets no news.
         max_threads=MAX_RUNNING + options.limits.max_waiting + SMALL_EVENTS,
         mcp_server=options.mcp,
         app_kwargs={
             "routes": routes,
             "middleware": guards(options),
-            "exception_handlers": {RequestValidationError: malformed, OSError: unwritten},
-            "lifespan": watched(options.limits.unheard),
+            "exception_handlers": {RequestValidationError: unreadable_body, OSError: unwritten_upload},
+            "lifespan": lifespan_with(options.limits.unheard, sweep_hourly),
         },
         **look(),
     )
     return page
 
 
-def open_page(options: argparse.Namespace, holder: ModelHolder, backend: Backend) -> gr.Blocks:
-    """Serve the page, and say what it allows; ends the program where the address can't be listened on."""
+def open_page(options: argparse.Namespace, models: LoadedModels, backend: Backend) -> gr.Blocks:
+    """Serve the page and log its limits; end the program if the address can't be listened on."""
     try:
-        page = serve(options, holder, backend)
+        page = serve(options, models, backend)
     except OSError:
         at = f"port {options.port} of {options.host}"
         sys.exit(f"{at} is taken, or not this machine's: choose another with --port or --host")
-    log.info("%s on port %d, safety checker %s", holder.first, options.port, options.safety_checker)
+    log.info("%s on port %d, safety checker %s", models.catalogue.first, options.port, options.safety_checker)
     log.info("limits: %s", options.limits)
     if options.public and "SPACE_ID" not in os.environ:
         log.warning("open to others: whoever reaches this address can use the page, and there is no password")
     return page
 
 
-def models(options: argparse.Namespace, device: str | None) -> ModelHolder:
-    """The models that the options name, none of them loaded yet."""
-    return ModelHolder(
-        options.model,
+def load_models(options: argparse.Namespace, device: str | None) -> LoadedModels:
+    """Return the models that the options name, none of them loaded yet."""
+    return LoadedModels(
+        Catalogue(options.model),
         device,
         options.dtype,
         vae=options.vae,
@@ -187,13 +196,13 @@ def main() -> None:
     logging.getLogger("ui").setLevel(logging.INFO)
     backend: Local
     if ZERO_GPU:
-        holder = models(options, "cpu")
-        backend = Zero(holder, models(options, options.device or "cuda"))
+        models = load_models(options, "cpu")
+        backend = Zero(models, load_models(options, options.device or "cuda"))
     else:
-        holder = models(options, options.device)
-        backend = Local(holder)
-    page = open_page(options, holder, backend)
-    holder.ask()
+        models = load_models(options, options.device)
+        backend = Local(models)
+    page = open_page(options, models, backend)
+    models.start()
     page.block_thread()
 
 

@@ -29,7 +29,8 @@ from stable_diffusion.batching.engine import Engine
 from stable_diffusion.batching.run_handle import RunHandle
 from stable_diffusion.request import Request
 from ui.runs.backend import Local
-from ui.runs.models import ModelHolder
+from ui.runs.catalogue import Catalogue
+from ui.runs.models import LoadedModels
 
 PROMPT = "a rocket, noto style, on a blue background"
 
@@ -116,11 +117,11 @@ def fairness(engine: Engine, pipe: Pipeline, steps: int) -> None:
 
 def served(pipe: Pipeline, steps: int, rounds: int) -> None:
     """Measure a run through the page's API beside the same run in the library, both without previews."""
-    holder = ModelHolder(load=lambda *_: pipe)
+    models = LoadedModels(Catalogue(), load=lambda *_: pipe)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    page = serve(parse_arguments(["--port", str(port)]), holder, Local(holder))
+    page = serve(parse_arguments(["--port", str(port)]), models, Local(models))
     request = Request(PROMPT, num_inference_steps=steps, guidance_scale=4.0, seed=1, preview="none")
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as http:
 

@@ -1,4 +1,4 @@
-"""Pictures, points and curves in a row, kept small: notebooks are committed with their outputs."""
+"""Show pictures, points and curves in rows, with small outputs: the notebooks are committed with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SIDE = 128
 
 
 def small_outputs() -> None:
-    """Let figures become small JPEG files."""
+    """Render figures as small JPEG files."""
     set_matplotlib_formats("jpeg", pil_kwargs={"quality": 80})
     plt.rcParams.update({"figure.dpi": 80, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False})
 
@@ -27,7 +27,7 @@ def grid(
     *,
     inches: float = 1.15,
 ) -> None:
-    """Show rows of pictures; `titles` stand over the columns, `labels` at the left of the rows."""
+    """Show rows of pictures, with `titles` over the columns and `labels` at the left of the rows."""
     columns = max(len(row) for row in rows)
     size = (columns * inches + (1.2 if labels else 0), len(rows) * inches + (0.3 if titles else 0))
     _, axes = plt.subplots(len(rows), columns, figsize=size, squeeze=False, layout="constrained")
@@ -46,18 +46,18 @@ def grid(
 
 
 def channels(latents: Tensor) -> list[Image.Image]:
-    """The channels of latents (1, C, h, w) as grey pictures; -3 is black, 3 is white."""
+    """Return the channels of latents (1, C, h, w) as grey pictures; -3 is black, 3 is white."""
     grey = ((latents[0].float().cpu() / 6 + 0.5).clamp(0, 1) * 255).byte().numpy()
     return [Image.fromarray(channel).resize((SIDE, SIDE), Image.Resampling.NEAREST) for channel in grey]
 
 
 def plots(count: int, *, width: float = 3.2, height: float = 2.6) -> Sequence[Axes]:
-    """`count` empty plots in a row."""
+    """Return `count` empty plots in a row."""
     _, axes = plt.subplots(1, count, figsize=(count * width, height), squeeze=False, layout="constrained")
     return list(axes[0])
 
 
 def cloud(axis: Axes, points: Tensor, title: str = "", **style: object) -> None:
-    """Points (n, 2), in a square window."""
+    """Plot points (n, 2) in a square window."""
     axis.scatter(*points.T, **{"s": 2, "alpha": 0.5, **style})
     axis.set(title=title, xlim=(-3.2, 3.2), ylim=(-3.2, 3.2), aspect="equal", xticks=[], yticks=[])

@@ -16,17 +16,17 @@ OTHER_MODEL = "from stable_diffusion import model_loader\n\nmodel_loader.BUNDLED
 
 
 def execute(name: str, model: Path | None = None) -> NotebookNode:
-    """The notebook with fresh outputs, free of times and paths; raises where a cell fails.
+    """Return the notebook with new outputs, without times and paths; raises CellExecutionError if a cell fails.
 
-    model: a directory to take for the bundled model.
+    model: a directory to use as the bundled model.
     """
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     if model is not None:
-        # After the first cell, which makes the library importable.
+        # Behind the first cell, which makes the library importable.
         notebook.cells.insert(2, nbformat.v4.new_code_cell(OTHER_MODEL.format(str(Path(model).resolve()))))
-    # Without ipywidgets tqdm warns of it, naming its own path.
+    # Without ipywidgets, tqdm warns, and the warning holds a path.
     environment = {**os.environ, "PYTHONWARNINGS": "ignore:IProgress not found"}
-    # Where a cell's prints are cut into pieces depends on the machine's mood.
+    # A cell's prints arrive in pieces that differ from run to run.
     settings = {"timeout": 1800, "record_timing": False, "coalesce_streams": True}
     client = NotebookClient(notebook, resources={"metadata": {"path": str(FOLDER)}}, **settings)
     client.execute(env=environment)
@@ -40,10 +40,10 @@ def execute(name: str, model: Path | None = None) -> NotebookNode:
 
 
 def main() -> None:
-    """Execute the notebooks named, or all, and save them."""
+    """Execute the named notebooks, or all, and save them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=NOTEBOOKS, help="notebooks to execute; default: all")
-    parser.add_argument("--model", type=Path, help="a directory to take for the bundled model")
+    parser.add_argument("--model", type=Path, help="a directory to use as the bundled model")
     options = parser.parse_args()
     for name in options.names:
         notebook = execute(name, options.model)

@@ -1,4 +1,4 @@
-"""Two-dimensional data and a small network: diffusion that trains in seconds and can be plotted."""
+"""Define two-dimensional data and a small network, for diffusion that trains in seconds and can be plotted."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from stable_diffusion.diffusion import timestep_embedding
 
 
 def spiral(n: int, generator: torch.Generator) -> Tensor:
-    """n points on a spiral, (n, 2), of about unit variance."""
+    """Draw n points on a spiral, (n, 2), of about unit variance."""
     turn = 1 + 3 * torch.pi * torch.rand(n, 1, generator=generator).sqrt()
     points = torch.cat([turn.cos(), turn.sin()], dim=1) * turn / 5
     return points + 0.08 * torch.randn(n, 2, generator=generator)
 
 
 def blobs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """n points in three overlapping clouds, (n, 2), and which cloud each belongs to, (n,)."""
+    """Draw n points in three overlapping clouds, (n, 2), and return them with the number of their cloud, (n,)."""
     labels = torch.randint(3, (n,), generator=generator)
     angles = labels * (2 * torch.pi / 3) + torch.pi / 2
     centres = torch.stack([angles.cos(), angles.sin()], dim=1)
@@ -25,7 +25,7 @@ def blobs(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 class TinyDenoiser(nn.Module):
-    """x_t (B, dims), timesteps (B,) and maybe a class (B,) -> a prediction (B, dims). Class -1 means: not told."""
+    """x_t (B, dims), timesteps (B,) and optional classes (B,) -> a prediction (B, dims). Class -1 is "no class"."""
 
     def __init__(self, dims: int = 2, classes: int = 0, width: int = 96):
         super().__init__()
@@ -35,7 +35,7 @@ class TinyDenoiser(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         hidden = torch.cat([x, timestep_embedding(t, 32)], dim=1)
-        told = self.labels(torch.zeros(len(x), dtype=torch.long) if label is None else label + 1)
+        scale = self.labels(torch.zeros(len(x), dtype=torch.long) if label is None else label + 1)
         for layer in self.layers:
-            hidden = F.silu(layer(hidden)) * (1 + told)
+            hidden = F.silu(layer(hidden)) * (1 + scale)
         return self.out(hidden)

@@ -10,13 +10,14 @@ import os
 import ray
 
 import app
-from ui.runs.models import ModelHolder
+from ui.runs.catalogue import Catalogue
+from ui.runs.models import LoadedModels
 
 from .backend import Remote
 from .deploy import deploy
 
 STORE = 2**28
-"""Bytes for what is on its way between processes: photos, of up to 64 MB, and pictures."""
+"""Bytes of shared memory for photos and pictures on their way between processes."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, argparse.Namespace]:
@@ -27,9 +28,9 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--replicas", type=int, default=1, help="how many there are at least")
-    parser.add_argument("--max-replicas", type=int, help="how many at most, where lines are long; default: no more")
+    parser.add_argument("--max-replicas", type=int, help="how many at most, when queues are long; default: no more")
     parser.add_argument(
-        "--line", type=float, default=16, metavar="RUNS", help="start one more where each has so many, drawn or waiting"
+        "--line", type=float, default=16, metavar="RUNS", help="start one more when each has so many, drawn or waiting"
     )
     parser.add_argument("--cpus", type=float, help="processor cores of each; default: an equal part of this machine's")
     parser.add_argument("--gpus", type=float, default=0, help="GPUs of each; a fraction shares one")
@@ -45,7 +46,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
 
 
 def main() -> None:
-    """Start the replicas, then the page; the tab Inside, which is for one visitor at a time, is drawn in the front."""
+    """Start the replicas, then the page, whose own process runs the tab Inside, for one visitor at a time."""
     options, page = parse_arguments()
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("ui").setLevel(logging.INFO)
@@ -65,7 +66,8 @@ def main() -> None:
         cpus=options.cpus,
         gpus=options.gpus,
     )
-    app.open_page(page, ModelHolder(page.model, **models), Remote(handle)).block_thread()
+    here = LoadedModels(Catalogue(page.model), **models)
+    app.open_page(page, here, Remote(handle, here)).block_thread()
 
 
 if __name__ == "__main__":

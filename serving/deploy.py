@@ -1,4 +1,4 @@
-"""Replicas as a deployment of Ray Serve: how many, with what, and which calls they take."""
+"""The deployment of replicas on Ray Serve: their number, resources and settings."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ui.runs.limits import MAX_RUNNING, USUAL, Limits
 from .replica import Replica
 from .router import RunRouter
 
-LINES_OVER = 15.0
-"""Seconds over which the length of lines is averaged; it is told every ten."""
+QUEUE_WINDOW = 15.0
+"""Seconds over which the length of queues is averaged; replicas report it every ten."""
 SCALE_AFTER, SHRINK_AFTER = 5.0, 600.0
-"""Seconds for which that must be too long, or short enough, before replicas are added or taken away."""
-LAST_RUNS = 300.0
-"""Seconds that the runs of a replica have which is taken away; then they begin again on another."""
-CHECK_EVERY = 5.0
-"""Seconds from one health check to the next."""
+"""Seconds for which queues must be long, or short, before replicas are added or removed."""
+GRACE = 300.0
+"""Seconds until the runs of a removed replica begin again on another."""
+HEALTH_CHECK_EVERY = 5.0
+"""Seconds between health checks."""
 
 
 def deploy(
@@ -37,11 +37,11 @@ def deploy(
 ) -> DeploymentHandle:
     """Start replicas on the Ray cluster that this process is connected to, and wait until they are there.
 
-    From `replicas` to `max_replicas` of them, another one where on average more than `line` runs are under way or
-    waiting at each; every one with its own cpus and gpus, and with the limits and arguments of `kind`. RuntimeError
-    where they can't be started.
+    replicas, max_replicas: least and largest number. line: runs per replica, drawn or waiting, from which on another
+    is started. cpus, gpus: of each replica. kind: its class, which takes the other arguments. RuntimeError if they
+    can't be started.
     """
-    serve.start(proxy_location="Disabled")  # nothing is served over HTTP but the page, which is not Ray's
+    serve.start(proxy_location="Disabled")  # Ray serves nothing over HTTP
     deployment = serve.deployment(
         kind,
         name="replica",
@@ -50,17 +50,17 @@ def deploy(
             "max_replicas": max_replicas,
             "target_ongoing_requests": line,
             "upscale_delay_s": SCALE_AFTER,
-            "look_back_period_s": LINES_OVER,
+            "look_back_period_s": QUEUE_WINDOW,
             "downscale_delay_s": SHRINK_AFTER,
         },
-        # Twice: the engine says when its line is full, and to whom.
+        # Twice as many as fit: the engine refuses the others with its own message.
         max_ongoing_requests=2 * (MAX_RUNNING + limits.max_waiting),
         request_router_config=RequestRouterConfig(
             request_router_class=RunRouter, request_router_kwargs={"full": MAX_RUNNING}
         ),
         ray_actor_options={"num_cpus": cpus, "num_gpus": gpus},
-        health_check_period_s=CHECK_EVERY,
-        graceful_shutdown_timeout_s=LAST_RUNS,
+        health_check_period_s=HEALTH_CHECK_EVERY,
+        graceful_shutdown_timeout_s=GRACE,
         max_constructor_retry_count=3,
     )
     quiet = LoggingConfig(enable_access_log=False)

@@ -17,11 +17,12 @@ from .adapters.lora import LoRAs
 from .adapters.textual_inversion import Word, read_word, with_embeddings
 from .compute.packed import for_inference
 from .guidance import Denoiser
-from .images import fit_image, read_image, to_tensor
+from .images import to_tensor
 from .levels import Plan, plan
 from .loading.model_defaults import defaults_for
-from .mask import Mask, read_mask
+from .mask import Mask
 from .model_loader import Models, load
+from .photo import with_pictures
 from .preview import Renderer
 from .prompt import Tokens, encode_tokens, tokenize
 from .request import Defaults, Request, RequestError, Settings, without_loras
@@ -140,20 +141,16 @@ class Pipeline:
         Returns a run that waits for its first evaluation. Arguments and errors are those of `stream`.
         """
         request = prompt if isinstance(prompt, Request) else Request(prompt, **settings)
-        photo = None if request.image is None else read_image(request.image)
-        request = self.defaults.complete(request, None if photo is None else photo.size).seeded()
-        assert request.width is not None
-        assert request.height is not None
-        width, height = request.width, request.height
+        request = with_pictures(request, self.defaults).seeded()
+        photo, white = request.image, request.mask
         plan, conditioning = self.plan(request), self.condition(request)
         draw = self._noise_source(request)
         # diffusers' order of draws: the photo's posterior, then the first noise, then the sampler's.
-        if photo is None:
+        if not isinstance(photo, Image.Image):
             return Run(request, plan, conditioning, plan.start(draw()), draw, Renderer(self.models))
-        fitted = fit_image(photo, width, height, request.fit)
-        x_0, noise, mask = self._encode(fitted, draw), draw(), None
-        if request.mask is not None:
-            mask = Mask(read_mask(request.mask, photo, width, height, request.fit), fitted, x_0, noise)
+        x_0, noise, mask = self._encode(photo, draw), draw(), None
+        if isinstance(white, Image.Image):
+            mask = Mask(white, photo, x_0, noise)
             if isinstance(self.models.vae, VAE):
                 draw()  # diffusers also draws the latents of the masked photo, which inpainting networks need
         start = plan.start(noise, None if plan.strength is None else x_0)

@@ -202,9 +202,9 @@ class Request:
 
     def seeded(self) -> Request:
         """Return this request with a seed: its own or, where it has none, a random one below 2^32."""
-        return self if self.seed is not None else self._with(seed=secrets.randbelow(RANDOM_SEEDS))
+        return self if self.seed is not None else self.with_values(seed=secrets.randbelow(RANDOM_SEEDS))
 
-    def _with(self, **values: object) -> Request:
+    def with_values(self, **values: object) -> Request:
         """Return a copy with `values`, which are known to be valid and are not checked again."""
         changed = copy.copy(self)
         for name, value in values.items():
@@ -253,7 +253,7 @@ class Defaults:
         values = {name: getattr(self, name) for name in names if getattr(request, name) is None}
         sizes = zip(("width", "height"), self._size(photo_size), strict=True)
         values |= {name: side for name, side in sizes if getattr(request, name) is None}
-        complete = request._with(**values) if values else request
+        complete = request.with_values(**values) if values else request
         if "sampler" in values:
             check_schedule(self.sampler, request.schedule)
         for name in ("width", "height"):

@@ -1,5 +1,7 @@
 """`make mutations`: put one fault at a time into a copy of the code, and check that the tests find it.
 
+`python -m tests.mutations samplers.py` tries the faults of one file.
+
 A table, not a tool: each fault is one text of one file replaced by another, with the test files that have to fail.
 """
 
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-LEFT_OUT = shutil.ignore_patterns(".*", "__pycache__", "assets", "runs", "docs")
+COPIED = ("stable_diffusion", "tests", "ui", "app.py", "pyproject.toml")
 
 
 class Mutation(NamedTuple):
@@ -34,7 +36,7 @@ PACKED, BACKEND = "stable_diffusion/compute/packed.py", "ui/runs/backend.py"
 MUTATIONS = [
     Mutation(SAMPLERS, "max(0.0, there.sigma**2 - std**2)", "there.sigma**2", SAMPLER_TESTS),
     Mutation(SAMPLERS, "x_0_there = (yield x, there).clamp(-clip, clip)", "x_0_there = yield x, there", SAMPLER_TESTS),
-    Mutation(SAMPLERS, 'settings["lower_order_final"] and n < 15', 'settings["lower_order_final"]', SAMPLER_TESTS),
+    Mutation(LEVELS, 'settings["lower_order_final"] and n < 15', 'settings["lower_order_final"]', SAMPLER_TESTS),
     Mutation(SAMPLERS, "mean = 1 / reach - 1 / (speed * h)", "mean = 1 / reach - 1 / h", SAMPLER_TESTS),
     Mutation(SAMPLERS, "sigma_data = 0.5", "sigma_data = 0.6", SAMPLER_TESTS),
     Mutation(LEVELS, "CLEAN if schedule.config.set_alpha_to_one else schedule.level(0)", "CLEAN", SAMPLER_TESTS),
@@ -44,8 +46,8 @@ MUTATIONS = [
     Mutation(SCHEDULE, "betas = _betas(self.config, torch.float32)", "betas = _betas(self.config)", SAMPLER_TESTS),
     Mutation(SCHEDULE, "prediction * (sigma / power**0.5)", "prediction * (sigma / power)", SAMPLER_TESTS),
     Mutation(SCHEDULE, "default if self.config.timestep_spacing is None else", "", SAMPLER_TESTS),
-    Mutation(ENGINE, "// (4 if more_come else 1)", "", ("unit/test_engine.py",)),
-    Mutation(ENGINE, "* (0.5 if rows else 1.0)", "", ("unit/test_engine.py",)),
+    Mutation(ENGINE, "// (4 if more_wait else 1)", "", ("unit/test_engine.py",)),
+    Mutation(ENGINE, "query.rows * size.row_seconds", "rows * size.row_seconds", ("unit/test_engine.py",)),
     Mutation(PREVIEWS, "min(self._credit, 0.0) +", "self._credit +", ("unit/test_engine.py",)),
     Mutation(PACKED, "x.dtype == torch.bfloat16 and small", "False", ("unit/test_inference.py",)),
     Mutation(BACKEND, "len(self._parked) > PARKED_RUNS", "False", ("unit/test_limits.py",)),
@@ -65,7 +67,7 @@ def outcome(mutation: Mutation, folder: Path) -> str:
         cwd=folder,
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"},
     )
     path.write_text(text, encoding="utf-8")
     if ended.returncode == 1:
@@ -73,14 +75,17 @@ def outcome(mutation: Mutation, folder: Path) -> str:
     return "SURVIVED" if ended.returncode == 0 else f"the tests did not run:\n{ended.stdout[-2000:]}"
 
 
-def main() -> int:
-    """Return how many faults no test finds."""
+def main(names: list[str]) -> int:
+    """Try the faults of the files that have one of `names` in their path, all without; return how many stay unfound."""
     missed = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "copy"
-        shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
+        folder.mkdir()
+        for name in COPIED:
+            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+            copy(ROOT / name, folder / name)
         (folder / "assets").symlink_to(ROOT / "assets")
-        for mutation in MUTATIONS:
+        for mutation in [one for one in MUTATIONS if not names or any(name in one.file for name in names)]:
             result = outcome(mutation, folder)
             missed += not result.startswith("caught")
             print(f"{mutation.file}: {mutation.old!r} -> {mutation.new!r}: {result}", flush=True)
@@ -88,4 +93,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

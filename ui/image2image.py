@@ -1,74 +1,73 @@
-"""The tab that draws a new picture over a photo."""
+"""The tab Image2Image: a new picture over a photo."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from PIL import Image
 
-from stable_diffusion.request import FIT_LABELS, steps_for_strength
+from stable_diffusion.request import FIT_LABELS, Defaults, Request, steps_for_strength
 from ui.stage import live
 
 from .form.controls import QUIET, Controls, Updates, Values, more_controls, prompt_controls, sampling_controls
 from .form.inputs import Radio, Slider, picked
-from .form.mask import backdrop, mask_painter, painted
-from .form.photo import PHOTOS, SEEN, photo_input, photo_path
-from .keep.files import keep
-from .keep.history import History, Kept
-from .runs.errors import told_on_the_page
-from .runs.events import fitted_photo
-from .runs.limits import prepare
-from .runs.models import ModelHolder
+from .form.mask import backdrop, mask_painter
+from .form.photo import PHOTOS, SEEN, photo_input, require_photo
+from .keep.history import FinishedRun, History
+from .runs.errors import errors_on_page
+from .runs.models import LoadedModels
+from .runs.prepare import prepare
+from .sketch import sketch_switch
 from .stage.opening import PHOTO_EXAMPLES, cards
-from .stage.sketch import sketch_switch
-from .tab import Drawing, Tab, connect, run_buttons, run_view
+from .tab import Services, Tab, connect, run_buttons, run_view
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
-MASK_NOTE = "What you paint over is drawn anew, all else stays as it is. At strength 1 it is drawn from noise alone."
+MASK_NOTE = (
+    "The area that you paint over is drawn anew, the rest stays as it is. At strength 1 it is drawn from noise alone."
+)
 
 
 @dataclass(frozen=True)
 class PhotoTab(Tab):
-    """A tab whose requests need a photo, and which lays it over what became of it."""
+    """A tab whose requests need a photo, and which compares photo and picture."""
 
     compared: gr.Accordion
     slider: gr.ImageSlider
 
-    def settings(self, values: Values) -> dict[str, Any]:
-        """What the controls ask for; ValueError where that can't be meant, or the photo is missing."""
-        photo_path(values[self.controls["image"]])
-        mask = self.controls["mask"]
-        return super().settings({**values, mask: painted(values[mask])})
+    def request(self, values: Values) -> Request:
+        """Return the request of the form; `RequestError` for a missing photo, or a value that no model takes."""
+        require_photo(values[self.controls["image"]])
+        return super().request(values)
 
     @property
-    def shown(self) -> list[Block]:
+    def finished_outputs(self) -> list[Block]:
         """The components that `show` updates."""
-        return [*super().shown, self.compared, self.slider]
+        return [*super().finished_outputs, self.compared, self.slider]
 
-    def show(self, run: Kept) -> Updates:
-        """The updates that show a run that is over, its photo too, for as long as the upload is kept."""
-        if not Path(str(run.request.image)).exists():
+    def show(self, run: FinishedRun) -> Updates:
+        """Return the updates that show a finished run, with its photo for as long as its file is kept."""
+        if run.photo is None or not Path(run.photo).exists():
             return {**super().show(run), self.compared: gr.Accordion(visible=False)}
-        buffer = io.BytesIO()
-        fitted_photo(run.request).save(buffer, "PNG")
-        photo = keep("photo.png", buffer.getvalue())
-        return {**super().show(run), self.compared: gr.Accordion(visible=True), self.slider: (photo, run.files[0])}
+        return {
+            **super().show(run),
+            self.compared: gr.Accordion(visible=True),
+            self.slider: (run.photo, run.files[0]),
+        }
 
 
-def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: gr.Tab) -> Tab:
-    """Build the tab and make it work; `opened` is where it is placed."""
-    holder = drawing.holder
-    kind = "i2i"
+def image2image(services: Services, history: History, model: gr.Dropdown, opened: gr.Tab) -> Tab:
+    """Build the tab and connect it; `opened` is the page's tab that it is placed in."""
+    kind, models = "i2i", services.models
+    defaults = models.defaults()
     with gr.Row(equal_height=False, elem_classes="areas"):
         with gr.Column(elem_classes="ask"):
             controls = photo_controls(kind)
-            controls |= prompt_controls("What it should become: a cat face on a beige background", model, holder, kind)
+            controls |= prompt_controls("What it should become: a cat face on a beige background", model, models, kind)
             sketch = sketch_switch(kind)
         buttons = run_buttons(kind)
         with gr.Column(elem_classes="view"):
@@ -83,14 +82,15 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
                     elem_id=f"{kind}-slider",
                 )
         with gr.Column(elem_classes="settings"):
-            controls |= strength_controls(holder, kind)
-            controls |= sampling_controls(holder.defaults, kind)
-            controls |= more_controls(holder.defaults, kind, controls, holder.limits)
+            controls |= strength_controls(defaults, kind)
+            controls |= sampling_controls(defaults, kind)
+            controls |= more_controls(defaults, kind, controls, models.limits)
     reuse, start, steps_note, photos = (controls.pop(name) for name in ("_reuse", "_start", "_steps", "_photos"))
     controls["prompt"].value = PHOTO_EXAMPLES[0][1]
     tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, compared, slider)
-    connect(tab, drawing, reuse)
-    connect_start(tab, holder, opened, start, steps_note)
+    connect(tab, services, reuse)
+    connect_start(tab, models, opened, start)
+    connect_steps(controls, defaults, steps_note)
 
     def pick(event: gr.SelectData) -> tuple[str, str]:
         name, text = picked(event, PHOTO_EXAMPLES)
@@ -102,7 +102,7 @@ def image2image(drawing: Drawing, history: History, model: gr.Dropdown, opened: 
 
 
 def photo_controls(kind: str) -> Controls:
-    """The photo, and which part of it is drawn anew."""
+    """Return the photo, the mask, and example photos."""
     photo = photo_input(
         value=str(PHOTOS / PHOTO_EXAMPLES[0][0]),
         label="Photo",
@@ -118,12 +118,12 @@ def photo_controls(kind: str) -> Controls:
     return {"image": photo, "mask": mask, "_photos": photos}
 
 
-def strength_controls(holder: ModelHolder, kind: str) -> Controls:
-    """How much of the photo is replaced, what that leaves of it, and how it is fitted."""
+def strength_controls(defaults: Defaults, kind: str) -> Controls:
+    """Return strength and fit, with a note on the steps and a view of the run's start."""
     strength = Slider(
         0.05,
         1,
-        value=holder.defaults.strength,
+        value=defaults.strength,
         step=0.05,
         label="Strength",
         info="Low: stay close to the photo. High: follow the prompt",
@@ -136,36 +136,39 @@ def strength_controls(holder: ModelHolder, kind: str) -> Controls:
     return {"strength": strength, "fit": fit, "_steps": steps, "_start": start}
 
 
-STARTS = ("image", "fit", "strength", "num_inference_steps", "width", "height")
-"""The settings that change what a run starts from."""
-
-
-def connect_start(tab: Tab, holder: ModelHolder, opened: gr.Tab, start: gr.HTML, steps_note: gr.Markdown) -> None:
-    """Show, as the controls move, how many steps will run and what they start from."""
-    controls, defaults, turn = tab.controls, holder.defaults, asyncio.Semaphore(1)
+def connect_steps(controls: Controls, defaults: Defaults, note: gr.Markdown) -> None:
+    """Show how many of the steps a run takes at the chosen strength."""
 
     def describe(strength: float, steps: int) -> str:
-        runs = steps_for_strength(steps, strength)
-        return f"Runs **{runs} of {steps} steps**, starting from the photo with noise."
+        return f"Runs **{steps_for_strength(steps, strength)} of {steps} steps**, starting from the photo with noise."
 
-    steps_inputs = [controls["strength"], controls["num_inference_steps"]]
-    gr.on([component.change for component in steps_inputs], describe, steps_inputs, steps_note, **QUIET)
-    steps_note.value = describe(defaults.strength, defaults.num_inference_steps)
+    inputs = [controls["strength"], controls["num_inference_steps"]]
+    gr.on([component.change for component in inputs], describe, inputs, note, **QUIET)
+    note.value = describe(defaults.strength, defaults.num_inference_steps)
+
+
+STARTS = ("image", "fit", "strength", "num_inference_steps", "width", "height")
+"""The settings that change the start of a run."""
+
+
+def connect_start(tab: Tab, models: LoadedModels, opened: gr.Tab, start: gr.HTML) -> None:
+    """Show the start of a run as the controls change."""
+    controls, turn = tab.controls, asyncio.Semaphore(1)
 
     async def draw(values: Values) -> str:
         if values[controls["image"]] is None:
             return START_HINT
-        with told_on_the_page():
-            settings = tab.settings({**values, controls["mask"]: None})
-            async for _ in holder.wait(settings["model"]):
+        with errors_on_page():
+            request = tab.request({**values, controls["mask"]: None})
+            async for _ in models.wait(request.model):
                 pass
             async with turn:
-                return await asyncio.to_thread(start_view, holder, settings)
+                return await asyncio.to_thread(start_view, models, request)
 
     gr.on(
         [opened.select, *(controls[name].change for name in STARTS)],
         draw,
-        {one for name, one in controls.items() if name != "mask"},  # it is sent anew at every event that reads it
+        {one for name, one in controls.items() if name != "mask"},  # the browser sends it again with every event
         start,
         show_progress="hidden",
         trigger_mode="always_last",
@@ -174,22 +177,16 @@ def connect_start(tab: Tab, holder: ModelHolder, opened: gr.Tab, start: gr.HTML,
     )
 
 
-def start_view(holder: ModelHolder, settings: dict[str, Any]) -> str:
-    """The fitted photo, the noisy picture that a run starts from, and what the network sees in it, as HTML."""
-    # The start of a run whose seed is left to chance is shown with one that stays. Without words, the first x_0 is of
-    # the photo, not of what shall become of it.
-    changes = {
-        "seed": max(0, settings["seed"] or 0),
-        "num_images": 1,
-        "prompt": "",
-        "guidance_scale": 1,
-        "preview": "none",
-    }
-    pipeline, request = prepare(holder, settings | changes)
+def start_view(models: LoadedModels, request: Request) -> str:
+    """Return the fitted photo, the noisy picture that a run starts from, and the network's x_0 of it, as HTML."""
+    # A random seed is shown as one that stays. Without words, the first x_0 shows the photo and not the prompt.
+    changes = {"seed": request.seed or 0, "num_images": 1, "prompt": "", "guidance_scale": 1.0, "preview": "none"}
+    pipeline, request = prepare(models, request.with_values(**changes))
     with closing(pipeline.stream(request)) as steps:
         step = next(steps).decoded()
     assert step.images is not None
-    pictures = (fitted_photo(request), step.noisy()[0], step.images[0])
+    assert isinstance(request.image, Image.Image)
+    pictures = (request.image, step.noisy()[0], step.images[0])
     left = (step.level.alpha / step.level.scale) ** 2
     captions = (
         "The photo as it is used",

@@ -1,4 +1,4 @@
-"""What the two tabs have in common: Generate and Stop, the live view, and the pictures to keep."""
+"""The common part of the two tabs: Generate and Stop, the live view, and the finished pictures."""
 
 from __future__ import annotations
 
@@ -12,28 +12,29 @@ import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
+from stable_diffusion.request import Request
 from ui.stage import live
 
-from .form.controls import CHECKED, QUIET, Controls, Updates, Values, settings_of
+from .form.controls import CHECKED, QUIET, Controls, Updates, Values, request_of
 from .keep.files import NoRoom
-from .keep.history import History, Kept, keep_run
+from .keep.history import FinishedRun, History
 from .runs.backend import Backend
-from .runs.errors import explain, page_error, titled, told_on_the_page
-from .runs.events import Started, Waiting
-from .runs.limits import check, check_work
-from .runs.models import ModelHolder
-from .runs.registry import Runs, Watched
-from .stage.film import save
-from .stage.opening import proven
+from .runs.errors import errors_on_page, explain, page_error, titled
+from .runs.events import Event, Started, Waiting
+from .runs.models import LoadedModels
+from .runs.prepare import check
+from .runs.registry import PageRun, Registry
+from .stage.film import film_files, finish, with_final_picture
+from .stage.opening import example
 
 BLURRED = (
     "The model's safety checker found something that is not for everybody, and it errs at times: "
     "try another prompt or another seed."
 )
-UNKEPT = "The picture stays on the stage until you draw the next one: save it from there."
+NOT_KEPT = "The picture stays on the stage until you draw the next one: save it from there."
 
-SETTLED = 0.1
-"""Seconds after which an answer is drawn for certain, even where the next one follows."""
+PAUSE = 0.1
+"""Seconds between two answers that the page must both draw: of two in quick succession Gradio may skip the first."""
 
 COPY_LINK = """async () => {
   const live = document.querySelector("#%s .live");
@@ -42,43 +43,43 @@ COPY_LINK = """async () => {
   const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
   live.querySelector(".status").textContent = copied ? "The link is copied." : `Copy this link: ${location.href}`;
 }"""
-"""The browser may forbid to copy: then the address is there to be read."""
+"""Copy the run's link, which also becomes the page's address: a browser may forbid copying."""
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What draws behind the page: the models to choose from, where their runs are drawn, and the runs there were."""
+class Services:
+    """What the page is built around: the models, the backend that runs requests, and the registry of runs."""
 
-    holder: ModelHolder
+    models: LoadedModels
     backend: Backend
-    runs: Runs
+    registry: Registry
 
 
 @dataclass
-class Sketch:
-    """A visitor's newest sketch (ui/stage/sketch.py), which changes in place."""
+class SketchState:
+    """A visitor's newest sketch (ui/sketch.py); changes in place."""
 
     run_id: str = ""
     drawn: tuple[Any, ...] = ()
-    """What it draws: the values of the controls that are sketched when they change."""
+    """The values of the controls that it was drawn from."""
     seed: int | None = None
-    """That of the sketch on the stage; None where there is none."""
+    """The seed of the sketch on the stage, if there is one."""
     rests_until: float = 0.0
-    """Until when (`time.monotonic`) nothing is sketched, for others' sake."""
+    """Time (`time.monotonic`) before which no sketch is drawn, to leave room for other visitors."""
 
 
 @dataclass(frozen=True)
 class View:
-    """The right side of a tab: buttons, live view, the pictures to keep, and what can be done with them."""
+    """The right side of a tab: buttons, live view, finished pictures and their tools."""
 
     generate: gr.Button
     stop: gr.Button
     live: gr.HTML
     results: gr.Gallery
     last: gr.State
-    """The `Kept` run that the tab shows, or None."""
+    """The `FinishedRun` that the tab shows, or None."""
     after: gr.Row
-    """What can be done with it: the buttons that follow."""
+    """The row of tools: the buttons that follow."""
     download: gr.DownloadButton
     use: gr.Button
     inside: gr.Button
@@ -86,9 +87,9 @@ class View:
     save: gr.Button
     files: gr.File
     run_id: gr.State
-    """The name of the run that the tab asked for last, which Stop ends."""
-    sketched: gr.State
-    """The visitor's `Sketch`."""
+    """The name of the tab's newest run, which Stop ends."""
+    sketch: gr.State
+    """The visitor's `SketchState`."""
 
 
 @dataclass(frozen=True)
@@ -100,26 +101,32 @@ class Tab:
     view: View
     history: History
     sketch: gr.Checkbox
-    """Whether the form is drawn while it changes."""
+    """The switch of drawing while the form changes."""
 
-    def settings(self, values: Values) -> dict[str, Any]:
-        """What the controls ask for; ValueError where that can't be meant, whatever the model."""
-        settings = settings_of(self.controls, values)
-        check(settings)
-        return settings
+    def request(self, values: Values) -> Request:
+        """Return the request of the form; `RequestError` for a value that no model takes."""
+        return request_of(self.controls, values)
+
+    def example(self, values: Values) -> Updates:
+        """Return an example for an empty prompt, and its seed if that is empty too; nothing if there is a prompt."""
+        prompt, seed = self.controls["prompt"], self.controls["seed"]
+        if (values[prompt] or "").strip():
+            return {}
+        text, its_seed = example(values[self.controls["image"]] or "" if "image" in self.controls else None)
+        return {prompt: text} | ({} if its_seed is None or values[seed] else {seed: str(its_seed)})
 
     @property
-    def shown(self) -> list[Block]:
+    def finished_outputs(self) -> list[Block]:
         """The components that `show` updates."""
         return [self.view.results, self.view.last, self.view.after, self.view.download, self.view.files]
 
     @property
-    def watched(self) -> list[Block]:
-        """The components that `watch` updates."""
-        return [self.view.live, self.view.generate, self.view.stop, self.view.run_id, *self.shown]
+    def run_outputs(self) -> list[Block]:
+        """The components that `follow` updates."""
+        return [self.view.live, self.view.generate, self.view.stop, self.view.run_id, *self.finished_outputs]
 
-    def show(self, run: Kept) -> Updates:
-        """The updates that show a run that is over, apart from its film. One picture alone is on the stage already."""
+    def show(self, run: FinishedRun) -> Updates:
+        """Return the updates that show a finished run, apart from its film; the stage shows a single picture."""
         view, alone = self.view, len(run.files) == 1
         return {
             view.results: gr.Gallery([] if alone else list(run.files), visible=not alone),
@@ -131,7 +138,7 @@ class Tab:
 
 
 def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
-    """Generate and Stop."""
+    """Return the buttons Generate and Stop."""
     with gr.Row(elem_classes="run-row"):
         generate = gr.Button(
             "Generate", variant="primary", elem_id=f"{kind}-generate", elem_classes="generate", scale=3
@@ -141,12 +148,12 @@ def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
 
 
 def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
-    """The live view with what can be done with its picture, and under it the pictures to keep where they are many."""
+    """Return the live view with its tools, and the gallery below it for several pictures."""
     view = live.live_view(f"{kind}-live", film=kind == "t2i")
     with view, gr.Row(equal_height=True, visible=False, elem_classes="tools") as after:
         download = gr.DownloadButton("Download", **tool(kind, "download"))
         use = gr.Button("Use as photo", **tool(kind, "use"))
-        inside = gr.Button("Look inside", visible=kind == "t2i", **tool(kind, "inside"))  # there is no photo
+        inside = gr.Button("Look inside", visible=kind == "t2i", **tool(kind, "inside"))  # that tab takes no photo
         link = gr.Button("Copy link", **tool(kind, "link"))
         save = gr.Button("Save film", **tool(kind, "save"))
     files = gr.File(label="Animation and contact strip", file_count="multiple", visible=False, elem_id=f"{kind}-files")
@@ -163,77 +170,71 @@ def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
         elem_classes="results",
         visible=False,
     )
-    last, run_id, sketched = gr.State(None), gr.State(""), gr.State(Sketch())
-    return View(*buttons, view, results, last, after, download, use, inside, link, save, files, run_id, sketched)
+    last, run_id, sketch = gr.State(None), gr.State(""), gr.State(SketchState())
+    return View(*buttons, view, results, last, after, download, use, inside, link, save, files, run_id, sketch)
 
 
 def tool(kind: str, name: str) -> dict[str, Any]:
-    """How a button under the stage looks."""
+    """Return the arguments that buttons under the stage share."""
     return {"size": "sm", "min_width": 0, "elem_id": f"{kind}-{name}", "elem_classes": ["tool", f"tool-{name}"]}
 
 
-def connect(tab: Tab, drawing: Drawing, reuse: gr.Button) -> None:
-    """Make the tab's buttons work."""
-    connect_run(tab, drawing)
-    view = tab.view
-    reuse.click(lambda run: str(shown(run).request.seed), view.last, tab.controls["seed"], **CHECKED)
-    view.save.click(save_film, view.last, view.files, show_progress="hidden", api_visibility="private")
-    # The live view knows the link; the browser alone knows the page's own address.
-    view.link.click(None, js=COPY_LINK % f"{tab.kind}-live", api_visibility="private")
-
-
-def connect_run(tab: Tab, drawing: Drawing) -> None:
-    """Make Generate and Stop work."""
+def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
+    """Connect the tab's buttons."""
+    view, registry, backend = tab.view, services.registry, services.backend
 
     async def generate(values: Values, visitor: gr.Request) -> AsyncIterator[Updates]:
-        sketch: Sketch = values[tab.view.sketched]
-        drawing.backend.stop(sketch.run_id)
-        with told_on_the_page():
-            filled = proven(tab.controls, values)
-            settings = tab.settings({**values, **filled})
-            if settings["seed"] is None:  # what was sketched is drawn in full
-                settings["seed"] = sketch.seed
-            check_work(drawing.holder, settings)
-            run = drawing.runs.add(tab.kind, settings)
+        sketch: SketchState = values[view.sketch]
+        backend.stop(sketch.run_id)
+        with errors_on_page():
+            example = tab.example(values)
+            request = tab.request({**values, **example})
+            if request.seed is None and sketch.seed is not None:  # the sketch is drawn in full
+                request = request.with_values(seed=sketch.seed)
+            await asyncio.to_thread(check, services.models, request)
+            run = registry.add(tab.kind, request)
         sketch.run_id, sketch.seed = "", None
-        if filled:
-            yield filled
-            await asyncio.sleep(SETTLED)
-        async with aclosing(watch(tab, drawing.backend, run, visitor.session_hash)) as updates:
+        if example:
+            yield example
+            await asyncio.sleep(PAUSE)
+        async with aclosing(follow(tab, backend, run, visitor.session_hash)) as updates:
             async for update in updates:
                 yield update
 
     def stop(run_id: str) -> None:
-        run = drawing.runs.get(run_id)
+        run = registry.get(run_id)
         if run is not None:
             run.stopped = True
-            drawing.backend.stop(run_id)
+            backend.stop(run_id)
 
-    inputs = {*tab.controls.values(), tab.view.sketched}
-    outputs = [*tab.watched, tab.controls["prompt"], tab.controls["seed"]]
-    begun = tab.view.generate.click(generate, inputs, outputs, **CHECKED)
-    keep_in_history(tab, begun)
-    tab.view.stop.click(stop, tab.view.run_id, None, **QUIET)
+    outputs = [*tab.run_outputs, tab.controls["prompt"], tab.controls["seed"]]
+    keep_in_history(tab, view.generate.click(generate, {*tab.controls.values(), view.sketch}, outputs, **CHECKED))
+    view.stop.click(stop, view.run_id, None, **QUIET)
+    reuse.click(lambda run: str(finished(run).request.seed), view.last, tab.controls["seed"], **CHECKED)
+    view.save.click(save_film, view.last, view.files, show_progress="hidden", api_visibility="private")
+    # The live view has the link's query; only the browser knows the page's address.
+    view.link.click(None, js=COPY_LINK % f"{tab.kind}-live", api_visibility="private")
 
 
-def keep_in_history(tab: Tab, over: Dependency) -> None:
-    """Once a run is over, add it to the visit's pictures: an event of its own, for the visit may have more by then."""
+def keep_in_history(tab: Tab, ended: Dependency) -> None:
+    """Add a finished run to the visit's pictures, by an event of its own: the visit may have more by then."""
     history = tab.history
-    over.success(history.add, [history.runs, tab.view.last], [history.runs, history.gallery], **QUIET)
+    ended.success(history.add, [history.runs, tab.view.last], [history.runs, history.gallery], **QUIET)
 
 
-async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> AsyncGenerator[Updates]:
-    """The updates of a run that goes on; where another page takes it over, it ends here."""
+async def follow(tab: Tab, backend: Backend, run: PageRun, owner: str | None) -> AsyncGenerator[Updates]:
+    """Yield the page's updates for a run until it ends, or another page takes it over."""
     view, page = tab.view, object()
     run.page = page
     idle: Updates = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
-    # Told again with every step: of two answers in quick succession, Gradio 6.31's page may draw the second alone.
+    # Repeated with every step: of two answers in quick succession Gradio 6.31's page may draw only the second.
     busy: Updates = {view.generate: gr.Button(interactive=False), view.stop: gr.Button(interactive=True)}
-    yield {view.live: live.so_far(run.run_id, run.film, run.link), view.run_id: run.run_id, **busy}
-    if run.film:
-        await asyncio.sleep(SETTLED)
+    film, ended = live.steps(run.run_id, run.film), False
+    yield {view.live: live.so_far(run.run_id, film, run.link), view.run_id: run.run_id, **busy}
+    if film:
+        await asyncio.sleep(PAUSE)
     try:
-        async with aclosing(backend.stream(run.run_id, run.settings, owner or run.run_id)) as stream:
+        async with aclosing(backend.stream(run.run_id, run.request or run.asked, owner or run.run_id)) as stream:
             async for news in stream:
                 if run.page is not page:
                     return
@@ -241,27 +242,16 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
                     backend.stop(run.run_id)
                 if isinstance(news, Started):
                     run.request = news.request
-                    run.settings = {**run.settings, "seed": news.request.seed}  # should it have to begin again
                     warn(news.dropped)
                     yield {view.live: live.waiting(run.run_id, "", run.link), **busy}
                 elif isinstance(news, Waiting):
                     yield {view.live: live.waiting(run.run_id, news.text, run.link), **busy}
                 elif news.images is None:
-                    yield {view.live: run.add(live.message(run.run_id, news)), **busy}
+                    run.add(news)
+                    yield {view.live: live.step(run.run_id, news), **busy}
                 else:
-                    assert run.request is not None, "a run starts before it has steps"
-                    run.add(live.message(run.run_id, news))
-                    film = run.film
-                    try:
-                        run.done = await asyncio.to_thread(keep_run, tab.kind, run.request, news, film)
-                    except NoRoom as error:
-                        gr.Warning(titled("Not kept", f"{explain(error)} {UNKEPT}"))
-                        yield {view.live: live.last(film, run.link), **idle}
-                        return
-                    run.film = []
-                    if news.blurred:
-                        gr.Warning(titled("Blurred", BLURRED))
-                    yield {view.live: live.last(run.done.shown(film), run.done.link), **tab.show(run.done), **idle}
+                    ended = True
+                    yield {**await end(tab, run, news), **idle}
     except Exception as error:
         sentence = explain(error)
         yield {view.live: live.failed(run.run_id, sentence), **idle}
@@ -269,25 +259,40 @@ async def watch(tab: Tab, backend: Backend, run: Watched, owner: str | None) -> 
     finally:
         if run.page is page:
             run.page = None
-    if run.done is None:
+    if not ended:
         yield {view.live: live.idle(), **idle}
 
 
+async def end(tab: Tab, run: PageRun, last: Event) -> Updates:
+    """Keep a run's files after its last event, and return the updates that show them."""
+    assert run.request is not None, "a run starts before it has steps"
+    run.add(last)
+    film = live.steps(run.run_id, run.film)
+    try:
+        finished = await asyncio.to_thread(finish, tab.kind, run.asked, run.request, last, film)
+    except NoRoom as error:
+        gr.Warning(titled("Not kept", f"{explain(error)} {NOT_KEPT}"))
+        return {tab.view.live: live.last(film, run.link)}
+    run.finish(finished)
+    if last.blurred:
+        gr.Warning(titled("Blurred", BLURRED))
+    return {tab.view.live: live.last(with_final_picture(film, finished), finished.link), **tab.show(finished)}
+
+
 def warn(dropped: dict[str, str]) -> None:
-    """Say which words the model will not see."""
+    """Show the text that exceeds the model's limit, by field."""
     for name, text in dropped.items():
         gr.Warning(titled("Shortened", f"{name} is too long for this model. Left out: “{text[:300]}”"))
 
 
-def shown(run: Kept | None) -> Kept:
-    """The run that the tab shows; gr.Error where there is none yet."""
+def finished(run: FinishedRun | None) -> FinishedRun:
+    """Return the run that the tab shows; gr.Error if there is none yet."""
     if run is None:
         raise page_error("There is no picture yet: press Generate first.")
     return run
 
 
-def save_film(run: Kept | None) -> gr.File:
-    """The run's animation and contact strip, as files."""
-    with told_on_the_page():
-        over = shown(run)
-        return gr.File(save(over.film, over.request, over.files[0]), visible=True)
+def save_film(run: FinishedRun | None) -> gr.File:
+    """Return the files of a run's animation and contact strip."""
+    with errors_on_page():
+        return gr.File(film_files(finished(run)), visible=True)

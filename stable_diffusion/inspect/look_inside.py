@@ -1,10 +1,11 @@
-"""The inside of a run, to be looked at: what each step would be without guidance, and where it looks for its words.
+"""A run taken apart: each step's x_0 without guidance, and where the network looks for its words.
 
-Nothing here takes part in an ordinary run; looking changes no pixel of the picture.
+An ordinary run does not use this module, and looking inside changes no pixel of a picture.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,26 +13,34 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..guidance import Denoiser, Query
-from ..images import to_tensor
+from ..images import to_images, to_tensor
 from ..pipeline import Pipeline
+from ..preview import Renderer
 from ..request import Request, Settings
 from ..run import Step
+from ..safety import blur
 from ..schedule import Level
 from .heat_maps import token_heat
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+MAX_CHANNELS = 16
+"""Number of latent channels on a sheet."""
+SHEET_SIDE = 256
+"""Pixels that a sheet is enlarged to, as far as whole multiples go."""
+
 
 @dataclass(frozen=True)
 class InsideStep:
-    """A step of a run with what went on in it; tensors have a row for each picture.
+    """A step of a run with its guesses and its attention; tensors have a row for each picture.
 
-    unconditional and conditional are the x_0, (N, C, h, w), of the negative prompt alone (None where the run is not
-    guided) and of the prompt alone; `step.denoised` is the guided one. heat is the attention that the prompt's tokens
-    got, (N, S, h, w), averaged over heads and layers.
+    unconditional, conditional: x_0 (N, C, h, w) of the negative prompt alone (None in a run without guidance) and of
+    the prompt alone; `step.denoised` is the guided x_0. heat: attention to the prompt's tokens (N, S, h, w), averaged
+    over heads and layers.
     """
 
     step: Step
@@ -41,7 +50,7 @@ class InsideStep:
 
 
 def look_inside(pipeline: Pipeline, prompt: str | Request = "", **settings: Unpack[Settings]) -> Iterator[InsideStep]:
-    """`pipeline.stream`, with its arguments and its pictures, and with each step's inside."""
+    """Yield every step of `pipeline.stream` with its inside; arguments and pictures are those of `stream`."""
     run = pipeline.begin(prompt, **settings)
     observer = _Observer(run.denoise)
     for step in run.steps(observer):
@@ -52,8 +61,8 @@ def look_inside(pipeline: Pipeline, prompt: str | Request = "", **settings: Unpa
 class NoisedPhoto:
     """A photo at timestep t of the forward process (Eq. 4, arXiv:2006.11239), in pixels and in latents.
 
-    pixels (1, 3, H, W) is noise added to the photo itself. x_t (1, C, h, w) is noise added to its latents x_0, and
-    predicted the x_0 that the network believes in, from x_t alone.
+    pixels: (1, 3, H, W), noise added to the photo itself. x_t: (1, C, h, w), noise added to its latents x_0.
+    predicted: the network's x_0, from x_t alone.
     """
 
     level: Level
@@ -62,10 +71,23 @@ class NoisedPhoto:
     x_t: Tensor
     predicted: Tensor
 
+    def pictures(self, render: Renderer) -> list[Image.Image]:
+        """Return pictures: x_t in pixels, the channels of x_t in latents, x_t decoded, and the predicted x_0.
+
+        The channels are blurred where the safety checker finds x_t decoded.
+        """
+        decoded, channels = render(self.x_t), [channel_sheet(self.x_t)]
+        return [
+            *render.screen(to_images(self.pixels)).images,
+            *(blur(channels, decoded.found) if decoded.found else channels),
+            *decoded.images,
+            *render(self.predicted).images,
+        ]
+
 
 @torch.no_grad()
 def add_noise(pipeline: Pipeline, photo: Image.Image, t: int, *, prompt: str = "", seed: int = 0) -> NoisedPhoto:
-    """Take a photo to timestep t, and ask the network once for the x_0 in it, told `prompt` and not guided.
+    """Add the noise of timestep t to a photo, and predict its x_0 once, with `prompt` and without guidance.
 
     photo: RGB, its sides multiples of the VAE's factor. Raises ValueError where t is not a trained timestep.
     """
@@ -83,21 +105,35 @@ def add_noise(pipeline: Pipeline, photo: Image.Image, t: int, *, prompt: str = "
     return NoisedPhoto(level, noisy_pixels, x_0, x_t, predicted)
 
 
+def channel_sheet(latents: Tensor) -> Image.Image:
+    """Return the channels of latents (1, C, h, w) as grey pictures side by side: -3 is black, 3 is white."""
+    channels = latents[0, :MAX_CHANNELS].cpu()
+    columns = math.ceil(math.sqrt(len(channels)))
+    rows = math.ceil(len(channels) / columns)
+    # A white line to the right of each channel and below it.
+    padded = F.pad(channels, (0, 1, 0, 1, 0, rows * columns - len(channels)), value=3.0)
+    sheet = padded.unflatten(0, (rows, columns)).transpose(1, 2).flatten(2).flatten(0, 1)[:-1, :-1]
+    grey = ((sheet / 6 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)  # (rows (h + 1) - 1, columns (w + 1) - 1)
+    scale = max(1, SHEET_SIDE // (grey.shape[1] + 1))
+    image = Image.fromarray(grey.numpy())
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
 @dataclass
 class _Observer:
-    """Answers the questions of one run as its denoiser does, and keeps what it saw on the way."""
+    """A denoiser that answers the queries of one run as the run's own does, and keeps the parts of its last answer."""
 
     denoise: Denoiser
     seen: tuple[Tensor | None, Tensor, Tensor] = field(init=False)
-    """Of the last answer: the unconditional x_0, the conditional one, heat."""
+    """The unconditional x_0, the conditional one, and the heat."""
 
     @torch.no_grad()
     def __call__(self, queries: Sequence[Query]) -> list[Tensor]:
         [query] = queries
         maps: list[Tensor] = []
         [(unconditional, conditional)] = self.denoise.predict(queries, maps)
-        # Where guided, the prompt's rows come last.
+        # With guidance, the prompt's rows come last.
         heat = token_heat([weights[-len(query.x) :] for weights in maps], *query.x.shape[2:])
-        alone = None if unconditional is None else self.denoise.x_0(query, unconditional)
-        self.seen = alone, self.denoise.x_0(query, conditional), heat
+        x_0 = None if unconditional is None else self.denoise.x_0(query, unconditional)
+        self.seen = x_0, self.denoise.x_0(query, conditional), heat
         return [self.denoise.x_0(query, query.guide(unconditional, conditional))]

@@ -135,7 +135,7 @@ def _reporting_bar(repository: str, total: int, on_progress: OnProgress) -> type
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             # The library has several bars: bytes from the network, bytes on the disk, and files.
             self.bytes: float | None = 0 if kwargs.get("unit") == "B" else None
-            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
+            super().__init__(*args, **kwargs)
 
         def update(self, n: float | None = 1) -> bool | None:
             nonlocal done

@@ -59,9 +59,9 @@ def main() -> None:
     spaces.zero.torch.init = lambda uuid: None
     spaces.zero.torch.move = lambda callback=None: None
 
-    import ui.stage.sketch
+    import ui.runs.cost
 
-    ui.stage.sketch.QUICK = 0  # the included model would be quick enough to need no GPU
+    ui.runs.cost.QUICK = 0  # the bundled model would be quick enough to need no GPU
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

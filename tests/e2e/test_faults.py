@@ -15,10 +15,12 @@ from torch import Tensor
 
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.run import Run, Step
-from ui.page import build_page, look
+from ui.page import build_page
 from ui.runs.backend import Local
+from ui.runs.catalogue import Catalogue
 from ui.runs.errors import NO_MEMORY, UNEXPECTED
-from ui.runs.models import ModelHolder, OnProgress
+from ui.runs.models import LoadedModels, OnProgress
+from ui.theme import look
 
 from .conftest import PATIENCE, free_port
 from .visitor import Visitor, unfold
@@ -55,7 +57,7 @@ def faulty() -> Iterator[str]:
             assert released.wait(PATIENCE)
         return FaultyPipeline(Pipeline.from_pretrained(device="cpu").models)
 
-    holder = ModelHolder(load=load)
+    holder = LoadedModels(Catalogue(), load=load)
     page = build_page(holder, Local(holder))
     _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **look())
     yield address

@@ -15,16 +15,17 @@ from prometheus_client.parser import text_string_to_metric_families
 import app
 from tests.e2e.conftest import PATIENCE, free_port
 from ui.runs.backend import Local
-from ui.runs.models import ModelHolder
+from ui.runs.catalogue import Catalogue
+from ui.runs.models import LoadedModels
 
 
 @pytest.fixture
-def holder() -> ModelHolder:
-    return ModelHolder(device="cpu", dtype="float32")
+def holder() -> LoadedModels:
+    return LoadedModels(Catalogue(), device="cpu", dtype="float32")
 
 
 @pytest.fixture
-def page(holder: ModelHolder) -> Iterator[gr.Blocks]:
+def page(holder: LoadedModels) -> Iterator[gr.Blocks]:
     """A server whose model nobody has asked for yet."""
     served = app.serve(app.parse_arguments(["--port", str(free_port()), "--metrics"]), holder, Local(holder))
     yield served
@@ -47,7 +48,7 @@ def counted(page: gr.Blocks) -> dict[str, float]:
     return {sample.labels["end"]: sample.value for sample in samples if sample.name == "sd_runs_total"}
 
 
-def test_health_says_whether_the_model_is_there(page: gr.Blocks, holder: ModelHolder) -> None:
+def test_health_says_whether_the_model_is_there(page: gr.Blocks, holder: LoadedModels) -> None:
     for begin in (lambda: None, holder.ask):  # a page that has only just come up has yet to ask for it
         begin()
         status, text = answer(page, "health")
@@ -57,7 +58,7 @@ def test_health_says_whether_the_model_is_there(page: gr.Blocks, holder: ModelHo
     assert (status, json.loads(text)) == (200, {"status": "ready", "model": holder.first})
 
 
-def test_health_says_that_the_model_could_not_be_loaded(page: gr.Blocks, holder: ModelHolder) -> None:
+def test_health_says_that_the_model_could_not_be_loaded(page: gr.Blocks, holder: LoadedModels) -> None:
     holder.sources[holder.first] = "/nowhere"
     with pytest.raises(ValueError, match="could not be loaded"):
         holder.pipeline()

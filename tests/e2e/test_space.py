@@ -36,7 +36,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "SPACE_AUTHOR_NAME": "somebody",
         "SPACE_REPO_NAME": "something",
         "SD_MODEL": str(folder / "model"),
-        "SD_MAX_WORK": "77",
+        "SD_MAX_SECONDS": "77",
         "SD_MAX_VISITOR_RUNS": "2",
         "SD_MAX_UPLOAD": "1",
         "SD_SESSIONS": "33",
@@ -50,7 +50,7 @@ def test_the_log_says_what_runs_where_and_what_is_allowed(space: Server):
     port = space.url.rpartition(":")[2]
     assert space.wait_for_log("safety checker on") == f"ui: model on port {port}, safety checker on"
     limits = space.wait_for_log("limits: ")
-    for limit in ("max_work 77,", "max_visitor_runs 2,", "sessions 33,", "max_side 4096,", "max_upload 1,"):
+    for limit in ("max_seconds 77,", "max_visitor_runs 2,", "sessions 33,", "max_side 4096,", "max_upload 1,"):
         assert limit in limits
     computes = r"ui.runs.models: model computes in (float32|bfloat16) on cpu, threads: 1, and its safety checker .*"
     assert re.fullmatch(computes, space.wait_for_log("computes in"))

@@ -15,12 +15,15 @@ from playwright.sync_api import Browser, Page, expect
 
 from stable_diffusion import Pipeline
 from stable_diffusion.run import Run
-from ui.page import build_page, look
+from ui import sketch
+from ui.page import build_page
+from ui.resume import GONE
+from ui.runs import cost
 from ui.runs.backend import Local
+from ui.runs.catalogue import Catalogue
 from ui.runs.events import News
-from ui.runs.models import ModelHolder
-from ui.runs.resume import GONE
-from ui.stage import sketch
+from ui.runs.models import LoadedModels
+from ui.theme import look
 
 from .conftest import PATIENCE, Server, free_port
 from .visitor import Visitor
@@ -47,7 +50,7 @@ class Paced(Pipeline):
 class Late(Local):
     """Takes up a run with a prompt that ends in "late" once somebody has pressed Stop."""
 
-    def __init__(self, holder: ModelHolder):
+    def __init__(self, holder: LoadedModels):
         super().__init__(holder, max_running=1)
         self.pressed = threading.Event()
 
@@ -67,9 +70,9 @@ class Late(Local):
 @pytest.fixture
 def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a page that draws for one at a time, and sketches on the slowest machine."""
-    monkeypatch.setattr(sketch, "QUICK", math.inf)
+    monkeypatch.setattr(cost, "QUICK", math.inf)
     Paced.let.clear()
-    holder = ModelHolder(load=lambda *_: Paced(Pipeline.from_pretrained(device="cpu").models))
+    holder = LoadedModels(Catalogue(), load=lambda *_: Paced(Pipeline.from_pretrained(device="cpu").models))
     holder.pipeline()
     page = build_page(holder, Late(holder))
     _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **look())

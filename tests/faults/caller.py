@@ -15,7 +15,8 @@ import httpx
 from app import parse_arguments, serve
 from tests.e2e.conftest import free_port
 from ui.runs.backend import Local
-from ui.runs.models import ModelHolder
+from ui.runs.catalogue import Catalogue
+from ui.runs.models import LoadedModels
 
 TIMEOUT = 120.0
 
@@ -24,7 +25,7 @@ TIMEOUT = 120.0
 def served(*flags: str) -> Iterator[gr.Blocks]:
     """`python app.py` with these flags, in this process."""
     options = parse_arguments(["--port", str(free_port()), *flags])
-    holder = ModelHolder(device="cpu", limits=options.limits)
+    holder = LoadedModels(Catalogue(), device="cpu", limits=options.limits)
     holder.pipeline()
     page = serve(options, holder, Local(holder))
     yield page

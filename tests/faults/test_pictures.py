@@ -31,7 +31,7 @@ READ = """
 import json, re, resource, sys
 from pathlib import Path
 from stable_diffusion.images import read_image
-from ui.metadata import read_infotext
+from ui.keep.metadata import read_infotext
 
 def kilobytes(name):  # not `ru_maxrss`, which begins with what the process before had
     return int(re.search(rf"{name}:\\s*(\\d+) kB", Path("/proc/self/status").read_text())[1])

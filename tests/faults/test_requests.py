@@ -17,8 +17,8 @@ from ui.runs.errors import UNEXPECTED
 
 from .caller import Caller, served
 
-WORK = 4
-"""Steps of one picture, the most that a request may ask for: what is accepted by chance is drawn at once."""
+STEPS = 4
+"""The most steps of a request, of one picture: a request that is accepted by chance is drawn at once."""
 AT_ONCE = 10.0
 """Seconds; as long as a busy machine may take for what takes no time."""
 
@@ -29,8 +29,8 @@ SOAK = pytest.mark.soak
 
 @pytest.fixture(scope="module")
 def caller() -> Iterator[Caller]:
-    """Somebody who speaks HTTP to a page of little patience."""
-    with served("--max-work", str(WORK)) as page:
+    """A caller of a page that refuses every request but a short one."""
+    with served("--max-steps", str(STEPS), "--max-seconds", "0.001") as page:
         yield Caller(page.local_url)
 
 

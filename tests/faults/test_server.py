@@ -32,8 +32,10 @@ from tests.e2e.visitor import Visitor
 from tests.unit.test_hostile_images import png
 from ui.runs.limits import USUAL
 from ui.stage.live import data_uri
-from ui.web.guard import MAX_BODY, Guard
-from ui.web.listeners import give_back
+from ui.web.bodies import MAX_BODY
+from ui.web.headers import SecurityHeaders
+from ui.web.hosts import THIS_MACHINE, HostCheck
+from ui.web.listeners import release_memory
 
 from .caller import Caller, served
 
@@ -226,17 +228,17 @@ def test_nor_can_one_person(caller: Caller):
 def test_what_one_may_ask_for_is_a_setting_and_less_where_anybody_may_come(monkeypatch: pytest.MonkeyPatch):
     assert parse_arguments([]).limits == USUAL
     for public in (["--host", "0.0.0.0"], ["--share"]):
-        assert parse_arguments(public).limits == replace(USUAL, max_work=150, max_upload=20)
-    monkeypatch.setenv("SD_MAX_WORK", "77")
+        assert parse_arguments(public).limits == replace(USUAL, max_seconds=60, max_upload=20)
+    monkeypatch.setenv("SD_MAX_SECONDS", "77")
     monkeypatch.setenv("SD_SESSIONS", "3")
-    assert parse_arguments(["--share"]).limits == replace(USUAL, max_work=77, max_upload=20, sessions=3)
-    assert parse_arguments(["--share", "--max-work", "88"]).limits.max_work == 88
+    assert parse_arguments(["--share"]).limits == replace(USUAL, max_seconds=77, max_upload=20, sessions=3)
+    assert parse_arguments(["--share", "--max-seconds", "88"]).limits.max_seconds == 88
 
 
 @pytest.mark.parametrize(
     ("flag", "value", "sentence"),
     [
-        ("--max-work", "0", "--max-work must be above 0, got 0.0"),
+        ("--max-seconds", "0", "--max-seconds must be above 0, got 0.0"),
         ("--unheard", "nan", "--unheard must be above 0, got nan"),
         ("--preview-share", "1", "--preview-share must be at least 0 and below 1, got 1.0"),
         ("--max-images", "many", "argument --max-images: invalid int value: 'many'"),
@@ -336,9 +338,10 @@ def test_only_in_a_space_the_page_is_framed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SPACE_ID", "somebody/something")
     options = parse_arguments([])
     assert options.public
-    [guard] = [Guard(None, **one.kwargs) for one in guards(options)]
-    assert "frame-ancestors 'self' https://huggingface.co " in guard.headers["Content-Security-Policy"]
-    assert guard.hosts is None
+    headers, *checks = guards(options)
+    policy = SecurityHeaders(None, **headers.kwargs).headers["Content-Security-Policy"]
+    assert "frame-ancestors 'self' https://huggingface.co " in policy
+    assert HostCheck not in [one.cls for one in checks]
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "", "[", "x" * 9000])
@@ -357,10 +360,14 @@ def test_this_machine_s_own_names_are_answered(caller: Caller, host: str):
 
 
 def test_names_are_allowed_by_a_flag():
-    assert "a.example" in guards(parse_arguments(["--allow-host", "a.example"]))[0].kwargs["hosts"]
-    public = ["--host", "0.0.0.0"]
-    assert guards(parse_arguments(public))[0].kwargs["hosts"] is None
-    assert guards(parse_arguments([*public, "--allow-host", "a.example"]))[0].kwargs["hosts"] > {"a.example"}
+    def hosts(*flags: str) -> list[str]:
+        """The names that are answered to; none where every name is."""
+        return [name for one in guards(parse_arguments([*flags])) for name in one.kwargs.get("hosts", [])]
+
+    assert hosts() == [*THIS_MACHINE]
+    assert hosts("--host", "0.0.0.0") == []
+    for flags in ([], ["--host", "0.0.0.0"]):
+        assert hosts(*flags, "--allow-host", "a.example") == [*THIS_MACHINE, "a.example"]
 
 
 @pytest.mark.parametrize("path", ["monitoring", "monitoring/summary", "monitoring/x"])
@@ -399,7 +406,7 @@ def test_freed_memory_is_given_back():
     blocks = [bytes(1000) for _ in range(100_000)]
     before, last = resident(), blocks[-1]
     del blocks  # the last block keeps the heap from shrinking by itself
-    give_back()
+    release_memory()
     assert before - resident() > 50e6
     assert last
 

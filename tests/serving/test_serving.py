@@ -21,9 +21,10 @@ from PIL import Image
 
 from tests.tiny import save_model
 from ui.runs.backend import Backend, Local
+from ui.runs.catalogue import Catalogue
 from ui.runs.events import Event, News, Started
 from ui.runs.limits import Limits
-from ui.runs.models import ModelHolder
+from ui.runs.models import LoadedModels
 
 ray = pytest.importorskip("ray", reason="requirements-serve.txt is not installed")
 pytestmark = pytest.mark.serving
@@ -55,7 +56,7 @@ def handle(model: Path) -> Iterator[Any]:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init("local", num_cpus=3, include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder)
         size = {"replicas": 2, "max_replicas": 3, "line": 4, "cpus": 1}
-        yield deploy(str(model), kind=Mortal, device="cpu", limits=Limits(max_work=1e6), **size)
+        yield deploy(str(model), kind=Mortal, device="cpu", limits=Limits(max_seconds=1e9), **size)
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -70,7 +71,7 @@ def remote(handle: Any) -> Remote:
 @pytest.fixture(scope="module")
 def local(model: Path) -> Local:
     """An engine in this process, alone with its one run."""
-    return Local(ModelHolder(str(model), "cpu"))
+    return Local(LoadedModels(Catalogue(str(model)), "cpu"))
 
 
 def pids(handle: Any) -> set[int]:

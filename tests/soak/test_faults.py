@@ -29,10 +29,11 @@ from tests.e2e.visitor import Visitor
 from tests.faults.caller import TIMEOUT, Caller
 from tests.hub_server import serve as serve_hub
 from ui.keep.files import DAY
+from ui.resume import GONE
 from ui.runs.backend import Local
+from ui.runs.catalogue import Catalogue
 from ui.runs.errors import is_out_of_memory
-from ui.runs.models import ModelHolder
-from ui.runs.resume import GONE
+from ui.runs.models import LoadedModels
 
 from .server import Call, Message, Process, Program, calling, connection, running
 from .test_load import LONG, call, expect_drawn, request
@@ -212,7 +213,7 @@ def test_a_download_that_was_killed_goes_on_with_the_next_file(tiny: Path, tmp_p
 def test_a_clock_that_jumps_disturbs_nobody(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, years: int
 ):
-    holder = ModelHolder(str(tiny), device="cpu")
+    holder = LoadedModels(Catalogue(str(tiny)), device="cpu")
     holder.pipeline()
     page = serve(parse_arguments(["--port", str(free_port()), "--unheard", "30"]), holder, Local(holder))
     now = time.time

@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from stable_diffusion.request import Request, RequestError
 from tests import tiny
 from ui.form.controls import with_lora
 from ui.runs.adapter_files import find_files
-from ui.runs.limits import prepare
-from ui.runs.models import ModelHolder
+from ui.runs.catalogue import Catalogue
+from ui.runs.models import LoadedModels
+from ui.runs.prepare import prepare
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -38,11 +40,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_files_are_found_by_the_names_that_a_prompt_has_for_them(folder: Path):
     assert list(find_files("loras")) == ["ink", "peft"]
     assert list(find_files("embeddings")) == ["torn", "zub"]
-    assert {"sd1", "sd2"} < set(ModelHolder(device="cpu").sources)
+    assert {"sd1", "sd2"} < set(Catalogue().sources)
 
 
 def test_a_model_gets_the_words_that_fit_it(folder: Path, caplog: pytest.LogCaptureFixture):
-    holder = ModelHolder(device="cpu")
+    holder = LoadedModels(Catalogue(), device="cpu")
     with caplog.at_level("INFO", "ui"):
         assert holder.pipeline("sd1").embeddings == ("zub",)
         assert holder.pipeline("sd2").embeddings == ()
@@ -51,8 +53,8 @@ def test_a_model_gets_the_words_that_fit_it(folder: Path, caplog: pytest.LogCapt
 
 
 def test_a_prompt_brings_its_loras_to_the_run(folder: Path):
-    holder = ModelHolder(device="cpu")
-    pipeline, request = prepare(holder, {"model": "sd1", "prompt": "a fox <lora:ink:0.8>", "num_inference_steps": 1})
+    holder = LoadedModels(Catalogue(), device="cpu")
+    pipeline, request = prepare(holder, Request("a fox <lora:ink:0.8>", model="sd1", num_inference_steps=1))
     assert request.prompt == "a fox <lora:ink:0.8>"  # as pictures and links carry it
     merged = pipeline.begin(request).denoise.unet
     assert merged is pipeline.loras.models_for((("ink", 0.8),)).unet
@@ -69,8 +71,8 @@ def test_a_prompt_brings_its_loras_to_the_run(folder: Path):
     ],
 )
 def test_a_lora_that_can_not_be_used_is_a_sentence(folder: Path, model: str, prompt: str, message: str):
-    with pytest.raises(ValueError, match=message):
-        prepare(ModelHolder(device="cpu"), {"model": model, "prompt": prompt})
+    with pytest.raises(RequestError, match=message):
+        prepare(LoadedModels(Catalogue(), device="cpu"), Request(prompt, model=model))
 
 
 def test_a_lora_is_in_a_prompt_once():
@@ -79,9 +81,9 @@ def test_a_lora_is_in_a_prompt_once():
 
 
 def test_a_model_follows_the_folder(folder: Path):
-    holder = ModelHolder(device="cpu")
+    holder = LoadedModels(Catalogue(), device="cpu")
     assert holder.pipeline("sd1").embeddings == ("zub",)
     (folder / "embeddings" / "zub.safetensors").rename(folder / "embeddings" / "bop.safetensors")
     (folder / "loras" / "ink.safetensors").rename(folder / "loras" / "oil.safetensors")
-    pipeline, _ = prepare(holder, {"model": "sd1", "prompt": "a bop <lora:oil:1>"})
+    pipeline, _ = prepare(holder, Request("a bop <lora:oil:1>", model="sd1"))
     assert pipeline.embeddings == ("bop",)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,8 +12,21 @@ import pytest
 from PIL import Image, ImageChops
 
 from stable_diffusion.request import Request
+from ui.keep.history import FinishedRun
 from ui.keep.metadata import KEY, encoded, read_infotext
-from ui.stage.film import BAR, MAX_FRAMES, SIDE, animation, cut, keep_film, legible, letters, opened, save, strip
+from ui.stage.film import (
+    BAR,
+    FRAME_SIDE,
+    MAX_FRAMES,
+    animation,
+    film_files,
+    font,
+    keep_film,
+    picture_of,
+    printable,
+    shortened,
+    strip,
+)
 from ui.stage.live import Message, data_uri
 
 TEXT = "a red fox\nSteps: 3, Sampler: DDPM, CFG scale: 4, Seed: 7, Size: 128x128"
@@ -57,18 +71,19 @@ def difference(one: Image.Image, other: Image.Image) -> float:
 def test_it_begins_with_noise_and_ends_with_the_picture():
     messages = film(4, (WHOLE, WHOLE))
     (first, *between, last), times = frames(animation(messages, "a red fox"))
-    assert first.size == (SIDE, SIDE + BAR)
-    stage = (0, 0, SIDE, SIDE)
+    assert first.size == (FRAME_SIDE, FRAME_SIDE + BAR)
+    stage = (0, 0, FRAME_SIDE, FRAME_SIDE)
     enlarged = [
-        opened(messages[i][name]).resize((SIDE, SIDE), Image.Resampling.NEAREST) for i, name in ((0, "xt"), (-1, "x0"))
+        picture_of(messages[i][name]).resize((FRAME_SIDE, FRAME_SIDE), Image.Resampling.NEAREST)
+        for i, name in ((0, "xt"), (-1, "x0"))
     ]
     assert (
         difference(first.crop(stage), enlarged[0]) < 20
     )  # what is left of noise by lossy WebP; other noise differs by 85
     assert difference(last.crop(stage), enlarged[1]) < 2
     for i, frame in enumerate(between, start=1):  # of 4, the first shows the first step
-        edge = SIDE - SIDE * i // 4
-        left, right = frame.crop((0, 0, edge - 4, SIDE)), frame.crop((edge + 4, 0, SIDE, SIDE))
+        edge = FRAME_SIDE - FRAME_SIDE * i // 4
+        left, right = frame.crop((0, 0, edge - 4, FRAME_SIDE)), frame.crop((edge + 4, 0, FRAME_SIDE, FRAME_SIDE))
         assert np.asarray(left)[:, :, 1].std() > 40
         assert np.asarray(right)[:, :, 1].std() < 4
     assert sum(times[:-1]) == 3000
@@ -78,8 +93,10 @@ def test_it_begins_with_noise_and_ends_with_the_picture():
 def test_prompt_and_step_are_in_every_frame():
     pictures, _ = frames(animation(film(3, (WHOLE, WHOLE)), "a red fox"))
     others, _ = frames(animation(film(3, (WHOLE, WHOLE)), "a green frog"))
-    bars = [[one.crop((0, SIDE, SIDE, SIDE + BAR)) for one in several] for several in (pictures, others)]
-    left, right = (0, 0, SIDE // 2, BAR), (SIDE // 2, 0, SIDE, BAR)
+    bars = [
+        [one.crop((0, FRAME_SIDE, FRAME_SIDE, FRAME_SIDE + BAR)) for one in several] for several in (pictures, others)
+    ]
+    left, right = (0, 0, FRAME_SIDE // 2, BAR), (FRAME_SIDE // 2, 0, FRAME_SIDE, BAR)
     for mine, other in zip(*bars, strict=True):
         assert difference(mine.crop(left), other.crop(left)) > 1
         assert difference(mine.crop(right), other.crop(right)) < 1
@@ -114,13 +131,13 @@ def test_every_prompt_can_be_drawn(prompt: str):
 
 
 def test_text_is_in_one_line_and_what_has_no_letters_is_a_question_mark():
-    assert legible("an  é\nand 猫猫 or кот") == "an e and ? or ?"
-    assert legible("is it? no") == "is it? no"
-    assert cut("short", 200) == "short"
-    shortened = cut("a very long prompt " * 20, 200)
-    assert shortened.startswith("a very long")
-    assert shortened.endswith("…")
-    assert letters().getlength(shortened) <= 200
+    assert printable("an  é\nand 猫猫 or кот") == "an e and ? or ?"
+    assert printable("is it? no") == "is it? no"
+    assert shortened("short", 200) == "short"
+    shorter = shortened("a very long prompt " * 20, 200)
+    assert shorter.startswith("a very long")
+    assert shorter.endswith("…")
+    assert font().getlength(shorter) <= 200
 
 
 def test_a_saved_film_carries_the_settings_of_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -129,12 +146,13 @@ def test_a_saved_film_carries_the_settings_of_its_picture(tmp_path: Path, monkey
     image.info[KEY] = TEXT
     (tmp_path / "fox.png").write_bytes(encoded(image))
     path = keep_film([*film(3), {"x0": None, "xt": None, "index": 4, "total": 4}])
-    files = save(path, Request("a red fox", seed=7), str(tmp_path / "fox.png"))
+    run = FinishedRun("t2i", Request("a red fox", seed=7), (str(tmp_path / "fox.png"),), path)
+    files = film_files(run)
     assert [Path(file).name for file in files] == ["a-red-fox-7.webp", "a-red-fox-7-strip.png"]
     assert [read_infotext(file)["seed"] for file in files] == [7, 7]
     blind = keep_film([{"x0": None, "xt": None, "index": 1, "total": 1}])
     with pytest.raises(ValueError, match="had no previews: choose a live preview"):
-        save(blind, Request("a red fox", seed=7), str(tmp_path / "fox.png"))
+        film_files(replace(run, film=blind))
 
 
 def test_a_strip_is_up_to_ten_pictures_and_ends_with_the_last():

@@ -11,11 +11,13 @@ from safetensors.torch import save_file
 
 from stable_diffusion.request import Defaults
 from tests import tiny
-from ui.form.controls import Controls, more_controls, of_the_model, prompt_controls, sampling_controls
+from ui.form.controls import Controls, model_sliders, more_controls, prompt_controls, sampling_controls
 from ui.form.fitting import fit
 from ui.keep.infotext import parse_infotext
+from ui.restore import model_by_name
+from ui.runs.catalogue import Catalogue
 from ui.runs.limits import USUAL
-from ui.runs.models import ModelHolder
+from ui.runs.models import LoadedModels
 
 SMALL = Defaults(128, max_clip_skip=2)  # sides from 64 to 256 in steps of 16
 
@@ -23,7 +25,7 @@ SMALL = Defaults(128, max_clip_skip=2)  # sides from 64 to 256 in steps of 16
 @pytest.fixture(scope="module")
 def controls() -> Controls:
     """The controls of Text2Image."""
-    holder = ModelHolder(device="cpu")
+    holder = LoadedModels(Catalogue(), device="cpu")
     with gr.Blocks():
         menu = gr.Dropdown(["one", "two"], label="Model")
         found = prompt_controls("", menu, holder, "t2i")
@@ -42,8 +44,8 @@ def test_what_fits_is_taken(controls: Controls):
         "height": 192,
     }  # fmt: skip
     assert (fitted.changed, fitted.left) == ([], [])
-    assert fitted.told().startswith("Taken: Prompt, Negative prompt, Prompt syntax Weighted")
-    assert fitted.told().endswith("Sampler DPM++ 2M, Schedule Karras, CLIP skip 1, Size 128x192.")
+    assert fitted.report().startswith("Taken: Prompt, Negative prompt, Prompt syntax Weighted")
+    assert fitted.report().endswith("Sampler DPM++ 2M, Schedule Karras, CLIP skip 1, Size 128x192.")
 
 
 def test_what_is_out_of_range_is_changed_and_said(controls: Controls):
@@ -53,7 +55,7 @@ def test_what_is_out_of_range_is_changed_and_said(controls: Controls):
     assert fitted.changed == changed
     values = [fitted.values[name] for name in ("num_inference_steps", "guidance_scale", "clip_skip", "width", "height")]
     assert values == [150, 30, 2, 176, 256]
-    assert f"Changed: {', '.join(changed)}." in fitted.told()
+    assert f"Changed: {', '.join(changed)}." in fitted.report()
 
 
 @pytest.mark.parametrize(
@@ -102,20 +104,20 @@ def test_odd_settings(controls: Controls, settings: dict[str, Any], values: dict
 
 def test_the_slider_of_clip_skip_ends_where_the_text_tower_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SD_MODELS", str(tiny.save_model(tmp_path / "models" / "small").parent))
-    holder = ModelHolder(device="cpu")
-    assert of_the_model(holder.defaults_of("small"))["clip_skip"]["maximum"] == 1  # of two layers
+    holder = LoadedModels(Catalogue(), device="cpu")
+    assert model_sliders(holder.defaults("small"))["clip_skip"]["maximum"] == 1  # of two layers
     holder.pipeline("small")
-    assert of_the_model(holder.defaults_of("small"))["clip_skip"]["maximum"] == 1
+    assert model_sliders(holder.defaults("small"))["clip_skip"]["maximum"] == 1
 
 
 def test_a_picture_names_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = tiny.save_model(tmp_path / "models" / "small").parent
     save_file({}, folder / "dreams_8.safetensors")
     monkeypatch.setenv("SD_MODELS", str(folder))
-    holder = ModelHolder(device="cpu")
-    assert holder.called("small") == "small"
-    assert holder.called("dreams_8") == "dreams_8.safetensors"
-    assert holder.called(holder.pipeline("small").models.name) == "small"
-    assert holder.called("emoji") == "emoji (bundled)"
+    holder = LoadedModels(Catalogue(), device="cpu")
+    assert model_by_name(holder, "small") == "small"
+    assert model_by_name(holder, "dreams_8") == "dreams_8.safetensors"
+    assert model_by_name(holder, holder.pipeline("small").models.name) == "small"
+    assert model_by_name(holder, "emoji") == "emoji (bundled)"
     for unknown in ("", "stable-diffusion-v1-5/stable-diffusion-v1-5"):  # that one would be fetched
-        assert holder.called(unknown) is None
+        assert model_by_name(holder, unknown) is None

@@ -1,4 +1,4 @@
-"""What one request and one visitor may ask for is the deployer's to say."""
+"""The limits on one request and one visitor are the deployer's choice."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
+from stable_diffusion.request import Request, RequestError
 from tests.conftest import awaited
 from tests.tiny import save_model
 from ui.runs.backend import Local
+from ui.runs.catalogue import Catalogue
 from ui.runs.events import Event, Started
-from ui.runs.limits import Limits, check_work
-from ui.runs.models import ModelHolder
+from ui.runs.limits import USUAL, Limits
+from ui.runs.models import LoadedModels
+from ui.runs.prepare import check, prepare
 
 
 @pytest.mark.parametrize(
@@ -22,54 +25,74 @@ from ui.runs.models import ModelHolder
         ({"num_inference_steps": 31}, "num_inference_steps must be at most 30 here, got 31"),
         ({"width": 272}, "width must be at most 256 here, got 272"),
         ({"height": 272}, "height must be at most 256 here, got 272"),
+        ({"seed": 2**32}, "seed must be at most 4,294,967,295 here, got 4294967296"),
+        ({"guidance_scale": 31}, "guidance_scale must be at most 30 here, got 31"),
     ],
 )
-def test_a_deployer_can_allow_less(settings: dict[str, Any], sentence: str):
-    holder = ModelHolder(device="cpu", limits=Limits(max_images=2, max_steps=30, max_side=256))
-    with pytest.raises(ValueError, match=sentence):
-        check_work(holder, settings)
+def test_a_number_above_its_limit_is_refused(settings: dict[str, Any], sentence: str):
+    with pytest.raises(RequestError, match=sentence):
+        Limits(max_images=2, max_steps=30, max_side=256).check(Request(**settings))
+
+
+def test_a_side_above_the_models_largest_is_refused():
+    models = LoadedModels(Catalogue(), device="cpu")
+    side = models.defaults().max_side
+    with pytest.raises(RequestError, match=f"width must be at most {side} with this model, got {side + 64}"):
+        check(models, Request(width=side + 64))
+
+
+def test_the_usual_limits_allow_an_empty_request():
+    USUAL.check(Request())
 
 
 @pytest.mark.parametrize("loaded", [False, True])
-def test_where_less_is_allowed_than_suits_the_model_that_is_the_default(loaded: bool):
-    holder = ModelHolder(device="cpu", limits=Limits(max_steps=5, max_side=200))
+def test_the_models_own_settings_are_reduced_to_the_limits(loaded: bool):
+    models = LoadedModels(Catalogue(), device="cpu", limits=Limits(max_steps=5, max_side=200))
     if loaded:
-        holder.pipeline()
-    request = check_work(holder, {"prompt": "a"})
+        models.pipeline()
+    request = models.defaults().complete(Request("a"))
     assert (request.width, request.height, request.num_inference_steps) == (192, 192, 5)
 
 
-def test_one_visitor_can_t_take_every_place():
-    holder = ModelHolder(device="cpu", limits=Limits(max_visitor_runs=2))
-    holder.pipeline()  # nothing is left loading when the test is over
-    backend = Local(holder)
-    settings = {"prompt": "a", "num_inference_steps": 50}
+def test_a_request_of_too_many_seconds_is_refused_but_the_models_own_never():
+    models = LoadedModels(Catalogue(), device="cpu", limits=Limits(max_seconds=0.001))
+    models.pipeline()
+    prepare(models, Request())
+    with pytest.raises(RequestError, match=r"take about .* here, and one request may take .*: choose fewer steps"):
+        prepare(models, Request(num_images=2))
+    with pytest.raises(RequestError, match="choose fewer steps"):
+        check(models, Request(num_images=2))
+
+
+def test_a_visitor_has_a_bounded_number_of_runs():
+    models = LoadedModels(Catalogue(), device="cpu", limits=Limits(max_visitor_runs=2))
+    models.pipeline()  # nothing is left loading when the test is over
+    backend = Local(models)
+    request = Request("a", num_inference_steps=50)
 
     async def ask() -> None:
-        runs = [backend.stream(str(i), settings, "one") for i in range(2)]
+        runs = [backend.stream(str(i), request, "one") for i in range(2)]
         for run in runs:
             await anext(run)
-        with pytest.raises(ValueError, match="2 of your runs are under way already: wait for one to end, or stop it"):
-            await anext(backend.stream("third", settings, "one"))
-        await anext(other := backend.stream("other", settings, "another"))
+        with pytest.raises(RequestError, match="2 of your runs are under way already: wait for one to end, or stop it"):
+            await anext(backend.stream("third", request, "one"))
+        await anext(other := backend.stream("other", request, "another"))
         await runs[0].aclose()
-        await anext(third := backend.stream("third", settings, "one"))
+        await anext(third := backend.stream("third", request, "one"))
         for run in (runs[1], other, third):
             await run.aclose()
 
     awaited(ask())
 
 
-def test_of_the_runs_that_were_left_the_newest_go_on_and_the_oldest_begins_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """A server parks a number of them and no more; a listener who comes back hears the next step, or the first."""
+def test_of_parked_runs_the_newest_go_on_and_the_oldest_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The number of parked runs is bounded; a listener who returns gets the next step, or the first."""
     monkeypatch.setattr("ui.runs.backend.PARKED_RUNS", 2)
-    backend = Local(ModelHolder(str(save_model(tmp_path)), "cpu"))
-    settings = {"prompt": "a", "num_inference_steps": 50, "seed": 1, "preview": "none"}
+    backend = Local(LoadedModels(Catalogue(str(save_model(tmp_path))), "cpu"))
+    request = Request("a", num_inference_steps=50, seed=1, preview="none")
 
     async def leave_after_a_step(run_id: str) -> None:
-        run = backend.stream(run_id, settings, "somebody")
+        run = backend.stream(run_id, request, "somebody")
         while not isinstance(await anext(run), Event):
             pass
         await run.aclose()
@@ -78,7 +101,7 @@ def test_of_the_runs_that_were_left_the_newest_go_on_and_the_oldest_begins_again
         for i in range(3):
             await leave_after_a_step(str(i))
         for run_id, begins_again in (("1", False), ("0", True)):
-            run = backend.stream(run_id, settings, "somebody")
+            run = backend.stream(run_id, request, "somebody")
             news = [await anext(run)]
             assert any(isinstance(one, Started) for one in news) == begins_again
             await run.aclose()

@@ -11,7 +11,7 @@ from gradio.routes import App
 from gradio.server_messages import EstimationMessage
 
 from tests.conftest import awaited
-from ui.web.listeners import first_of, line_of, watch
+from ui.web.listeners import end_unheard, first_unread, queue_of
 
 REMEDY = "Gradio keeps its line of events elsewhere: see its queueing.py and routes.py, and mend ui/web/listeners.py"
 
@@ -21,7 +21,7 @@ def line() -> Queue:
     """The line of a page with one event, which nobody serves."""
     with gr.Blocks() as page:
         gr.Button().click(lambda: None)
-    return line_of(App.create_app(page))
+    return queue_of(App.create_app(page))
 
 
 def message(rank: int) -> EstimationMessage:
@@ -37,13 +37,13 @@ def test_the_line_of_a_server_is_found(line: Queue) -> None:
 
 def test_the_first_unread_message_is_seen_and_stays() -> None:
     messages: AsyncQueue = AsyncQueue()
-    assert first_of(messages) is None
+    assert first_unread(messages) is None
     first, second = message(1), message(2)
     for one in (first, second):
         messages.put_nowait(one)
-    assert first_of(messages) is first, REMEDY
+    assert first_unread(messages) is first, REMEDY
     assert messages.get_nowait() is first
-    assert first_of(messages) is second
+    assert first_unread(messages) is second
 
 
 def test_unread_messages_are_forgotten_and_those_that_are_read_are_not(line: Queue) -> None:
@@ -55,7 +55,7 @@ def test_unread_messages_are_forgotten_and_those_that_are_read_are_not(line: Que
             sessions[name] = AsyncQueue()
             for rank in range(5):
                 sessions[name].put_nowait(message(rank))
-        watching = asyncio.create_task(watch(line, 0.3))
+        watching = asyncio.create_task(end_unheard(line, 0.3))
         for rank in range(20):
             await asyncio.sleep(0.05)
             if "slow" in sessions:

@@ -200,7 +200,7 @@ def test_a_comma_in_quotes_ends_nothing():
 
 
 HOSTILE = """
-from ui.infotext import parse_infotext
+from ui.keep.infotext import parse_infotext
 for piece in ("a", "a ", '"', ': "', '\\\\"', "a:", ",", "\\n", "\\nSteps: 1", "\\nSteps:  ", "\\nNegative prompt: "):
     parse_infotext("Steps: 1, " + piece * (60_000 // len(piece)))
 """

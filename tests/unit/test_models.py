@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from stable_diffusion.request import RequestError
 from tests.conftest import awaited
-from ui.runs.models import ModelHolder
+from ui.runs.catalogue import Catalogue
+from ui.runs.models import LoadedModels
 
 PATIENCE = 30
 
@@ -62,7 +64,7 @@ def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
     return awaited(asyncio.wait_for(coroutine, PATIENCE))
 
 
-def gathered(holder: ModelHolder, name: str) -> list[tuple[str, float]]:
+def gathered(holder: LoadedModels, name: str) -> list[tuple[str, float]]:
     """What somebody is told who waits for a model."""
 
     async def wait() -> list[tuple[str, float]]:
@@ -73,8 +75,8 @@ def gathered(holder: ModelHolder, name: str) -> list[tuple[str, float]]:
 
 def test_while_one_waits_for_a_slow_model_others_get_theirs(folder: Path):
     loader = Loader(slow={"a": threading.Event()})
-    holder = ModelHolder(load=loader)
-    slow = holder.ask("a")
+    holder = LoadedModels(Catalogue(), load=loader)
+    slow = holder.start("a")
     assert holder.pipeline("b") == "b"
     assert holder.loaded("b") == "b"
     assert holder.loaded("a") is None
@@ -85,8 +87,8 @@ def test_while_one_waits_for_a_slow_model_others_get_theirs(folder: Path):
 
 def test_all_who_ask_for_a_model_share_one_loading(folder: Path):
     loader = Loader(slow={"a": threading.Event()})
-    holder = ModelHolder(load=loader)
-    assert holder.ask("a") is holder.ask("a")
+    holder = LoadedModels(Catalogue(), load=loader)
+    assert holder.start("a") is holder.start("a")
     loader.slow["a"].set()
     assert holder.pipeline("a") == "a"
     assert loader.begun == ["a"]
@@ -94,7 +96,7 @@ def test_all_who_ask_for_a_model_share_one_loading(folder: Path):
 
 def test_who_waits_is_told_how_far_it_is_and_takes_no_thread(folder: Path):
     loader = Loader(slow={"a": threading.Event()})
-    holder = ModelHolder(load=loader)
+    holder = LoadedModels(Catalogue(), load=loader)
 
     visitors: list[list[tuple[str, float]]] = [[], []]
 
@@ -113,13 +115,13 @@ def test_who_waits_is_told_how_far_it_is_and_takes_no_thread(folder: Path):
 
 def test_a_failed_load_is_a_sentence_for_all_who_wait_and_the_next_ask_tries_again(folder: Path):
     loader = Loader(slow={"a": threading.Event()}, broken={"a"})
-    holder = ModelHolder(load=loader)
-    first, second = holder.ask("a"), holder.ask("a")
+    holder = LoadedModels(Catalogue(), load=loader)
+    first, second = holder.start("a"), holder.start("a")
     loader.slow["a"].set()
     for waiting in (first, second):
-        with pytest.raises(ValueError, match="The model 'a' could not be loaded: the disk is full"):
+        with pytest.raises(RequestError, match="The model 'a' could not be loaded: the disk is full"):
             waiting.future.result(PATIENCE)
-    with pytest.raises(ValueError, match="could not be loaded"):
+    with pytest.raises(RequestError, match="could not be loaded"):
         gathered(holder, "a")
     loader.broken.clear()
     assert holder.pipeline("a") == "a"
@@ -134,7 +136,7 @@ def test_there_is_room_before_the_next_is_loaded(folder: Path):
         held.append(sum(holder.loaded(name) is not None for name in "abc"))
         return loader(*arguments)
 
-    holder = ModelHolder(load=load)
+    holder = LoadedModels(Catalogue(), load=load)
     for name in "abacab":
         assert holder.pipeline(name) == name
     assert loader.begun == ["a", "b", "c", "b"]  # a was asked for last when c came, c was not when b came again
@@ -143,11 +145,11 @@ def test_there_is_room_before_the_next_is_loaded(folder: Path):
 
 def test_a_third_model_waits_while_two_are_being_loaded(folder: Path):
     loader = Loader(slow={"a": threading.Event(), "b": threading.Event()})
-    holder = ModelHolder(load=loader)
-    waiting = [holder.ask(name).future for name in "ab"]
+    holder = LoadedModels(Catalogue(), load=loader)
+    waiting = [holder.start(name).future for name in "ab"]
     for _ in waiting:
         assert loader.beginnings.acquire(timeout=PATIENCE)
-    waiting.append(holder.ask("c").future)
+    waiting.append(holder.start("c").future)
     loader.slow["a"].set()
     assert waiting[0].result(PATIENCE) == "a"
     assert waiting[2].result(PATIENCE) == "c"
@@ -157,15 +159,15 @@ def test_a_third_model_waits_while_two_are_being_loaded(folder: Path):
 
 
 def test_an_unknown_model_is_named(folder: Path):
-    holder = ModelHolder(load=Loader())
-    for ask in (holder.ask, holder.pipeline, holder.defaults_of):
-        with pytest.raises(ValueError, match=r"model must be one of .*'a', 'b', 'c'.*, got 'd'"):
+    holder = LoadedModels(Catalogue(), load=Loader())
+    for ask in (holder.start, holder.pipeline, holder.defaults):
+        with pytest.raises(RequestError, match=r"model must be one of .*'a', 'b', 'c'.*, got 'd'"):
             ask("d")
 
 
 def test_the_vae_is_the_first_models_alone(folder: Path):
     loader = Loader()
-    holder = ModelHolder(str(folder / "b"), vae="better.vae.pt", load=loader)
+    holder = LoadedModels(Catalogue(str(folder / "b")), vae="better.vae.pt", load=loader)
     for name in "abc":
         holder.pipeline(name)
     assert loader.vaes == {"a": None, "b": "better.vae.pt", "c": None}

@@ -25,7 +25,8 @@ from stable_diffusion.request import (
 from stable_diffusion.schedule import NoiseSchedule, karras_sigmas
 from ui.keep.infotext import parse_infotext, write_infotext
 from ui.keep.link import LINKED, from_query, to_query
-from ui.runs.limits import MAX_GUIDANCE, MAX_SEED, USUAL
+from ui.keep.settings import MAX_GUIDANCE, MAX_SEED
+from ui.runs.limits import USUAL
 
 # Where CI is set, Hypothesis draws the same examples every time.
 KINDS = {setting.name: setting.kind for setting in LINKED}

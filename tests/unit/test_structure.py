@@ -26,7 +26,7 @@ MAY_IMPORT = {
     f"{SD}.compute": {SD, f"{SD}.loading"},
     f"{SD}.adapters": {SD, f"{SD}.loading"},
     SD: {f"{SD}.loading", f"{SD}.compute", f"{SD}.adapters"},
-    f"{SD}.batching": {SD},
+    f"{SD}.batching": {SD, f"{SD}.compute"},
     f"{SD}.inspect": {SD, f"{SD}.loading"},
     "ui.keep": LIBRARY,
     "ui.runs": LIBRARY | {"ui.keep"},
@@ -127,7 +127,7 @@ def mapped(page: str) -> list[str]:
     """Return the paths that a page's tables have in their first column, as links or as `folder/name.py`."""
     path = ROOT / page
     cells = re.findall(r"^\| (.+?) \|", path.read_text(encoding="utf-8"), re.MULTILINE)
-    pattern = re.compile(r"\[`[^`]+`\]\(([^)]+\.py)\)|`(\w+/\w+\.py)`")
+    pattern = re.compile(r"\[`[^`]+`\]\(([^)]+\.py)\)|`([\w/]+\.py)`")
     names = [link or name for cell in cells for link, name in pattern.findall(cell)]
     return [(path.parent / name).resolve().relative_to(ROOT).as_posix() for name in names]
 

@@ -16,8 +16,8 @@ from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.tiny_vae import TinyVAE
 from stable_diffusion.vae import VAE
-from training.data.cache_predictions import halved, photo_pieces, predict
 from training.judging.sharpness import painted, strong_edges
+from training.networks.cache_predictions import halved, photo_pieces, predict
 from training.networks.export import export_tiny
 from training.networks.fit import fit, linear_end
 from training.networks.train_tiny_vae import CONFIG_TINY, load_tiny, tiny_loss
@@ -27,12 +27,12 @@ from training.networks.train_vae_256 import (
     CONFIG_256,
     MEASURED,
     REALISM,
+    AutoencoderWithCritic,
     Pieces,
-    Studio,
+    adversarial_loss,
     agreement_loss,
     grown,
     load_vae_256,
-    painting_loss,
     take_decoder,
 )
 
@@ -128,21 +128,28 @@ class TestVAE256:
             assert torch.equal(deeper, expected)
 
     def test_each_player_learns_from_its_own_loss_alone(self, known: VAE) -> None:
-        studio = Studio(grown(known)).eval()  # so that the spectral norm stands still
+        pair = AutoencoderWithCritic(grown(known)).eval()  # so that the spectral norm stands still
         pictures, latents = torch.rand(2, 3, 64, 64), torch.randn(2, 8, 4, 4)
-        critic, painter = list(studio.critic.parameters()), studio.vae.decoder.conv_in.weight
-        drawn = studio.vae.decode(latents)
-        hinge = F.relu(1 - studio.critic(pictures)).mean() + F.relu(1 + studio.critic(drawn.detach())).mean()
-        opinion = reconstruction_loss(drawn, pictures) - REALISM * studio.critic(drawn).mean()
+        critic, painter = list(pair.critic.parameters()), pair.vae.decoder.conv_in.weight
+        drawn = pair.vae.decode(latents)
+        hinge = F.relu(1 - pair.critic(pictures)).mean() + F.relu(1 + pair.critic(drawn.detach())).mean()
+        opinion = reconstruction_loss(drawn, pictures) - REALISM * pair.critic(drawn).mean()
         alone = [*torch.autograd.grad(hinge, critic), *torch.autograd.grad(opinion, [painter])]
-        both = torch.autograd.grad(painting_loss(studio, pictures, latents), [*critic, painter])
+        both = torch.autograd.grad(adversarial_loss(pair, pictures, latents), [*critic, painter])
         torch.testing.assert_close(list(both), alone, rtol=1e-4, atol=1e-6)
 
     def test_the_halves_are_trained_apart_and_put_together(self, known: VAE, folder: Path, tmp_path: Path) -> None:
         pieces, vae = Pieces([folder]), grown(known)
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-        fit(Studio(vae), painting_loss, lambda g: pieces.batch(1, g)[::2], tmp_path / "decoder", steps=2, **OPTIONS)
+        fit(
+            AutoencoderWithCritic(vae),
+            adversarial_loss,
+            lambda g: pieces.batch(1, g)[::2],
+            tmp_path / "decoder",
+            steps=2,
+            **OPTIONS,
+        )
         other = grown(known)
         take_decoder(other, tmp_path / "decoder" / "checkpoint.pt")
         other.decoder.requires_grad_(False)

@@ -18,10 +18,9 @@ from stable_diffusion.loading.config import ATTENTION_DOWN, ATTENTION_UP, PLAIN_
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.vae import VAE
-from training.data.cache_latents import channel_statistics, encode, load_latents, load_vae, standardise
-from training.judging.contact_sheet import contact_sheet
 from training.judging.curves import read_log
 from training.networks import train_unet
+from training.networks.cache_latents import channel_statistics, encode, load_latents, load_vae, standardise
 from training.networks.export import export, export_clip
 from training.networks.fit import fit, linear_end
 from training.networks.optimizer import MuonAdamW
@@ -46,6 +45,7 @@ from training.networks.train_unet import (
     train,
 )
 from training.networks.train_vae import CONFIG, SQUARED_WEIGHT, Crops, autoencoder_loss, reconstruction_loss
+from training.sheets import contact_sheet
 
 CAPTIONS = [
     "a red fox, fluent 3d style, on a blue background",

@@ -9,7 +9,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qsl
 
 import gradio as gr
@@ -19,18 +18,18 @@ from gradio.route_utils import delete_files_created_by_app
 from PIL import Image
 
 from stable_diffusion.pipeline import Pipeline
-from stable_diffusion.request import Request
+from stable_diffusion.request import Request, RequestError
 from tests import tiny
 from ui.api import Answer, answers
-from ui.form.settings import SETTINGS
 from ui.keep.files import DAY, HOUR, NoRoom, keep, stem, sweep
-from ui.keep.history import MAX_RUNS, Kept, of_pictures, trim
+from ui.keep.history import MAX_RUNS, FinishedRun, by_picture, with_files
 from ui.keep.link import from_query, to_query
 from ui.keep.metadata import read_infotext
+from ui.keep.settings import SETTINGS
 from ui.runs.backend import Local
-from ui.runs.errors import NO_MEMORY, UNEXPECTED, explain, told_on_the_page
-from ui.runs.limits import check
-from ui.runs.models import ModelHolder, read_configs
+from ui.runs.catalogue import Catalogue
+from ui.runs.errors import NO_MEMORY, UNEXPECTED, errors_on_page, explain
+from ui.runs.models import LoadedModels
 from ui.stage.film import FILMS, keep_film, read_film
 from ui.stage.live import data_uri
 
@@ -44,74 +43,57 @@ def test_the_settings_are_fields_of_a_request():
     assert {setting.name for setting in SETTINGS} <= set(vars(REQUEST))
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("seed", -2, "seed must be between -1 and 4294967295, got -2: .*leaving it empty, gives a random one"),
-        ("seed", 2**32, "seed must be between -1 and 4294967295, got 4294967296"),
-        ("guidance_scale", 31, "guidance_scale must be between 0 and 30, got 31"),
-        ("num_inference_steps", float("nan"), "num_inference_steps must be between 1 and 1,000, got nan"),
-    ],
-)
-def test_the_page_allows_less_than_the_library(name: str, value: float, message: str):
-    with pytest.raises(ValueError, match=message):
-        check({name: value})
-
-
-def test_what_is_left_out_is_allowed():
-    check({setting.name: None for setting in SETTINGS})
-
-
 @pytest.fixture
-def lcm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelHolder:
+def lcm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoadedModels:
     """A page's models, among them a tiny one that was distilled to few steps."""
     model = tiny.save_model(tmp_path / "models" / "lcm")
     file = model / "scheduler" / "scheduler_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "_class_name": "LCMScheduler"}))
     monkeypatch.setenv("SD_MODELS", str(model.parent))
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "files"))
-    return ModelHolder(device="cpu")
+    return LoadedModels(Catalogue(), device="cpu")
 
 
-def last_answer(holder: ModelHolder, given: dict[str, Any]) -> Answer:
+def last_answer(models: LoadedModels, request: Request) -> Answer:
     """The last of the answers that a program gets."""
 
     async def read() -> Answer:
-        return [answer async for answer in answers(Local(holder), given, "somebody")][-1]
+        return [answer async for answer in answers(Local(models), request, "somebody")][-1]
 
     with ThreadPoolExecutor(1) as pool:  # where no loop runs: in this thread, the browser's driver may have one
         return pool.submit(asyncio.run, read()).result()
 
 
-def test_a_programs_defaults_follow_the_model_that_it_names(lcm: ModelHolder):
-    given = {setting.name: None for setting in SETTINGS} | {"prompt": "a fox", "model": "lcm"}
-    files, step = last_answer(lcm, given)
+def test_a_programs_defaults_follow_the_model_that_it_names(lcm: LoadedModels):
+    request = Request("a fox", model="lcm")
+    files, step = last_answer(lcm, request)
     assert (step["total"], step["finished"]) == (4, True)
     settings = read_infotext(files[0])
     assert (settings["sampler"], settings["num_inference_steps"], settings["guidance_scale"]) == ("lcm", 4, 8.0)
-    _, step = last_answer(lcm, given | {"num_inference_steps": 2})
+    _, step = last_answer(lcm, replace(request, num_inference_steps=2))
     assert step["total"] == 2
 
 
-def test_a_model_is_known_by_its_files_before_it_is_loaded(lcm: ModelHolder):
-    before = lcm.defaults_of("lcm")
+def test_a_model_is_known_by_its_files_before_it_is_loaded(lcm: LoadedModels):
+    before = lcm.defaults("lcm")
     lcm.pipeline("lcm")
-    assert before == lcm.defaults_of("lcm")
-    assert lcm.defaults_of().preview == "tiny"  # the included model has a decoder for that
-    assert lcm.defaults_of() == Pipeline.from_pretrained().defaults
-    assert read_configs("somewhere/model.safetensors") == [None] * 4
+    assert before == lcm.defaults("lcm")
+    assert lcm.defaults().preview == "tiny"  # the bundled model has a decoder for that
+    assert lcm.defaults() == Pipeline.from_pretrained().defaults
+    assert Catalogue("somewhere/model.safetensors").configs() == [None] * 4
 
 
-def test_a_program_that_asks_for_the_impossible_waits_for_no_model(lcm: ModelHolder):
-    with pytest.raises(ValueError, match="num_images must be at most 4 here, got 9: choose a smaller number"):
-        last_answer(lcm, {"prompt": "a fox", "model": "lcm", "num_images": 9})
+def test_a_program_that_asks_for_the_impossible_waits_for_no_model(lcm: LoadedModels):
+    with pytest.raises(RequestError, match="num_images must be at most 4 here, got 9: choose a smaller number"):
+        last_answer(lcm, Request("a fox", model="lcm", num_images=9))
     assert lcm.loaded("lcm") is None
 
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (ValueError("width must be a multiple of 8"), "width must be a multiple of 8"),
+        (RequestError("width must be a multiple of 8"), "width must be a multiple of 8"),
+        (ValueError("not enough values to unpack"), UNEXPECTED),
         (MemoryError(), NO_MEMORY),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), NO_MEMORY),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."), NO_MEMORY),
@@ -125,7 +107,7 @@ def test_every_error_is_a_sentence_and_where_nobody_foresaw_it_a_traceback_in_th
         raise error
     with caplog.at_level("INFO", "ui"):
         assert explain(raised.value) == sentence
-    assert ("Traceback" in caplog.text) is not isinstance(error, ValueError)
+    assert ("Traceback" in caplog.text) is not isinstance(error, RequestError)
     assert str(error) in caplog.text
     assert __file__ in caplog.text  # where it was raised
 
@@ -137,8 +119,8 @@ def test_a_processor_without_memory_is_recognised():
 
 
 def test_a_message_on_the_page_is_never_read_as_html():
-    with pytest.raises(gr.Error, match="&lt;b&gt;"), told_on_the_page():
-        raise ValueError("<b>")
+    with pytest.raises(gr.Error, match="&lt;b&gt;"), errors_on_page():
+        raise RequestError("<b>")
 
 
 def test_a_link_carries_every_setting():
@@ -203,11 +185,11 @@ def test_what_can_t_be_kept_is_said_and_leaves_nothing(monkeypatch: pytest.Monke
 
 def test_history_finds_the_run_of_a_picture_and_forgets_those_whose_files_are_gone(cache: Path):
     files = [keep(f"{name}.png", b"") for name in "abc"]
-    first, second = Kept("t2i", REQUEST, (files[0],), None), Kept("t2i", REQUEST, tuple(files[1:]), None)
-    assert of_pictures([first, second]) == [first, second, second]
-    assert trim([first, second] * MAX_RUNS) == [first, second] * (MAX_RUNS // 2)
+    first, second = FinishedRun("t2i", REQUEST, (files[0],), None), FinishedRun("t2i", REQUEST, tuple(files[1:]), None)
+    assert by_picture([first, second]) == [first, second, second]
+    assert with_files([first, second] * MAX_RUNS) == [first, second] * (MAX_RUNS // 2)
     Path(files[2]).unlink()
-    assert trim([first, second]) == [first]
+    assert with_files([first, second]) == [first]
 
 
 def test_file_names_are_plain():

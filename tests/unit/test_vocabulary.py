@@ -12,8 +12,10 @@ import pytest
 from stable_diffusion.loading.config import BUNDLED
 from training.data.thesaurus import Thesaurus
 from training.data.vocabulary import by_kind, known_words, things, vocabulary
+from ui.form.model_menu import subjects
 from ui.form.vocabulary import Vocabulary, read_vocabulary
-from ui.runs.models import ModelHolder
+from ui.runs.catalogue import Catalogue
+from ui.runs.models import LoadedModels
 from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES
 
 KINDS = "entity object whole artifact instrument conveyance vehicle craft aircraft".split()  # noqa: SIM905
@@ -130,9 +132,9 @@ def test_what_is_near(word: str, near: str):
 
 
 def test_a_sentence_names_a_few():
-    assert SMALL.told("a cat") == ""
-    assert SMALL.told("a dog,") == "The model doesn't know **dog**."
-    told = SMALL.told(f"a zeppelin {'b' * 99} dog egg fan.")
+    assert SMALL.sentence("a cat") == ""
+    assert SMALL.sentence("a dog,") == "The model doesn't know **dog**."
+    told = SMALL.sentence(f"a zeppelin {'b' * 99} dog egg fan.")
     assert told == f"The model doesn't know **zeppelin** (near it: balloon), **{'b' * 30}**, **dog** and 2 more."
 
 
@@ -151,10 +153,10 @@ def test_every_model_says_what_it_draws(tmp_path: Path, monkeypatch: pytest.Monk
             json.dumps({"cross_attention_dim": width, "sample_size": 64})
         )
     monkeypatch.setenv("SD_MODELS", str(tmp_path))
-    holder = ModelHolder(device="cpu")
-    assert holder.draws().startswith("It draws emoji-like pictures")
-    assert holder.draws("one").startswith(
+    models = LoadedModels(Catalogue(), device="cpu")
+    assert subjects(models).startswith("It draws emoji-like pictures")
+    assert subjects(models, "one").startswith(
         "A model like Stable Diffusion 1: it draws what you describe, best at 512 x 512"
     )
-    assert holder.draws("two").startswith("A model like Stable Diffusion 2: it draws")
-    assert holder.draws("own").startswith("It draws what you describe")
+    assert subjects(models, "two").startswith("A model like Stable Diffusion 2: it draws")
+    assert subjects(models, "own").startswith("It draws what you describe")

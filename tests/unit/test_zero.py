@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from stable_diffusion.request import Request, RequestError
 from tests.conftest import awaited
-from ui.runs import zero
+from ui.runs import cost, zero
 from ui.runs.backend import Local
+from ui.runs.catalogue import Catalogue
 from ui.runs.events import Event, News, Started
 from ui.runs.limits import Limits
-from ui.runs.models import ModelHolder
-from ui.runs.zero import TO_LOAD, Zero
+from ui.runs.models import LoadedModels
+from ui.runs.zero import LOADING, Zero
 
-SETTINGS = {"prompt": "a red fox", "num_inference_steps": 6, "seed": 7}
+REQUEST = Request("a red fox", num_inference_steps=6, seed=7)
 
 
-def models(**options: Any) -> ModelHolder:
-    return ModelHolder(device="cpu", dtype="float32", **options)
+def models(**options: Any) -> LoadedModels:
+    return LoadedModels(Catalogue(), device="cpu", dtype="float32", **options)
 
 
 @pytest.fixture
@@ -28,12 +31,12 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Zero:
     return Zero(models(), models())
 
 
-def told(backend: Local, settings: dict[str, Any], stop_at: int | None = None) -> list[News]:
+def told(backend: Local, request: Request, stop_at: int | None = None) -> list[News]:
     """What a run tells, stopped after that step."""
 
     async def listen() -> list[News]:
         news = []
-        async for one in backend.stream("run", settings, "somebody"):
+        async for one in backend.stream("run", request, "somebody"):
             news.append(one)
             if isinstance(one, Event) and one.index == stop_at:
                 backend.stop("run")
@@ -43,8 +46,8 @@ def told(backend: Local, settings: dict[str, Any], stop_at: int | None = None) -
 
 
 def test_it_tells_what_a_run_on_the_processor_tells(backend: Zero):
-    [started, *events] = told(backend, SETTINGS)
-    [expected, *others] = told(Local(backend.holder), SETTINGS)
+    [started, *events] = told(backend, REQUEST)
+    [expected, *others] = told(Local(backend.models), REQUEST)
     assert started == expected
     assert [event.index for event in events] == [1, 2, 3, 4, 5, 6]
     assert events[0].start is not None
@@ -54,26 +57,28 @@ def test_it_tells_what_a_run_on_the_processor_tells(backend: Zero):
 
 def test_a_run_that_is_stopped_ends_with_the_picture_that_it_has(backend: Zero):
     for _ in range(2):  # a stop does not stay for the next run of that name
-        events = told(backend, SETTINGS, stop_at=2)[1:]
+        events = told(backend, REQUEST, stop_at=2)[1:]
         assert [event.stopped for event in events] == [False, False, True]
         assert events[-1].images
 
 
 def test_what_the_process_with_the_gpu_refuses_is_told(backend: Zero):
     backend._lent = models(limits=Limits(max_images=1))
-    with pytest.raises(ValueError, match="num_images must be at most 1 here, got 2"):
-        told(backend, SETTINGS | {"num_images": 2})
+    with pytest.raises(RequestError, match="num_images must be at most 1 here, got 2"):
+        told(backend, replace(REQUEST, num_images=2))
 
 
 def test_what_is_quick_here_needs_no_gpu(backend: Zero, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(zero, "is_quick", lambda pipeline: True)
     backend._borrow = None
-    assert told(backend, SETTINGS)[-1].images
+    assert told(backend, REQUEST)[-1].images
 
 
-def test_a_gpu_is_asked_for_as_long_as_the_work_takes(backend: Zero):
-    defaults = backend.holder.defaults
-    short, long = (
-        backend._seconds("run", defaults.request(prompt="a", num_inference_steps=steps)) for steps in (10, 150)
+def test_a_gpu_is_borrowed_for_the_seconds_of_the_run(backend: Zero, monkeypatch: pytest.MonkeyPatch):
+    pipeline = backend.models.pipeline()
+    monkeypatch.setitem(cost._paces, pipeline, cost.Pace(pipeline.default_size, 0, 0, 2, 0))
+    short, long, longest = (
+        backend._seconds("run", pipeline.defaults.complete(Request("a", num_inference_steps=steps)))
+        for steps in (10, 150, 1000)
     )
-    assert TO_LOAD < short < long <= 60
+    assert LOADING < short == 17 < long == 45 < longest == 120

@@ -26,13 +26,13 @@ TONES = {"light": 1, "medium-light": 2, "medium": 3, "medium-dark": 4, "dark": 5
 
 @cache
 def sources() -> dict:
-    """The pinned packages, slug corrections and filters of `data_sources.json`."""
+    """Return the pinned packages, slug corrections and filters of `data_sources.json`."""
     return json.loads(Path(__file__).with_name("data_sources.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
 class Name:
-    """What Unicode and the keyword lists say of one emoji; `concept` and `label` leave its skin tone out."""
+    """One emoji's name, keywords and groups; `concept` and `label` leave its skin tone out."""
 
     code: str
     concept: str
@@ -61,7 +61,7 @@ class Drawing:
 
 
 def fetch(package: str, version: str, cache_dir: Path) -> Path:
-    """Path of the package's archive in `cache_dir`, fetched by `npm pack` when it is not there yet.
+    """Return the path of the package's archive in `cache_dir`, fetched by `npm pack` when it is not there yet.
 
     Raises:
         RuntimeError: npm is missing or could not fetch the package.
@@ -79,7 +79,7 @@ def fetch(package: str, version: str, cache_dir: Path) -> Path:
 
 
 def read_member(archive: Path, member: str) -> Any:
-    """The JSON file `member` of a package, or None when the package has none."""
+    """Return the JSON file `member` of a package, or None when the package has none."""
     with tarfile.open(archive) as tar:
         try:
             handle = tar.extractfile(f"package/{member}")
@@ -100,7 +100,7 @@ def slug(text: str) -> str:
 
 
 def read_names(cache_dir: Path) -> tuple[dict[str, Name], dict[str, str]]:
-    """All emoji by code points, and the code points by slug (label first, then other projects' shortcodes)."""
+    """Return all emoji by code points, and the code points by slug (label first, then other projects' shortcodes)."""
     package = sources()["names"]["emojibase"]
     base = fetch(package["package"], package["version"], cache_dir)
     package = sources()["names"]["emojilib"]
@@ -148,7 +148,7 @@ def find_code(icon: str, slugs: dict[str, str]) -> tuple[str, int] | None:
 
 
 def iconify_drawings(style: str, archive: Path, names: dict[str, Name], slugs: dict[str, str]) -> Iterator[Drawing]:
-    """Drawings of an iconify set, by its own code point table where it has one and by name for the rest."""
+    """Yield the drawings of an iconify set, by its own code point table where it has one and by name for the rest."""
     icons = read_member(archive, "icons.json")
     by_icon = {icon: code_points(code) for code, icon in (read_member(archive, "chars.json") or {}).items()}
     for icon, entry in {**icons["icons"], **icons.get("aliases", {})}.items():
@@ -173,7 +173,7 @@ def iconify_drawings(style: str, archive: Path, names: dict[str, Name], slugs: d
 
 
 def webp_drawings(style: str, archive: Path, names: dict[str, Name]) -> Iterator[Drawing]:
-    """Drawings of a set of WebP files that are named by code points."""
+    """Yield the drawings of a set of WebP files that are named by code points."""
     with tarfile.open(archive) as tar:
         for member in tar:
             code = code_points(Path(member.name).stem)
@@ -182,7 +182,7 @@ def webp_drawings(style: str, archive: Path, names: dict[str, Name]) -> Iterator
 
 
 def read_drawings(style: str, cache_dir: Path, names: dict[str, Name], slugs: dict[str, str]) -> list[Drawing]:
-    """All drawings of a style that have a name, in Unicode's order, one for each name and variant."""
+    """Return all drawings of a style that have a name, in Unicode's order, one for each name and variant."""
     source = sources()["styles"][style]
     archive = fetch(source["package"], source["version"], cache_dir)
     if source["form"] == "webp":

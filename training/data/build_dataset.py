@@ -39,7 +39,7 @@ def matches(patterns: list[str], text: str) -> bool:
 
 
 def wanted(drawing: Drawing) -> bool:
-    """Whether a drawing belongs in the set: a thing with a name, in a kept skin tone, under the set's licence."""
+    """Return whether a drawing belongs in the set: a named thing in a kept skin tone, under the set's licence."""
     drop, name = sources()["drop"], drawing.name
     if name.group in drop["groups"] or name.subgroup in drop["subgroups"] or name.tone not in KEPT_TONES:
         return False
@@ -72,7 +72,7 @@ def duplicates(thumbs: np.ndarray, threshold: float = NEAR_DUPLICATE) -> np.ndar
 
 
 def describe(drawing: Drawing, picture: np.ndarray) -> dict:
-    """The index row of a picture.
+    """Return the index row of a picture.
 
     `concept` is the code points without a skin tone, shared by all styles; `hue` (degrees), `chroma` (share of the
     opaque area that has a clear colour) and `unity` (0..1, how far that area agrees on one hue) tell what may be
@@ -99,7 +99,7 @@ def describe(drawing: Drawing, picture: np.ndarray) -> dict:
 
 
 def identity(drawing: Drawing) -> str:
-    """A drawing's name in the index: 'fluent-flat/1f98a', with '_2' behind it for a second one."""
+    """Return a drawing's name in the index: 'fluent-flat/1f98a', with '_2' behind it for a second one."""
     variant = f"_{drawing.variant}" if drawing.variant else ""
     return f"{drawing.style.replace(' ', '-')}/{drawing.name.code}{variant}"
 
@@ -153,7 +153,7 @@ def build(out: Path, cache_dir: Path, workers: int = 2) -> dict:
 
 
 def wanted_drawings(cache_dir: Path) -> list[Drawing]:
-    """All drawings that belong in the set, style by style, each in its package's form."""
+    """Return all drawings that belong in the set, style by style, each in its package's form."""
     names, slugs = read_names(cache_dir)
     return [d for style in sources()["styles"] for d in read_drawings(style, cache_dir, names, slugs) if wanted(d)]
 
@@ -179,7 +179,7 @@ def write_pictures(out: Path, size: int, pictures: Iterable[np.ndarray], count: 
 
 
 def select(drawings: list[Drawing], pictures: np.ndarray) -> list[int]:
-    """Indices of the pictures that stay: not blank, and no (near) duplicate in their style or of their concept."""
+    """Return the rows of the pictures that stay: not blank, nor nearly equal to another of their style or concept."""
     thumbs = thumbnails(pictures)
     gone = thumbs.reshape(len(thumbs), -1, 4)[..., 3].mean(axis=1) < 4
     for values in ([d.style for d in drawings], [d.name.code for d in drawings]):
@@ -192,7 +192,7 @@ def select(drawings: list[Drawing], pictures: np.ndarray) -> list[int]:
 
 
 def write_json(path: Path, rows: list[dict]) -> None:
-    """One row a line: readable, and a diff shows the row that changed."""
+    """Write one row a line: readable, and a diff shows the row that changed."""
     body = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     path.write_text(f"[\n{body}\n]\n", encoding="utf-8")
 

@@ -56,7 +56,7 @@ STYLE_WEIGHTS = {
     "emojitwo": 0.7,
     "streamline": 0.7,
 }
-# One thing, all of the picture, is what is asked for most, and what the rest is made of
+# Most captions are of one thing that fills the picture: people ask for it most, and the other recipes build on it
 RECIPES = {"plain": 0.62, "recolour": 0.12, "place": 0.09, "pair": 0.13, "count": 0.04}
 # Shares of the samples; people are 43 % of the pictures and the hardest to draw
 GROUP_SHARES = {
@@ -88,8 +88,8 @@ PLACES = {
     "on the right": (1, 0.5),
     "in the center": (0.5, 0.5),
 }
-# How the first object lies to the second: unit step from the second to the first. None leaves the side open to whoever
-# looks; here the first lies on the left, as one would write it: a small model that is taught both blends them.
+# How the first object lies to the second: unit step from the second to the first. None leaves the side open; here the
+# first then lies on the left, as it is written: a small model that is taught both sides blends them.
 RELATIONS = {
     "next to": None,
     "and": None,
@@ -108,7 +108,7 @@ LAYOUTS: dict[int, tuple[tuple[float, float, float], ...]] = {
 
 @dataclass(frozen=True)
 class Part:
-    """One object of a picture: what it shows, the words for it and how it is drawn."""
+    """One object of a picture: its row in the data set, its name and its drawing."""
 
     row: int
     noun: str
@@ -152,7 +152,7 @@ class Composer:
         self._natural: dict[int, str | None] = {}
 
     def sample(self, rng: np.random.Generator) -> tuple[np.ndarray, str, dict]:
-        """One example: rgb (size, size, 3) uint8, its caption, and the facts that the caption states.
+        """Return one example: rgb (size, size, 3) uint8, its caption, and the facts that the caption states.
 
         Facts: recipe, concepts, labels, rows, style, colours, background (name), background_rgb, size, place, relation,
         count; None where the recipe has no such thing.
@@ -177,7 +177,7 @@ class Composer:
         return np.array(canvas), self._caption(rng, words, parts, background), facts
 
     def reference(self, row: int) -> tuple[np.ndarray, str]:
-        """The plain form of picture `row`: (size, size, 3) uint8 on white, and its caption with the style named."""
+        """Return picture `row` on white, (size, size, 3) uint8, and its caption with the style named."""
         canvas = Image.new("RGB", (self.size, self.size), BACKGROUNDS["white"])
         paste(canvas, self.dataset.pictures[row], Box())
         facts = self.dataset.rows[row]
@@ -240,14 +240,14 @@ class Composer:
         return Part(row, noun or str(rng.choice(nouns(facts["label"]))), self._drawing(rng, row))
 
     def _drawing(self, rng: np.random.Generator, row: int) -> np.ndarray:
-        """The artwork, (S, S, 4) uint8: now and then mirrored, where that stays true, and mostly varied."""
+        """Return the artwork, (S, S, 4) uint8: now and then mirrored, where that stays true, and mostly varied."""
         picture = self.dataset.pictures[row]
         if self.dataset.rows[row]["flip"] and rng.random() < MIRRORED:
             picture = picture[:, ::-1]
         return varied(picture, rng) if rng.random() < VARIED else picture
 
     def _coloured(self, rng: np.random.Generator, row: int) -> Part:
-        """The object in a named colour: now and then its own, else another one."""
+        """Return the object in a named colour: now and then its own, else another one."""
         facts = self.dataset.rows[row]
         allowed = [name for name in COLOURS if (name, base_noun(facts["label"])) not in self.heldout.colour_nouns]
         own = self._own_colour(row)
@@ -273,7 +273,7 @@ class Composer:
         return with_article(part.noun) + _skin(self.dataset.rows[part.row])
 
     def _background(self, rng: np.random.Generator, parts: list[Part]) -> tuple[str | None, tuple[int, int, int]]:
-        """A named background now and then (not the colour of an object), else None and white, if no object is."""
+        """Return a named background that no object has the colour of, or None and white."""
         taken = {part.colour for part in parts}
         if rng.random() >= NAMED_BACKGROUND and "white" not in taken:
             return None, BACKGROUNDS["white"]
@@ -324,7 +324,7 @@ def _skin(row: dict) -> str:
 
 
 def _style_words(rng: np.random.Generator, style: str) -> list[str]:
-    """The style by its name or by a synonym, or nothing."""
+    """Return the style by its name or by a synonym, or nothing."""
     if rng.random() < UNNAMED[style]:
         return []
     if rng.random() < BY_NAME:
@@ -333,7 +333,7 @@ def _style_words(rng: np.random.Generator, style: str) -> list[str]:
 
 
 def without_style(caption: str) -> str:
-    """A caption without its style, if that is one that captions leave out now and then; else as it is."""
+    """Return a caption without its style where captions leave that style out now and then, else unchanged."""
     left_out = {
         text
         for style, share in UNNAMED.items()
@@ -344,7 +344,7 @@ def without_style(caption: str) -> str:
 
 
 def _keywords(rng: np.random.Generator, row: dict) -> list[str]:
-    """One to three keywords that say something new. No colours: not every style draws a car in red."""
+    """Return one to three keywords that say something new, without colours: not every style draws a car in red."""
     said = set(re.findall(r"[a-z]+", row["label"].lower()))
     known = dict.fromkeys(w for w in row["tags"] + row["keywords"] if re.fullmatch(r"[a-z]{3,}( [a-z]+)?", w))
     words = [w for w in known if not said.issuperset(w.split()) and not COLOUR_WORDS & set(w.split())]
@@ -355,22 +355,22 @@ def _keywords(rng: np.random.Generator, row: dict) -> list[str]:
 
 @cache
 def _composer(root: Path, heldout: str | None, size: int, recipe: str | None) -> Composer:
-    """One a worker process: reading the index costs as much as hundreds of pictures."""
+    """Return the composer of a worker process, made once: reading the index costs as much as hundreds of pictures."""
     return Composer(
         Dataset.load(root, max(size, SIDE)), size, None if heldout is None else Heldout.load(heldout), recipe
     )
 
 
-def _compose_range(job: tuple[Path, Path, str | None, int, str | None, int, int, int]) -> list[str]:
+def _compose_range(job: tuple[Path, Path, str | None, int, str | None, int, int, int]) -> list[tuple[str, dict]]:
     root, out, heldout, size, recipe, seed, start, stop = job
     composer = _composer(root, heldout, size, recipe)
     pictures = np.load(out, mmap_mode="r+")
-    captions = []
+    said = []
     for i in range(start, stop):
-        pictures[i], caption, _ = composer.sample(np.random.default_rng((seed, i)))
-        captions.append(caption)
+        pictures[i], caption, facts = composer.sample(np.random.default_rng((seed, i)))
+        said.append((caption, facts))
     pictures.flush()
-    return captions
+    return said
 
 
 def compose_many(
@@ -383,7 +383,7 @@ def compose_many(
     workers: int = 2,
     recipe: str | None = None,
 ) -> list[str]:
-    """Compose `n` examples into `out/pictures.npy` (uint8 (n, size, size, 3)) and `out/captions.json`.
+    """Compose `n` examples into `out/pictures.npy` (uint8 (n, size, size, 3)), `captions.json` and `facts.json`.
 
     Example i depends on `seed`, `recipe` and i alone, not on `n` or `workers`. Returns the captions.
     """
@@ -407,6 +407,7 @@ def compose_many(
         for start in range(0, n, step)
     ]
     with Pool(workers) as pool:
-        captions = [caption for part in pool.imap(_compose_range, jobs) for caption in part]
-    (out / "captions.json").write_text(json.dumps(captions, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    return captions
+        captions, facts = zip(*(said for part in pool.imap(_compose_range, jobs) for said in part), strict=True)
+    for name, listed in (("facts", facts), ("captions", captions)):
+        (out / f"{name}.json").write_text(json.dumps(listed, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    return list(captions)

@@ -54,16 +54,16 @@ class Dataset:
 
 
 def pictures_file(root: Path, side: int) -> Path:
-    """Where the pictures of a size are kept."""
+    """Return the path of the pictures of one size."""
     return root / ("pictures.npy" if side == SIDE else f"pictures-{side}.npy")
 
 
 def recolourable(row: dict) -> bool:
-    """Whether an object has one main colour that can be changed without making its name a lie."""
+    """Return whether an object has one main colour that can be changed while its name stays true."""
     return row["group"] != "people-body" and row["chroma"] > 0.4 and row["unity"] > 0.7
 
 
 def simple(row: dict) -> bool:
-    """Whether a row is a thing with a short name, which stays readable at half size."""
+    """Return whether a row is a thing with a short name, which stays readable at half size."""
     noun = nouns(row["label"])[0]
     return row["group"] not in ("people-body", "symbols") and len(noun.split()) <= 2 and row["skin_tone"] == "default"

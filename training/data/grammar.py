@@ -15,7 +15,7 @@ PREPOSITIONS = frozenset("at behind for from in of on showing with without".spli
 
 @cache
 def phrases() -> dict:
-    """The word lists of `phrases.json`."""
+    """Return the word lists of `phrases.json`."""
     return json.loads(Path(__file__).with_name("phrases.json").read_text(encoding="utf-8"))
 
 
@@ -41,7 +41,7 @@ def _everyday() -> re.Pattern:
 
 
 def everyday(caption: str) -> bool:
-    """Whether a caption names one of the everyday things that `phrases.json` lists."""
+    """Return whether a caption names one of the everyday things that `phrases.json` lists."""
     return _everyday().search(caption) is not None
 
 
@@ -64,7 +64,7 @@ def with_article(noun: str) -> str:
 
 
 def countable(noun: str) -> bool:
-    """Whether `plural` can be trusted with a noun: one or two plain words, the last one no participle."""
+    """Return whether `plural` can be trusted with a noun: one or two plain words, the last not a participle."""
     plain = re.fullmatch(r"[a-z]+( [a-z]+)?", noun) is not None and re.search(r"[a-z]{3}ing$", noun) is None
     return plain and article(noun) in ("a", "an")
 

@@ -1,4 +1,4 @@
-"""What training never sees, so that evaluation can tell composing from remembering.
+"""Pictures, colours and pairs that training never sees, so that evaluation can tell composing from remembering.
 
 `heldout.json` beside this module is drawn once from a seed and committed.
 """
@@ -80,12 +80,12 @@ def choose(rows: list[dict], seed: int = 0, cells: int = 104, colour_nouns: int 
 
 
 def _foreign(hue: float, own: list[float]) -> bool:
-    """Whether a hue lies more than 60 degrees from all that a thing has by itself."""
+    """Return whether a hue lies more than 60 degrees from all that a thing has by itself."""
     return all(abs((hue - other + 180) % 360 - 180) > 60 for other in own)
 
 
 def prompts(data: dict, rows: list[dict]) -> list[dict]:
-    """Evaluation prompts with what each should show: kind, prompt and the facts to check; always the same ones.
+    """Return the same evaluation prompts each time: kind, prompt and the facts that its picture should show.
 
     Kinds: `cell`, `colour` and `pair` are held out of training; `seen` are everyday things on named backgrounds.
     """
@@ -109,7 +109,7 @@ def prompts(data: dict, rows: list[dict]) -> list[dict]:
 
 
 def described(label: str, *, style: str | None = None, background: str | None = None) -> str:
-    """A thing in words, by the first noun of its label."""
+    """Return a thing in words, by the first noun of its label."""
     words = with_article(nouns(label)[0])
     if background:
         words += f" on {with_article(background)} background"

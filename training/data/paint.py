@@ -65,7 +65,7 @@ class Box:
 
 
 def natural_colour(picture: np.ndarray, hue: float) -> str | None:
-    """The colour word that plainly fits an object of one hue, or None where people would disagree.
+    """Return the colour word of an object of one hue, or None where people would disagree.
 
     `picture` is (S, S, 4) uint8; hues between two words, and dull, dark or pale colours, have no plain word.
     """
@@ -112,7 +112,7 @@ def recolour(picture: np.ndarray, hue: float, colour: str) -> np.ndarray:
 
 
 def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same drawing, (S, S, 4) uint8, a little turned, squeezed, leaning, moved and tinted."""
+    """Return the same drawing, (S, S, 4) uint8, a little turned, squeezed, leaning, moved and tinted."""
     out = np.array(_moved(Image.fromarray(np.ascontiguousarray(picture)), rng))
     gamma, tint = max(LEAST_GAMMA, rng.normal(1, GAMMA)), rng.normal(1, TINT, 3)
     out[..., :3] = (255 * (out[..., :3] / 255) ** (1 / gamma) * tint).clip(0, 255)
@@ -120,7 +120,7 @@ def varied(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _moved(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A random affine map of a square RGBA image about its centre; what lay outside comes in transparent."""
+    """Return a square RGBA image after a random affine map about its centre; the outside is transparent."""
     angle = math.radians(np.clip(rng.normal(0, TURN), -MOST, MOST))
     cos, sin = math.cos(angle), math.sin(angle)
     room = 1 / (cos + CORNER * abs(sin))  # so that turned corners stay in the picture
@@ -146,7 +146,7 @@ def paste(canvas: Image.Image, picture: np.ndarray, box: Box) -> None:
 
 
 def background_colour(name: str, rng: np.random.Generator) -> tuple[int, int, int]:
-    """The named colour with a little jitter; white is exactly white."""
+    """Return the named colour with a little jitter; white stays exactly white."""
     base = np.array(BACKGROUNDS[name])
     if name != "white":
         base = np.clip(base + rng.integers(-JITTER, JITTER + 1, 3), 0, 255)
@@ -159,7 +159,7 @@ def _hsv(picture: np.ndarray) -> np.ndarray:
 
 
 def _main_levels(hsv: np.ndarray, alpha: np.ndarray, hue: float) -> tuple[float, float]:
-    """Saturation and value, 0..1, typical of the opaque pixels near the main hue."""
+    """Return the saturation and value, 0..1, typical of the opaque pixels near the main hue."""
     hsv, alpha = hsv[::2, ::2], alpha[::2, ::2]
     turn = np.abs((hsv[..., 0] * np.float32(360 / 256) - np.float32(hue) + 180) % 360 - 180)
     near = (turn < 35) & (alpha > 128) & (hsv[..., 1] > 50) & (hsv[..., 2] > 50)
@@ -169,7 +169,7 @@ def _main_levels(hsv: np.ndarray, alpha: np.ndarray, hue: float) -> tuple[float,
 
 
 def _curve(levels: np.ndarray, start: float, end: float) -> np.ndarray:
-    """Monotone curve through (0, 0) and (start, end) that leaves some room above for highlights."""
+    """Return a monotone curve through (0, 0) and (start, end) that leaves some room above for highlights."""
     top = min(1.0, end + 1.5 * (1 - start))
     return np.interp(levels, [0.0, min(max(start, 0.02), 0.98), 1.0], [0.0, end, max(top, end)])
 

@@ -60,7 +60,7 @@ class Thesaurus:
         return drawable
 
     def above(self, sense: str) -> dict[str, int]:
-        """What a meaning is a kind of, itself among them, by how many steps lie between."""
+        """Return the steps from a meaning to each more general one; 0 to itself."""
         if sense not in self._above:
             steps = {sense: 0}
             for parent in self.senses[sense].kind_of:
@@ -70,14 +70,14 @@ class Thesaurus:
         return self._above[sense]
 
     def depth(self, sense: str) -> int:
-        """How special a meaning is: its steps from the most general of all, which is 1."""
+        """Return how special a meaning is: the steps to the most general one, which has 1."""
         if sense not in self._depths:
             self._depths[sense] = 1 + min((self.depth(parent) for parent in self.senses[sense].kind_of), default=0)
         return self._depths[sense]
 
 
 def _lines(tar: tarfile.TarFile, name: str) -> Iterator[list[str]]:
-    """The fields of every line but those of the licence, which begin with a space."""
+    """Yield the fields of every line but those of the licence, which begin with a space."""
     handle = tar.extractfile(f"package/dict/{name}")
     assert handle is not None, "a regular file"
     for line in io.TextIOWrapper(handle, "latin-1"):

@@ -1,7 +1,7 @@
-"""Write what the model knows by name, and what lies near other words: `python -m training.data.vocabulary`.
+"""Write the words that the model knows, and the things near other words: `python -m training.data.vocabulary`.
 
-The page names a word of the prompt that the model can't know, with what it could draw instead. What counts as known are
-the words of the captions without their keywords: "puppy" stands behind a name in a few of them, and the model draws
+The page names a word of the prompt that the model can't know, with things that it could draw instead. Known are the
+words of the captions without their keywords: "puppy" stands behind a name in a few of them, and the model draws
 nothing like one. A word's nearest things are those that it is a keyword of, then those that WordNet has near it. The
 text encoder is no help here: a word that no caption had is cut into syllables, and its neighbours have the same ones.
 """
@@ -22,9 +22,9 @@ from training.data.paint import BACKGROUNDS, COLOURS
 from training.data.thesaurus import Thesaurus
 
 DRAWS = "emoji-like pictures of animals, food, things and faces, on a background of any colour"
-"""What the page says of the model, after "It draws"."""
+"""The end of the page's sentence about the model, after "It draws"."""
 NEAREST = 3
-"""How many things are told of a word."""
+"""How many near things are listed for a word."""
 SIMILAR, SPECIAL = 0.82, 7
 """How like a thing must be (Wu and Palmer, ACL 1994, Eq. 1, from 0 to 1), and how special what they share."""
 KINDS = {
@@ -35,7 +35,7 @@ KINDS = {
     "activities": ("artifact",),
     "people-body": ("person", "body"),
 }
-"""What a drawing's name means is its most usual meaning of these kinds."""
+"""A drawing's name has its most usual meaning of these kinds."""
 
 
 def words_of(text: str) -> list[str]:
@@ -44,7 +44,7 @@ def words_of(text: str) -> list[str]:
 
 
 def things(rows: Iterable[dict]) -> dict[str, dict]:
-    """A row for each name of a drawing, what people ask for most first; of people those of whom no sex is said."""
+    """Return a row for each name of a drawing, everyday things first; people only without a stated sex."""
     order = {label: place for place, label in enumerate(phrases()["everyday"])}
     ranked = sorted(rows, key=lambda row: (order.get(row["label"], len(order)), row["label"]))
     found: dict[str, dict] = {}
@@ -56,7 +56,7 @@ def things(rows: Iterable[dict]) -> dict[str, dict]:
 
 
 def known_words(rows: Iterable[dict]) -> set[str]:
-    """Every word that captions have beside keywords, and plurals."""
+    """Return every word that captions have beside keywords, with plurals."""
     names = {noun for row in rows for noun in nouns(row["label"])}
     said = {
         *names,
@@ -72,7 +72,7 @@ def known_words(rows: Iterable[dict]) -> set[str]:
 
 
 def by_keyword(things: dict[str, dict]) -> dict[str, list[str]]:
-    """For each keyword of one word, the things that it is one of, those first that have it in their names."""
+    """Return the things of each keyword of one word, first the things with that word in their names."""
     near: dict[str, list[str]] = {}
     for name, row in things.items():
         for word in dict.fromkeys(row["tags"] + row["keywords"]):
@@ -86,7 +86,7 @@ def by_keyword(things: dict[str, dict]) -> dict[str, list[str]]:
 
 
 def by_kind(things: dict[str, dict], thesaurus: Thesaurus) -> dict[str, list[str]]:
-    """For each noun that can be drawn, the things that are nearly the same kind of thing, the nearest first."""
+    """Return the things nearest in kind to each noun that can be drawn, the nearest first."""
     at: dict[str, list[tuple[str, int]]] = {}
     for name, row in things.items():
         meanings = (one for noun in nouns(row["label"]) for one in thesaurus.found.get(noun.replace(" ", "_"), ()))
@@ -109,7 +109,7 @@ def by_kind(things: dict[str, dict], thesaurus: Thesaurus) -> dict[str, list[str
 
 
 def vocabulary(rows: list[dict], thesaurus: Thesaurus) -> dict:
-    """What is written: what the model `draws`, the `known` words, and other words by the things `near` them."""
+    """Return the vocabulary file: a sentence `draws`, the `known` words, and other words by the things `near` them."""
     named, known = things(rows), known_words(rows)
     keywords, kinds = by_keyword(named), by_kind(named, thesaurus)
     near: dict[str, list[str]] = {}

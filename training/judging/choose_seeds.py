@@ -1,4 +1,4 @@
-"""Find the seeds that draw a thing most plainly: `python -m training.judging.choose_seeds [PROMPT ...]`.
+"""Find the seeds that draw a thing most plainly: `python -m training.judging.choose_seeds PROMPT ...`.
 
 They are for the page's cards and films. The judge of `networks.train_things` puts them in order; who looks at
 `runs/seeds.png` chooses.
@@ -18,15 +18,13 @@ from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import Request
 from training.data.dataset import Dataset
 from training.networks.train_things import ThingJudge, load_things
-from ui.stage.opening import EXAMPLES
-
-from .contact_sheet import grid
+from training.sheets import grid
 
 SEEDS, SHOWN = 16, 8
 
 
 def ordered(judge: ThingJudge, thing: str, pictures: Sequence[Image.Image]) -> list[tuple[float, int]]:
-    """How sure the judge is that each picture shows `thing`, 'a cat', and the number of the picture; surest first.
+    """Return the judge's probability that each picture shows `thing`, with the picture's number; highest first.
 
     Raises ValueError where it knows no such thing.
     """
@@ -40,7 +38,7 @@ def ordered(judge: ThingJudge, thing: str, pictures: Sequence[Image.Image]) -> l
 def main() -> None:
     """Draw each prompt with many seeds, and save the best pictures as one sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("prompts", nargs="*", default=[prompt for prompt, _ in EXAMPLES])
+    parser.add_argument("prompts", nargs="+", help="each names one thing, then a comma")
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--things", type=Path, default=Path("runs/things/checkpoint.pt"))

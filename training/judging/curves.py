@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 
 def read_log(log: Path) -> tuple[list[float], list[float]]:
-    """Examples seen, in thousands, and loss at every line that `networks.fit` logged.
+    """Return the examples seen, in thousands, and the loss at every line that `networks.fit` logged.
 
     A line that a restart took back, because it lies beyond the checkpoint that the run went on from, is dropped.
     """
@@ -23,7 +23,7 @@ def read_log(log: Path) -> tuple[list[float], list[float]]:
 
 
 def plot(logs: list[Path]) -> Figure:
-    """Loss by examples seen, a line for each log."""
+    """Plot the loss by examples seen, a line for each log."""
     figure = Figure(figsize=(7.2, 3.4), dpi=100, layout="constrained")
     axes = figure.subplots()
     for log in logs:

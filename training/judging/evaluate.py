@@ -54,7 +54,7 @@ class Case:
 
 
 def cases(dataset: Dataset, heldout: dict) -> list[Case]:
-    """All prompts with their seeds: those of `heldout.prompts`, and everyday things in named places."""
+    """Return all prompts with their seeds: those of `heldout.prompts`, and everyday things in named places."""
     listed = prompts(heldout, dataset.rows)
     seen = [facts for facts in listed if facts["kind"] == "seen"]
     labels = {row["concept"]: row["label"] for row in dataset.rows}
@@ -66,7 +66,7 @@ def cases(dataset: Dataset, heldout: dict) -> list[Case]:
 
 
 def generate(pipeline: Pipeline, case: Case, steps: int, guidance_scale: float) -> np.ndarray:
-    """What the model draws for a case at its own size, and the judges see: (128, 128, 3) uint8."""
+    """Draw a case at the model's own size and shrink it to what judges see, (128, 128, 3) uint8."""
     prompt = case.facts["prompt"]
     request = Request(prompt, num_inference_steps=steps, guidance_scale=guidance_scale, sampler="ddpm", seed=case.seed)
     picture = pipeline(request).images[0]
@@ -84,7 +84,7 @@ class Artwork:
                 self.rows.setdefault(row["concept"], []).append(index)
 
     def draw(self, case: Case) -> np.ndarray:
-        """A picture (128, 128, 3) uint8 that is what the case asks for."""
+        """Return artwork that shows what the case asks for, (128, 128, 3) uint8."""
         facts, rng = case.facts, np.random.default_rng(case.seed)
         canvas = Image.new("RGB", (SIDE, SIDE), BACKGROUNDS[facts.get("background", "white")])
         if case.kind == "pair":
@@ -111,7 +111,7 @@ class Artwork:
 
 
 def boxes(relation: str) -> tuple[Box, Box]:
-    """Where two objects lie that stand in a relation to each other; `next to` means side by side."""
+    """Return where two objects lie that stand in a relation to each other; `next to` means side by side."""
     x, y = RELATIONS[relation] or (-1, 0)
     return Box(0.5 + 0.25 * x, 0.5 + 0.25 * y, 0.5), Box(0.5 - 0.25 * x, 0.5 - 0.25 * y, 0.5)
 
@@ -126,7 +126,7 @@ class Judge:
         self._names: dict[tuple[str | None, str | None], Tensor] = {}
 
     def names(self, style: str | None, background: str | None) -> Tensor:
-        """Vectors (N, D) of all concepts' names, in this style and on this background."""
+        """Return the vectors (N, D) of all concepts' names, in this style and on this background."""
         key = style, background
         if key not in self._names:
             texts = [described(label, style=style, background=background) for label in self.labels.values()]
@@ -134,7 +134,7 @@ class Judge:
         return self._names[key]
 
     def ranks(self, pictures: Sequence[np.ndarray], asked: Sequence[dict]) -> Tensor:
-        """For each picture the place, from 0, of its concept among all concepts.
+        """Return the rank, from 0, of each picture's concept among all concepts.
 
         The names are in the prompt's style and on its background: to this CLIP "a giraffe" means one on white.
         """
@@ -150,24 +150,24 @@ class Judge:
 
 
 def background(picture: np.ndarray) -> np.ndarray:
-    """The colour at the border: the median of its frame, (3,)."""
+    """Return the colour at the border: the median of its frame, (3,)."""
     inner = np.ones(picture.shape[:2], bool)
     inner[FRAME:-FRAME, FRAME:-FRAME] = False
     return np.median(picture[inner].astype(float), axis=0)
 
 
 def nearest(colour: np.ndarray, names: dict[str, tuple[int, int, int]]) -> str:
-    """The name of the nearest colour in RGB."""
+    """Return the name of the nearest colour in RGB."""
     return min(names, key=lambda name: float(np.linalg.norm(colour - np.array(names[name]))))
 
 
 def foreground(picture: np.ndarray) -> np.ndarray:
-    """Which pixels are far from the background, (H, W)."""
+    """Return a mask (H, W) of the pixels far from the background."""
     return np.linalg.norm(picture - background(picture), axis=-1) > FAR
 
 
 def main_colour(picture: np.ndarray) -> str | None:
-    """The colour word that most pixels of the object are nearest to; black outlines do not count."""
+    """Return the colour word that most pixels of the object are nearest to; black outlines do not count."""
     words = {name: _rgb(*hsv) for name, hsv in COLOURS.items()}
     pixels = picture[foreground(picture)].astype(float)
     if not len(pixels):
@@ -185,7 +185,7 @@ def _rgb(hue: float, saturation: float, value: float) -> tuple[int, int, int]:
 
 
 def place(picture: np.ndarray) -> tuple[float, float] | None:
-    """Where the object's centre lies, each axis 0, 0.5 or 1 for its third of the picture; None without an object."""
+    """Return the third in which the object's centre lies, 0, 0.5 or 1 on each axis; None without an object."""
     rows, columns = np.nonzero(foreground(picture))
     if not len(rows):
         return None
@@ -194,7 +194,7 @@ def place(picture: np.ndarray) -> tuple[float, float] | None:
 
 
 def halves(picture: np.ndarray, relation: str) -> list[np.ndarray]:
-    """The squares in which the two objects should be, in the prompt's order, each enlarged to the whole size."""
+    """Return the squares in which the two objects should be, in the prompt's order, each enlarged to the whole size."""
     image = Image.fromarray(picture)
     corners = [(round((box.x - 0.25) * SIDE), round((box.y - 0.25) * SIDE)) for box in boxes(relation)]
     crops = [image.crop((left, top, left + SIDE // 2, top + SIDE // 2)) for left, top in corners]
@@ -202,14 +202,14 @@ def halves(picture: np.ndarray, relation: str) -> list[np.ndarray]:
 
 
 def both_present(judge: Judge, picture: np.ndarray, facts: dict) -> bool:
-    """Whether each half shows its object among the judge's first five guesses; `next to` may stand either way."""
+    """Return whether each half's object is among the judge's first five guesses; `next to` allows both orders."""
     parts, asked = halves(picture, facts["relation"]), [{"concept": concept} for concept in facts["concepts"]]
     ways = [parts, parts[::-1]] if RELATIONS[facts["relation"]] is None else [parts]
     return any(bool((judge.ranks(way, asked) < 5).all()) for way in ways)
 
 
 def frechet(a: Tensor, b: Tensor) -> float:
-    """Fréchet distance of two sets of features, each taken as a Gaussian (arXiv:1706.08500, Eq. 6)."""
+    """Return the Fréchet distance of two sets of features, each taken as a Gaussian (arXiv:1706.08500, Eq. 6)."""
     a, b = a.double(), b.double()
     both = torch.cov(a.T) @ torch.cov(b.T)
     trace = torch.linalg.eigvals(both).real.clamp(min=0).sqrt().sum()
@@ -217,7 +217,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
 
 
 def measure(judge: Judge, listed: Sequence[Case], pictures: Sequence[np.ndarray]) -> dict[str, float]:
-    """Shares of the pictures that show what their cases ask for."""
+    """Return the shares of pictures that show what their cases ask for."""
 
     def of(*kinds: str) -> Iterator[tuple[np.ndarray, dict]]:
         return ((p, case.facts) for p, case in zip(pictures, listed, strict=True) if case.kind in kinds)
@@ -242,7 +242,7 @@ def measure(judge: Judge, listed: Sequence[Case], pictures: Sequence[np.ndarray]
 
 
 def originals(dataset: Dataset, heldout: Heldout) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The artwork on white: what training saw, and what it did not."""
+    """Return the artwork on white, the part that training saw and the part that it did not."""
     seen: list[np.ndarray] = []
     unseen: list[np.ndarray] = []
     for picture, row in zip(dataset.pictures, dataset.rows, strict=True):

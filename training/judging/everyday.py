@@ -1,6 +1,6 @@
 """Draw everyday prompts for a viewer who is not told them: `python -m training.judging.everyday [--model FOLDER]`.
 
-The small CLIP of `networks.train_clip` cannot tell a good cat from a smear; whoever looks can. `--out` gets sheets of
+The small CLIP of `networks.train_clip` cannot tell a good cat from a smear; a viewer can. `--out` gets sheets of
 numbered pictures in shuffled order, on which no prompt comes twice, and `key.json` with the prompt and seed of each
 number. Let the viewer name every picture at the first guess, and only then open the key. What the judge of
 `networks.train_things` names is printed, and with `--artwork` all is as the artwork shows it.
@@ -22,10 +22,10 @@ from PIL import Image
 from stable_diffusion.pipeline import Pipeline
 from training.data.captions import STYLE_WEIGHTS, UNNAMED
 from training.data.dataset import Dataset
+from training.data.sentences.paraphraser import HELDOUT as SENTENCES
 from training.networks.train_style import on_white
 from training.networks.train_things import Vocabulary, load_things
-
-from .contact_sheet import grid
+from training.sheets import grid
 
 SEEDS = 3  # a prompt
 PICTURES = 25  # a sheet
@@ -44,12 +44,18 @@ Draw = Callable[[Question], Image.Image]
 
 
 def everyday_prompts() -> list[str]:
-    """A hundred things that people ask for first, in plain words and no style."""
+    """Return a hundred things that people ask for first, in plain words and no style."""
     return Path(__file__).with_name("everyday.txt").read_text(encoding="utf-8").splitlines()
 
 
+def heldout_prompts(kinds: Sequence[str]) -> list[str]:
+    """Return the sentences of some kinds that training never sees."""
+    listed = json.loads(SENTENCES.read_text(encoding="utf-8"))
+    return [sentence for kind in kinds for sentence, _ in listed[kind]]
+
+
 def shuffled(prompts: Sequence[str], seeds: int, shuffle: int) -> list[Question]:
-    """Every prompt once from each seed, in an order that `shuffle` decides; one seed's pictures follow another's."""
+    """Return every prompt with every seed, seed by seed, in an order that `shuffle` decides."""
     rng = random.Random(shuffle)
     return [Question(prompt, seed) for seed in range(seeds) for prompt in rng.sample(prompts, len(prompts))]
 
@@ -71,7 +77,7 @@ def write(draw: Draw, questions: Sequence[Question], out: Path) -> list[np.ndarr
 
 
 def artwork(dataset: Dataset, vocabulary: Vocabulary, question: Question) -> Image.Image:
-    """A drawing on white of what a question asks for, in one of the styles that training leaves out of captions."""
+    """Return the artwork of a question on white, in one of the styles that captions leave out."""
     concept = vocabulary.concepts[vocabulary.meant(question.prompt)[0]]
     rows = [i for i, row in enumerate(dataset.rows) if row["concept"] == concept and row["skin_tone"] == "default"]
     styles = [dataset.rows[i]["style"] for i in rows]
@@ -85,6 +91,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
     parser.add_argument("--artwork", action="store_true", help="show the artwork itself")
+    parser.add_argument(
+        "--sentences", nargs="+", metavar="KIND", help="draw the held-out sentences of these kinds: people, de, zh ..."
+    )
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="pictures of each prompt")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--things", type=Path, default=Path("runs/things/checkpoint.pt"), help="no judge if not there")
     parser.add_argument("--out", type=Path, default=Path("runs/everyday"))
@@ -102,9 +112,10 @@ def main() -> None:
         def draw(question: Question) -> Image.Image:
             return pipeline(question.prompt, seed=question.seed, **options).images[0]
 
-    questions = shuffled(everyday_prompts(), SEEDS, args.shuffle)
+    prompts = heldout_prompts(args.sentences) if args.sentences else everyday_prompts()
+    questions = shuffled(prompts, args.seeds, args.shuffle)
     drawn = write(draw, questions, args.out)
-    if args.things.exists():
+    if args.things.exists() and not args.sentences:
         judge = load_things(args.things, Dataset.load(args.data).rows)
         named = judge.named(drawn, [question.prompt for question in questions])
         print(f"the judge names {sum(named)} of {len(named)}")

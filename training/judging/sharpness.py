@@ -27,7 +27,7 @@ STRONG = 0.99  # quantile of the gradients of a picture
 
 
 def heldout_artwork(dataset: Dataset, heldout: Heldout) -> Tensor:
-    """The drawings that training never sees, on white: (N, 3, S, S) in [-1, 1]."""
+    """Return the drawings that training never sees, on white: (N, 3, S, S) in [-1, 1]."""
     drawn = []
     for picture, row in zip(dataset.pictures, dataset.rows, strict=True):
         if (row["concept"], row["style"]) in heldout.cells:
@@ -38,7 +38,7 @@ def heldout_artwork(dataset: Dataset, heldout: Heldout) -> Tensor:
 
 
 def strong_edges(pictures: Tensor) -> float:
-    """How steep the strongest edges of pictures (N, 3, H, W) in [-1, 1] are, in 8-bit levels a pixel.
+    """Return the steepness of the strongest edges of pictures (N, 3, H, W) in [-1, 1], in 8-bit levels a pixel.
 
     It is the 99th percentile of the length of the gradient of each picture's lightness, in the mean: a picture has
     thin outlines, so that blur lowers it in proportion, and what is flat does not count.
@@ -50,7 +50,7 @@ def strong_edges(pictures: Tensor) -> float:
 
 @torch.no_grad()
 def painted(vae: Autoencoder, pictures: Tensor) -> Tensor:
-    """Pictures (N, 3, 256, 256) after encoder and decoder, at half size where that is the model's."""
+    """Return pictures (N, 3, 256, 256) encoded and decoded, at half size where that is the model's."""
     side = getattr(vae.config, "sample_size", SIDE)
     parts = F.interpolate(pictures, size=(side, side), mode="area").split(8)
     out = torch.cat([vae.decode(vae.encode(part)) for part in parts]).clamp(-1, 1)

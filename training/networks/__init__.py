@@ -1,1 +1,1 @@
-"""What is trained: a module for each network, and what their training shares."""
+"""The networks, a module each, with the training loop, the optimizer and the cached data that they share."""

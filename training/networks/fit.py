@@ -1,4 +1,4 @@
-"""The training loop of every network here, told what differs: the model, its loss, its batches, its rate and budget.
+"""The training loop of every network; a model, its loss, its batches, rate and budget are its arguments.
 
 `accelerate` finds the device, runs the loss in bfloat16 where that is computed and not emulated, and joins several
 processes that `accelerate launch` started: each draws batches of its own, and all take the same step.
@@ -35,7 +35,7 @@ Draw = Callable[[torch.Generator], tuple[Tensor, ...]]
 Loss = Callable[..., Tensor]
 """(model, *batch) -> a scalar."""
 Look = Callable[[int, Model], None]
-"""(step, averaged model): what to show or measure now and then."""
+"""(step, averaged model): called now and then, to show or measure it."""
 
 
 def fit(
@@ -52,6 +52,7 @@ def fit(
     minutes: float | None = None,
     stage: str = "all",
     look: Look[Model] | None = None,
+    mixed_precision: str | None = None,
 ) -> None:
     """Train `model` in the folder `out`, going on from the checkpoint there, until its budget is used up.
 
@@ -61,10 +62,11 @@ def fit(
         budget that is used, in [0, 1).
     ema_decay: of the averaged weights, a step.
     steps, minutes: the budget; whichever ends first. `minutes` are those of `stage`, over all restarts.
+    mixed_precision: accelerate's name for it, "no" or "bf16"; None leaves it to `precision`.
     """
     clock = Clock(stage, steps=steps, minutes=minutes)
     # Told that there are processors alone, it joins processes on them; left to find out, each would train for itself
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision())
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=mixed_precision or precision())
     device, chief = accelerator.device, accelerator.is_main_process
     objective = accelerator.prepare(Objective(model, loss))  # moves the weights, which optimizer and average then hold
     ema, optimizer = EMA(model, ema_decay), MuonAdamW(model, rate)
@@ -104,7 +106,7 @@ def fit(
 
 
 def precision() -> str:
-    """accelerate's name for the precision to train in: bfloat16 unless the processor would only emulate it."""
+    """Return accelerate's name for the precision to train in: bfloat16 where the processor computes it natively."""
     if torch.cuda.is_available():
         computed = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -114,7 +116,7 @@ def precision() -> str:
 
 @contextmanager
 def plain_attention(device: torch.device) -> Iterator[None]:
-    """On CPUs, attention without the fused kernel, whose backward pass is slow: it took a third of a U-Net's step."""
+    """Avoid the fused attention kernel on CPUs: its backward pass took a third of a U-Net's step."""
     if device.type != "cpu":
         yield
         return
@@ -128,7 +130,7 @@ def plain_attention(device: torch.device) -> Iterator[None]:
 
 
 def _agreed(accelerator: Accelerator, progress: float) -> float:
-    """The main process's progress: clocks differ, and who stops alone leaves the others waiting."""
+    """Return the main process's progress, so that all processes stop at the same step."""
     if accelerator.num_processes == 1:
         return progress
     return broadcast(torch.tensor(progress, device=accelerator.device)).item()
@@ -164,17 +166,17 @@ class EMA(Generic[Model]):
 
 
 def cosine(progress: float, floor: float = 0.02) -> float:
-    """Rate schedule: half a cosine from 1 down to `floor` over the whole budget (arXiv:1608.03983)."""
+    """Return the rate at `progress`: half a cosine from 1 down to `floor` (arXiv:1608.03983)."""
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def linear_end(share: float) -> Callable[[float], float]:
-    """Rate schedule: 1, and over the last `share` of the budget a line down to 0; 0 has no such end."""
+    """Return a schedule: 1, then a line down to 0 over the last `share` of the budget; 0 leaves the line out."""
     return lambda progress: min(1.0, (1 - progress) / share) if share else 1.0
 
 
 class Clock:
-    """What a stage has used of its budget. Seconds by stage are kept in the checkpoint: they survive a kill."""
+    """The part of its budget that a stage has used. Checkpoints keep the seconds by stage, which survive a kill."""
 
     def __init__(self, stage: str, *, steps: int | None = None, minutes: float | None = None):
         if steps is None and minutes is None:
@@ -197,7 +199,7 @@ class Clock:
         self._last = now
 
     def progress(self, step: int) -> float:
-        """Share of the budget that is used after `step` steps, in [0, 1]."""
+        """Return the share of the budget that is used after `step` steps, in [0, 1]."""
         return min(1.0, max(step / self.steps, self.seconds[self.stage] / (60 * self.minutes)))
 
     def state_dict(self) -> dict[str, float]:

@@ -37,7 +37,7 @@ class MuonAdamW:
         self.set_rate(rate)
 
     def set_rate(self, rate: float) -> None:
-        """The learning rate of the next step: Muon's, and half of it for AdamW."""
+        """Set the learning rate of the next step: `rate` for Muon, and half of it for AdamW."""
         for optimizer, share in ((self._muon, 1.0), (self._adamw, 0.5)):
             for group in optimizer.param_groups:
                 group["lr"] = share * rate

@@ -55,7 +55,7 @@ BACKGROUND = re.compile(r"on an? ([\w ]+) background")
 
 
 def clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
-    """Two towers of the same width, for the vocabulary and length of `tokenizer`."""
+    """Return two towers of the same width, for the vocabulary and length of `tokenizer`."""
     text = CLIPTextConfig(
         hidden_size=WIDTH,
         intermediate_size=4 * WIDTH,
@@ -71,7 +71,7 @@ def clip_config(tokenizer: CLIPTokenizer) -> CLIPConfig:
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """An untrained model, with the paper's temperature and embeddings large enough for shallow towers."""
+    """Return an untrained model, with the paper's temperature and embeddings large enough for shallow towers."""
     model = CLIPModel(clip_config(tokenizer))
     for name, parameter in model.named_parameters():
         if name.endswith("embedding.weight") and parameter.ndim == 2:
@@ -81,7 +81,7 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
-    """Symmetric cross-entropy over the similarities of all pairs of a batch (Figure 3, arXiv:2103.00020).
+    """Return the symmetric cross-entropy over the similarities of all pairs of a batch (Figure 3, arXiv:2103.00020).
 
     images and texts are (B, D), of length 1, row i of the one belonging to row i of the other.
     """
@@ -111,7 +111,7 @@ class CaptionedPictures:
         self.rows = {name: torch.tensor(rows) for name, rows in rows_by(self.background).items()}
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Normalised pictures (size, 3, 64, 64), shifted a little, and tokens (size, S)."""
+        """Return normalised pictures (size, 3, 64, 64), shifted a little, and tokens (size, S)."""
         rows = torch.randint(len(self.pictures), (size,), generator=generator)
         if torch.rand((), generator=generator) < ALIKE_SHARE:
             alike = self.rows[self.background[rows[0]]]
@@ -124,13 +124,13 @@ class CaptionedPictures:
 
 
 def named_background(caption: str) -> str:
-    """The colour that a caption gives the background, empty if it gives none."""
+    """Return the background's colour that a caption names, or an empty string."""
     found = BACKGROUND.search(caption)
     return found[1] if found else ""
 
 
 def rows_by(names: Sequence[str]) -> dict[str, list[int]]:
-    """Where each name stands."""
+    """Return the rows of each name."""
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
@@ -147,7 +147,7 @@ def shrink(pictures: np.ndarray) -> Tensor:
 
 
 def load_clip(checkpoint: Path, tokenizer: CLIPTokenizer) -> CLIP:
-    """The averaged model of a checkpoint. Raises FileNotFoundError where there is none."""
+    """Return the averaged model of a checkpoint. Raises FileNotFoundError where there is none."""
     if not checkpoint.exists():
         raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.networks.train_clip`")
     model = CLIPModel(clip_config(tokenizer))

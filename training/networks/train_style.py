@@ -32,7 +32,7 @@ EMA_DECAY = 0.99  # a step
 
 
 def convolutions(widths: Sequence[int]) -> nn.Sequential:
-    """A pair of convolutions for each width, which halves a picture (B, 3, H, W)."""
+    """Return a pair of convolutions for each width, which halves a picture (B, 3, H, W)."""
     layers: list[nn.Module] = []
     for before, after in pairwise((3, *widths)):
         for channels, stride in ((before, 2), (after, 1)):
@@ -41,7 +41,7 @@ def convolutions(widths: Sequence[int]) -> nn.Sequential:
 
 
 class StyleClassifier(nn.Module):
-    """Four pairs of convolutions, and the mean of what they see."""
+    """Four pairs of convolutions, averaged over the picture, and a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class StyleClassifier(nn.Module):
 
     @torch.no_grad()
     def styles(self, pictures: Sequence[np.ndarray]) -> list[str]:
-        """The style that each picture (H, W, 3) uint8 looks most like."""
+        """Return the style that each picture (H, W, 3) uint8 looks most like."""
         batches = torch.from_numpy(np.stack(pictures)).to(self.head.weight.device).split(64)
         best = [self(normalised(batch)).argmax(dim=1).tolist() for batch in batches]
         return [STYLES[i] for part in best for i in part]
@@ -66,12 +66,12 @@ def normalised(pictures: Tensor) -> Tensor:
 
 
 def style_loss(model: StyleClassifier, pictures: Tensor, styles: Tensor) -> Tensor:
-    """Cross-entropy of pictures (B, 3, H, W) in [-1, 1] against the indices (B,) of their styles."""
+    """Return the cross-entropy of pictures (B, 3, H, W) in [-1, 1] against the indices (B,) of their styles."""
     return F.cross_entropy(model(pictures).float(), styles)
 
 
 class StyledArtwork:
-    """The artwork on white with its styles, all styles alike; what training held out is kept to measure on."""
+    """The artwork on white with its styles, all as often; the held-out part measures accuracy."""
 
     def __init__(self, dataset: Dataset, heldout: Heldout):
         self.pictures = torch.from_numpy(np.stack([on_white(picture) for picture in dataset.pictures]))
@@ -82,7 +82,7 @@ class StyledArtwork:
         self.weights = torch.where(unseen, 0.0, 1 / counts[self.styles])
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Pictures (size, 3, 128, 128), moved, mirrored and now and then blurred, and their styles (size,)."""
+        """Return pictures (size, 3, 128, 128), moved, mirrored and now and then blurred, and their styles (size,)."""
         rows = self.weights.multinomial(size, replacement=True, generator=generator)
         mirrored, blurred = (torch.rand(2, generator=generator) < 0.5).tolist()
         pictures = normalised(self.pictures[rows])
@@ -94,21 +94,21 @@ class StyledArtwork:
         return x.contiguous(), self.styles[rows]
 
     def accuracy(self, model: StyleClassifier) -> float:
-        """The share of the held-out pictures whose style `model` names."""
+        """Return the share of the held-out pictures whose style `model` names."""
         named = model.styles(list(self.pictures[self.heldout].numpy()))
         right = torch.tensor([STYLES.index(name) for name in named]) == self.styles[self.heldout]
         return right.float().mean().item()
 
 
 def on_white(picture: np.ndarray) -> np.ndarray:
-    """Artwork (128, 128, 4) as a whole picture, (128, 128, 3) uint8."""
+    """Return artwork (128, 128, 4) as a whole picture, (128, 128, 3) uint8."""
     canvas = Image.new("RGB", (SIDE, SIDE), "white")
     paste(canvas, picture, Box())
     return np.asarray(canvas)
 
 
 def load_style(checkpoint: Path) -> StyleClassifier:
-    """The averaged model of a checkpoint. Raises FileNotFoundError where there is none."""
+    """Return the averaged model of a checkpoint. Raises FileNotFoundError where there is none."""
     if not checkpoint.exists():
         raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.networks.train_style`")
     model = StyleClassifier()

@@ -48,7 +48,7 @@ OTHER_WORDS = {
 
 
 class ThingClassifier(nn.Module):
-    """Pairs of convolutions, each pair halving the picture, and the mean of what they see.
+    """Pairs of convolutions, each pair halving the picture, averaged over it, and a linear layer.
 
     concepts: what it can name, as the data set numbers them; a last class is nothing.
     """
@@ -79,7 +79,7 @@ class Vocabulary:
         self.names = [nouns(known[concept]) for concept in self.concepts]
 
     def meant(self, thing: str) -> list[int]:
-        """The concepts that a thing may be, 'a cat' or 'cat': those whose name ends so, and its face or front.
+        """Return the concepts that 'a cat' or 'cat' may mean: a name that ends so, its face or its front.
 
         The one with the shortest name comes first.
         """
@@ -90,19 +90,19 @@ class Vocabulary:
 
 
 def nameable(row: dict) -> bool:
-    """Whether a row shows a thing, a face or a hand: no whole person and no sign."""
+    """Return whether a row shows a thing, a face or a hand, rather than a whole person or a sign."""
     person = row["group"] == "people-body" and not row["subgroup"].startswith(("hand", "body"))
     return not person and row["group"] != "symbols" and row["skin_tone"] == "default"
 
 
 class ThingJudge:
-    """Says whether pictures show what they should, as a viewer does who names each at the first guess."""
+    """A judge that names pictures at the first guess, and is right where the name is the prompt's."""
 
     def __init__(self, model: ThingClassifier, vocabulary: Vocabulary):
         self.model, self.vocabulary = model, vocabulary
 
     def named(self, pictures: Sequence[np.ndarray], things: Sequence[str]) -> list[bool]:
-        """For each picture (H, W, 3) uint8 whether its thing, 'a cat', is what the judge would call it.
+        """Return for each picture (H, W, 3) uint8 whether the judge names its thing, 'a cat'.
 
         What it takes for nothing rather than for any one thing is not named.
         """
@@ -112,7 +112,7 @@ class ThingJudge:
 
 
 class Drawings:
-    """Drawings with the numbers of their concepts, in examples of any quality; what was held out is measured on."""
+    """Drawings of any quality with the numbers of their concepts; the held-out ones measure accuracy."""
 
     def __init__(self, dataset: Dataset, heldout: Heldout, vocabulary: Vocabulary):
         self.pictures = dataset.pictures
@@ -126,7 +126,7 @@ class Drawings:
         )
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Pictures (size, 3, 128, 128) in [-1, 1], and the numbers (size,) of what they show."""
+        """Return pictures (size, 3, 128, 128) in [-1, 1], and the numbers (size,) of what they show."""
         rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
         spoilt = round(SPOILT * size)
         pairs = [self._drawn(rng) for _ in range(size)]
@@ -151,14 +151,14 @@ class Drawings:
         return np.array(canvas), number
 
     def accuracy(self, model: ThingClassifier) -> float:
-        """The share of the held-out drawings, on white, that `model` names, if it must name each."""
+        """Return the share of the held-out drawings, on white, that `model` names, if it must name each."""
         shares = model.shares([on_white(self.pictures[row]) for row, _ in self.heldout])
         numbers = torch.tensor([number for _, number in self.heldout])
         return (shares[:, :-1].argmax(dim=1) == numbers).float().mean().item()
 
 
 def spoil(pictures: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (B, 3, H, W) that show nothing any more: a third each smeared, half drawn, mixed with `others`."""
+    """Return pictures (B, 3, H, W) made unrecognisable: a third each smeared, half drawn, mixed with `others`."""
     kind = torch.arange(len(pictures)) % 3
     smeared = bent(pictures, SMEAR, generator)
     mixed = torch.lerp(pictures, bent(others, SMEAR, generator), between(MIXED, len(pictures), generator))
@@ -168,7 +168,7 @@ def spoil(pictures: Tensor, others: Tensor, generator: torch.Generator) -> Tenso
 
 
 def half_drawn(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """What lies in a band at one side of each picture (B, 3, H, W), the rest as its corner is."""
+    """Return a band at one side of each picture (B, 3, H, W), the rest filled with its corner's colour."""
     kept = between(KEPT, len(pictures), generator)
     along = torch.linspace(0, 1, pictures.shape[-1]).expand(pictures.shape[-2:])
     turned = torch.randint(4, (len(pictures),), generator=generator).tolist()
@@ -177,7 +177,7 @@ def half_drawn(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def bent(pictures: Tensor, deviation: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Pictures (B, 3, H, W) whose points have moved, neighbours together, by so much of the side."""
+    """Return pictures (B, 3, H, W) bent smoothly, by a share of the side with this `deviation`."""
     count, side = len(pictures), pictures.shape[-1]
     knots = torch.randn(count, 2, KNOTS, KNOTS, generator=generator) * between(deviation, count, generator)
     moves = 2 * F.interpolate(knots, size=(side, side), mode="bicubic", align_corners=True)  # the side is 2 long
@@ -186,18 +186,18 @@ def bent(pictures: Tensor, deviation: tuple[float, float], generator: torch.Gene
 
 
 def between(ends: tuple[float, float], count: int, generator: torch.Generator) -> Tensor:
-    """Uniform numbers (count, 1, 1, 1)."""
+    """Return uniform numbers (count, 1, 1, 1)."""
     low, high = ends
     return low + (high - low) * torch.rand(count, 1, 1, 1, generator=generator)
 
 
 def naming_loss(model: ThingClassifier, pictures: Tensor, numbers: Tensor) -> Tensor:
-    """Cross-entropy of pictures (B, 3, H, W) in [-1, 1] against the numbers (B,) of what they show."""
+    """Return the cross-entropy of pictures (B, 3, H, W) in [-1, 1] against the numbers (B,) of what they show."""
     return F.cross_entropy(model(pictures).float(), numbers, label_smoothing=0.05)
 
 
 def load_things(checkpoint: Path, rows: Sequence[dict]) -> ThingJudge:
-    """A judge with the averaged model of a checkpoint and the rows that it was trained on.
+    """Return a judge with the averaged model of a checkpoint and the rows that it was trained on.
 
     Raises FileNotFoundError where there is no checkpoint.
     """

@@ -34,13 +34,13 @@ EMA_DECAY = 0.998  # a step
 
 
 def tiny_loss(vae: TinyVAE, pictures: Tensor, latents: Tensor, given: Tensor) -> Tensor:
-    """The decoder's error on pictures (B, 3, 16h, 16w) from the latents `given`, (B, C, h, w), and the encoder's."""
+    """Return the decoder's error on pictures (B, 3, 16h, 16w) from latents `given`, and the encoder's."""
     painted = reconstruction_loss(vae.decode(given).float(), pictures)
     return painted + F.mse_loss(vae.encode(pictures).float(), latents)
 
 
 def load_tiny(checkpoint: Path) -> TinyVAE:
-    """The averaged model of a checkpoint. Raises FileNotFoundError where there is none."""
+    """Return the averaged model of a checkpoint. Raises FileNotFoundError where there is none."""
     if not checkpoint.exists():
         raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.networks.train_tiny_vae`")
     vae = TinyVAE(CONFIG_TINY)

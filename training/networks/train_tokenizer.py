@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
@@ -19,7 +20,10 @@ from transformers import CLIPTokenizer
 
 from training.data.captions import Composer
 from training.data.dataset import Dataset
-from training.data.heldout import Heldout
+from training.data.heldout import HELDOUT, Heldout
+from training.data.sentences.paraphraser import Paraphraser
+
+from .cache_latents import load_facts
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 WORD_END = "</w>"
@@ -28,7 +32,7 @@ FILES = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_ma
 
 
 def learn_merges(texts: Iterable[str], count: int) -> list[tuple[str, str]]:
-    """The `count` most useful merges, in order; fewer where `texts` has not as many pairs that occur twice."""
+    """Return the `count` most useful merges, in order; fewer where `texts` has not as many pairs that occur twice."""
     reader = CLIPTokenizer().backend_tokenizer  # for its normalizer and its way of cutting text into words
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix=WORD_END))
     tokenizer.normalizer, tokenizer.pre_tokenizer = reader.normalizer, reader.pre_tokenizer
@@ -52,11 +56,11 @@ def vocabulary(merges: list[tuple[str, str]]) -> dict[str, int]:
     return {token: index for index, token in enumerate(dict.fromkeys(tokens))}
 
 
-def write_tokenizer(folder: Path, merges: list[tuple[str, str]]) -> None:
-    """Write the files that `CLIPTokenizer.from_pretrained` reads."""
+def write_tokenizer(folder: Path, merges: list[tuple[str, str]], max_length: int = MAX_LENGTH) -> None:
+    """Write the files that `CLIPTokenizer.from_pretrained` reads; a prompt has at most `max_length` tokens."""
     folder.mkdir(parents=True, exist_ok=True)
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
-    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": MAX_LENGTH, "do_lower_case": True, **special}
+    settings = {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_length, "do_lower_case": True, **special}
     files = {"vocab.json": vocabulary(merges), "tokenizer_config.json": settings, "special_tokens_map.json": special}
     for name, content in files.items():
         indent = None if name == "vocab.json" else 2
@@ -80,7 +84,7 @@ def caption_tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
 
 
 def corpus(data: Path, heldout: Path, captions: int) -> Iterable[str]:
-    """Every label and keyword of the data set, and captions composed from it."""
+    """Yield every label and keyword of the data set, and captions composed from it."""
     dataset = Dataset.load(data)
     for row in dataset.rows:
         yield from (row["label"], *row["tags"], *row["keywords"])
@@ -89,17 +93,40 @@ def corpus(data: Path, heldout: Path, captions: int) -> Iterable[str]:
         yield composer.sample(np.random.default_rng((7, index)))[1]
 
 
+def sentence_corpus(paraphraser: Paraphraser, facts: Sequence[dict], count: int) -> Iterable[str]:
+    """`count` sentences about the facts in all languages, and what each language calls the things.
+
+    The languages with a word list of their own give all their names and keywords twice, the others theirs once.
+    """
+    rng = Random(0)
+    for _ in range(count):
+        yield paraphraser.pair(rng.choice(facts), rng).sentence
+    concepts = {row["concept"] for row in paraphraser.rows}
+    for language in paraphraser.languages.values():
+        for concept, names in language.names.items():
+            if concept in concepts:
+                yield from (names.name, *names.keywords) * (2 if language.words else 1)
+
+
 def main() -> None:
     """Learn the merges from composed captions, and write the tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--sentences", type=Path, nargs="+", help="folders with facts: learn from sentences in all languages about them"
+    )
+    parser.add_argument("--length", type=int, default=MAX_LENGTH, help="tokens of a prompt")
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
-    parser.add_argument("--heldout", type=Path, default=Path(__file__).with_name("heldout.json"))
+    parser.add_argument("--heldout", type=Path, default=HELDOUT)
     parser.add_argument("--out", type=Path, default=Path("runs/tokenizer"))
-    parser.add_argument("--captions", type=int, default=20_000, help="captions to compose for the corpus")
+    parser.add_argument("--captions", type=int, default=20_000, help="captions, or sentences, to make for the corpus")
     parser.add_argument("--merges", type=int, default=3_000)
     args = parser.parse_args()
-    merges = learn_merges(corpus(args.data, args.heldout, args.captions), args.merges)
-    write_tokenizer(args.out, merges)
+    if args.sentences:
+        texts = sentence_corpus(Paraphraser.load(args.data), load_facts(args.sentences), args.captions)
+    else:
+        texts = corpus(args.data, args.heldout, args.captions)
+    merges = learn_merges(texts, args.merges)
+    write_tokenizer(args.out, merges, args.length)
     print(f"{len(vocabulary(merges))} tokens in {args.out}")
 
 

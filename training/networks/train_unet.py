@@ -34,11 +34,11 @@ from stable_diffusion.model_loader import Models
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.vae import VAE
-from training.data.cache_latents import channel_statistics, load_latents, load_vae, standardise
 from training.data.captions import without_style
 from training.data.grammar import everyday
-from training.judging.contact_sheet import contact_sheet
+from training.sheets import contact_sheet
 
+from .cache_latents import channel_statistics, load_latents, load_vae, standardise
 from .fit import Look, fit, linear_end
 from .train_tokenizer import caption_tokens
 from .train_vae import CONFIG
@@ -71,7 +71,7 @@ EMA_DECAY = 0.996  # a step
 
 
 class TextToLatents(nn.Module):
-    """What is trained and shipped together: text encoder, U-Net, and the statistics of the latents that they know."""
+    """Text encoder and U-Net, with the statistics of the latents that they know."""
 
     latent_mean: Tensor
     latent_std: Tensor
@@ -102,7 +102,7 @@ class TextToLatents(nn.Module):
 
 
 def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
-    """A text tower as wide as the U-Net's context, for the vocabulary and length of `tokenizer`."""
+    """Return a text tower as wide as the U-Net's context, for the vocabulary and length of `tokenizer`."""
     return CLIPTextConfig(
         hidden_size=UNET.cross_attention_dim,
         intermediate_size=4 * UNET.cross_attention_dim,
@@ -116,7 +116,7 @@ def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
 
 
 def load_unet(checkpoint: Path, tokenizer: CLIPTokenizer) -> TextToLatents:
-    """The averaged U-Net and text encoder of a checkpoint. Raises FileNotFoundError where there is none."""
+    """Return the averaged U-Net and text encoder of a checkpoint. Raises FileNotFoundError where there is none."""
     if not checkpoint.exists():
         raise FileNotFoundError(f"no checkpoint={checkpoint}: run `python -m training.networks.train_unet`")
     model = TextToLatents(UNET, text_config(tokenizer))
@@ -140,7 +140,7 @@ class CaptionedLatents:
         self.weights = torch.tensor([EVERYDAY_WEIGHT if everyday(caption) else 1.0 for caption in captions])
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Latents (size, C, h, w) in float32, and tokens (size, S), some of them of the empty caption."""
+        """Return latents (size, C, h, w) in float32, and tokens (size, S), some of them of the empty caption."""
         rows = self.weights.multinomial(size, replacement=True, generator=generator)
         empty = torch.rand(size, 1, generator=generator) < EMPTY_SHARE
         tokens = self.tokens[rows]
@@ -169,7 +169,7 @@ class Sheets:
 
 
 def draw_timesteps(count: int, steps: int, power: float, generator: torch.Generator) -> Tensor:
-    """Timesteps int64 (count,) below `steps`, their density growing like t^power: 0 draws all alike.
+    """Draw timesteps int64 (count,) below `steps`, their density growing like t^power: 0 draws all alike.
 
     Little noise drowns small latents. After 130,000 examples the caption lowered the loss by half at t = 950, by a
     tenth at 650 and by a hundredth at 150: what a picture shows is decided at the late ones. How it is drawn is decided
@@ -181,7 +181,7 @@ def draw_timesteps(count: int, steps: int, power: float, generator: torch.Genera
 def denoising_loss(
     schedule: NoiseSchedule, model: TextToLatents, latents: Tensor, tokens: Tensor, t: Tensor, noise: Tensor
 ) -> Tensor:
-    """The simple loss (Eq. 14, arXiv:2006.11239) of latents (B, C, h, w), tokens (B, S), t (B,), noise like latents."""
+    """Return the simple loss (Eq. 14, arXiv:2006.11239): latents and noise (B, C, h, w), tokens (B, S), t (B,)."""
     x_0 = (latents - model.latent_mean) / model.latent_std
     return training_loss(lambda x_t, t: model(x_t, t, tokens), x_0, schedule, t=t, noise=noise)
 

@@ -61,7 +61,7 @@ class Crops:
             return np.asarray(photo.convert("RGB").resize((256, 256)))
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Pictures (size, 3, 64, 64) in [-1, 1], and the noise that their latents are sampled with."""
+        """Return pictures (size, 3, 64, 64) in [-1, 1], and the noise that their latents are sampled with."""
         rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
         pictures = torch.from_numpy(np.stack([self._crop(rng) for _ in range(size)])).permute(0, 3, 1, 2)
         side = CROP // CONFIG.downscale
@@ -92,7 +92,7 @@ class Crops:
 
 
 def reconstruction_loss(output: Tensor, target: Tensor) -> Tensor:
-    """L1 over a four-level pyramid, half the L1 of horizontal and vertical differences, and the squared error.
+    """Return the L1 of a four-level pyramid, half the L1 of its differences, and the squared error.
 
     At the coarsest level a pixel is one latent: its mean colour has to be right.
     """
@@ -116,12 +116,12 @@ def autoencoder_loss(vae: VAE, pictures: Tensor, noise: Tensor) -> Tensor:
 
 @torch.no_grad()
 def psnr(vae: Autoencoder, pictures: Tensor) -> float:
-    """Mean peak signal-to-noise ratio in dB of pictures (B, 3, H, W) in [-1, 1] after encoding and decoding."""
+    """Return the mean peak signal-to-noise ratio in dB of pictures (B, 3, H, W) in [-1, 1] that were encoded."""
     return decibels(vae.decode(vae.encode(pictures)), pictures)
 
 
 def decibels(painted: Tensor, pictures: Tensor) -> float:
-    """Mean peak signal-to-noise ratio in dB of what was painted for pictures (B, 3, H, W) in [-1, 1]."""
+    """Return the mean peak signal-to-noise ratio in dB of decoded pictures (B, 3, H, W) in [-1, 1]."""
     error = (painted.clamp(-1, 1) - pictures).square().mean((1, 2, 3)) / 4
     return float((-10 * error.log10()).mean())
 

@@ -28,8 +28,8 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
 from stable_diffusion.vae import VAE
-from training.data.cache_predictions import load_known_vae
 
+from .cache_predictions import load_known_vae
 from .fit import cosine, fit
 from .train_vae import CONFIG, decibels, psnr, reconstruction_loss
 
@@ -47,7 +47,7 @@ EMA_DECAY = 0.998  # a step
 
 @torch.no_grad()
 def grown(known: VAE) -> VAE:
-    """A five-level autoencoder that begins as the four-level one: it halves the picture first, and doubles it last."""
+    """Return a five-level autoencoder that begins as the four-level one between halving and doubling."""
     vae = VAE(CONFIG_256)
     moved = {
         re.sub(r"(?<=down_blocks\.)\d", lambda level: str(int(level[0]) + 1), name): weight
@@ -79,7 +79,7 @@ class Pieces:
         self.places = [(folder, row) for folder, count in enumerate(counts) for row in range(count)]
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures (size, 3, 128, 128) in [-1, 1], their latents (size, C, 8, 8), and those to be painted from."""
+        """Return pictures (size, 3, 128, 128) in [-1, 1], their latents (size, C, 8, 8), and the decoder's input."""
         rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
         pictures, *latents = zip(*(self._piece(rng) for _ in range(size)), strict=True)
         clean, given = (torch.from_numpy(np.stack(part)) for part in latents)
@@ -100,7 +100,7 @@ class Pieces:
         return self.pictures[folder][row][wide], clean, given
 
     def measured(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Whole examples that training does not see, (N, 3, 256, 256), (N, C, 16, 16) and the U-Net's x_0 of these."""
+        """Return the held-out pictures (N, 3, 256, 256), their latents (N, C, 16, 16) and the U-Net's x_0."""
         latents, predictions = (torch.from_numpy(part[0][-MEASURED:]) for part in (self.latents, self.predictions))
         return to_pictures(self.pictures[0][-MEASURED:]), latents.float(), predictions.float()
 
@@ -111,7 +111,7 @@ def to_pictures(array: np.ndarray) -> Tensor:
 
 
 class Critic(nn.Module):
-    """Which patches of a picture look like artwork: five convolutions, spectrally normalised (arXiv:1802.05957)."""
+    """A discriminator of patches: five convolutions, spectrally normalised (arXiv:1802.05957)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class Critic(nn.Module):
         return self.layers(x)
 
 
-class Studio(nn.Module):
+class AutoencoderWithCritic(nn.Module):
     """An autoencoder and the critic of its decoder, trained together."""
 
     def __init__(self, vae: VAE):
@@ -133,22 +133,22 @@ class Studio(nn.Module):
         self.vae, self.critic = vae, Critic()
 
 
-def painting_loss(studio: Studio, pictures: Tensor, latents: Tensor) -> Tensor:
-    """Both players' losses on pictures (B, 3, H, W) and their latents: hinge for the critic (arXiv:1705.02894).
+def adversarial_loss(pair: AutoencoderWithCritic, pictures: Tensor, latents: Tensor) -> Tensor:
+    """Return both players' losses on pictures (B, 3, H, W) and their latents: hinge for the critic (arXiv:1705.02894).
 
     The critic's loss sees the painting detached, and the painter's the critic's weights, so that one step of one
     optimizer moves each by its own.
     """
-    painted = studio.vae.decode(latents).float()
-    fixed = {name: weight.detach() for name, weight in studio.critic.named_parameters()}
-    opinion = functional_call(studio.critic, fixed, (painted,)).float().mean()
-    real, false = studio.critic(pictures).float(), studio.critic(painted.detach()).float()
+    painted = pair.vae.decode(latents).float()
+    fixed = {name: weight.detach() for name, weight in pair.critic.named_parameters()}
+    opinion = functional_call(pair.critic, fixed, (painted,)).float().mean()
+    real, false = pair.critic(pictures).float(), pair.critic(painted.detach()).float()
     hinge = F.relu(1 - real).mean() + F.relu(1 + false).mean()
     return reconstruction_loss(painted, pictures) - REALISM * opinion + hinge
 
 
 def agreement_loss(known: VAE, vae: VAE, pictures: Tensor) -> Tensor:
-    """Squared error to the known encoder's posterior of (B, 3, H, W) at half size, and what the decoder makes of it."""
+    """Return the squared error to the known encoder's posterior of (B, 3, H, W), and the decoder's error."""
     with torch.no_grad():
         wanted = known.posterior(F.avg_pool2d(pictures, 2))
     posterior = vae.posterior(pictures)
@@ -158,7 +158,7 @@ def agreement_loss(known: VAE, vae: VAE, pictures: Tensor) -> Tensor:
 
 
 def load_vae_256(encoder: Path, decoder: Path) -> VAE:
-    """The averaged autoencoder of two checkpoints, one for each half.
+    """Return the averaged autoencoder of two checkpoints, one for each half.
 
     Raises FileNotFoundError where one of them is missing.
     """
@@ -170,8 +170,8 @@ def load_vae_256(encoder: Path, decoder: Path) -> VAE:
 
 def take_decoder(vae: VAE, checkpoint: Path) -> None:
     """Give `vae` the averaged decoder of a checkpoint of the decoder's stage."""
-    studio = _averaged(checkpoint, "decoder")
-    own = {name.removeprefix("vae."): weight for name, weight in studio.items() if name.startswith("vae.")}
+    pair = _averaged(checkpoint, "decoder")
+    own = {name.removeprefix("vae."): weight for name, weight in pair.items() if name.startswith("vae.")}
     vae.load_state_dict(vae.state_dict() | {n: w for n, w in own.items() if n.startswith(("decoder.", "post_quant_"))})
 
 
@@ -187,14 +187,14 @@ def train_decoder(vae: VAE, pieces: Pieces, out: Path, args: argparse.Namespace)
     vae.quant_conv.requires_grad_(False)
     pictures, _, predictions = pieces.measured()
 
-    def look(step: int, averaged: Studio) -> None:
+    def look(step: int, averaged: AutoencoderWithCritic) -> None:
         device = averaged.vae.quant_conv.weight.device
         painted = averaged.vae.decode(predictions.to(device))
         print(f"step {step}: PSNR {decibels(painted.cpu(), pictures):.2f} dB from the U-Net's x_0", flush=True)
 
     fit(
-        Studio(vae),
-        painting_loss,
+        AutoencoderWithCritic(vae),
+        adversarial_loss,
         lambda generator: pieces.batch(args.batch, generator)[::2],
         out,
         rate=args.rate,

@@ -1,4 +1,4 @@
-"""The controls that both tabs share, named as in `Request`."""
+"""The controls that both tabs share, by the names of `Request`'s fields."""
 
 from __future__ import annotations
 
@@ -15,55 +15,58 @@ from stable_diffusion.request import (
     SCHEDULE_LABELS,
     SYNTAX_LABELS,
     Defaults,
+    Request,
+    RequestError,
 )
 
-from ..runs.adapter_files import bring, find_files
-from ..runs.limits import MAX_GUIDANCE, MAX_SLIDER_STEPS, Limits
-from ..runs.models import ModelHolder
+from ..keep.settings import MAX_GUIDANCE
+from ..runs.adapter_files import add_files, find_files
+from ..runs.limits import MAX_SLIDER_STEPS, Limits
+from ..runs.models import LoadedModels
 from .inputs import Dropdown, Slider
+from .vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
 
 Controls = dict[str, Any]
-"""Argument name -> the component that holds its value; `Any`, for each kind has its own events."""
+"""Components by the setting that they hold; `Any`, because each class has its own events."""
 
 Values = dict[Block, Any]
-"""Component -> its value, as an event gets them whose inputs are a set."""
+"""Values by component, as Gradio passes them to an event whose inputs are a set."""
 
 Updates = dict[Block, Any]
-"""Component -> its new value or its new properties, as an event answers."""
+"""New values or properties by component, as an event returns them."""
 
 SIZED = ("width", "height")
 SAMPLED = ("num_inference_steps", "guidance_scale", "sampler")
-"""What the choice of a model sets, beside the sizes."""
+"""The settings that the choice of a model sets, beside the sizes."""
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-"""For the small events between components."""
+"""Options of small events between components."""
 
 CHECKED: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
-"""For small events that may fail: Gradio shows the message of a gr.Error only where the event was in the queue."""
+"""Options of small events that may fail: Gradio shows a gr.Error only if the event was in the queue."""
 
 NEARLY_FULL = 3 / 4
-"""The share of the tokens that a model reads, from which on they are counted."""
+"""Share of the model's token limit from which on the form shows the number of tokens."""
 
 
 class ModelSlider(gr.Slider):
-    """A slider whose bounds are the model's; `Request` and the model check its value.
+    """A slider whose bounds change with the model; `Request` and the limits check its value.
 
-    Its bounds change with the model, and a value from before that change may still be on its way: Gradio's own check
-    would answer it with an error.
+    A value from before the change may still be on its way, and Gradio's own check would refuse it.
     """
 
-    is_template = True  # drawn as its base class is
+    is_template = True  # the browser renders it as its base class
 
     def preprocess(self, payload: float) -> float:
-        """The value as it came."""
+        """Return the value unchecked."""
         return payload
 
 
-def of_the_model(defaults: Defaults) -> dict[str, dict[str, Any]]:
-    """By setting, the bounds and values of the sliders that a model with these defaults sets."""
+def model_sliders(defaults: Defaults) -> dict[str, dict[str, Any]]:
+    """Return, by setting, bounds and value of the sliders that depend on the model."""
     low, high, step = defaults.min_side, defaults.max_side, defaults.side_step
     side = {"minimum": low, "maximum": high, "step": step, "value": defaults.side}
     return {
@@ -72,25 +75,25 @@ def of_the_model(defaults: Defaults) -> dict[str, dict[str, Any]]:
     }
 
 
-def settings_of(controls: Controls, values: Values) -> dict[str, Any]:
-    """The settings that the controls hold, by their names in `Request`; ValueError where one can't be read."""
+def request_of(controls: Controls, values: Values) -> Request:
+    """Return the request that the controls hold; `RequestError` for a value that no model takes."""
     settings = {name: values[component] for name, component in controls.items()}
-    return {**settings, "seed": read_seed(settings["seed"])}
+    return Request(**{**settings, "seed": read_seed(settings["seed"])})
 
 
 def read_seed(text: str | None) -> int | None:
-    """The seed in the text box: empty for a random one; ValueError where it is no whole number."""
+    """Return the seed of the text box, None if it is empty; `RequestError` if it is not a whole number."""
     text = (text or "").strip()
     if not text:
         return None
     try:
         return int(text)
     except ValueError:
-        raise ValueError(f"seed must be a whole number, got {text[:50]!r}: leave it empty for a random one") from None
+        raise RequestError(f"seed must be a whole number, got {text[:50]!r}: leave it empty for a random one") from None
 
 
-def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, kind: str) -> Controls:
-    """Prompt and negative prompt, for the model that is chosen. `kind` tells the tabs' element ids apart."""
+def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, kind: str) -> Controls:
+    """Return prompt, negative prompt and syntax, with notes on the prompt. `kind` prefixes the tab's element ids."""
     prompt = gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_lines=6, elem_id=f"{kind}-prompt")
     syntax = Dropdown(
         [(label, name) for name, label in SYNTAX_LABELS.items()],
@@ -98,7 +101,7 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, k
         label="Prompt syntax",
         info="Weighted: (more:1.3), [less], and of any length",
         elem_id=f"{kind}-syntax",
-        render=False,  # this and the next have their place among the settings that are folded away
+        render=False,  # rendered by `more_controls`, as is the next
     )
     negative = gr.Textbox(
         label="Negative prompt",
@@ -108,72 +111,75 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, holder: ModelHolder, k
         elem_id=f"{kind}-negative",
         render=False,
     )
-    judge_prompt(prompt, syntax, model, holder, kind)
-    name_embeddings(prompt, model, holder, kind)
+    connect_prompt_note(prompt, syntax, model, models, kind)
+    connect_embeddings_note(model, models, kind)
     return {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
 
 
-def name_embeddings(prompt: gr.Textbox, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
-    """Under a prompt: the words that files bring, of those that there are the ones that the model can take."""
+def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str) -> None:
+    """Show below the prompt which words the embeddings beside the models add to it."""
 
-    def name(model: str | None = None) -> gr.Markdown:
-        files, pipeline = find_files("embeddings"), holder.loaded(model)
+    def note_embeddings(name: str | None = None) -> gr.Markdown:
+        files, pipeline = find_files("embeddings"), models.loaded(name)
         if pipeline is not None:
-            bring(pipeline)
+            add_files(pipeline)
         words = [f"`{word}`" for word in (files if pipeline is None else pipeline.embeddings)]
         text = f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
         return gr.Markdown(text, visible=bool(files))
 
     note = gr.Markdown(visible=False, elem_id=f"{kind}-embeddings", elem_classes="note")
-    gr.on(None, name, None, note, **QUIET)
-    model.change(name, model, note, **QUIET)
+    gr.on(None, note_embeddings, None, note, **QUIET)
+    model.change(note_embeddings, model, note, **QUIET)
 
 
-def offer_loras(prompt: gr.Textbox, kind: str) -> None:
-    """A menu of the LoRA files that are there when the page opens: the one chosen gets its tag in the prompt."""
+def lora_menu(prompt: gr.Textbox, kind: str) -> None:
+    """Build a menu of the LoRA files beside the models; a choice adds its tag to the prompt."""
     with gr.Row(visible=False) as row:
         menu = Dropdown([], value=None, label="LoRA", info="Adds its tag to the prompt", elem_id=f"{kind}-lora")
         weight = Slider(
             -2, 2, value=1, step=0.05, label="Weight", info="Of the LoRA chosen next", elem_id=f"{kind}-lora-weight"
         )
 
-    def look() -> tuple[gr.Row, gr.Dropdown]:
+    def list_files() -> tuple[gr.Row, gr.Dropdown]:
         names = list(find_files("loras"))
         return gr.Row(visible=bool(names)), Dropdown(names, value=None)
 
     def add(text: str, name: str | None, weight: float) -> tuple[Any, None]:
         return with_lora(text or "", name, weight) if name else gr.skip(), None
 
-    gr.on(None, look, None, [row, menu], **QUIET)
+    gr.on(None, list_files, None, [row, menu], **QUIET)
     menu.blur(add, [prompt, menu, weight], [prompt, menu], **QUIET)
 
 
 def with_lora(prompt: str, name: str, weight: float) -> str:
-    """The prompt with the tag of a LoRA, in the place of those that it has for the same one."""
+    """Return the prompt with the tag of a LoRA, in place of earlier tags of the same LoRA."""
     others = LORA_TAG.sub(lambda tag: "" if tag["name"] == name else tag[0], prompt)
     return f"{others.rstrip()} <lora:{name}:{weight:g}>".lstrip()
 
 
-def judge_prompt(prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, holder: ModelHolder, kind: str) -> None:
-    """Under a prompt, where there is something to say: words that the model doesn't know, and what is too long."""
+def connect_prompt_note(
+    prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, models: LoadedModels, kind: str
+) -> None:
+    """Show below the prompt which of its words the model does not know, and what exceeds its limit."""
     note = gr.Markdown(visible=False, elem_id=f"{kind}-words", elem_classes="note")
 
-    def judge(text: str, syntax: str, name: str) -> gr.Markdown:
-        pipeline, vocabulary, said = holder.loaded(name), holder.vocabulary(name), []
+    def check_prompt(text: str, syntax: str, name: str) -> gr.Markdown:
+        pipeline, vocabulary = models.loaded(name), read_vocabulary(models.catalogue.path(name))
+        sentences = []
         if text and vocabulary is not None:
             embeddings = () if pipeline is None else {word.lower() for word in pipeline.embeddings}
-            said.append(vocabulary.told(text, embeddings))
+            sentences.append(vocabulary.sentence(text, embeddings))
         if text and pipeline is not None:
-            said.append(room_left(text, syntax, pipeline))
-        sentences = " ".join(filter(None, said))
-        return gr.Markdown(sentences, visible=bool(sentences))
+            sentences.append(room_left(text, syntax, pipeline))
+        shown = " ".join(filter(None, sentences))
+        return gr.Markdown(shown, visible=bool(shown))
 
     changes = [component.change for component in (prompt, syntax, model)]
-    gr.on(changes, judge, [prompt, syntax, model], note, trigger_mode="always_last", **QUIET)
+    gr.on(changes, check_prompt, [prompt, syntax, model], note, trigger_mode="always_last", **QUIET)
 
 
 def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
-    """How much of a prompt the model can read, and what it can't; empty where it is far from the limit."""
+    """Return a sentence about a prompt near or beyond the model's token limit, else an empty string."""
     if len(text) > MAX_PROMPT:
         return f"It is too long: at most {MAX_PROMPT:,} characters are read."
     tokens, limit = pipeline.tokenize(text, syntax), pipeline.models.tokenizer.model_max_length - 2
@@ -187,7 +193,7 @@ def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
 
 
 def sampling_controls(defaults: Defaults, kind: str) -> Controls:
-    """Steps, guidance and seed, always in view."""
+    """Return steps, guidance and seed."""
     with gr.Row():
         steps = steps_control(defaults, f"{kind}-steps", info="More steps: slower, often finer", min_width=220)
         guidance = guidance_control(defaults, f"{kind}-guidance", info="How closely to follow it", min_width=220)
@@ -208,20 +214,20 @@ def sampling_controls(defaults: Defaults, kind: str) -> Controls:
 
 
 def steps_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
-    """The number of steps; `look` is for the slider, and may lower its maximum or change its value."""
+    """Return the number of steps; `look` holds arguments of the slider."""
     look = {"maximum": MAX_SLIDER_STEPS, "value": defaults.num_inference_steps, **look}
     return {"num_inference_steps": Slider(1, step=1, label="Steps", elem_id=elem_id, **look)}
 
 
 def guidance_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
-    """How closely to follow the prompt; `look` is for the slider."""
+    """Return the guidance scale; `look` holds arguments of the slider."""
     value = defaults.guidance_scale
     return {"guidance_scale": Slider(0, MAX_GUIDANCE, value, step=0.5, label="Guidance", elem_id=elem_id, **look)}
 
 
 def more_controls(defaults: Defaults, kind: str, prompts: Controls, limits: Limits) -> Controls:
-    """Sampler, size, number of pictures and preview, folded away, with the rest of `prompts`."""
-    sliders = of_the_model(defaults)
+    """Return the other settings, folded away, and render the negative prompt and the syntax of `prompts` there."""
+    sliders = model_sliders(defaults)
     with gr.Accordion("More settings", open=False):
         prompts["negative_prompt"].render()
         prompts["prompt_syntax"].render()
@@ -258,7 +264,7 @@ def more_controls(defaults: Defaults, kind: str, prompts: Controls, limits: Limi
         with gr.Row():
             width = ModelSlider(**sliders["width"], label="Width", elem_id=f"{kind}-width", min_width=220)
             height = ModelSlider(**sliders["height"], label="Height", elem_id=f"{kind}-height", min_width=220)
-        offer_loras(prompts["prompt"], kind)
+        lora_menu(prompts["prompt"], kind)
         count = Slider(1, limits.max_images, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
     return {
         "sampler": sampler,

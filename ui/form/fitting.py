@@ -1,4 +1,4 @@
-"""Settings from elsewhere, made to fit what the form offers, and what is to be said about it."""
+"""Fit settings from elsewhere to the form, and report each change."""
 
 from __future__ import annotations
 
@@ -8,40 +8,58 @@ from typing import Any
 
 import gradio as gr
 
-from stable_diffusion.request import LORA_TAG, MAX_PROMPT, SIZE_UNIT, Defaults, check_schedule
+from stable_diffusion.request import LORA_TAG, MAX_PROMPT, SIZE_UNIT, Defaults, RequestError, check_schedule
 
+from ..keep.settings import MAX_SEED
 from ..runs.adapter_files import find_files
-from ..runs.limits import MAX_SEED
-from .controls import SIZED, Controls
+from ..runs.models import LoadedModels
+from .controls import SIZED, Controls, ModelSlider, Updates, model_sliders
 
 MAX_SHOWN = 60
-"""How many characters of a value are told."""
+"""Number of characters of a value in a report."""
 
 
 @dataclass
 class Fitted:
-    """What the controls take of some settings, by their names in `Request`, and what became of each, in words."""
+    """Values for the controls, by their names in `Request`, and a report of the settings: taken, changed or left."""
 
     values: dict[str, Any] = field(default_factory=dict)
     taken: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
 
-    def told(self) -> str:
-        """A sentence each for what was taken, what was changed and what was left."""
+    def report(self) -> str:
+        """Return a sentence each for the settings that were taken, changed and left."""
         parts = {"Taken": self.taken, "Changed": self.changed, "Not taken": self.left}
-        return " ".join(f"{what}: {', '.join(things)}." for what, things in parts.items() if things)
+        return " ".join(f"{part}: {', '.join(settings)}." for part, settings in parts.items() if settings)
+
+
+def fill(
+    controls: Controls, settings: dict[str, Any], models: LoadedModels, chosen: str | None = None
+) -> tuple[Updates, Fitted]:
+    """Return the updates that put settings into a form, and the report. `chosen`: the model in the form.
+
+    Reads files: not for an event loop.
+    """
+    model = settings.get("model")
+    defaults = models.defaults(model if model in models.catalogue.sources else chosen)
+    fitted = fit(settings, controls, defaults)
+    updates: Updates = {controls[name]: value for name, value in fitted.values.items()}
+    for name, slider in model_sliders(defaults).items():
+        if name in fitted.values or "model" in fitted.values:
+            updates[controls[name]] = ModelSlider(**{**slider, "value": fitted.values.get(name, slider["value"])})
+    return updates, fitted
 
 
 def fit(settings: dict[str, Any], controls: Controls, defaults: Defaults) -> Fitted:
     """Fit settings to a form whose model has these defaults.
 
-    A number out of range becomes the nearest in it, and a size keeps its proportions; what the form does not have is
+    A number out of range becomes the nearest in it, and a size keeps its proportions; settings without a control are
     left.
     """
     fitted = Fitted()
     for name, component in controls.items():
-        if name in settings and name not in (*SIZED, "mask"):  # a mask is the photo's, and goes with it
+        if name in settings and name not in (*SIZED, "mask"):  # a mask belongs to its photo, which is not restored
             _fit_one(fitted, name, component, settings[name], defaults)
     if any(name in settings for name in SIZED):
         _fit_size(fitted, settings.get("width", defaults.side), settings.get("height", defaults.side), defaults)
@@ -50,48 +68,48 @@ def fit(settings: dict[str, Any], controls: Controls, defaults: Defaults) -> Fit
     if {"sampler", "schedule"} <= fitted.values.keys():
         try:
             check_schedule(fitted.values["sampler"], fitted.values["schedule"])
-        except ValueError:
+        except RequestError:
             fitted.values["schedule"] = "model"
             fitted.left.append("that schedule with this sampler")
-    fitted.left += [_told(name, value) for name, value in settings.get("others", {}).items()]
+    fitted.left += [_named(name, value) for name, value in settings.get("others", {}).items()]
     return fitted
 
 
 def _fit_one(fitted: Fitted, name: str, component: Any, value: Any, defaults: Defaults) -> None:
-    what = str(component.label)
+    label = str(component.label)
     if isinstance(component, gr.Slider):
         low, high = (0, defaults.max_clip_skip) if name == "clip_skip" else (component.minimum, component.maximum)
         fitted.values[name] = inside = min(max(value, low), high)
         if inside == value:
-            fitted.taken.append(_told(what, f"{value:g}"))
+            fitted.taken.append(_named(label, f"{value:g}"))
         else:
-            fitted.changed.append(_told(what, f"{value:g} to {inside:g}"))
+            fitted.changed.append(_named(label, f"{value:g} to {inside:g}"))
     elif isinstance(component, (gr.Dropdown, gr.Radio)):
-        labels = {choice: label for label, choice in component.choices}
+        labels = {choice: text for text, choice in component.choices}
         if value in labels:
             fitted.values[name] = value
-            fitted.taken.append(_told(what, labels[value]))
+            fitted.taken.append(_named(label, labels[value]))
         else:
-            fitted.left.append(_told(what, value))
+            fitted.left.append(_named(label, value))
     elif name == "seed":
         if value in (None, -1):
             fitted.values[name] = ""
         elif 0 <= value <= MAX_SEED:
             fitted.values[name] = str(value)
-            fitted.taken.append(_told(what, value))
+            fitted.taken.append(_named(label, value))
         else:
-            fitted.left.append(_told(what, value))
+            fitted.left.append(_named(label, value))
     elif isinstance(component, gr.Image):
         fitted.values[name] = value if value and Path(value).exists() else None
     elif len(value) <= MAX_PROMPT:
         fitted.values[name] = value
-        fitted.taken += [what] if value else []
+        fitted.taken += [label] if value else []
     else:
-        fitted.left.append(f"{what}, of more than {MAX_PROMPT:,} characters")
+        fitted.left.append(f"{label}, of more than {MAX_PROMPT:,} characters")
 
 
 def _fit_size(fitted: Fitted, width: int, height: int, defaults: Defaults) -> None:
-    """A size that the model draws: as it is, or with its longer side as long as may be."""
+    """Take a size that the model draws, or else the nearest with the same proportions."""
     low, high, step = defaults.min_side, defaults.max_side, defaults.side_step
     sides = [width, height]
     if any(not low <= side <= high or side % SIZE_UNIT for side in sides):
@@ -100,20 +118,20 @@ def _fit_size(fitted: Fitted, width: int, height: int, defaults: Defaults) -> No
     fitted.values |= dict(zip(SIZED, sides, strict=True))
     asked, made = f"{width}x{height}", "x".join(map(str, sides))
     if asked == made:
-        fitted.taken.append(_told("Size", asked))
+        fitted.taken.append(_named("Size", asked))
     else:
-        fitted.changed.append(_told("Size", f"{asked} to {made}"))
+        fitted.changed.append(_named("Size", f"{asked} to {made}"))
 
 
 def _fit_loras(fitted: Fitted) -> None:
-    """Take the tags of LoRA files that are not here out of the prompt."""
+    """Remove the tags of LoRA files that are not here from the prompt."""
     here = find_files("loras")
     missing = [tag for tag in LORA_TAG.finditer(fitted.values["prompt"]) if tag["name"] not in here]
     for tag in missing:
         fitted.values["prompt"] = fitted.values["prompt"].replace(tag[0], "").rstrip()
-    fitted.left += [_told("LoRA", f"{tag['name']} (not here)") for tag in missing]
+    fitted.left += [_named("LoRA", f"{tag['name']} (not here)") for tag in missing]
 
 
-def _told(what: str, value: object) -> str:
-    text = f"{what} {value}"
+def _named(name: str, value: object) -> str:
+    text = f"{name} {value}"
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"

@@ -1,7 +1,7 @@
-"""The page's inputs with choices and bounds: what they refuse, they refuse in a short sentence.
+"""The page's inputs with choices and bounds, which refuse a value in a short sentence.
 
-Gradio's own checks repeat a value of any length, and answer one of another kind with nothing but a traceback.
-Classes, not changed instances: Gradio builds a visitor's own copy anew once an event has updated a component.
+Gradio's own checks repeat a value of any length, and answer a value of the wrong type with a traceback in the log.
+These are classes because Gradio builds a visitor's own copy of a component once an event has updated it.
 """
 
 from __future__ import annotations
@@ -13,42 +13,42 @@ from typing import Any, TypeVar
 import gradio as gr
 from gradio.components import Component
 
-from stable_diffusion.request import shown
+from stable_diffusion.request import RequestError, shown
 
-from ..runs.errors import page_error, told_on_the_page
+from ..runs.errors import errors_on_page, page_error
 
 Choice = TypeVar("Choice")
 
 
 def place(clicked: Any) -> int:
-    """Which one was clicked, as the browser says; -1 where it says nothing that can be read."""
+    """Return the index of the clicked element; -1 if the browser sent none."""
     index = clicked.get("index") if isinstance(clicked, dict) else None
     return index if isinstance(index, int) else -1
 
 
 def picked(event: gr.SelectData, choices: Sequence[Choice]) -> Choice:
-    """The choice that was clicked; a gr.Error where there is none at that place."""
+    """Return the clicked choice; gr.Error if there is none at that index."""
     if not 0 <= event.index < len(choices):
         raise page_error("What was clicked is not there any more: choose one that is.")
     return choices[event.index]
 
 
 def checked(component: Component, check: Callable[[Any], Any], value: Any) -> Any:
-    """The value, as Gradio's own `check` gives it; a gr.Error in one sentence where that refuses it."""
-    with told_on_the_page():
+    """Return the result of Gradio's own `check`; gr.Error with one sentence if it refuses the value."""
+    with errors_on_page():
         try:
             return check(value)
-        except Exception:  # comparing values of any kind makes Python raise nearly anything
-            raise ValueError(f"{component.label} can't be {shown(value)}: choose what the page offers") from None
+        except Exception:  # comparing values of unknown types raises nearly any error
+            raise RequestError(f"{component.label} can't be {shown(value)}: choose what the page offers") from None
 
 
 class Slider(gr.Slider):
     """A slider."""
 
-    is_template = True  # drawn as its base class is
+    is_template = True  # the browser renders it as its base class
 
     def preprocess(self, payload: float) -> float:
-        """The value, within the bounds."""
+        """Return the value, within the bounds."""
         return checked(self, self._finite, payload)
 
     def _finite(self, payload: float) -> float:
@@ -58,12 +58,12 @@ class Slider(gr.Slider):
 
 
 class Dropdown(gr.Dropdown):
-    """A menu for one of its choices."""
+    """A menu of choices, of which one is chosen."""
 
     is_template = True
 
     def preprocess(self, payload: Any) -> Any:
-        """The value of the choice."""
+        """Return the value of the choice."""
         return checked(self, self._one, payload)
 
     def _one(self, payload: Any) -> Any:
@@ -73,20 +73,20 @@ class Dropdown(gr.Dropdown):
 
 
 class Radio(gr.Radio):
-    """Choices of which one is made."""
+    """A list of choices, of which one is chosen."""
 
     is_template = True
 
     def preprocess(self, payload: Any) -> Any:
-        """The value of the choice."""
+        """Return the value of the choice."""
         return checked(self, super().preprocess, payload)
 
 
 class CheckboxGroup(gr.CheckboxGroup):
-    """Choices of which any may be made."""
+    """A list of choices, of which any number is chosen."""
 
     is_template = True
 
     def preprocess(self, payload: Any) -> Any:
-        """The values of the choices, each once."""
+        """Return the values of the choices, each once."""
         return list(dict.fromkeys(checked(self, super().preprocess, payload)))

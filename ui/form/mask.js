@@ -35,7 +35,8 @@ canvas.addEventListener("pointerdown", (event) => {
 canvas.addEventListener("pointermove", (event) => last && stroke(event));
 canvas.addEventListener("lostpointercapture", () => {
   last = null;
-  props.value = canvas.toDataURL();
+  const painted = pen.getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean); // or all was erased
+  props.value = painted ? canvas.toDataURL() : null;
 });
 photo.addEventListener("load", clear);
 find(".clear").addEventListener("click", clear);

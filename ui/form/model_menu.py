@@ -1,4 +1,4 @@
-"""The choice of a model: what was chosen before stays until the new one is loaded."""
+"""The choice of a model: the previous one stays in the form until the new one is loaded."""
 
 from __future__ import annotations
 
@@ -6,40 +6,59 @@ import asyncio
 
 import gradio as gr
 
+from ..runs.cost import describe
 from ..runs.errors import explain, titled
-from ..runs.models import ModelHolder
-from ..runs.pace import describe
-from ..tab import Tab
-from .controls import CHECKED, QUIET, SAMPLED, ModelSlider, Updates, of_the_model
+from ..runs.models import LoadedModels
+from .controls import CHECKED, QUIET, SAMPLED, Controls, ModelSlider, Updates, model_sliders
 from .inputs import Dropdown
+from .vocabulary import read_vocabulary
+
+FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
+"""Families of models, by the width of the text features that their U-Net reads."""
 
 
-def model_menu(holder: ModelHolder) -> gr.Dropdown:
-    """The list of models."""
-    return Dropdown(holder.choices, value=holder.first, label="Model", elem_id="model", min_width=260, scale=1)
+def model_menu(models: LoadedModels) -> gr.Dropdown:
+    """Return the list of models."""
+    catalogue = models.catalogue
+    return Dropdown(catalogue.choices, value=catalogue.first, label="Model", elem_id="model", min_width=260, scale=1)
 
 
-def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs: list[Tab], page: gr.Blocks) -> None:
-    """Load a model when it is chosen and give the controls its sizes and defaults; say what the one in the menu draws.
+def model_note(models: LoadedModels, name: str | None = None) -> str:
+    """Return a note on what a model draws and, once it is loaded, how long a picture takes. Reads files."""
+    pipeline = models.loaded(name)
+    return f"{subjects(models, name)} {'' if pipeline is None else describe(pipeline)}".rstrip()
 
-    How long a picture takes follows as soon as the model is there.
-    """
-    before = gr.State(holder.first)
 
-    async def tell(name: str) -> str:
-        pipeline, draws = holder.loaded(name), holder.draws(name)
-        try:
-            return draws if pipeline is None else f"{draws} {await asyncio.to_thread(describe, pipeline)}"
-        except Exception as error:  # the model's usual settings can't be drawn with it: whoever does so is told
-            explain(error)
-            return draws
+def subjects(models: LoadedModels, name: str | None = None) -> str:
+    """Return a sentence about what a model can draw, by its vocabulary or its family."""
+    catalogue, pipeline = models.catalogue, models.loaded(name)
+    vocabulary = read_vocabulary(catalogue.path(name))
+    if vocabulary is not None:
+        return f"It draws {vocabulary.draws}."
+    if pipeline is None:
+        width = (catalogue.configs(name)[0] or {}).get("cross_attention_dim")
+    else:
+        width = pipeline.models.unet.config.cross_attention_dim
+    kind = f"A model like {FAMILIES[width]}: it" if width in FAMILIES else "It"
+    side = models.defaults(name).side
+    return f"{kind} draws what you describe, best at {side} x {side} pixels."
 
-    async def tell_once_here(name: str) -> str:
-        await holder.here(name)
-        return await tell(name)
 
-    page.load(tell_once_here, menu, note, **CHECKED)
-    menu.change(tell, menu, note, **CHECKED)
+def connect_menu(
+    menu: gr.Dropdown, note: gr.Markdown, models: LoadedModels, forms: list[Controls], page: gr.Blocks
+) -> None:
+    """Load a chosen model, give the forms its sizes and defaults, and note what it draws and how fast."""
+    before = gr.State(models.catalogue.first)
+
+    def show_note(name: str) -> str:
+        return model_note(models, name)
+
+    async def show_note_when_loaded(name: str) -> str:
+        await models.wait_if_loading(name)
+        return await asyncio.to_thread(model_note, models, name)
+
+    page.load(show_note_when_loaded, menu, note, **CHECKED)
+    menu.change(show_note, menu, note, **CHECKED)
 
     async def choose(
         name: str,
@@ -49,37 +68,34 @@ def connect_menu(menu: gr.Dropdown, note: gr.Markdown, holder: ModelHolder, tabs
         if name == previous:
             return {before: name}
         try:
-            async for text, share in holder.wait(name):
+            async for text, share in models.wait(name):
                 progress(share, desc=text)
         except Exception as error:
             gr.Warning(titled("The model stays as it was", explain(error)))
             return {menu: previous}
-        return {before: name, **resize(holder, name, tabs)}
+        return {before: name, **await asyncio.to_thread(suit, models, name, forms)}
 
     menu.focus(lambda name: name, menu, before, **QUIET)  # a link or the history may have chosen since
 
-    controls = (*of_the_model(holder.defaults), *SAMPLED)
-    sized = [tab.controls[control] for tab in tabs for control in controls]
-    # However one chose, a menu is left once: Gradio 6.31's `input` comes twice, its `select` never by the keyboard.
+    changed = [form[control] for form in forms for control in (*model_sliders(models.defaults()), *SAMPLED)]
+    # A menu loses focus once however one chooses: Gradio 6.31's `input` comes twice, its `select` never by keyboard.
     chosen = menu.blur(
         choose,
         [menu, before],
-        [menu, before, *sized],
+        [menu, before, *changed],
         show_progress="full",
         show_progress_on=note,
         concurrency_limit=None,
         api_visibility="private",
     )
-    chosen.success(tell, menu, note, **CHECKED)
+    chosen.success(show_note, menu, note, **CHECKED)
 
 
-def resize(holder: ModelHolder, name: str, tabs: list[Tab]) -> Updates:
-    """The updates that give the controls a model's sizes and defaults."""
-    defaults = holder.defaults_of(name)
+def suit(models: LoadedModels, name: str, forms: list[Controls]) -> Updates:
+    """Return the updates that give the forms a model's sizes and defaults."""
+    defaults = models.defaults(name)
     updates: Updates = {}
-    for tab in tabs:
-        for control, slider in of_the_model(defaults).items():
-            updates[tab.controls[control]] = ModelSlider(**slider)
-        for control in SAMPLED:
-            updates[tab.controls[control]] = getattr(defaults, control)
+    for form in forms:
+        updates |= {form[control]: ModelSlider(**slider) for control, slider in model_sliders(defaults).items()}
+        updates |= {form[control]: getattr(defaults, control) for control in SAMPLED}
     return updates

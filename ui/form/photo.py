@@ -1,4 +1,4 @@
-"""The photo input: it hands over the upload as it is; the library reads it, and says what is wrong with it."""
+"""The photo input. Its value is the path of the upload, which the library reads and checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import gradio as gr
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 
-from ..runs.errors import told_on_the_page
+from stable_diffusion.request import RequestError
+
+from ..runs.errors import errors_on_page
 
 PHOTOS = Path(__file__).resolve().parents[2] / "assets" / "examples"
 
@@ -21,10 +23,10 @@ SEEN = """() => setTimeout(() => {
 
 
 def own_file(path: str, name: str = "image") -> str:
-    """The path as it came, where its file was uploaded, made by the page or is an example; ValueError for all others.
+    """Return the path of an upload, of a file that the page made, or of an example; `RequestError` for any other.
 
-    Whoever speaks HTTP may send any path. What is not there is refused in the same words as what is not ours, so that
-    no answer tells what lies on the server.
+    A program may send any path. The message is the same for a missing file and for one that is not ours, so that it
+    reveals nothing about the server's disk.
     """
     try:
         real = Path(os.path.realpath(path))
@@ -33,24 +35,24 @@ def own_file(path: str, name: str = "image") -> str:
             return path
     except (OSError, ValueError):  # too long, or with a zero inside
         pass
-    raise ValueError(f"{name} must be uploaded here, or be one of the examples: choose it again")
+    raise RequestError(f"{name} must be uploaded here, or be one of the examples: choose it again")
 
 
 class PhotoInput(gr.Image):
     """An image input whose value is the path of the file, unread.
 
-    A class, not a changed instance: Gradio builds a visitor's own copy anew once an event has updated the component.
+    A class, because Gradio builds a visitor's own copy of a component once an event has updated it.
     """
 
-    is_template = True  # drawn as its base class is
+    is_template = True  # the browser renders it as its base class
     argument = "image"
 
     def preprocess(self, payload: ImageData | None) -> str | None:
-        """The upload's path; a webcam's picture comes as text and becomes a file first.
+        """Return the upload's path; a webcam's picture comes as text and becomes a file first.
 
-        Gradio trusts a path that comes without its `meta`, so it is checked here, for every event.
+        Gradio trusts a path without `meta`, so every event checks it here.
         """
-        with told_on_the_page():
+        with errors_on_page():
             if payload is None:
                 return None
             if payload.path or not (payload.url or "").startswith("data:"):
@@ -66,17 +68,17 @@ class MaskFile(PhotoInput):
     argument = "mask"
 
     def get_block_name(self) -> str:
-        """Drawn as an image is."""
+        """Return the name of the component that the browser renders."""
         return "image"
 
 
 def photo_input(kind: type[PhotoInput] = PhotoInput, **options: Any) -> PhotoInput:
-    """A photo input, or one of that kind, with the settings that keep Gradio from changing the file."""
+    """Return a photo input, with the settings that keep Gradio from changing the file."""
     return kind(type="filepath", image_mode=None, **options)
 
 
-def photo_path(value: str | Path | None) -> str:
-    """The uploaded photo's path; ValueError where none was given."""
-    if value is None:
-        raise ValueError("image is missing: upload a photo, or pick an example below")
-    return str(value)
+def require_photo(path: str | None) -> str:
+    """Return the path of the photo; `RequestError` if there is none."""
+    if path is None:
+        raise RequestError("image is missing: upload a photo, or pick an example below")
+    return path

@@ -1,6 +1,6 @@
-"""What a model can draw, and which words of a prompt it doesn't know: a file beside the model tells, if it has one.
+"""The vocabulary of a model, from a file beside it: what it can draw, and which words of a prompt it does not know.
 
-`training/data/vocabulary.py` writes the file of the included model. Other models have none: of those nothing is said.
+`training/data/vocabulary.py` writes the file of the bundled model. Other models have none.
 """
 
 from __future__ import annotations
@@ -18,48 +18,52 @@ from stable_diffusion.request import LORA_TAG, MAX_PROMPT
 
 FILE = "vocabulary.json"
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-MAX_TOLD, MAX_LETTERS = 3, 30
-"""How many words are told, and how many letters of each."""
-LIKE = 0.8
-"""How alike two spellings must be, as difflib measures it; they also begin alike, for a fridge is no bridge."""
+MAX_WORDS, MAX_LETTERS = 3, 30
+"""How many unknown words a sentence names, and how many letters of each."""
+SIMILARITY = 0.8
+"""Least similarity of two spellings (difflib's ratio); both also begin with the same letter, unlike fridge and
+bridge."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a model draws, in words that follow "It draws", the words it knows, and for others the things near them."""
+    """A model's vocabulary.
+
+    draws: its subjects, to follow "It draws". known: the words it knows. near: for other words, known things like them.
+    """
 
     draws: str
     known: frozenset[str]
     near: Mapping[str, str]
 
     def unknown(self, prompt: str, beside: Container[str] = ()) -> list[str]:
-        """The words of a prompt that the model doesn't know; those `beside` are known as well.
+        """Return the words of a prompt that are neither in the vocabulary nor in `beside`.
 
-        A word at the end that could become one of the vocabulary is still being typed.
+        The last word is left out while it could still become a known one.
         """
         text = LORA_TAG.sub(" ", prompt[:MAX_PROMPT]).lower()
-        there = words(text)
-        if there and text.endswith(there[-1]) and there[-1] not in self.near and self._begins(there[-1]):
-            there.pop()
-        return [word for word in there if not self._knows(word, beside)]
+        found = words(text)
+        if found and text.endswith(found[-1]) and found[-1] not in self.near and self._begins(found[-1]):
+            found.pop()
+        return [word for word in found if not self._knows(word, beside)]
 
     def nearest(self, word: str) -> str:
-        """The things near an unknown word, or the known word that is spelled much like it; or nothing."""
-        there = next((self.near[form] for form in forms(word) if form in self.near), None)
-        if there is not None:
-            return there
+        """Return known things like an unknown word, else a known word of similar spelling, else an empty string."""
+        near = next((self.near[form] for form in forms(word) if form in self.near), None)
+        if near is not None:
+            return near
         alike = [known for known in self.known if known[0] == word[0] and len(known) > 3]
-        return ", ".join(get_close_matches(word[:MAX_LETTERS], alike, n=1, cutoff=LIKE))
+        return ", ".join(get_close_matches(word[:MAX_LETTERS], alike, n=1, cutoff=SIMILARITY))
 
-    def told(self, prompt: str, beside: Container[str] = ()) -> str:
-        """A sentence in Markdown about the words that are unknown; empty where there are none."""
+    def sentence(self, prompt: str, beside: Container[str] = ()) -> str:
+        """Return a sentence in Markdown about the unknown words of a prompt; empty if there are none."""
         unknown = self.unknown(prompt, beside)
         named = []
-        for word in unknown[:MAX_TOLD]:
+        for word in unknown[:MAX_WORDS]:
             near = self.nearest(word)
             named.append(f"**{word[:MAX_LETTERS]}**" + (f" (near it: {near})" if near else ""))
-        if len(unknown) > MAX_TOLD:
-            named.append(f"{len(unknown) - MAX_TOLD} more")
+        if len(unknown) > MAX_WORDS:
+            named.append(f"{len(unknown) - MAX_WORDS} more")
         *first, last = named or [""]
         listed = f"{', '.join(first)} and {last}" if first else last
         return f"The model doesn't know {listed}." if listed else ""
@@ -75,12 +79,12 @@ class Vocabulary:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, each once; one with hyphens is one."""
+    """Return the words of a text, each once; a word may contain hyphens."""
     return list(dict.fromkeys(match[0].replace("’", "'") for match in WORD.finditer(text)))
 
 
 def forms(word: str) -> Iterator[str]:
-    """A word, and what it may be the plural or the genitive of."""
+    """Yield a word, and the words that it may be the plural or the genitive of."""
     yield word
     for ending, instead in (("'s", ""), ("s", ""), ("es", ""), ("ies", "y")):
         if word.endswith(ending):
@@ -89,7 +93,7 @@ def forms(word: str) -> Iterator[str]:
 
 @cache
 def read_vocabulary(folder: Path) -> Vocabulary | None:
-    """The vocabulary of a model directory; None where it has none that can be read."""
+    """Return the vocabulary in a model directory; None if there is none that can be read."""
     try:
         content = read_json(folder / FILE)
         near = {word: names for names, others in content["near"].items() for word in others.split()}

@@ -1,23 +1,23 @@
-"""The tab that opens the model up: the noise, the run, the samplers."""
+"""The tab Inside: the noise, a run and the samplers, taken apart."""
 
 from __future__ import annotations
 
 import gradio as gr
 
 from ..form.controls import Controls
-from ..runs.models import ModelHolder
+from ..runs.models import LoadedModels
 from .noise import noise_lab
 from .run import inside_a_run
 from .samplers import samplers_side_by_side
 
 
-def build_inside(holder: ModelHolder, menu: gr.Dropdown) -> tuple[gr.Tabs, Controls]:
-    """Build the tab and make it work, on the model that `menu` names; its sections, and the controls of "run"."""
+def build_inside(models: LoadedModels, menu: gr.Dropdown) -> tuple[gr.Tabs, Controls]:
+    """Build the tab on the model of `menu`, and return its sections and the controls of "Inside a run"."""
     with gr.Tabs(elem_id="inside-tabs") as sections:
         with gr.Tab("Noise lab", id="noise"):
-            noise_lab(holder, menu)
+            noise_lab(models, menu)
         with gr.Tab("Inside a run", id="run"):
-            controls = inside_a_run(holder, menu)
+            controls = inside_a_run(models, menu)
         with gr.Tab("Samplers", id="samplers"):
-            samplers_side_by_side(holder, menu)
+            samplers_side_by_side(models, menu)
     return sections, controls

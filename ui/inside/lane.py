@@ -1,40 +1,39 @@
-"""How the longer sections of the Inside tab run: load the model in nobody's way, then wait in line for a turn."""
+"""How the longer sections of the tab Inside run: load the model, then wait in a queue for a turn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
 
 import gradio as gr
 from gradio.components import Component
 
 from ..form.controls import CHECKED, QUIET, Values
-from ..runs.errors import told_on_the_page
-from ..runs.models import ModelHolder
+from ..runs.errors import errors_on_page
+from ..runs.models import LoadedModels
 
 QUEUE = "inside"
-"""The line of this tab's runs, which an engine does not draw: one at a time."""
+"""The queue of this tab's runs, one at a time: no engine draws them."""
 
 Buttons = tuple[gr.Button, gr.Button]
-"""What starts a run, and what stops it."""
+"""The start button of a section, and its stop button."""
 
 
 def lane_buttons(text: str, elem_id: str) -> Buttons:
-    """The buttons of a section; the keys of ui/keys.js find them by their classes."""
+    """Build the buttons of a section; ui/keys.js finds them by their classes."""
     start = gr.Button(text, variant="primary", elem_id=elem_id, elem_classes="generate", scale=3)
     stop = gr.Button("Stop", interactive=False, elem_id=f"{elem_id}-stop", elem_classes="stop", scale=1, min_width=90)
     return start, stop
 
 
 def connect_lane(
-    holder: ModelHolder,
+    models: LoadedModels,
     menu: gr.Dropdown,
     buttons: Buttons,
-    function: Callable[[Values], Iterator[Any]],
+    function: Callable[[Values], Iterator[Mapping[str, object]]],
     inputs: set[Component],
     view: gr.HTML,
 ) -> None:
-    """Let the first button run `function`, whose values `view` shows; and let the second stop it, or its waiting."""
+    """Let the first button run `function`, whose values `view` shows, and let the second stop it or its waiting."""
     start, stop = buttons
 
     def busy() -> tuple[gr.Button, gr.Button]:
@@ -44,12 +43,12 @@ def connect_lane(
         return gr.Button(interactive=True), gr.Button(interactive=False)
 
     async def load(model: str, progress: gr.Progress = gr.Progress()) -> None:  # noqa: B008
-        with told_on_the_page():
-            async for text, share in holder.wait(model):
+        with errors_on_page():
+            async for text, share in models.wait(model):
                 progress(share, desc=text)
 
-    def run(values: Values) -> Iterator[Any]:
-        with told_on_the_page():
+    def run(values: Values) -> Iterator[Mapping[str, object]]:
+        with errors_on_page():
             yield from function(values)
 
     pressed = start.click(busy, None, [start, stop], **QUIET)

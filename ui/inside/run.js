@@ -1,11 +1,11 @@
-// Shows the steps of a recorded run, for ui/inside/run.py. Runs once; `element`, `props` and `watch` come from Gradio.
+// Shows the steps of a recorded run (the values of ui/inside/run.py). Runs once; `element`, `props` and `watch` come from Gradio.
 const find = (selector) => element.querySelector(selector);
 const [play, slider, chips, heat] = [".play", "[type=range]", ".chips", ".heat"].map(find);
 const chosen = (name) => find(`[name="inside-${name}"]:checked`)?.value;
-const stillness = matchMedia("(prefers-reduced-motion: reduce)");
+const lessMotion = matchMedia("(prefers-reduced-motion: reduce)");
 let run = null;
 let frames = []; // its steps
-let held = false; // a step was chosen: the newest no longer takes its place
+let held = false; // a step was chosen: the newest one does not replace it
 let timer = null;
 
 function chip(text, i) {
@@ -36,7 +36,7 @@ function show() {
   find(".words figcaption").textContent =
     word === undefined
       ? "This prompt has no words."
-      : `“${words[word]}” gets ${maps[word].low} % of the attention where it gets least, ${maps[word].high} % where it gets most.`;
+      : `“${words[word]}” gets between ${maps[word].low} % and ${maps[word].high} % of the attention.`;
   for (const svg of element.querySelectorAll("svg")) {
     const readings = [...svg.querySelectorAll(".at")];
     const here = readings.findLast((one) => Number(one.dataset.x) <= frame.index);
@@ -78,13 +78,13 @@ function update() {
   frames = whole ?? [...frames.filter(({ index }) => index !== frame.index), frame];
   slider.max = frames.length;
   if (!held) slider.value = frames.length;
-  find(".charts").innerHTML = charts; // drawn by the server from numbers alone
+  find(".charts").innerHTML = charts; // by ui/inside/chart.py, from numbers and fixed labels
   play.hidden = frames.length < 2;
   show();
   if (!whole || held) return;
-  // The run is over: it is shown once from its noise on.
+  // The run is over: play it once from its first step.
   slider.value = 1;
-  if (stillness.matches) show();
+  if (lessMotion.matches) show();
   else start();
 }
 

@@ -1,4 +1,4 @@
-"""Inside a run: where the words go, guidance, and the match of picture and prompt, step by step."""
+"""Inside a run: guidance, attention to the words, and the match of picture and prompt, step by step."""
 
 from __future__ import annotations
 
@@ -8,40 +8,76 @@ import io
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import gradio as gr
 from PIL import Image
 
 from stable_diffusion.request import Request, without_loras
 
-from ..form.controls import Controls, Values, guidance_control, settings_of, steps_control
-from ..runs.limits import prepare
-from ..runs.models import ModelHolder
-from ..stage.live import data_uri, new_run
+from ..form.controls import Controls, Values, guidance_control, request_of, steps_control
+from ..runs.models import LoadedModels
+from ..runs.prepare import prepare
+from ..runs.registry import new_run_id
+from ..stage.live import data_uri
 from .chart import chart, line
 from .lane import connect_lane, lane_buttons
 from .view import HERE, inside_view
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from stable_diffusion.clip import CLIP
     from stable_diffusion.inspect.look_inside import InsideStep
     from stable_diffusion.pipeline import Pipeline
+    from stable_diffusion.preview import Preview
 
-Film = dict[str, Any]
 Points = list[tuple[int, float]]
-MAX_MAP, SHADES = 32, 64
+MAP_SIDE, SHADES = 32, 64
 """Heat maps are sent with at most so many rows, columns and shades; the page enlarges them smoothly."""
 GLOW = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
-PULL = "The pull of the words: distance of the two guesses (RMS)"
-MATCH = "Match: how well CLIP thinks the guided guess fits the prompt (cosine, arXiv:2103.00020)"
+PULL = "The pull of the words: distance between the two guesses (RMS)"
+MATCH = "Match of the guided guess and the prompt, measured by CLIP (cosine, arXiv:2103.00020)"
 
 
-def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> Controls:
-    """Build the section and make it work; its controls."""
-    defaults = holder.defaults
+class HeatMap(TypedDict):
+    """A word's heat map as a picture, and its least and most attention in per cent."""
+
+    src: str
+    low: str
+    high: str
+
+
+class Frame(TypedDict):
+    """A step as ui/inside/run.js draws it; pictures are data URIs. heat and mean have a map for each word."""
+
+    index: int
+    total: int
+    timestep: int
+    seed: int
+    xt: str
+    x0: str
+    conditional: str
+    unconditional: str | None
+    heat: list[HeatMap]
+    mean: list[HeatMap]
+
+
+class Recording(TypedDict, total=False):
+    """The view's value: the newest step of a recorded run, and with the last one all `frames`."""
+
+    run: str
+    words: list[str]
+    scale: float | None
+    frame: Frame
+    charts: str
+    frames: list[Frame]
+
+
+def inside_a_run(models: LoadedModels, menu: gr.Dropdown) -> Controls:
+    """Build the section, connect its events, and return its controls."""
+    defaults = models.defaults()
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
         prompt = gr.Textbox("a cat face next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
         seed = gr.Textbox("2", label="Seed", placeholder="random", scale=1, min_width=90, elem_id="inside-seed")
@@ -52,77 +88,93 @@ def inside_a_run(holder: ModelHolder, menu: gr.Dropdown) -> Controls:
         buttons = lane_buttons("Look inside", "inside-look")
     view = inside_view("run", (HERE / "run.js").read_text(encoding="utf-8"))
 
-    def record(values: Values) -> Iterator[Film]:
-        yield from films(*prepare(holder, settings_of(controls, values)))
+    def record(values: Values) -> Iterator[Recording]:
+        yield from recordings(*prepare(models, request_of(controls, values)))
 
-    connect_lane(holder, menu, buttons, record, set(controls.values()), view)
+    connect_lane(models, menu, buttons, record, set(controls.values()), view)
     return controls
 
 
-def films(pipeline: Pipeline, request: Request) -> Iterator[Film]:
-    """A run, step by step: each with its own frame alone, the last one with all of them.
+def recordings(pipeline: Pipeline, request: Request) -> Iterator[Recording]:
+    """Run a request and yield each step with its own frame alone, and the last one with all frames.
 
-    A page that is sent them all at every step has soon no time for anything else.
+    A page that received all frames at every step would soon have no time for anything else.
     """
     from stable_diffusion.inspect.heat_maps import prompt_words, word_heat
     from stable_diffusion.inspect.look_inside import look_inside
     from stable_diffusion.preview import Preview, Renderer
 
-    told = without_loras(request.prompt)
-    words = prompt_words(pipeline.models.tokenizer, told)
-    assert request.preview is not None
-    draw = Preview(Renderer(pipeline.models), request.preview)
-    match = matcher(pipeline, told)
-    film: Film = {"run": new_run(), "words": [word.text for word in words], "scale": request.guidance_scale}
-    frames, pulls, matches, total = [], [], [], None
+    prompt = without_loras(request.prompt)
+    words = prompt_words(pipeline.models.tokenizer, prompt)
+    assert request.preview is not None, "a prepared request is complete"
+    preview = Preview(Renderer(pipeline.models), request.preview)
+    match = matcher(pipeline, prompt)
+    run_id, texts = new_run_id(), [word.text for word in words]
+    frames: list[Frame] = []
+    pulls: Points = []
+    matches: Points = []
+    total_heat = None
     for inside in look_inside(pipeline, dataclasses.replace(request, preview="none")):
         step = inside.step
         heat = word_heat(inside.heat, words)[0]
-        total = heat if total is None else total + heat
-        unconditional, conditional, guided = guesses(inside, draw)
-        frames.append(
-            {
-                "index": step.index,
-                "total": step.total,
-                "timestep": round(step.timestep),
-                "seed": step.seed,
-                "xt": data_uri(step.noisy()[0]),
-                "x0": data_uri(guided),
-                "conditional": data_uri(conditional),
-                "unconditional": data_uri(unconditional),
-                "heat": heat_maps(heat),
-                "mean": heat_maps(total / step.index),
-            }
-        )
+        total_heat = heat if total_heat is None else total_heat + heat
+        x_t, unconditional, conditional, guided = pictures_of(inside, preview)
+        frame: Frame = {
+            "index": step.index,
+            "total": step.total,
+            "timestep": round(step.timestep),
+            "seed": step.seed,
+            "xt": data_uri(x_t),
+            "x0": data_uri(guided),
+            "conditional": data_uri(conditional),
+            "unconditional": None if unconditional is None else data_uri(unconditional),
+            "heat": heat_maps(heat),
+            "mean": heat_maps(total_heat / step.index),
+        }
+        frames.append(frame)
         if inside.unconditional is not None:
-            pull = (inside.conditional - inside.unconditional).square().mean().sqrt().item()
-            pulls.append((step.index, pull))
+            pulls.append((step.index, (inside.conditional - inside.unconditional).square().mean().sqrt().item()))
         if match is not None:
             matches.append((step.index, match(guided)))
-        news = {**film, "frame": frames[-1], "charts": charts(pulls, matches, step.total)}
-        yield news if step.final is None else {**news, "frames": frames}
+        recording: Recording = {
+            "run": run_id,
+            "words": texts,
+            "scale": request.guidance_scale,
+            "frame": frame,
+            "charts": charts(pulls, matches, step.total),
+        }
+        yield recording if step.final is None else {**recording, "frames": frames}
 
 
 def charts(pulls: Points, matches: Points, total: int) -> str:
-    """How far the words pull, and how well the picture fits them, by step of a run of `total`."""
+    """Return the charts of both measures over the steps of a run of `total` steps."""
     pull, match = line("RMS distance", pulls), line("cosine", matches)
     return chart("pull", PULL, "step", [pull], low=0, right=total) + chart("match", MATCH, "step", [match], right=total)
 
 
-def guesses(inside: InsideStep, draw: Callable) -> tuple[Image.Image | None, Image.Image, Image.Image]:
-    """Pictures of the guesses without words, with words, and guided; where a run is not guided, the last two alone."""
+def pictures_of(
+    inside: InsideStep, preview: Preview
+) -> tuple[Image.Image, Image.Image | None, Image.Image, Image.Image]:
+    """Return pictures of x_t and of the guesses without words (None without guidance), with words, and guided.
+
+    The safety checker sees the guesses; x_t is blurred with the guided one.
+    """
     import torch
 
-    latents = [inside.unconditional, inside.conditional, inside.step.denoised]
-    pictures = draw(torch.cat([one for one in latents if one is not None])).images
-    unconditional = pictures[0] if len(pictures) == 3 else None
-    # The last step of a run already carries the picture that it ends with.
-    guided = pictures[-1] if inside.step.images is None else inside.step.images[0]
-    return unconditional, pictures[-2], guided
+    step = inside.step
+    latents = [inside.unconditional, inside.conditional, step.denoised]
+    pictures = preview(torch.cat([one for one in latents if one is not None]))
+    assert pictures is not None, "Inside has no control for the preview"
+    unconditional = pictures.images[0] if len(pictures.images) == 3 else None
+    # The last step of a run already has its final picture.
+    guided, found = (pictures.images[-1], pictures.found[-1:])
+    if step.images is not None:
+        guided, found = step.images[0], step.found
+    return step.render.noisy(step.latents, step.level, found)[0], unconditional, pictures.images[-2], guided
 
 
 def matcher(pipeline: Pipeline, prompt: str) -> Callable[[Image.Image], float] | None:
-    """A function that measures how well a picture fits the prompt; None for a model without the folder `clip`."""
+    """Return a function that measures the match of a picture and the prompt; None for a model without CLIP."""
     folder = Path(pipeline.models.source) / "clip"
     if not folder.is_dir() or not prompt.strip():
         return None
@@ -132,21 +184,21 @@ def matcher(pipeline: Pipeline, prompt: str) -> Callable[[Image.Image], float] |
 
 @lru_cache(maxsize=1)
 def load_clip(folder: Path, device: str) -> CLIP:
-    """The CLIP that goes with a model, kept for the next run."""
+    """Load the CLIP of a model directory and keep it for the next run."""
     from stable_diffusion.clip import CLIP
 
     return CLIP.from_pretrained(folder, device=device)
 
 
-def heat_maps(maps: Tensor) -> list[dict[str, str]]:
-    """Heat maps (W, h, w) as small pictures, each from its least heat to its most, and those two in per cent.
+def heat_maps(maps: Tensor) -> list[HeatMap]:
+    """Return heat maps (W, h, w) as small pictures, each scaled from its least heat to its most.
 
-    They are to be laid over a picture: where it was looked at most they glow, elsewhere they are dark.
+    Over a picture they glow where the attention is high and darken the rest.
     """
     import torch
     from torch.nn import functional as F
 
-    height, width = (min(side, MAX_MAP) for side in maps.shape[1:])
+    height, width = (min(side, MAP_SIDE) for side in maps.shape[1:])
     small = F.adaptive_avg_pool2d(maps, (height, width)).cpu()
     low, high = small.amin(dim=(1, 2)), small.amax(dim=(1, 2))
     scaled = (small - low[:, None, None]) / (high - low).clamp(min=1e-8)[:, None, None]
@@ -157,8 +209,8 @@ def heat_maps(maps: Tensor) -> list[dict[str, str]]:
     ]
 
 
-def glowing(shades: Any) -> str:
-    """Shades (h, w) as a PNG, as text for an img element."""
+def glowing(shades: np.ndarray) -> str:
+    """Return shades (h, w) as a PNG with the colours of heat, as the source of an img element."""
     image = Image.fromarray(shades).convert("P")
     colours, alphas = palette()
     image.putpalette(colours)
@@ -169,7 +221,7 @@ def glowing(shades: Any) -> str:
 
 @lru_cache(maxsize=1)
 def palette() -> tuple[bytes, bytes]:
-    """The colours of heat from least to most, RGB, and how much they cover what is below."""
+    """Return the colours of heat from least to most, as RGB, and their opacities."""
     shares = [shade / (SHADES - 1) for shade in range(SHADES)]
     colours, alphas = bytearray(), bytes(round(255 * (0.45 + 0.3 * share)) for share in shares)
     for share in shares:

@@ -1,6 +1,6 @@
-"""What the views of the Inside tab share: their component, and how pictures are sent to it.
+"""The component of the views of the tab Inside.
 
-What a view is given at every step has to be small: Gradio goes through the whole of it in the browser.
+A view's value has to be small at every step: Gradio goes through the whole of it in the browser.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ HERE = Path(__file__).parent
 
 
 def inside_view(kind: str, script: str | None = None) -> gr.HTML:
-    """A view, still empty; `kind` names its template.
+    """Build an empty view; `kind` names its template, ui/inside/{kind}.html.
 
-    What a visitor wrote must not be in a template: Gradio reads it as HTML, and a `${` in it as a script. It is for
-    the script to set.
+    A template must not contain text by a visitor: Gradio reads it as HTML, and a `${` in it as a script. The script
+    sets such text instead.
     """
     return gr.HTML(
         value={},

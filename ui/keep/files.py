@@ -1,7 +1,8 @@
-"""Files that visitors may download: written straight into Gradio's cache, which deletes them after a day."""
+"""Files that visitors may download, in Gradio's cache, which deletes them after a day."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shutil
 import time
@@ -12,31 +13,40 @@ from pathlib import Path
 
 from gradio.utils import get_upload_folder
 
+from stable_diffusion.request import RequestError
+
 FOLDER = "kept"
 HOUR, DAY = 3600, 86400
 
 
-class NoRoom(ValueError):
-    """A file can't be kept: the disk is full, or not to be written to."""
+class NoRoom(RequestError):
+    """A file can't be written: the disk is full or read-only."""
 
 
 def keep(name: str, content: bytes) -> str:
-    """Write a file under that name, in a folder that nobody can guess; returns its path. NoRoom where that fails."""
+    """Write a file under that name, in a folder that nobody can guess, and return its path. Raises `NoRoom`."""
     folder = Path(get_upload_folder()) / FOLDER / uuid.uuid4().hex
     path = folder / name
     try:
         folder.mkdir(parents=True)
         path.write_bytes(content)
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)  # half a file is in nobody's way but the next one's
+        shutil.rmtree(folder, ignore_errors=True)  # the half that was written takes room from the next file
         raise NoRoom(f"The server can't keep a file ({error.strerror}): try again later.") from error
     return str(path)
 
 
-def sweep() -> None:
-    """Remove what was kept a day ago, and uploads that were cut off an hour ago or more.
+async def sweep_hourly() -> None:
+    """Call `sweep` every hour, in a thread."""
+    while True:
+        await asyncio.to_thread(sweep)
+        await asyncio.sleep(HOUR)
 
-    Gradio deletes neither folders, nor half an upload, nor the files of a server that was killed.
+
+def sweep() -> None:
+    """Delete files that were kept a day ago, and uploads that broke off an hour ago or earlier.
+
+    Gradio deletes neither folders, nor unfinished uploads, nor the files of a server that was killed.
     """
     cache, now = Path(get_upload_folder()), time.time()
     old: list[tuple[Path, float, Callable[[Path], object]]] = [
@@ -50,6 +60,6 @@ def sweep() -> None:
 
 
 def stem(prompt: str, seed: int) -> str:
-    """A file name for a picture, without its ending: "a red fox!" with seed 7 -> "a-red-fox-7"."""
+    """Return a picture's file name without its ending: "a red fox!" with seed 7 -> "a-red-fox-7"."""
     words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:48].strip("-")
     return f"{words or 'picture'}-{seed}"

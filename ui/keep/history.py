@@ -1,8 +1,9 @@
-"""What a visitor has made: kept in the visitor's own session, and nowhere else."""
+"""The finished runs of a visit, kept in the visitor's own session and nowhere else."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,52 +12,52 @@ import gradio as gr
 
 from stable_diffusion.request import Request
 
-from ..runs.events import Event
-from ..stage.film import keep_film
-from ..stage.live import Message, with_file
 from .files import keep, stem
 from .link import to_query
 
 MAX_RUNS = 40
+"""Number of runs that a visit remembers."""
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A run that is over: what was asked (with the seed it got), and the files of its pictures and its film."""
+class FinishedRun:
+    """A run that is over: its request, complete and seeded, and the paths of its pictures and of its film.
+
+    kind: the tab that asked, "t2i" or "i2i". request: with the uploaded files of photo and mask. film: None for a run
+    without previews. photo: the photo as the run used it, None for text-to-image.
+    """
 
     kind: str
     request: Request
     files: tuple[str, ...]
-    film: str | None
+    film: str | None = None
+    photo: str | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings that make this run again, by their names in `Request`."""
+        """The fields of its request by name."""
         return dataclasses.asdict(self.request)
 
     @property
     def link(self) -> str:
-        """The query of a link to it."""
+        """The query of a link that repeats the run."""
         return to_query(self.request)
 
-    def shown(self, film: list[Message]) -> list[Message]:
-        """Its film as the page shows it: with the file itself at the end, where that is one picture."""
-        return with_file(film, self.files[0]) if len(self.files) == 1 else film
 
+def keep_pictures(request: Request, pictures: Sequence[bytes], stopped_at: int | None = None) -> list[str]:
+    """Write PNG files of a seeded request and return their paths; `stopped_at` is the last step of a stopped run.
 
-def keep_run(kind: str, request: Request, event: Event, film: list[Message]) -> Kept:
-    """Write a run's pictures and its film to files; `event` is its last."""
-    assert event.images is not None
-    part = f"-step-{event.index}" if event.stopped else ""
-    files = [
-        keep(f"{stem(request.prompt, event.seed + offset)}{part}.png", picture)
-        for offset, picture in enumerate(event.images)
+    Raises `NoRoom` where the disk is full.
+    """
+    assert request.seed is not None
+    part = "" if stopped_at is None else f"-step-{stopped_at}"
+    return [
+        keep(f"{stem(request.prompt, seed)}{part}.png", picture) for seed, picture in enumerate(pictures, request.seed)
     ]
-    return Kept(kind, dataclasses.replace(request, seed=event.seed), tuple(files), keep_film(film) if film else None)
 
 
 class History:
-    """The thumbnails of a visit, newest first. Built before the tabs that add to it, and placed with `render`."""
+    """The gallery of a visit, newest run first. Built before the tabs that add to it, and placed with `render`."""
 
     def __init__(self) -> None:
         self.runs = gr.State([])
@@ -75,17 +76,17 @@ class History:
         )
 
     @staticmethod
-    def add(runs: list[Kept], run: Kept | None) -> tuple[list[Kept], list[str]]:
-        """A visitor's runs with one more, newest first, and the files of their pictures."""
-        runs = trim(runs if run is None or run in runs else [run, *runs])
+    def add(runs: list[FinishedRun], run: FinishedRun | None) -> tuple[list[FinishedRun], list[str]]:
+        """Return the runs with `run` before them, and the paths of all their pictures."""
+        runs = with_files(runs if run is None or run in runs else [run, *runs])
         return runs, [file for run in runs for file in run.files]
 
 
-def of_pictures(runs: list[Kept]) -> list[Kept]:
-    """The run of each picture of the gallery."""
+def by_picture(runs: list[FinishedRun]) -> list[FinishedRun]:
+    """Return the run of each picture of the gallery, in its order."""
     return [run for run in runs for _ in run.files]
 
 
-def trim(runs: list[Kept]) -> list[Kept]:
-    """The newest runs whose pictures are still there: after a day, files are deleted."""
+def with_files(runs: list[FinishedRun]) -> list[FinishedRun]:
+    """Return the newest runs whose pictures still exist: files are deleted after a day."""
     return [run for run in runs[:MAX_RUNS] if all(Path(file).exists() for file in run.files)]

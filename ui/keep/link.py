@@ -1,4 +1,4 @@
-"""Settings as the query of a web address, so that a link makes the same picture again."""
+"""Settings as the query of a web address, so that a link draws the same picture again."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from urllib.parse import urlencode
 
 from stable_diffusion.request import Request
 
-from ..form.settings import SETTINGS, Setting
 from .infotext import PAINTED
+from .settings import SETTINGS, Setting
 
 LINKED = [setting for setting in SETTINGS if setting.linked]
-"""What a link carries. A photo stays with its visitor, and so does a mask, of which it says that there was one."""
+"""The settings that a link carries. It carries no photo and no mask, and says of a mask only that there was one."""
 
 
 def to_query(request: Request) -> str:
-    """The query of a link to a run; its request holds the seed that it got."""
+    """Return the query of a link to a run with this request, complete and seeded."""
     names = [one.name for one in LINKED if request.image is not None or not one.for_photos]
     settings = {name: getattr(request, name) for name in names}
     settings["mask"] = None if request.mask is None else PAINTED
@@ -24,8 +24,8 @@ def to_query(request: Request) -> str:
 
 
 def from_query(query: Mapping[str, str], read: Iterable[Setting] = LINKED) -> dict[str, Any]:
-    """The settings in a link; what is not among those to `read`, or not of its kind, is left out."""
-    settings = {}
+    """Return the settings in a link's query, by their names in `Request`; unreadable and unknown ones are left out."""
+    settings: dict[str, Any] = {}
     for one in read:
         try:
             settings[one.name] = one.kind(query[one.name])

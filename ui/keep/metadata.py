@@ -59,13 +59,13 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     text = image.info[KEY].encode("utf-8", "replace").decode("utf-8")  # without halves of surrogate pairs
     try:
-        image.save(buffer, kind, **QUALITY[kind], **carried(kind, text))
+        image.save(buffer, kind, **QUALITY[kind], **save_options(kind, text))
     except ValueError:  # Pillow's, of the 64 kB that a JPEG has room for
         raise ValueError(f"{len(text):,} characters of settings are too long for a {kind}: choose PNG") from None
     return buffer.getvalue()
 
 
-def carried(kind: str, text: str = "") -> dict[str, Any]:
+def save_options(kind: str, text: str = "") -> dict[str, Any]:
     """What Pillow's `save` is to be told so that a file of that format holds the mark and a text."""
     if kind == "PNG":
         chunks = PngInfo()

@@ -1,4 +1,4 @@
-"""What lies beside the models: LoRA files, which prompts may name, and embeddings, which are words of the prompt."""
+"""LoRA files, which prompts may name, and embeddings, which add words to a prompt, in folders beside the models."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ log = logging.getLogger(__name__)
 MODELS = Path(__file__).resolve().parents[2] / "models"
 ENDINGS = (".safetensors", ".pt", ".bin", ".ckpt")
 
-
-_brought: WeakKeyDictionary[Pipeline, dict[str, Path]] = WeakKeyDictionary()
-"""The embeddings that each model was given, those among them that it could not take."""
-_bringing = threading.Lock()
+_added: WeakKeyDictionary[Pipeline, dict[str, Path]] = WeakKeyDictionary()
+"""The embeddings that were offered to each model, including those that it refused."""
+_adding = threading.Lock()
 
 
 def folders() -> list[Path]:
-    """Where models are looked for: `models/` here, and the folders of $SD_MODELS."""
+    """Return the folders that hold models: `models/` beside `ui/`, and those of $SD_MODELS."""
     return [
         MODELS,
         *(Path(folder).expanduser() for folder in os.environ.get("SD_MODELS", "").split(os.pathsep) if folder),
@@ -35,7 +34,7 @@ def folders() -> list[Path]:
 
 
 def find_files(kind: str) -> dict[str, Path]:
-    """The files in the folders `loras` or `embeddings` beside the models, by what a prompt calls them."""
+    """Return the files in the folders `loras` or `embeddings` beside the models, by their names in a prompt."""
     found: dict[str, Path] = {}
     for folder in folders():
         for path in sorted((folder / kind).glob("*")):
@@ -46,20 +45,20 @@ def find_files(kind: str) -> dict[str, Path]:
     return {name: path for name, path in found.items() if not re.search("[<>:]", name)}
 
 
-def bring(pipeline: Pipeline) -> None:
-    """Give a model the words and the LoRA files that are there now, and take words away whose files are gone.
+def add_files(pipeline: Pipeline) -> None:
+    """Offer a model the embeddings and LoRA files that are there now, and remove embeddings whose files are gone.
 
-    Embeddings of other models are left out, which the log tells.
+    Embeddings of other models are left out, with a line in the log.
     """
-    with _bringing:
-        before, there = _brought.get(pipeline, {}), find_files("embeddings")
-        _brought[pipeline] = there
+    with _adding:
+        before, now = _added.get(pipeline, {}), find_files("embeddings")
+        _added[pipeline] = now
         for name in pipeline.embeddings:
-            if name not in there:
+            if name not in now:
                 pipeline.remove_embedding(name)
-        for name in there.keys() - before.keys():
+        for name in now.keys() - before.keys():
             try:
-                pipeline.add_embedding(there[name])
+                pipeline.add_embedding(now[name])
             except ModelError as error:
                 log.info("an embedding is left out: %s", error)
         for path in find_files("loras").values():

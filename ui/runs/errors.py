@@ -1,4 +1,4 @@
-"""How an error ends an event: its traceback goes to the server's log, one sentence to the visitor or the program."""
+"""How an error ends an event: the log gets its traceback, the visitor or the program one sentence."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from contextlib import contextmanager
 
 import gradio as gr
 
+from stable_diffusion.request import RequestError
+
 log = logging.getLogger(__name__)
 
 NO_MEMORY_SIGNS = ("out of memory", "not enough memory", "can't allocate memory")
-"""What torch's errors say: the first on an accelerator, the others on a processor."""
+"""Parts of torch's error messages: the first is an accelerator's, the others are a processor's."""
 NO_MEMORY = "There is not enough memory for this: choose a smaller size or fewer pictures."
 UNEXPECTED = "Something went wrong on the server: try again. Its log tells more."
 
 
 def explain(error: Exception) -> str:
-    """Log an error, and say in a sentence what went wrong.
+    """Log an error and return a sentence about it for the caller.
 
-    A ValueError is somebody's to mend who asked, and its text says how: it takes one line of the log, with the place
-    that refused, so that a thousand calls don't fill it. What else there is, nobody foresaw.
+    A `RequestError` is the caller's mistake and its text names the remedy: it takes one line of the log, with the place
+    that raised it, so that a thousand bad requests do not fill it. Any other exception is our mistake: the log gets its
+    traceback.
     """
-    if isinstance(error, ValueError):
+    if isinstance(error, RequestError):
         log.info("refused at %s: %s", where(error), error)
         return str(error)
     log.error("unforeseen", exc_info=error)
@@ -32,30 +35,30 @@ def explain(error: Exception) -> str:
 
 
 def where(error: BaseException) -> str:
-    """The place that raised an error, for a line of the log."""
+    """Return file and line that raised an error, for a line of the log."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: as Python says it, or torch."""
+    """Whether an error of Python or torch says that memory ran out."""
     text = str(error)
     return isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY_SIGNS)
 
 
 def titled(title: str, text: str) -> str:
-    """The HTML of a message with its title: Gradio 6.31's page shows none that a gr.Error, or its like, is given."""
+    """Return the HTML of a message with a title: Gradio 6.31's page ignores the title of gr.Error and gr.Warning."""
     return f"<b>{title}.</b> {html.escape(text, quote=False)}"
 
 
 def page_error(text: str) -> gr.Error:
-    """A message on the page that something went wrong. It reads HTML."""
+    """Return an error whose text the page shows; the page reads it as HTML, so it is escaped."""
     return gr.Error(html.escape(text, quote=False), print_exception=False)
 
 
 @contextmanager
-def told_on_the_page() -> Iterator[None]:
-    """End what is inside with a message on the page, whatever goes wrong."""
+def errors_on_page() -> Iterator[None]:
+    """Turn any exception of the block into a message on the page."""
     try:
         yield
     except gr.Error:
@@ -65,8 +68,8 @@ def told_on_the_page() -> Iterator[None]:
 
 
 @contextmanager
-def told_to_programs() -> Iterator[None]:
-    """End what is inside with plain text, whatever goes wrong: Gradio hides all errors but its own."""
+def errors_as_text() -> Iterator[None]:
+    """Turn any exception of the block into plain text for programs: Gradio hides all errors but its own."""
     try:
         yield
     except Exception as error:

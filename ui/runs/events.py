@@ -1,4 +1,4 @@
-"""What a run tells: that it waits, that it begins, and every step as an event that the page draws and programs read."""
+"""The news of a run: that it waits, that it starts, and an event for each step, for the page and for programs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 MAX_PREVIEW = 1024
 LOSSLESS = 128
-"""Previews of at most this side lose nothing on their way: there a pixel is a dot that people see. At twice the side
-noise takes 65 kB without loss, and 7 at a quality of 90."""
+"""Longest side, in pixels, of previews that are encoded without loss: people see their single pixels. At twice the
+side noise takes 65 kB without loss, and 7 kB at a quality of 90."""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """No step yet. `text` says what for, and is empty where it is not worth a word.
+    """The run has no step yet.
 
-    position is the place in the line, 1 for the next; 0 where there is no line. seconds is how long that will take, as
-    far as can be said.
+    text: what it waits for; empty if that is not worth a word. position: its place in the queue, 1 for the next; 0
+    outside the queue. seconds: the expected wait, if it is known.
     """
 
     text: str
@@ -41,9 +41,10 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Started:
-    """The run is known to be possible: its request, with the model's defaults and a seed.
+    """The run can be drawn.
 
-    dropped is the end of prompt and negative prompt that the model can't read, where they are too long.
+    request: complete and seeded, with photo and mask as pictures of its size. dropped: by field, the end of prompt and
+    negative prompt that exceeds the model's limit.
     """
 
     request: Request
@@ -52,12 +53,16 @@ class Started:
 
 @dataclass(frozen=True)
 class Event:
-    """One step of a run; the last event carries the pictures to keep.
+    """One step of a run; the last event carries the final images.
 
-    index counts 1 to total. Where many share the network, steps may be left out, and a picture may be that of a step
-    before the last one told. x_0 and x_t are WebP files of the network's guess and of the noisy latents it saw, those
-    of several images side by side; None where no preview was due. images are the pictures to keep, as PNG files with
-    their settings inside, on the last event only; stopped says that they are partial.
+    index: 1 to total. Steps may be left out if many runs share the network, and a preview may belong to an earlier step
+    than the last event.
+    x_0, x_t: WebP files of the network's guess and of the noisy latents before it, several images side by side; None
+    where no preview was due.
+    images: the final images as PNG files with their settings, on the last event only.
+    stopped: whether the images are partial because the run was stopped.
+    blurred: how many final images the model's safety checker found.
+    start: on the first event only: step 0, whose two previews show the run's first noise.
     """
 
     index: int
@@ -71,13 +76,11 @@ class Event:
     images: list[bytes] | None = None
     stopped: bool = False
     blurred: int = 0
-    """How many of the pictures to keep the model's safety checker found."""
     start: Event | None = None
-    """On the first event alone: what the run began with, as step 0, whose two pictures are its noise."""
 
     @property
     def seconds_left(self) -> float:
-        """How long the remaining steps will take, if they go on like those so far."""
+        """Duration of the remaining steps at the pace of those so far."""
         return self.seconds_per_step * (self.total - self.index)
 
 
@@ -93,11 +96,10 @@ def event_of(
     stopped: bool = False,
     start: Query | None = None,
 ) -> Event:
-    """What happened at a step of a seeded request; where it is `stopped` by it, with the picture that there is so far.
+    """Return the event of a step; decodes and encodes pictures.
 
-    start is the run's first question, for its first event.
-
-    Decodes, and encodes: not for the thread of the event loop.
+    request: the run's, seeded. model: its name. stopped: whether this step ends the run, with the images so far. start:
+    the run's first query, for its first event.
     """
     previewed = step.images is not None
     if stopped:
@@ -124,31 +126,21 @@ def event_of(
 
 
 def noise_of(step: Step, start: Query) -> Event:
-    """The noise that a step's run started from, as its step 0."""
+    """Return the noise that a run started from as its step 0; `step` is one of its steps."""
     begun = replace(step, index=0, level=start.level, latents=start.x)
     picture = webp(tile(begun.noisy()))
     return Event(0, step.total, begun.timestep, begun.level.noise_to_signal, step.seed, 0.0, picture, picture)
 
 
-def fitted_photo(request: Request) -> Image.Image:
-    """The request's photo as the run will use it: upright, in RGB, of the request's size."""
-    from stable_diffusion.images import fit_image, read_image
-
-    assert request.image is not None
-    assert request.width is not None
-    assert request.height is not None
-    return fit_image(read_image(request.image), request.width, request.height, request.fit)
-
-
 def dropped_text(pipeline: Pipeline, request: Request) -> dict[str, str]:
-    """The end of prompt and negative prompt that the model can't read, where they are too long."""
+    """Return, by field, the end of prompt and negative prompt that exceeds the model's limit."""
     texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
     dropped = {name: pipeline.tokenize(text, request.prompt_syntax).dropped for name, text in texts.items()}
     return {name: text for name, text in dropped.items() if text}
 
 
 def tile(images: list[Image.Image]) -> Image.Image:
-    """Pictures of one size as one picture: one, two side by side, or two rows."""
+    """Return pictures of one size as one picture, two in a row."""
     if len(images) == 1:
         return images[0]
     width, height = images[0].size
@@ -160,7 +152,7 @@ def tile(images: list[Image.Image]) -> Image.Image:
 
 
 def webp(image: Image.Image) -> bytes:
-    """A preview as a small file, encoded for speed; reduced where it is larger than a screen needs."""
+    """Encode a preview fast, as WebP of at most 1,024 pixels a side."""
     if max(image.size) > MAX_PREVIEW:
         image = image.copy()
         image.thumbnail((MAX_PREVIEW, MAX_PREVIEW))
@@ -172,7 +164,7 @@ def webp(image: Image.Image) -> bytes:
 def signed(
     images: Sequence[Image.Image], request: Request, model: str, stopped_at: tuple[int, int] | None, precision: str
 ) -> list[Image.Image]:
-    """Copies of a seeded request's pictures with their settings inside; picture i has seed + i."""
+    """Return copies of a seeded request's images with their settings in `info`; image i has seed + i."""
     assert request.seed is not None
     copies = [image.copy() for image in images]
     for seed, copy in enumerate(copies, request.seed):

@@ -1,4 +1,4 @@
-"""The models behind the page: a list to choose from, each loaded in a thread of its own when somebody first asks."""
+"""The models in memory: each is loaded by a thread of its own when it is first needed, and makes room for others."""
 
 from __future__ import annotations
 
@@ -10,19 +10,14 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
-from stable_diffusion.loading.config import BUNDLED, ModelError
-from stable_diffusion.loading.files import read_json
-from stable_diffusion.loading.model_config import SETTINGS_FILES, TINY_VAE_FILES
-from stable_diffusion.loading.model_defaults import defaults_for
-from stable_diffusion.request import Defaults, Request, shown
+from stable_diffusion.request import Defaults, Request, RequestError
 
-from ..form.vocabulary import Vocabulary, read_vocabulary
-from .adapter_files import bring, folders
+from .adapter_files import add_files
+from .catalogue import Catalogue
+from .cost import pace_of
 from .limits import USUAL, Limits
-from .pace import seconds_per_step
 
 if TYPE_CHECKING:
     import torch
@@ -32,32 +27,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BUNDLED_NAME = "emoji (bundled)"
-HUB = {
-    "Stable Diffusion 1.5 (from the hub)": ("stable-diffusion-v1-5/stable-diffusion-v1-5", 4.3),
-    "BK-SDM small (from the hub)": ("nota-ai/bk-sdm-small-2m", 2.8),
-    "BK-SDM tiny (from the hub)": ("nota-ai/bk-sdm-tiny-2m", 2.1),
-}
-"""Models to fetch: where from, and how many gigabytes their weights are in float32; half of that is fetched for CUDA.
-Stable Diffusion without some of its blocks, by the same paper (arXiv:2305.15798), is for slower machines."""
-FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
-"""Kinds of models, by the width of the text features that their U-Net reads."""
-KEPT = 2
-"""How many models are in memory at once, those being loaded among them."""
+MAX_LOADED = 2
+"""Number of models in memory at once, including those that are being loaded."""
 LOOK_EVERY = 0.25
-"""Seconds from one look at a model being loaded to the next."""
+"""Seconds between two looks at a model that is being loaded."""
 
 Progress = tuple[str, float]
-"""What loading is busy with, and its share from 0 to 1."""
+"""The current part of loading, and the share that is done, from 0 to 1."""
 
 OnProgress = Callable[[str, float], None]
 Load = Callable[[str | None, str | None, str | None, str | None, OnProgress], "Pipeline"]
-"""How a model is loaded: source, VAE if not its own, device, dtype, and whom to tell how far it is."""
+"""A function that loads a model: source, VAE if not its own, device, dtype, and a callback for progress."""
 
 
 @dataclass
 class Loading:
-    """A model on its way: the future that holds it in the end, and how far it has come."""
+    """A model on its way into memory: its future, and how far it has come."""
 
     future: Future[Pipeline] = field(default_factory=Future)
     progress: Progress = ("Loading the model", 0.0)
@@ -65,18 +50,16 @@ class Loading:
     """Whether it takes up memory already."""
 
 
-class ModelHolder:
-    """All visitors' models. `model` is the one that the page starts with, with `vae` if given; None is the bundled one.
-    `limits` are for those who ask them; with `safety_checker`, models have their
-    pictures looked at by their own, those that have one.
+class LoadedModels:
+    """The models in memory, shared by all visitors.
 
-    The lock guards the table alone, and nobody holds it while a model is loaded: who waits for one model keeps nobody
-    from another. A model that has to go is forgotten before the next is loaded; runs that use it still keep it.
+    The lock guards the table only and is not held while a model is loaded, so that waiting for one model does not delay
+    another. A model that makes room leaves the table before the next is loaded; its runs keep it until they end.
     """
 
     def __init__(
         self,
-        model: str | None = None,
+        catalogue: Catalogue,
         device: str | None = None,
         dtype: str | None = None,
         *,
@@ -85,166 +68,101 @@ class ModelHolder:
         safety_checker: bool = False,
         load: Load | None = None,
     ):
-        self.sources = find_models(model)
-        self.first = next(iter(self.sources))
-        self.limits = limits
+        """vae: source of the first model's VAE, if not its own. safety_checker: check pictures, if a model can."""
+        self.catalogue, self.limits = catalogue, limits
         self._vae, self._device, self._dtype = vae, device, dtype
         self._load = load or partial(load_pipeline, safety_checker=safety_checker)
-        self._table: OrderedDict[str, Loading] = OrderedDict()  # the one asked for last is at its end
+        self._table: OrderedDict[str, Loading] = OrderedDict()  # the last asked for is at its end
         self._changed = threading.Condition()
-        self._came = "loading"  # how it went with the first model, the last time
+        self._last: Literal["loading", "ready", "failed"] = "loading"  # the last attempt to load the first model
 
-    @property
-    def names(self) -> list[str]:
-        """What a visitor may choose from."""
-        return list(self.sources)
+    def defaults(self, name: str | None = None) -> Defaults:
+        """Return a model's defaults within the limits here, by its files if it is not loaded.
 
-    @property
-    def choices(self) -> list[tuple[str, str]]:
-        """The same with what a visitor should know of each: how large those are that are fetched."""
-        return [(f"{name}, {HUB[name][1]} GB" if name in HUB else name, name) for name in self.sources]
-
-    @property
-    def defaults(self) -> Defaults:
-        """What the controls show at first."""
-        return self.defaults_of(self.first)
-
-    def defaults_of(self, name: str | None = None) -> Defaults:
-        """What suits a model here, by its JSON files where it is not loaded; ValueError where there is none such."""
-        source, pipeline = self.source(name), self.loaded(name)
-        if pipeline is not None:
-            return self.limits.of_model(pipeline.defaults)
-        tiny_vae = (folder_of(source) / TINY_VAE_FILES[0]).is_file()
-        return self.limits.of_model(defaults_for(*read_configs(source), tiny_vae=tiny_vae))
-
-    def source(self, name: str | None = None) -> str | None:
-        """Where a model of the list comes from; ValueError where the list has no such model."""
-        name = name or self.first
-        if not isinstance(name, str) or name not in self.sources:
-            raise ValueError(f"model must be one of {', '.join(map(repr, self.sources))}, got {shown(name)}")
-        return self.sources[name]
-
-    def vocabulary(self, name: str | None = None) -> Vocabulary | None:
-        """What a model knows by name, where a file beside it tells; ValueError where there is no such model."""
-        return read_vocabulary(folder_of(self.source(name)))
-
-    def draws(self, name: str | None = None) -> str:
-        """A sentence about what a model can draw; ValueError where there is no such model."""
-        vocabulary, source = self.vocabulary(name), self.source(name)
-        if vocabulary is not None:
-            return f"It draws {vocabulary.draws}."
-        pipeline, unet = self.loaded(name), read_configs(source)[0] or {}
-        width = unet.get("cross_attention_dim") if pipeline is None else pipeline.models.unet.config.cross_attention_dim
-        side = self.defaults_of(name).side
-        kind = f"A model like {FAMILIES[width]}: it" if width in FAMILIES else "It"
-        return f"{kind} draws what you describe, best at {side} x {side} pixels."
-
-    def called(self, written: str) -> str | None:
-        """The model of the list that writes this name into its pictures, unless it would have to be fetched."""
-        for name, source in self.sources.items():
-            path = folder_of(source)
-            if path.exists() and written == (path.stem if path.is_file() else path.name):
-                return name
-            if written == source and self.loaded(name) is not None:
-                return name
-        return None
+        Reads files: not for an event loop. Raises `RequestError` for an unknown name.
+        """
+        pipeline = self.loaded(name)
+        return self.limits.of_model(self.catalogue.defaults(name) if pipeline is None else pipeline.defaults)
 
     def loaded(self, name: str | None = None) -> Pipeline | None:
-        """A model that is in memory, or None."""
-        loading = self._table.get(name or self.first)
+        """Return a model, by default the first, if it is in memory."""
+        loading = self._table.get(name or self.catalogue.first)
         if loading is None or not loading.future.done() or loading.future.exception():
             return None
         return loading.future.result()
 
     @property
     def status(self) -> str:
-        """How the first model is: "loading", "ready", or "failed" where it could not be loaded the last time."""
-        if self.first in self._table and self.loaded() is None:
+        """State of the first model: "loading", "ready", or "failed" if the last attempt to load it failed."""
+        if self.catalogue.first in self._table and self.loaded() is None:
             return "loading"
-        return self._came
+        return self._last
 
-    def ask(self, name: str | None = None) -> Loading:
-        """Begin to load a model, unless somebody has; returns at once. ValueError where there is no such model."""
-        name, source = name or self.first, self.source(name)
+    def start(self, name: str | None = None) -> Loading:
+        """Start to load a model unless that has been done, and return at once; `RequestError` for an unknown name."""
+        source, name = self.catalogue.source(name), name or self.catalogue.first
         with self._changed:
             loading = self._table.get(name)
             if loading is None:
                 loading = self._table[name] = Loading()
-                threading.Thread(target=self._fulfil, args=(name, source, loading), name="model", daemon=True).start()
+                threading.Thread(target=self._run, args=(name, source, loading), name="model", daemon=True).start()
             self._table.move_to_end(name)
         return loading
 
     def pipeline(self, name: str | None = None) -> Pipeline:
-        """A model, waited for if need be; ValueError says why it can't be loaded, and the next ask tries again."""
-        return self.ask(name).future.result()
+        """Return a model, after loading it if need be; `RequestError` if that fails, and the next call tries again."""
+        return self.start(name).future.result()
 
-    async def here(self, name: str | None = None) -> Pipeline | None:
-        """A model that is in memory or on its way there, waited for; None where nobody asked for it, or it failed."""
-        loading = self._table.get(name or self.first)
+    async def wait_if_loading(self, name: str | None = None) -> Pipeline | None:
+        """Return a model that is in memory or being loaded; None for one that is neither, or that failed."""
+        loading = self._table.get(name or self.catalogue.first)
         while loading is not None and not loading.future.done():
             await asyncio.sleep(LOOK_EVERY)
         return self.loaded(name)
 
     async def wait(self, name: str | None = None) -> AsyncIterator[Progress]:
-        """Yield now and then how far a model has come, until it is there; ValueError where it can't be loaded.
-
-        Takes no thread, however many wait.
-        """
-        loading = self.ask(name)
+        """Yield the progress of loading a model until it is there; `RequestError` if that fails. Takes no thread."""
+        loading = self.start(name)
         while not loading.future.done():
             yield loading.progress
             await asyncio.sleep(LOOK_EVERY)
         loading.future.result()
 
-    def _fulfil(self, name: str, source: str | None, loading: Loading) -> None:
-        """Load a model as soon as there is room; what fails is forgotten."""
+    def _run(self, name: str, source: str | None, loading: Loading) -> None:
+        """Load a model as soon as there is room. A failure leaves the table, so that the next visitor tries again."""
 
-        def tell(text: str, share: float) -> None:
+        def report(text: str, share: float) -> None:
             loading.progress = text, share
 
         with self._changed:
             self._changed.wait_for(self._make_room)
             loading.begun = True
+        first = name == self.catalogue.first
         try:
-            vae = self._vae if name == self.first else None
-            pipeline = self._load(source, vae, self._device, self._dtype, tell)
+            pipeline = self._load(source, self._vae if first else None, self._device, self._dtype, report)
         except Exception as error:
             log.exception("the model %r could not be loaded", name)
             with self._changed:
-                self._came = "failed" if name == self.first else self._came
+                self._last = "failed" if first else self._last
                 del self._table[name]
                 self._changed.notify_all()
-            failure = ValueError(f"The model {name!r} could not be loaded: {error}")
+            failure = RequestError(f"The model {name!r} could not be loaded: {error}")
             failure.__cause__ = error
             loading.future.set_exception(failure)
         else:
             with self._changed:
-                self._came = "ready" if name == self.first else self._came
+                self._last = "ready" if first else self._last
                 loading.future.set_result(pipeline)
                 self._changed.notify_all()
 
     def _make_room(self) -> bool:
-        """Forget the models that were asked for longest ago; False while all in memory are still being loaded."""
-        here = [name for name, loading in self._table.items() if loading.begun]
-        there = [name for name in here if self._table[name].future.done()]
-        surplus = len(here) - KEPT + 1
-        for name in there[: max(0, surplus)]:
+        """Drop the models that were needed longest ago; return False while all in memory are being loaded."""
+        in_memory = [name for name, loading in self._table.items() if loading.begun]
+        ready = [name for name in in_memory if self._table[name].future.done()]
+        surplus = len(in_memory) - MAX_LOADED + 1
+        for name in ready[: max(0, surplus)]:
             del self._table[name]
-        return len(there) >= surplus
-
-
-def find_models(first: str | None) -> dict[str, str | None]:
-    """Names and sources: the first one, the bundled one, what lies in models/ and $SD_MODELS, and some of the hub."""
-    sources: dict[str, str | None] = {}
-    if first is not None:
-        sources[Path(first).name] = first
-    if (BUNDLED / "model_index.json").exists() or first is None:
-        sources[BUNDLED_NAME] = None
-    for folder in folders():
-        for path in sorted(folder.glob("*")):
-            if path.suffix in (".safetensors", ".ckpt") or (path / "model_index.json").exists():
-                sources.setdefault(path.name, str(path))
-    return {**sources, **{name: source for name, (source, _) in HUB.items()}}
+        return len(ready) >= surplus
 
 
 def load_pipeline(
@@ -256,41 +174,45 @@ def load_pipeline(
     *,
     safety_checker: bool = False,
 ) -> Pipeline:
-    """Load a model and take two steps with it where that is quick, so that the first visitor does not wait for it."""
+    """Load a model, prepare its weights and measure its pace, so that the first visitor does not wait for these."""
     import torch
 
     from stable_diffusion.compute.packed import for_inference
     from stable_diffusion.model_loader import load
     from stable_diffusion.pipeline import Pipeline
 
-    kind: Any = getattr(torch, dtype) if dtype and dtype != "auto" else dtype
+    kind: torch.dtype | Literal["auto"] | None
+    kind = None if not dtype else "auto" if dtype == "auto" else getattr(torch, dtype)
     models = load(source, vae=vae, device=device, dtype=kind, safety_checker=safety_checker, on_progress=on_progress)
     weight = next(models.vae.parameters())
-    precision = weight.dtype
     pipeline = Pipeline(models)
-    pipeline.condition(Request())  # weights that are not finite are found here, ...
+    # Weights that are not finite are found here, and not by the first visitor.
+    pipeline.condition(Request())
     for network in (models.unet, models.vae):
-        for_inference(network, precision)  # ... and here, and not by the first visitor
-    bring(pipeline)
+        for_inference(network, weight.dtype)
+    add_files(pipeline)
     small = pipeline.default_size <= 256
-    by = " by OpenVINO" if small and dtype == "auto" and prefers_openvino(models.unet, precision) else ""
-    looked = ", and its safety checker looks at its pictures" if models.safety_checker else ""
-    kind, threads = str(precision).removeprefix("torch."), torch.get_num_threads()
-    log.info("%s computes in %s on %s, threads: %d%s%s", models.name, kind, weight.device, threads, by, looked)
+    openvino = small and dtype == "auto" and prefers_openvino(models.unet, weight.dtype)
+    log.info(
+        "%s computes in %s on %s, threads: %d%s%s",
+        models.name,
+        str(weight.dtype).removeprefix("torch."),
+        weight.device,
+        torch.get_num_threads(),
+        " by OpenVINO" if openvino else "",
+        ", and its safety checker looks at its pictures" if models.safety_checker else "",
+    )
     if small:
         steps = pipeline.stream("", preview=pipeline.defaults.preview)
         next(steps)
         next(steps)
         steps.close()
-    try:
-        seconds_per_step(pipeline)  # measured now, while nobody draws with it
-    except Exception:
-        log.exception("the model's usual settings can't be drawn with it")  # whoever does so is told
+    pace_of(pipeline)
     return pipeline
 
 
 def prefers_openvino(unet: UNet, precision: torch.dtype) -> bool:
-    """Have OpenVINO answer for the U-Net if it is installed and faster; it is never needed."""
+    """Have OpenVINO evaluate the U-Net if it is installed and faster; failures are logged and change nothing."""
     from stable_diffusion.compute.openvino import use_where_faster
 
     try:
@@ -298,20 +220,3 @@ def prefers_openvino(unet: UNet, precision: torch.dtype) -> bool:
     except Exception:
         log.exception("OpenVINO can't be used here")
         return False
-
-
-def folder_of(source: str | None) -> Path:
-    """Where a model's files are, if it has not to be fetched."""
-    return BUNDLED if source is None else Path(source).expanduser()
-
-
-def read_configs(source: str | None) -> list[dict[str, Any] | None]:
-    """The settings of a model directory's parts, as `defaults_for` takes them; None for a file that can't be read."""
-    folder = folder_of(source)
-    configs: list[dict[str, Any] | None] = []
-    for part in ("unet", "vae", "scheduler", "text_encoder"):
-        try:
-            configs.append(read_json(folder / SETTINGS_FILES[part]))
-        except ModelError:
-            configs.append(None)
-    return configs

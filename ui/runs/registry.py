@@ -1,67 +1,72 @@
-"""The runs of all visitors, by names that nobody can guess: a page that was loaded again asks for its own."""
+"""The runs of all visitors, by names that nobody can guess: a page that is loaded again asks for its own."""
 
 from __future__ import annotations
 
+import uuid
 from collections import OrderedDict
-from dataclasses import dataclass, field
-from operator import itemgetter
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from stable_diffusion.request import Request
 
-from ..keep.history import Kept
+from ..keep.history import FinishedRun
 from ..keep.link import to_query
-from ..stage.live import Message, new_run
+from .events import Event
 from .limits import REMEMBERED_RUNS
 
-INDEX = itemgetter("index")
+
+def new_run_id() -> str:
+    """Return a name for a run that nobody can guess."""
+    return uuid.uuid4().hex
 
 
 @dataclass
-class Watched:
-    """A run that a page has asked for: what was asked, and what came of it so far."""
+class PageRun:
+    """A run that a page has asked for: its request, and its film and result so far."""
 
     kind: str
-    settings: dict[str, Any]
-    run_id: str = field(default_factory=new_run)
+    asked: Request
+    """The request of the form, whose photo and mask are files."""
+    run_id: str = field(default_factory=new_run_id)
     request: Request | None = None
-    """What is drawn; None before that is known."""
-    film: list[Message] = field(default_factory=list)
-    done: Kept | None = None
-    """What is left of it when it is over."""
+    """The complete request, once the run has started."""
+    film: list[Event] = field(default_factory=list)
+    finished: FinishedRun | None = None
     stopped: bool = False
-    """Whether Stop was pressed, which may be before there is anything to stop."""
+    """Whether Stop was pressed, possibly before the backend had the run."""
     page: object = None
-    """The page that watches, while it goes on; another one that asks for the run takes over."""
+    """The page that shows the run while it goes on; another page that asks for the run takes over."""
 
     @property
     def link(self) -> str:
-        """The query of a link that draws it again; empty while its request is not known."""
+        """The query of a link that draws the run again; empty before it has started."""
         return "" if self.request is None else to_query(self.request)
 
-    def add(self, step: Message) -> Message:
-        """Put a step into the film, in order: a picture may come after later steps, and then takes its step's place."""
-        if step["start"] is not None:
-            self.add(step["start"])
-        others = (one for one in self.film if one["index"] != step["index"])
-        self.film = sorted([*others, {**step, "start": None}], key=INDEX)
-        return step
+    def add(self, event: Event) -> None:
+        """Insert a step into the film in order; a preview that comes after later steps replaces its own step."""
+        if event.start is not None:
+            self.add(event.start)
+        others = (one for one in self.film if one.index != event.index)
+        self.film = sorted([*others, replace(event, start=None)], key=lambda one: one.index)
+
+    def finish(self, finished: FinishedRun) -> None:
+        """Note the files of the run, and free the memory of its film and pictures."""
+        self.finished, self.request, self.film = finished, finished.request, []
 
 
-class Runs:
-    """The runs that were asked for last, over or not. Films of runs that are over are files."""
+class Registry:
+    """The newest runs, finished or not."""
 
     def __init__(self) -> None:
-        self._runs: OrderedDict[str, Watched] = OrderedDict()
+        self._runs: OrderedDict[str, PageRun] = OrderedDict()
 
-    def add(self, kind: str, settings: dict[str, Any]) -> Watched:
-        """A new run, under a name of its own."""
-        run = Watched(kind, settings)
+    def add(self, kind: str, request: Request) -> PageRun:
+        """Register a new run."""
+        run = PageRun(kind, request)
         self._runs[run.run_id] = run
         while len(self._runs) > REMEMBERED_RUNS:
             self._runs.popitem(last=False)
         return run
 
-    def get(self, run_id: str) -> Watched | None:
-        """The run of that name, or None where it was forgotten, or is another server's."""
+    def get(self, run_id: str) -> PageRun | None:
+        """Return the run of that name; None if it was forgotten, or belongs to another server."""
         return self._runs.get(run_id)

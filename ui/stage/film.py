@@ -13,150 +13,177 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from stable_diffusion.request import Request
+from stable_diffusion.request import Request, RequestError
 
 from ..keep.files import keep, stem
-from ..keep.metadata import KEY, carried
-from .live import Message
+from ..keep.history import FinishedRun, keep_pictures
+from ..keep.metadata import KEY, save_options
+from ..runs.events import Event
+from .live import Message, address
 
 FILMS: set[str] = set()
 """The files of all films. Gradio deletes those of this list that are a day old, and all when the server ends."""
-SECONDS, LAST_FRAME, MAX_FRAMES = 3.0, 1.5, 40
+PLAY_SECONDS, REST_SECONDS, MAX_FRAMES = 3.0, 1.5, 40
 STRIP_FRAMES = 10
-SIDE = 512
-"""How large the pictures of an animation are, in pixels, or as near to that as a whole multiple of them comes."""
-LETTERS, MARGIN, BAR = 17, 12, 40
+FRAME_SIDE = 512
+"""Side of an animation's pictures, in pixels, or the largest whole multiple of their own side below it."""
+FONT_SIZE, MARGIN, BAR = 17, 12, 40
 PAPER, INK, FAINT = "#1c1917", "#fafaf9", "#d6d3d1"
 
 
+def finish(kind: str, asked: Request, request: Request, event: Event, film: Sequence[Message]) -> FinishedRun:
+    """Write the pictures of a run, its photo and its film to files. Raises `NoRoom` where the disk is full.
+
+    kind: the tab that asked, "t2i" or "i2i". asked: the request with the uploaded files of photo and mask. request: the
+    run's own, complete and seeded, with both as pictures. event: the run's last.
+    """
+    assert event.images is not None
+    photo = None
+    if isinstance(request.image, Image.Image):
+        buffer = io.BytesIO()
+        request.image.save(buffer, "PNG")
+        photo = keep("photo.png", buffer.getvalue())
+    files = keep_pictures(request, event.images, event.index if event.stopped else None)
+    request = request.with_values(image=asked.image, mask=asked.mask)
+    return FinishedRun(kind, request, tuple(files), keep_film(film) if film else None, photo)
+
+
 def keep_film(film: Sequence[Message]) -> str:
-    """Write a film to a file, so that it takes up no memory; returns its path."""
+    """Write a film to a file, so that it takes up no memory, and return the path."""
     path = keep("film.json", json.dumps(film).encode())
     FILMS.add(path)
     return path
 
 
 def read_film(path: str | None) -> list[Message]:
-    """The messages of a film that was kept; ValueError where there is none any more."""
+    """Return the messages of a film. Raises `RequestError` where its file was deleted."""
     try:
         return json.loads(Path(path or "").read_bytes())
     except OSError:
-        raise ValueError("This run's film is gone: films are kept for a day. Generate it again.") from None
+        raise RequestError("This run's film is gone: films are kept for a day. Generate it again.") from None
 
 
-def save(path: str | None, request: Request, picture: str) -> list[str]:
-    """The files of the animation and the strip of a run that is over: its kept film, and one of its pictures.
+def with_final_picture(film: Sequence[Message], run: FinishedRun) -> list[Message]:
+    """Return the film with the picture's own file at its end in place of a preview, if the run has one picture."""
+    if len(run.files) > 1:
+        return list(film)
+    return [*film[:-1], {**film[-1], "x0": address(run.files[0])}]
 
-    Both carry that picture's settings. Raises ValueError where the film is gone, or has no pictures.
+
+def film_files(run: FinishedRun) -> list[str]:
+    """Write the animation and the contact strip of a run, with the settings of its first picture, and return the paths.
+
+    Raises `RequestError` where the film was deleted or has no pictures.
     """
-    film = [message for message in read_film(path) if message["x0"]]
+    film = [message for message in read_film(run.film) if message["x0"]]
     if not film:
-        raise ValueError("This run had no previews: choose a live preview.")
-    assert request.seed is not None, "a run that is over has its seed"
-    with Image.open(picture) as image:
+        raise RequestError("This run had no previews: choose a live preview.")
+    assert run.request.seed is not None, "a finished run has its seed"
+    with Image.open(run.files[0]) as image:
         text = image.info.get(KEY, "")
-    name = stem(request.prompt, request.seed)
-    moving = animation(film, request.prompt, text)
+    name = stem(run.request.prompt, run.request.seed)
+    moving = animation(film, run.request.prompt, text)
     return [keep(f"{name}.webp", moving), keep(f"{name}-strip.png", strip(film, text))]
 
 
-def opened(text: str) -> Image.Image:
-    """The picture in a message."""
-    return Image.open(io.BytesIO(base64.b64decode(text.split(",", 1)[1]))).convert("RGB")
+def picture_of(source: str | None) -> Image.Image:
+    """Decode a picture from a data URI."""
+    assert source is not None, "a step without previews has no picture"
+    return Image.open(io.BytesIO(base64.b64decode(source.split(",", 1)[1]))).convert("RGB")
 
 
-def spread(film: Sequence[Message], count: int) -> list[Message]:
-    """At most `count` of the messages, evenly spaced, the first and the last among them."""
+def evenly(film: Sequence[Message], count: int) -> list[Message]:
+    """Return at most `count` messages at even distances, the first and the last among them."""
     last = len(film) - 1
     return [film[round(i * last / max(1, count - 1))] for i in range(count)] if len(film) > count else list(film)
 
 
 def animation(film: Sequence[Message], prompt: str, text: str = "") -> bytes:
-    """An animated WebP that begins with noise, plays for three seconds, rests on the last picture, and begins again.
+    """Return an animated WebP that begins with noise, plays for three seconds and rests on the last picture, in a loop.
 
-    Left of a line that moves to the left is x_t, right of it the network's guess of x_0.
+    A line moves from right to left: left of it is x_t, right of it the network's x_0. text: settings to write into the
+    file.
     """
-    film = spread(film, MAX_FRAMES)
+    film = evenly(film, MAX_FRAMES)
     first, total = film[0], film[0]["total"]
-    noise = enlarged(opened(first["xt"] or first["x0"]))
-    room = noise.width - 3 * MARGIN - letters().getlength(f"step {total} of {total}")
-    told = cut(legible(prompt), room)
-    frames = [captioned(noise, told, f"step 0 of {total}")]
+    noise = enlarged(picture_of(first["xt"] or first["x0"]))
+    room = noise.width - 3 * MARGIN - font().getlength(f"step {total} of {total}")
+    caption = shortened(printable(prompt), room)
+    frames = [captioned(noise, caption, f"step 0 of {total}")]
     steps = [message for message in film if message["index"] > 0]
     for i, message in enumerate(steps, start=1):
-        picture = enlarged(opened(message["x0"]))
+        picture = enlarged(picture_of(message["x0"]))
         if message["xt"]:
-            draw_curtain(picture, enlarged(opened(message["xt"])), 1 - i / len(steps))
-        frames.append(captioned(picture, told, f"step {message['index']} of {total}"))
-    durations = [round(1000 * SECONDS / len(steps))] * len(steps) + [round(1000 * LAST_FRAME)]
+            cover_left(picture, enlarged(picture_of(message["xt"])), 1 - i / len(steps))
+        frames.append(captioned(picture, caption, f"step {message['index']} of {total}"))
+    durations = [round(1000 * PLAY_SECONDS / len(steps))] * len(steps) + [round(1000 * REST_SECONDS)]
     buffer = io.BytesIO()
     options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0, "quality": 85}
-    frames[0].save(buffer, "WEBP", **options, **carried("WEBP", text))
+    frames[0].save(buffer, "WEBP", **options, **save_options("WEBP", text))
     return buffer.getvalue()
 
 
 def enlarged(picture: Image.Image) -> Image.Image:
-    """A picture as large as it is in an animation: every pixel a square, or reduced where it has too many."""
-    times = SIDE // max(picture.size)
+    """Return a picture at the size of an animation: every pixel a square, or reduced where it is larger."""
+    times = FRAME_SIDE // max(picture.size)
     if times == 0:
-        picture.thumbnail((SIDE, SIDE))
+        picture.thumbnail((FRAME_SIDE, FRAME_SIDE))
         return picture
     return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
 
 
-def draw_curtain(picture: Image.Image, noise: Image.Image, share: float) -> None:
-    """Cover that share of a picture with noise of the same size, from the left."""
+def cover_left(picture: Image.Image, noise: Image.Image, share: float) -> None:
+    """Draw noise of the same size over the left share, 0 to 1, of a picture."""
     picture.paste(noise.crop((0, 0, round(share * picture.width), picture.height)))
 
 
 def captioned(picture: Image.Image, prompt: str, step: str) -> Image.Image:
-    """A picture with a line of text below: the prompt to the left, the step to the right."""
+    """Return a picture with a line of text below: the prompt to the left, the step to the right."""
     width, height = picture.size
     sheet = Image.new("RGB", (width, height + BAR), PAPER)
     sheet.paste(picture)
-    draw, font, middle = ImageDraw.Draw(sheet), letters(), height + BAR // 2
-    draw.text((MARGIN, middle), prompt, INK, font, anchor="lm")
-    draw.text((width - MARGIN, middle), step, FAINT, font, anchor="rm")
+    draw, middle = ImageDraw.Draw(sheet), height + BAR // 2
+    draw.text((MARGIN, middle), prompt, INK, font(), anchor="lm")
+    draw.text((width - MARGIN, middle), step, FAINT, font(), anchor="rm")
     return sheet
 
 
 @lru_cache(maxsize=1)
-def letters() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font that Pillow brings along; it may be passed on. (Aileron, CC0)"""
-    return ImageFont.load_default(LETTERS)
+def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font that comes with Pillow (Aileron, CC0)."""
+    return ImageFont.load_default(FONT_SIZE)
 
 
-def legible(text: str) -> str:
-    """A text in one line, without accents, and with a question mark for what else the font has no letters for."""
+def printable(text: str) -> str:
+    """Return a text in one line, without accents, and with a question mark for signs that the font lacks."""
     plain = unicodedata.normalize("NFKD", " ".join(text.split()))
-    signs = (sign if drawable(sign) else "?" for sign in plain if not unicodedata.combining(sign))
+    signs = (sign if has_glyph(sign) else "?" for sign in plain if not unicodedata.combining(sign))
     return re.sub(r"\?{2,}", "?", "".join(signs))
 
 
 @lru_cache(maxsize=1000)
-def drawable(sign: str) -> bool:
-    """Whether the font has this letter: all others look like one that nobody has."""
-    return bytes(letters().getmask(sign)) != bytes(letters().getmask("\uffff"))
+def has_glyph(sign: str) -> bool:
+    """Return whether the font has a letter; it draws all missing ones alike."""
+    return bytes(font().getmask(sign)) != bytes(font().getmask("\uffff"))
 
 
-def cut(text: str, room: float) -> str:
-    """As much of a text as is at most `room` pixels wide, with an ellipsis where it is not all of it."""
-    font = letters()
-    if len(text) <= room and font.getlength(text) <= room:
+def shortened(text: str, room: float) -> str:
+    """Return a text cut, with an ellipsis, to at most `room` pixels of width."""
+    if len(text) <= room and font().getlength(text) <= room:
         return text
     text = text[: max(0, int(room))]  # no letter is less than a pixel wide
-    while text and font.getlength(text + "…") > room:
+    while text and font().getlength(text + "…") > room:
         text = text[:-1].rstrip()
     return text + "…"
 
 
 def strip(film: Sequence[Message], text: str = "") -> bytes:
-    """A PNG with up to ten pictures in a row, evenly spaced over the run, the last one among them."""
-    chosen = [opened(message["x0"]) for message in spread(film, STRIP_FRAMES)]
-    width, height = chosen[0].size
-    sheet = Image.new("RGB", (width * len(chosen), height))
-    for position, frame in enumerate(chosen):
-        sheet.paste(frame, (position * width, 0))
+    """Return a PNG with up to ten pictures of the run in a row, at even distances, the last one among them."""
+    pictures = [picture_of(message["x0"]) for message in evenly(film, STRIP_FRAMES)]
+    width, height = pictures[0].size
+    sheet = Image.new("RGB", (width * len(pictures), height))
+    for position, picture in enumerate(pictures):
+        sheet.paste(picture, (position * width, 0))
     buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", **carried("PNG", text))
+    sheet.save(buffer, "PNG", **save_options("PNG", text))
     return buffer.getvalue()

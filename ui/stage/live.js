@@ -11,7 +11,7 @@ let frames = []; // by step; 0 is the noise before the first
 let current = null; // the frame on the stage
 let timer = null;
 let held = false; // a step was chosen while the run goes on: it stays until the newest one is
-let told = 0; // per cent, in quarters
+let announced = 0; // per cent, in quarters
 
 const pictured = () => frames.filter((shown) => shown.x0);
 const divide = () => frame.style.setProperty("--split", `${split.value}%`);
@@ -89,14 +89,14 @@ function add(shown) {
   Object.entries(newest.pace).forEach(setFact);
   find("progress").value = newest.index / newest.total;
   const quarter = 25 * Math.floor((4 * newest.index) / newest.total);
-  if (quarter > told) status.textContent = `${quarter} %`; // read aloud: not every step
-  told = quarter;
+  if (quarter > announced) status.textContent = `${quarter} %`; // read aloud: not every step
+  announced = quarter;
 }
 
 function reset(id) {
   pause();
   delete frame.dataset.opening;
-  [run, frames, held, told, split.value, find("progress").value] = [id, [], false, 0, 50, 0];
+  [run, frames, held, announced, split.value, find("progress").value] = [id, [], false, 0, 50, 0];
   divide();
   film.replaceChildren();
   steps.hidden = play.hidden = true;
@@ -138,7 +138,7 @@ function update() {
   if (value.state === "waiting") root.scrollIntoView({block: "nearest", behavior: "smooth"});
   if (!value.facts) {
     hint.textContent = value.state === "idle" ? IDLE : value.text;
-    status.textContent = value.told ?? "";
+    status.textContent = value.status ?? "";
     if (value.x0) setPicture(picture, value.x0, altOf("sketched"));
     if (value.opening) open(value.opening);
     return;
@@ -152,7 +152,7 @@ function update() {
   held = false;
   play.hidden = pictured().length < 2;
   show(frames.at(-1));
-  status.textContent = value.told;
+  status.textContent = value.status;
 }
 
 play.addEventListener("click", () => (timer ? pause() : startPlaying()));

@@ -1,6 +1,6 @@
-"""What the page shows before anything was drawn on it: a film, and examples as cards. None of it is computed here.
+"""What the page shows before its first run: a film, and examples as cards, all of them files.
 
-`python -m training.judging.make_pictures` draws them with the included model.
+`python -m ui.stage.make_pictures` draws them with the bundled model.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gradio as gr
-
-from ..form.controls import Controls, Updates, Values
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 EXAMPLES = (
@@ -28,35 +26,27 @@ PHOTO_EXAMPLES = (
     ("rocket.jpg", "a candle, fluent 3d style, on a dark blue background"),
     ("flower.jpg", "a sunflower, noto style, on a teal background"),
 )
-"""Photos, and what to make of each. The photo's background is named: to the included model one left out means white,
-and while the photo's gives way, things can lose their place."""
+"""Photos with a prompt each. A prompt names the photo's background: without it the bundled model draws a white one,
+and while the photo's own gives way, things can lose their place."""
 FILM, STILL = ASSETS / "opening.webp", ASSETS / "opening-still.webp"
-"""A run from pure noise on, x_t on the left and x_0 on the right, which plays once; and its end, for those who asked
+"""A run from pure noise on, x_t on the left and x_0 on the right, which plays once; and its end, for visitors who asked
 their system for less motion."""
 
 
-def proven(controls: Controls, values: Values) -> Updates:
-    """What belongs into an empty prompt box, and into the seed's where that is empty too; nothing if there is a prompt.
-
-    Over an example photo it is the prompt of that one.
-    """
-    prompt, seed = controls["prompt"], controls["seed"]
-    if (values[prompt] or "").strip():
-        return {}
-    if "image" in controls:
-        photo = Path(values[controls["image"]] or "").name
-        return {prompt: dict(PHOTO_EXAMPLES).get(photo, PHOTO_EXAMPLES[0][1])}
-    text, its_seed = random.choice(EXAMPLES)
-    return {prompt: text} | ({} if values[seed] else {seed: str(its_seed)})
+def example(photo: str | None = None) -> tuple[str, int | None]:
+    """Return a prompt for a visitor who wrote none, and its seed: over a photo the example photo's prompt, and None."""
+    if photo is None:
+        return random.choice(EXAMPLES)
+    return dict(PHOTO_EXAMPLES).get(Path(photo).name, PHOTO_EXAMPLES[0][1]), None
 
 
 def card(number: int) -> Path:
-    """The picture of an example."""
+    """Return the path of an example's picture."""
     return ASSETS / "cards" / f"{number}.webp"
 
 
 def cards(pictures: Sequence[tuple[Path, str]], label: str, elem_id: str) -> gr.Gallery:
-    """Pictures with what they show, side by side; `select` tells which one was pressed."""
+    """Build a row of pictures with captions; its `select` event has the index of the picture that was pressed."""
     return gr.Gallery(
         [(str(path), text) for path, text in pictures],
         label=label,

@@ -1,7 +1,7 @@
-"""What visits leave: a run that nobody listens to ends, and what it had to say is forgotten; free memory is given back.
+"""End runs that nobody listens to, forget their messages, and return free memory to the system.
 
-Gradio ends a run when its listener leaves, but one that never had a listener goes on, and keeps its messages, a preview
-for every step, until 2,000 other sessions have come.
+Gradio ends a run when its listener leaves. A run that never had a listener goes on, and its messages, with a preview of
+every step, stay until 2,000 other sessions have come.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import ctypes
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
-
-from ..keep.files import HOUR, sweep
 
 if TYPE_CHECKING:
     from gradio.queueing import Queue
@@ -24,16 +22,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOKS = 6
-"""How often the messages are looked at in the time that they may wait."""
+CHECKS = 6
+"""Number of times that messages are checked within the time that they may wait."""
 
 
-def watched(seconds: float) -> Callable[[App], AbstractAsyncContextManager[None]]:
-    """The lifespan of a server that ends what nobody has listened to for `seconds`, and removes old files."""
+def lifespan_with(
+    unheard: float, sweep: Callable[[], Coroutine[None, None, None]]
+) -> Callable[[App], AbstractAsyncContextManager[None]]:
+    """Return a server's lifespan that runs `sweep`, and ends runs whose messages wait longer than `unheard` seconds."""
 
     @asynccontextmanager
     async def lifespan(app: App) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(watch(line_of(app), seconds)), asyncio.create_task(swept())]
+        tasks = [asyncio.create_task(end_unheard(queue_of(app), unheard)), asyncio.create_task(sweep())]
         yield
         for task in tasks:
             task.cancel()
@@ -41,65 +41,58 @@ def watched(seconds: float) -> Callable[[App], AbstractAsyncContextManager[None]
     return lifespan
 
 
-async def swept() -> None:
-    """Remove what visitors kept a day ago, each hour."""
-    while True:
-        await asyncio.to_thread(sweep)
-        await asyncio.sleep(HOUR)
-
-
-async def watch(queue: Queue, seconds: float) -> None:
+async def end_unheard(queue: Queue, seconds: float) -> None:
     """End runs whose oldest unread message is older than `seconds`, and forget sessions that wait for nothing."""
     oldest: dict[str, tuple[EventMessage, float]] = {}  # session -> its first unread message, and since when it is that
-    silent: set[str] = set()  # sessions that waited for nothing the last time: a stream may be at its last message
-    worked = False
+    idle: set[str] = set()  # sessions that waited for nothing at the last check: their stream may be at its end
+    was_busy = False
     while True:
-        await asyncio.sleep(seconds / LOOKS)
-        works = any(queue.active_jobs)
-        if worked and not works:
-            await asyncio.to_thread(give_back)
-        worked = works
+        await asyncio.sleep(seconds / CHECKS)
+        busy = any(queue.active_jobs)
+        if was_busy and not busy:
+            await asyncio.to_thread(release_memory)
+        was_busy = busy
         now, before, oldest = time.monotonic(), oldest, {}
-        quiet, silent = silent, set()
+        idle_before, idle = idle, set()
         for session, messages in list(queue.pending_messages_per_session.items()):
-            unread = first_of(messages)
+            unread = first_unread(messages)
             if unread is None:
                 if not queue.pending_event_ids_session.get(session):
-                    silent.add(session)
-                    if session in quiet:
+                    idle.add(session)
+                    if session in idle_before:
                         forget(queue, session)
                 continue
             first, since = before.get(session, (None, now))
             oldest[session] = unread, since if first is unread else now
             if now - oldest[session][1] > seconds:
                 log.info("nobody has listened for %g s: the run ends", seconds)
-                await queue.clean_events(session_hash=session)  # what Gradio does when a listener leaves
+                await queue.clean_events(session_hash=session)  # as Gradio does when a listener leaves
                 forget(queue, session)
 
 
-def line_of(app: App) -> Queue:
-    """The line of events of a server. Gradio 6.31 names it by a private attribute alone."""
+def queue_of(app: App) -> Queue:
+    """Return the queue of a server's events. In Gradio 6.31 only a private attribute leads to it."""
     return app.get_blocks()._queue
 
 
-def first_of(messages: asyncio.Queue[EventMessage]) -> EventMessage | None:
-    """The first unread message, which stays there. In public, asyncio has no way to look without taking.
+def first_unread(messages: asyncio.Queue[EventMessage]) -> EventMessage | None:
+    """Return the first unread message without taking it; asyncio has no public way to do so.
 
-    How many there are would not do: of a slow reader's, as many come as go.
+    The number of messages would not do: for a slow reader it stays constant.
     """
     return messages._queue[0] if messages.qsize() else None  # type: ignore[attr-defined]
 
 
 def forget(queue: Queue, session: str) -> None:
-    """Drop what the line keeps of a session; its next event makes it anew."""
+    """Drop the messages of a session; its next event begins it again."""
     queue.pending_messages_per_session.pop(session, None)
     queue.pending_event_ids_session.pop(session, None)
 
 
-def give_back() -> None:
-    """Return freed memory to the system, where the C library can: glibc keeps what each thread has freed, for ever.
+def release_memory() -> None:
+    """Return freed memory to the system (malloc_trim(3)): glibc keeps what each thread has freed.
 
-    Runs go on in many threads, each with megabytes of its own: hundreds after a day. (malloc_trim(3))
+    Runs go on in many threads, each with megabytes of its own, which are hundreds after a day.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

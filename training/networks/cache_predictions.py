@@ -1,4 +1,4 @@
-"""Keep what decoders of 256 px learn from: `python -m training.data.cache_predictions`.
+"""Keep what decoders of 256 px learn from: `python -m training.networks.cache_predictions`.
 
 Folder `runs/predictions` then holds composed examples, `pictures.npy`, uint8 (N, 256, 256, 3), and `captions.json`; and
 their latents, float16 (N, C, 16, 16): `latents.npy`, which the autoencoder of 128 px gives for the picture at half
@@ -24,11 +24,11 @@ from transformers import CLIPTokenizer
 
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.vae import VAE
-from training.networks.train_tokenizer import caption_tokens
-from training.networks.train_unet import SCHEDULER, TextToLatents, load_unet
+from training.data.captions import compose_many
 
 from .cache_latents import BATCH, encode, load_vae, standardise
-from .captions import compose_many
+from .train_tokenizer import caption_tokens
+from .train_unet import SCHEDULER, TextToLatents, load_unet
 
 SIDE = 256
 TIMESTEPS = (20, 350)  # where what a picture shows is settled, and its finer parts are not
@@ -36,13 +36,13 @@ SMALLEST_PIECE = 0.4  # of a photo's shorter side
 
 
 def load_known_vae(vae: Path, unet: Path) -> VAE:
-    """The autoencoder of 128 px by its checkpoint, with the latents that the U-Net of the other checkpoint knows."""
+    """Return the autoencoder of a checkpoint, scaled to the latents of the U-Net of the other."""
     network = torch.load(unet, weights_only=True, mmap=True)["ema"]
     return standardise(load_vae(vae), network["latent_mean"], network["latent_std"])
 
 
 def photo_pieces(photos: Sequence[Path], count: int, seed: int) -> np.ndarray:
-    """Square pieces of photos, some mirrored, half of them in other colours, (count, 256, 256, 3) uint8."""
+    """Return square pieces of photos, some mirrored, half of them in other colours, (count, 256, 256, 3) uint8."""
     rng = np.random.default_rng(seed)
     opened = [Image.open(path).convert("RGB") for path in photos]
     pieces = np.empty((count, SIDE, SIDE, 3), np.uint8)
@@ -73,7 +73,7 @@ def encode_halved(vae: VAE, pictures: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def predict(model: TextToLatents, latents: np.ndarray, tokens: Tensor, seed: int) -> np.ndarray:
-    """The x_0 that `model` gives for latents (N, C, h, w) with noise of random `TIMESTEPS`, by the tokens (N, S)."""
+    """Return the model's x_0 of latents (N, C, h, w), noised at random `TIMESTEPS`, for the tokens (N, S)."""
     schedule, generator = NoiseSchedule(SCHEDULER), torch.Generator().manual_seed(seed)
     predictions = np.empty_like(latents)
     for start in range(0, len(latents), BATCH):

@@ -1,4 +1,4 @@
-"""Make the pictures of README and page with the bundled model: `python -m training.judging.make_pictures`."""
+"""Make the pictures of README and page with the bundled model: `python -m ui.stage.make_pictures`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 from stable_diffusion import Pipeline, Step
 from stable_diffusion.images import fit_image, read_image, to_images
 from stable_diffusion.request import Request
-from ui.form.photo import PHOTOS
-from ui.stage import opening
+
+from ..form.photo import PHOTOS
+from . import opening
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PROMPTS = (

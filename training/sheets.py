@@ -1,4 +1,4 @@
-"""Draw a fixed set of prompts on one labelled sheet: `python -m training.judging.contact_sheet [--model FOLDER]`."""
+"""Draw pictures on labelled sheets; a fixed set of prompts by `python -m training.sheets [--model FOLDER]`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ FONT_SIZE = 12
 
 
 def grid(pictures: Sequence[Image.Image], labels: Sequence[str], *, tile: int = 160, columns: int = 6) -> Image.Image:
-    """Pictures in rows of `columns`, each `tile` pixels wide over its label."""
+    """Return pictures in rows of `columns`, each `tile` pixels wide over its label."""
     font = ImageFont.load_default(FONT_SIZE)
     wrapped = [textwrap.wrap(label, width=tile // 6)[:CAPTION_LINES] for label in labels]
     height = tile + max(map(len, wrapped)) * (FONT_SIZE + 2) + 8
@@ -67,7 +67,7 @@ def contact_sheet(
     guidance_scale: float = 4.0,
     seed: int = 0,
 ) -> Image.Image:
-    """A grid of pictures, each over its prompt; prompt i is drawn from seed + i by DDIM.
+    """Return a grid of pictures, each over its prompt; prompt i is drawn from seed + i by DDIM.
 
     size is the side, in pixels, that is drawn (None: the model's own), tile the side shown.
     """

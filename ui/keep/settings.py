@@ -1,6 +1,6 @@
-"""The settings of a request as the page handles them: how each is read and written outside the form.
+"""The settings of a request as the page handles them: how text is read as each, and what the page allows.
 
-A table over the fields of `Request`: links and the API go through it, so that no setting is named in each.
+A table over the fields of `Request`: form, links, API and limits go through it instead of naming each setting.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ from dataclasses import dataclass
 
 from stable_diffusion.request import FIT_LABELS, PREVIEW_LABELS, SAMPLER_LABELS, SCHEDULE_LABELS, SYNTAX_LABELS
 
+MAX_SEED = 2**32 - 1
+MAX_GUIDANCE = 30
+
 
 @dataclass(frozen=True)
 class Setting:
     """One setting.
 
-    kind is what its text is read as. choices are the names to choose from. Where it is for_photos only, text-to-image
-    has no use for it; one that is not linked says nothing about the picture.
+    kind: the type that its text is read as. choices: the names to choose from. for_photos: whether text-to-image has
+    no use for it. linked: whether links carry it, because it changes the picture.
+    most: the largest value here, or the name of the field of `Limits` that holds it.
     """
 
     name: str
@@ -24,6 +28,7 @@ class Setting:
     choices: Mapping[str, str] | None = None
     for_photos: bool = False
     linked: bool = True
+    most: int | str | None = None
 
 
 SETTINGS = (
@@ -31,15 +36,15 @@ SETTINGS = (
     Setting("strength", float, for_photos=True),
     Setting("fit", str, choices=FIT_LABELS, for_photos=True),
     Setting("negative_prompt", str),
-    Setting("num_inference_steps", int),
-    Setting("guidance_scale", float),
-    Setting("height", int),
-    Setting("width", int),
+    Setting("num_inference_steps", int, most="max_steps"),
+    Setting("guidance_scale", float, most=MAX_GUIDANCE),
+    Setting("height", int, most="max_side"),
+    Setting("width", int, most="max_side"),
     Setting("sampler", str, choices=SAMPLER_LABELS),
     Setting("schedule", str, choices=SCHEDULE_LABELS),
     Setting("clip_skip", int),
-    Setting("seed", int),
-    Setting("num_images", int),
+    Setting("seed", int, most=MAX_SEED),
+    Setting("num_images", int, most="max_images"),
     Setting("preview", str, choices=PREVIEW_LABELS, linked=False),
     Setting("preview_every", int, linked=False),
     Setting("prompt_syntax", str, choices=SYNTAX_LABELS),

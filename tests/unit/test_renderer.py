@@ -1,0 +1,85 @@
+"""One way from latents to what a person sees: the page decodes nothing itself, the safety checker sees everything."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from stable_diffusion import Pipeline, preview
+from stable_diffusion.inspect import look_inside
+from stable_diffusion.request import Request
+from ui.form.photo import PHOTOS
+from ui.inside.noise import noised
+from ui.inside.run import recordings
+from ui.inside.samplers import comparisons
+from ui.stage.film import picture_of
+
+PAGE = Path(__file__).resolve().parents[2] / "ui"
+DECODERS = re.compile(r"\b(decode_finite|to_images|linear_preview|latent_to_rgb)\b")
+
+
+def test_the_page_decodes_nothing_itself() -> None:
+    assert not [path for path in PAGE.rglob("*.py") if DECODERS.search(path.read_text(encoding="utf-8"))]
+
+
+class FindsAll:
+    """A safety checker that finds every picture."""
+
+    def find(self, images: Sequence[Image.Image]) -> list[bool]:
+        """Return True for every picture."""
+        return [True] * len(images)
+
+
+def blacken(images: Sequence[Image.Image], found: Sequence[bool]) -> list[Image.Image]:
+    """Black in the place of pictures that were found, which is easier to tell than blur."""
+    return [Image.new(image.mode, image.size) if hit else image for image, hit in zip(images, found, strict=True)]
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> Pipeline:
+    """The bundled model with that checker."""
+    for module in (preview, look_inside):
+        monkeypatch.setattr(module, "blur", blacken)
+    models = Pipeline.from_pretrained(device="cpu").models
+    return Pipeline(dataclasses.replace(models, safety_checker=FindsAll()))
+
+
+def pictures(value: Any) -> Iterator[Image.Image]:
+    """All pictures in a view's value, apart from heat maps, which are PNGs."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for one in value:
+            yield from pictures(one)
+    elif isinstance(value, str) and value.startswith("data:image/webp"):
+        yield picture_of(value)
+
+
+def brightest(value: Any) -> list[int]:
+    """The brightest level of each picture in a view's value."""
+    return [max(high for _, high in picture.getextrema()) for picture in pictures(value)]
+
+
+def prepared(pipeline: Pipeline) -> Request:
+    """A complete request of two steps."""
+    return pipeline.defaults.complete(Request("a cat", seed=1, num_inference_steps=2)).seeded()
+
+
+def test_the_safety_checker_sees_the_noise_lab(strict: Pipeline) -> None:
+    assert brightest(noised(strict, str(PHOTOS / "cat.jpg"), 100, "a cat")) == [0] * 4
+
+
+def test_the_safety_checker_sees_a_look_inside(strict: Pipeline) -> None:
+    for recording in recordings(strict, prepared(strict)):
+        assert brightest(dict(recording["frame"])) == [0] * 4
+
+
+def test_the_safety_checker_sees_samplers_compared(strict: Pipeline) -> None:
+    *_, last = comparisons(strict, prepared(strict), ["ddim", "euler"])
+    assert brightest(dict(last)) == [0] * 4

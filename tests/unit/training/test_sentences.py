@@ -1,0 +1,163 @@
+"""Sentences for the facts of composed pictures: complete word lists, true plain captions, and the first noun first."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+from typing import Any
+
+import pytest
+
+from training.data.captions import PLACES, RELATIONS, SIZES
+from training.data.paint import BACKGROUNDS, COLOURS
+from training.data.sentences import paraphraser as module
+from training.data.sentences.language import FOLDER, word_list
+from training.data.sentences.names import OWN_WORD, local_names
+from training.data.sentences.paraphraser import CUTE_SIZES, Paraphraser
+from training.data.sentences.scene import Scene, plain_caption
+from training.data.thesaurus import Sense, Thesaurus
+
+LISTED = sorted(path.stem for path in FOLDER.glob("*.json"))
+LABELS = {"1f98a": ("fox", "animals-nature"), "1f355": ("pizza", "food-drink"), "1f511": ("key", "objects")}
+ROWS = [
+    {"label": label, "concept": concept, "group": group, "tags": [], "keywords": [], "skin_tone": "default"}
+    for concept, (label, group) in LABELS.items()
+]
+NAMES = {"1f98a": "Fuchs", "1f355": "Pizza", "1f511": "Schlüssel"}
+FACTS: dict[str, Any] = {
+    "rows": [0],
+    "labels": ["fox"],
+    "concepts": ["1f98a"],
+    "colours": [None],
+    "style": "noto",
+    "background": "white",
+    "relation": None,
+    "size": None,
+    "place": None,
+    "count": 1,
+}
+PAIR = {"rows": [0, 1], "labels": ["fox", "pizza"], "concepts": ["1f98a", "1f355"], "colours": [None, "blue"]}
+
+
+@pytest.fixture(scope="module")
+def paraphraser() -> Paraphraser:
+    """Three things, WordNet's word for one kind of one of them, and one list of names for all languages."""
+    senses = {
+        "1": Sense("animal", ("fox",), ()),
+        "2": Sense("animal", ("vixen",), ("1",)),
+        "3": Sense("", ("zeal",), ()),
+    }
+    thesaurus = Thesaurus(senses, {"fox": ("1",), "vixen": ("2",), "zeal": ("3",)})
+    names = local_names(
+        [
+            {"hexcode": code.upper(), "label": name, "tags": ["Ding"], "unicode": chr(int(code, 16)) + "\ufe0f"}
+            for code, name in NAMES.items()
+        ]
+    )
+    return Paraphraser(ROWS, thesaurus, {code: names for code in [*LISTED, "xx"] if code != "en"})
+
+
+@pytest.mark.parametrize("code", LISTED)
+def test_a_word_list_has_words_for_all_that_is_composed(code: str) -> None:
+    words = word_list(code)
+    assert words["colours"].keys() >= {*COLOURS, *BACKGROUNDS} - {"white"}
+    assert words["relations"].keys() == RELATIONS.keys()
+    assert words["places"].keys() == PLACES.keys()
+    assert words["sizes"].keys() >= SIZES.keys() - {*CUTE_SIZES}
+    assert words["numbers"].keys() == {"2", "3", "4", "5"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "caption"),
+    [
+        ({}, "a fox, noto style"),
+        ({"background": "blue", "style": None}, "a fox, on a blue background"),
+        ({"colours": ["green"]}, "a green fox, noto style"),
+        (
+            {"count": 3, "rows": [0] * 3, "labels": ["fox"] * 3, "concepts": ["1f98a"] * 3, "colours": [None] * 3},
+            "three foxes, noto style",
+        ),
+        ({"size": "small", "place": "on the left"}, "a small fox on the left, noto style"),
+        (PAIR | {"relation": "above", "count": 2}, "a fox above a blue pizza, noto style"),
+    ],
+)
+def test_a_plain_caption_states_the_facts_as_the_composer_does(changes: dict, caption: str) -> None:
+    assert plain_caption(Scene.of(FACTS | changes, ROWS)) == caption
+
+
+@pytest.mark.parametrize("code", [*LISTED, "xx"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"colours": ["light blue"], "background": "beige"},
+        {"count": 2, "rows": [0, 0], "labels": ["fox"] * 2, "concepts": ["1f98a"] * 2, "colours": [None] * 2},
+        {"size": "big", "place": "at the top"},
+        *(PAIR | {"relation": relation, "count": 2} for relation in RELATIONS),
+    ],
+)
+def test_every_language_says_every_kind_of_picture(paraphraser: Paraphraser, code: str, changes: dict) -> None:
+    for seed in range(40):
+        sentence = paraphraser.pair(FACTS | changes, Random(seed), code).sentence
+        assert sentence.strip()
+        assert not re.search(r"[{}]|  ", sentence), sentence
+
+
+def test_the_first_noun_is_the_picture(paraphraser: Paraphraser) -> None:
+    """Even where somebody holds, chases or eats another thing, and by whatever name."""
+    second = 0
+    for seed in range(600):
+        sentence = paraphraser.english.say(Scene.of(FACTS | {"style": None}, ROWS), Random(seed))
+        first = re.search(r"fox|vixen|🦊", sentence)
+        other = re.search(r"pizza|key\b|keys\b", sentence)
+        assert first, sentence
+        if other:
+            second += 1
+            assert first.start() < other.start(), sentence
+    assert second > 50
+
+
+def test_a_kind_is_said_now_and_then(paraphraser: Paraphraser) -> None:
+    said = [paraphraser.english.say(Scene.of(FACTS, ROWS), Random(seed)) for seed in range(300)]
+    assert 30 < sum("vixen" in sentence for sentence in said) < 200
+
+
+def test_pairs_of_a_picture_share_their_plain_caption(paraphraser: Paraphraser) -> None:
+    groups = [paraphraser.pairs(FACTS | {"background": "red"}, Random(seed), 6) for seed in range(200)]
+    assert all(len({pair.plain for pair in pairs}) == 1 for pairs in groups)
+    assert {"", "a fox, on a red background", "a fox, noto style, on a red background"} == {p[0].plain for p in groups}
+    assert {"en", "de", "ja"} <= {pair.language for pairs in groups for pair in pairs}
+
+
+def test_a_tiny_thing_is_drawn_large_unless_it_has_a_place(paraphraser: Paraphraser) -> None:
+    """A person who says "a tiny turtle" means a cute one."""
+    plain = {paraphraser.pair(FACTS | {"size": "tiny"}, Random(seed), "en").plain for seed in range(40)}
+    assert plain == {"a fox", "a fox, noto style"}
+    placed = FACTS | {"size": "tiny", "place": "on the left"}
+    assert "tiny" in paraphraser.pair(placed, Random(0), "en").plain
+
+
+def test_sentences_held_out_are_never_said(paraphraser: Paraphraser, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [paraphraser.pair(FACTS, Random(seed), "de").sentence for seed in range(300)]
+    usual = max(said, key=said.count)
+    monkeypatch.setattr(module, "heldout_sentences", lambda: frozenset({usual.lower()}))
+    assert usual not in [paraphraser.pair(FACTS, Random(seed), "de").sentence for seed in range(300)]
+
+
+def test_a_keyword_of_many_things_weighs_less_and_a_part_of_the_name_more() -> None:
+    names = local_names(
+        [
+            {"hexcode": "1F436", "label": "Hundegesicht", "tags": ["Hund", "Tier", "treu"]},
+            {"hexcode": "1F431", "label": "Katze", "tags": ["Tier"]},
+        ]
+    )
+    assert dict(zip(names["1f436"].keywords, names["1f436"].weights, strict=True)) == {
+        "Hund": OWN_WORD,
+        "Tier": 0.5,
+        "treu": 1.0,
+    }
+
+
+def test_an_emoji_comes_with_and_without_its_variation_selector(paraphraser: Paraphraser) -> None:
+    thing = Scene.of(FACTS, ROWS).things[0]
+    assert {paraphraser.english.emoji(thing, Random(seed)) for seed in range(30)} == {"🦊", "🦊\ufe0f"}

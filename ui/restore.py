@@ -1,0 +1,141 @@
+"""Settings back into the form: from the visit's history, from a picture's file, and from a link."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from stable_diffusion.request import RequestError
+from ui.stage import live
+
+from .form.controls import CHECKED, Controls, Updates
+from .form.fitting import fill
+from .form.inputs import picked
+from .form.photo import SEEN, own_file
+from .keep.history import FinishedRun, History, by_picture
+from .keep.link import from_query
+from .keep.metadata import read_infotext
+from .runs.errors import errors_on_page, titled
+from .runs.models import LoadedModels
+from .stage.film import read_film, with_final_picture
+from .tab import Tab, finished
+
+
+def all_controls(tabs: dict[str, Tab]) -> list[Component]:
+    """Return the controls of both tabs, each once: the choice of the model belongs to both."""
+    return list(dict.fromkeys(component for tab in tabs.values() for component in tab.controls.values()))
+
+
+def restore(
+    settings: dict[str, Any], tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, chosen: str, origin: str
+) -> Updates:
+    """Return the updates that put settings into their tab, and report the settings that did not fit.
+
+    chosen: the model in the form. origin: "file", of which everything is reported, or "link".
+    """
+    kind = "i2i" if "strength" in settings else "t2i"
+    updates, fitted = fill(tabs[kind].controls, settings, models, chosen)
+    if kind == "i2i":
+        missing = "the photo and its mask, which are" if settings.get("mask") else "the photo, which is"
+        fitted.left.append(f"{missing} not in the {origin}")
+    complete = not fitted.changed and not fitted.left
+    if not complete or origin == "file":
+        message = gr.Info if complete else gr.Warning
+        message(titled("In the form now", fitted.report()), duration=20)
+    return {pages: gr.Tabs(selected=kind), **updates}
+
+
+def connect_history(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, history: History) -> None:
+    """Restore picture, film and settings of a clicked thumbnail."""
+
+    def show(runs: list[FinishedRun], event: gr.SelectData) -> Updates:
+        run = picked(event, by_picture(runs))
+        tab = tabs[run.kind]
+        updates: Updates = {pages: gr.Tabs(selected=run.kind), **fill(tab.controls, run.settings, models)[0]}
+        try:
+            film = read_film(run.film)
+        except RequestError as error:
+            gr.Warning(titled("The settings are back", str(error)))
+            return updates
+        return updates | {tab.view.live: live.replay(with_final_picture(film, run), run.link)} | tab.show(run)
+
+    shown = [part for tab in tabs.values() for part in (tab.view.live, *tab.finished_outputs)]
+    outputs = [pages, *all_controls(tabs), *shown]
+    history.gallery.select(show, history.runs, outputs, show_progress="hidden", api_visibility="private")
+
+
+def model_by_name(models: LoadedModels, name: str) -> str | None:
+    """Return the model that writes this name into its pictures, unless it would have to be downloaded."""
+    for choice, source in models.catalogue.sources.items():
+        path = models.catalogue.path(choice)
+        if path.exists() and name == (path.stem if path.is_file() else path.name):
+            return choice
+        if name == source and models.loaded(choice) is not None:
+            return choice
+    return None
+
+
+def connect_file(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, file: gr.File) -> None:
+    """Restore the settings of a picture that is dropped on the page."""
+    menu = tabs["t2i"].controls["model"]
+
+    def read(path: str | None, chosen: str) -> Updates:
+        with errors_on_page():
+            settings = read_infotext(own_file(path or ""))
+            others = settings.get("others", {})
+            model = model_by_name(models, others.get("Model", ""))
+            if model is not None:
+                settings |= {"model": model, "others": {key: others[key] for key in others if key != "Model"}}
+            return {file: None, **restore(settings, tabs, models, pages, chosen, "file")}
+
+    outputs = [pages, file, *all_controls(tabs)]
+    file.upload(read, [file, menu], outputs, show_progress="hidden", api_visibility="private")
+
+
+PLAY = """() => {
+  const link = new URLSearchParams(location.search);
+  if (!link.has("seed") || link.has("strength") || sessionStorage.getItem("t2i-live")) return;
+  setTimeout(() => document.querySelector("#t2i-generate").click(), 0);
+}"""
+"""Press Generate for a link that is complete: one without a photo, on a page that has no run to continue."""
+
+
+def connect_link(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, page: gr.Blocks) -> None:
+    """Put the settings of the page's address into the form when it opens, and draw those with a seed."""
+    menu = tabs["t2i"].controls["model"]
+
+    def read(chosen: str, request: gr.Request) -> Updates:
+        settings = from_query(dict(request.query_params))
+        return restore(settings, tabs, models, pages, chosen, "link") if settings else {pages: gr.skip()}
+
+    filled = page.load(read, menu, [pages, *all_controls(tabs)], **CHECKED)
+    filled.success(None, js=PLAY, api_visibility="private")
+
+
+def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:
+    """Make a finished picture the photo of Image2Image, with its prompt."""
+    photo, prompt = (tabs["i2i"].controls[name] for name in ("image", "prompt"))
+
+    def use(run: FinishedRun | None) -> Updates:
+        over = finished(run)
+        return {photo: over.files[0], prompt: over.request.prompt, pages: gr.Tabs(selected="i2i")}
+
+    for tab in tabs.values():
+        used = tab.view.use.click(use, tab.view.last, [photo, prompt, pages], **CHECKED)
+        used.success(None, js=SEEN, api_visibility="private")
+
+
+def connect_inside(tab: Tab, pages: gr.Tabs, inside: tuple[gr.Tabs, Controls]) -> None:
+    """Put the settings of the run that the tab shows into the form of "Inside a run"."""
+    sections, form = inside
+    controls = {name: component for name, component in form.items() if name != "model"}
+
+    def look(run: FinishedRun | None) -> Updates:
+        settings = finished(run).settings
+        settings["seed"] = str(settings["seed"])
+        updates = {component: settings[name] for name, component in controls.items()}
+        return {pages: gr.Tabs(selected="inside"), sections: gr.Tabs(selected="run"), **updates}
+
+    tab.view.inside.click(look, tab.view.last, [pages, sections, *controls.values()], **CHECKED)

@@ -1,0 +1,140 @@
+"""The cost of a request in seconds on this machine, estimated from the measured pace of its model."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from PIL import Image
+
+from stable_diffusion.request import Defaults, Request, RequestError
+
+from .limits import Limits
+
+if TYPE_CHECKING:
+    from stable_diffusion.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
+
+TRIES = 4
+LONG = 1.0
+"""Seconds after which a first evaluation, which may also prepare weights, is not repeated."""
+MEASURED_SIDE = 256
+"""Longest side, in pixels, at which the autoencoder is measured; its time grows with the area."""
+SKETCH_STEPS = 5
+QUICK = 0.5
+"""Seconds below which a sketch feels immediate."""
+USUAL = Request()
+"""One picture with the settings that suit the model."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that the parts of a run take: one picture of side x side pixels, with guidance."""
+
+    side: int
+    text: float
+    """Encoding of one chunk of tokens."""
+    photo: float
+    evaluation: float
+    """One evaluation of the network."""
+    decoding: float
+
+
+_paces: WeakKeyDictionary[Pipeline, Pace] = WeakKeyDictionary()
+_measuring = threading.Lock()
+
+
+def pace_of(pipeline: Pipeline) -> Pace:
+    """Return the pace of a model, measured once: when it is loaded, while no run uses it.
+
+    A model that can't draw with its own settings gets a pace of infinite seconds, and no limit.
+    """
+    with _measuring:
+        if pipeline not in _paces:
+            try:
+                _paces[pipeline] = _measure(pipeline)
+            except Exception:
+                log.exception("the model can't draw with its own settings")
+                _paces[pipeline] = Pace(pipeline.default_size, math.inf, math.inf, math.inf, math.inf)
+        return _paces[pipeline]
+
+
+def estimate(pipeline: Pipeline, request: Request) -> float:
+    """Return the seconds that a complete request takes on this machine, without waiting and previews."""
+    assert request.width is not None
+    assert request.height is not None
+    pace, texts = pace_of(pipeline), (request.prompt, request.negative_prompt)
+    chunks = sum(len(pipeline.tokenize(text, request.prompt_syntax).ids) for text in texts)
+    area = request.width * request.height / pace.side**2
+    evaluations = request.steps * (2 if request.sampler == "heun" else 1)
+    per_image = evaluations * pace.evaluation + pace.decoding
+    photo = 0.0 if request.image is None else pace.photo * area
+    return chunks * pace.text + photo + request.num_images * area * per_image
+
+
+def check_seconds(pipeline: Pipeline, request: Request, defaults: Defaults, limits: Limits) -> None:
+    """Raise `RequestError` if a complete request takes longer than allowed here.
+
+    One picture with the model's own settings, `defaults`, is always allowed.
+    """
+    seconds = estimate(pipeline, request)
+    most = max(limits.max_seconds, estimate(pipeline, defaults.complete(USUAL)))
+    if seconds > most:
+        raise RequestError(
+            f"{request.steps} {request.sampler} steps x {request.num_images} of {request.width}x{request.height} take "
+            f"about {duration(seconds)} here, and one request may take {duration(most)}: choose fewer steps, fewer "
+            "pictures or a smaller size"
+        )
+
+
+def is_quick(pipeline: Pipeline) -> bool:
+    """Whether the evaluations of a sketch feel immediate on this machine."""
+    return SKETCH_STEPS * pace_of(pipeline).evaluation < QUICK
+
+
+def describe(pipeline: Pipeline) -> str:
+    """Return "A picture of 20 steps takes about 0.8 s here.", or nothing if the pace is not known."""
+    request = pipeline.defaults.complete(USUAL)
+    seconds = estimate(pipeline, request)
+    return "" if math.isinf(seconds) else f"A picture of {request.steps} steps takes about {duration(seconds)} here."
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them: 0.04 s, 12 s, 4 min."""
+    if seconds >= 90:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s" if seconds >= 9.5 else f"{seconds:.1g} s" if seconds < 1 else f"{seconds:.1f} s"
+
+
+def _measure(pipeline: Pipeline) -> Pace:
+    side = pipeline.default_size
+    small = min(side, MEASURED_SIDE)
+    area = (side / small) ** 2
+    request = Request(seed=0, width=small, height=small)
+    text = _seconds(lambda: pipeline.condition(request))
+    begin = _seconds(lambda: pipeline.begin(request).close())
+    photo = _seconds(lambda: pipeline.begin(request.with_values(image=Image.new("RGB", (small, small)))).close())
+    run = pipeline.begin(Request(seed=0))
+    query, evaluations = run.query, list[float]()
+    assert query is not None, "a run that begins has a query"
+    for _ in range(TRIES):
+        evaluations.append(_seconds(lambda: run.denoise([query])[0].cpu()))  # .cpu() waits for the accelerator
+        if evaluations[-1] > LONG:
+            break
+    height, width = (length * small // side for length in query.x.shape[-2:])
+    decoding = _seconds(lambda: run.render(query.x[..., :height, :width]))
+    run.close()
+    return Pace(side, text / 2, max(0.0, photo - begin) * area, min(evaluations), decoding * area)
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started

@@ -1,0 +1,41 @@
+"""From a request to one that can run: its model loaded, settings complete, pictures read, limits checked, LoRAs merged.
+
+Loads, downloads and decodes: for threads, not for an event loop.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from stable_diffusion.request import Request
+
+from .adapter_files import add_files
+from .cost import check_seconds
+from .models import LoadedModels
+
+if TYPE_CHECKING:
+    from stable_diffusion.pipeline import Pipeline
+
+
+def prepare(models: LoadedModels, request: Request) -> tuple[Pipeline, Request]:
+    """Return a request's model, and the request complete with its pictures; `RequestError` if it can't be served."""
+    from stable_diffusion.photo import with_pictures
+
+    models.limits.check(request)  # before the model is loaded
+    pipeline, defaults = models.pipeline(request.model), models.defaults(request.model)
+    models.limits.check(request, defaults)
+    request = with_pictures(request, defaults)
+    check_seconds(pipeline, request, defaults, models.limits)
+    add_files(pipeline)
+    pipeline.loras.models_for(request.loras)
+    assert request.preview is not None
+    pipeline.models.decoder_for(request.preview)
+    return pipeline, request
+
+
+def check(models: LoadedModels, request: Request) -> None:
+    """Raise `RequestError` if a request exceeds the limits here; in seconds once its model is loaded."""
+    defaults, pipeline = models.defaults(request.model), models.loaded(request.model)
+    models.limits.check(request, defaults)
+    if pipeline is not None:
+        check_seconds(pipeline, defaults.complete(request), defaults, models.limits)
