@@ -178,7 +178,7 @@ class UNet(nn.Module):
         guidance (B, time_cond_proj_dim) is the embedded guidance scale of a distilled model.
         maps, if given, receives the weights (B + G, heads, pixels, S) of each cross-attention in order.
         """
-        return self.predict(latents, self.embed(timesteps, latents.dtype, guidance), keys_values, maps)
+        return self.evaluate(latents, self.embed(timesteps, latents.dtype, guidance), keys_values, maps)
 
     def embed(self, timesteps: Tensor, dtype: torch.dtype, guidance: Tensor | None = None) -> Tensor:
         """Return the embedding (B, T) of timesteps (B,) and guidance.
@@ -188,7 +188,7 @@ class UNet(nn.Module):
         embedding = timestep_embedding(timesteps, self.config.block_out_channels[0])
         return self.time_embedding(embedding.to(dtype), guidance)
 
-    def predict(self, latents: Tensor, time: Tensor, keys_values: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+    def evaluate(self, latents: Tensor, time: Tensor, keys_values: Tensor, maps: list[Tensor] | None = None) -> Tensor:
         """Predict as `forward` does, at an embedded time (B, T)."""
         widths = [2 * attention.channels for attention in self._cross_attentions()]
         each = iter(keys_values.split(widths, dim=2))

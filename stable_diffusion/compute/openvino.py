@@ -45,7 +45,7 @@ def use_where_faster(unet: UNet, dtype: torch.dtype, cache: Path = CACHE) -> boo
     for _ in range(ROUNDS):
         for network, times in seconds.items():
             started = time.perf_counter()
-            outputs.append(network.predict(latents, time_embedding, keys_values).float())
+            outputs.append(network.evaluate(latents, time_embedding, keys_values).float())
             times.append(time.perf_counter() - started)
     right = (outputs[-1] - outputs[-2]).norm() <= AGREEMENT[dtype] * outputs[-2].norm()
     if right and min(seconds[theirs]) < GAIN * min(seconds[ours]):
@@ -69,11 +69,11 @@ class OpenVINOUNet(UNet):
         self._shapes = [tuple(port.shape) for port in compiled.inputs]
         self._request, self._lock = compiled.create_infer_request(), threading.Lock()
 
-    def predict(self, latents: Tensor, time: Tensor, keys_values: Tensor, maps: list[Tensor] | None = None) -> Tensor:
-        """See `UNet.predict`."""
+    def evaluate(self, latents: Tensor, time: Tensor, keys_values: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        """See `UNet.evaluate`."""
         inputs = latents, time, keys_values
         if maps is not None or [tensor.shape for tensor in inputs] != self._shapes:
-            return super().predict(*inputs, maps)
+            return super().evaluate(*inputs, maps)
         with self._lock:  # a request evaluates one input at a time
             output = self._request.infer([tensor.float().numpy() for tensor in inputs])[0]
         return torch.from_numpy(output).to(latents.dtype)
@@ -102,14 +102,14 @@ def converted(unet: UNet, cache: Path = CACHE) -> Path:
 
 
 class _Predict(nn.Module):
-    """`UNet.predict` as the forward of a network, for tracing."""
+    """`UNet.evaluate` as the forward of a network, for tracing."""
 
     def __init__(self, unet: UNet):
         super().__init__()
         self.unet = unet
 
     def forward(self, latents: Tensor, time: Tensor, keys_values: Tensor) -> Tensor:
-        return self.unet.predict(latents, time, keys_values)
+        return self.unet.evaluate(latents, time, keys_values)
 
 
 def _example(unet: UNet) -> tuple[Tensor, Tensor, Tensor]:

@@ -67,7 +67,7 @@ def test_a_slower_or_wrong_network_is_not_taken(
     def wrong(self: OpenVINOUNet, latents: Tensor, *others: Tensor) -> Tensor:
         return torch.full_like(latents, torch.nan)
 
-    monkeypatch.setattr(OpenVINOUNet, "predict", wrong)
+    monkeypatch.setattr(OpenVINOUNet, "evaluate", wrong)
     assert not use_where_faster(unet, torch.float32, tmp_path)
     assert for_inference(unet) is ours
 
