@@ -63,7 +63,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def velocity(self, x_t: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         """Return the velocity (B, C, h, w) of x_t for the tokens (B, S) of plain captions."""
-        return self.unet(x_t, t.float(), self.text_encoder(tokens))
+        return self.unet(x_t, t.float(), self.unet.read(self.text_encoder(tokens)))
 
     @torch.no_grad()
     def attentions(self, x_t: Tensor, t: Tensor, tokens: Tensor) -> list[tuple[Attention, Tensor, Tensor]]:
@@ -119,7 +119,7 @@ def velocity_loss(teacher: Teacher) -> Loss:
         target = teacher.velocity(x_t, t, plain)
         copies = len(sentences) // len(plain)
         x_t, t, target = (tensor.repeat_interleave(copies, 0) for tensor in (x_t, t, target))
-        return (teacher.unet.predict(x_t, t.float(), conditioner(sentences)).float() - target.float()).square().mean()
+        return (teacher.unet(x_t, t.float(), conditioner(sentences)).float() - target.float()).square().mean()
 
     return loss
 
@@ -206,7 +206,7 @@ class HeldoutSentences:
         """Return the mean error of each kind of sentence."""
         with quick():
             words = conditioner(caption_tokens(tokenizer, self.sentences).long())
-            velocities = [self.teacher.unet.predict(x_t, t.float(), words).float() for x_t, t, _ in self.ways]
+            velocities = [self.teacher.unet(x_t, t.float(), words).float() for x_t, t, _ in self.ways]
         errors = self._errors(velocities)
         found: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for kind, error, most in zip(self.kinds, errors.tolist(), self._most.tolist(), strict=True):
