@@ -1,25 +1,29 @@
-# make demo   the page at http://127.0.0.1:7860
-# make test   the checks; CI also runs `make test-processors` and `make test-serving`
-# make soak   the long checks, for half an hour and more; docs/soak.md has the last results
-# make lock   the versions that the Space and the Dockerfile install, again from requirements.txt
+# make demo       the page at http://127.0.0.1:7860
+# make test       the checks; CI also runs `make test-processors` and `make test-serving`
+# make browser    install Chromium for the tests of the page, where no browser starts
+# make mutations  put faults into a copy of the code, which the tests have to find
+# make soak       the long checks, for half an hour and more; docs/soak.md has the last results
+# make lock       the versions that the Space and the Dockerfile install, again from requirements.txt
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser test-processors test-sse test-avx2 test-serving soak lock lint format data train text clean
+.PHONY: demo test browser test-processors test-sse test-avx2 test-serving mutations soak lock lint format data train text clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python app.py
 
-# Side by side, a thread each; the tests of a file stay together, for they share a server.
-test: lint browser
+# In parallel, a thread each; the tests of a file stay in one process, since they share a server. A browser is installed
+# only where none starts, and a message says so first.
+test: lint
+	$(BIN)/python -m tests.e2e.browser || $(MAKE) browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 browser: $(VENV)/.installed-dev
-	$(BIN)/python -m tests.e2e.browser
+	$(BIN)/python -m tests.e2e.browser --install
 
-# As other processors would: PyTorch and oneDNN have kernels for each, which sum in other orders. Side by side, a thread
-# each. Training is left out: without AVX its bfloat16 is emulated, and its tests compare with nobody's numbers.
+# The tests whose numbers depend on the processor, with the kernels of two older ones, which sum in other orders.
+PROCESSOR_TESTS = tests/parity $(addprefix tests/unit/,test_inference.py test_openvino.py test_pipeline.py test_heatmap.py)
 test-processors: $(VENV)/.installed-dev
 	$(MAKE) --jobs=2 --output-sync=target test-sse test-avx2
 
@@ -28,13 +32,17 @@ test-sse: export ONEDNN_MAX_CPU_ISA = SSE41
 test-avx2: export ATEN_CPU_CAPABILITY = avx2
 test-avx2: export ONEDNN_MAX_CPU_ISA = AVX2
 test-sse test-avx2: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/unit tests/parity --ignore-glob='*/test_train*.py'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(PROCESSOR_TESTS)
 
 # Two replicas of the model behind one front, on Ray Serve, which takes the cores for itself.
 test-serving: $(VENV)/.installed-serve
 	$(BIN)/python -m pytest -q -m serving tests/serving
 
-# What is too long for every day: attacks and load by the thousand, and what they leave in memory.
+# Faults made on purpose, a few seconds each.
+mutations: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutations
+
+# Too long for every day: attacks and load by the thousand, and the memory that they leave behind.
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m soak tests
 	$(BIN)/pip-audit --strict --disable-pip --no-deps --requirement requirements-lock.txt
@@ -109,9 +117,9 @@ $(VENV)/.installed: requirements.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	$(BIN)/python -m pip install -r requirements-dev.txt
+	$(BIN)/python -m pip install -r requirements.txt -r requirements-dev.txt
 	touch $@
 
 $(VENV)/.installed-serve: requirements-serve.txt $(VENV)/.installed-dev
-	$(BIN)/python -m pip install -r requirements-serve.txt
+	$(BIN)/python -m pip install -r requirements.txt -r requirements-serve.txt
 	touch $@

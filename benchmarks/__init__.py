@@ -1,0 +1,1 @@
+"""Measure speed and exactness beside diffusers, on this machine."""

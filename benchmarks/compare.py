@@ -1,12 +1,12 @@
-"""Ours beside diffusers on this machine: same weights, same inputs, in turn, with how far the outputs are apart.
+"""Time our networks and diffusers' in turn, with the same weights and inputs, and print how far their outputs differ.
 
     python -m benchmarks.compare --json table.json
     python -m benchmarks.compare --rows bundled-step bundled-run --compiled
 
-Each line has the median of the rounds with the fastest and the slowest, its ratio to the first of its row, which is
-diffusers in float32 or as named, and the largest difference from what that answered. Full-size rows have the shapes of
-Stable Diffusion 1.5 and random weights. --compiled adds torch.compile with frozen weights, a minute or two for each
-network; OpenVINO is added where it is installed. Needs 16 GB of memory for the full-size rows.
+Each line holds the median, fastest and slowest round in seconds, the ratio of the median to that of the row's first
+contender (diffusers in float32, unless the row says otherwise), and the largest difference from its output. Full-size
+rows have the shapes of Stable Diffusion 1.5 and random weights, and need 16 GB of memory. --compiled adds torch.compile
+with frozen weights, which compiles for a minute or two a network. OpenVINO takes part if it is installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .rows import DTYPES, ROWS, Settings, Works
 
 @dataclass(frozen=True)
 class Line:
-    """What one contender of a row took, in seconds, and how far its output is from that of diffusers in float32."""
+    """One contender's seconds, and the difference of its output from the row's first contender."""
 
     row: str
     contender: str
@@ -54,7 +54,7 @@ HEADING = f"{'row':16} {'contender':22} {'median s':>8} {'spread s':>16} {'ratio
 
 @torch.no_grad()
 def measure(row: str, works: Works, rounds: int) -> list[Line]:
-    """Time the contenders in turn, the first being what the others are compared with."""
+    """Time the contenders of a row in turn, and compare each with the first."""
     outputs = {name: work().float() for name, work in works.items()}  # this first turn also warms up
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(rounds):
@@ -79,14 +79,15 @@ def measure(row: str, works: Works, rounds: int) -> list[Line]:
 
 
 def main() -> None:
+    """Measure the rows that the command line names, and print each as soon as it is done."""
     parser = argparse.ArgumentParser(
         description=__doc__.partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), help="precisions")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each is timed")
-    parser.add_argument("--compiled", action="store_true", help="diffusers through torch.compile too")
-    parser.add_argument("--json", type=Path, help="where to keep the table")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each contender is timed")
+    parser.add_argument("--compiled", action="store_true", help="add diffusers through torch.compile")
+    parser.add_argument("--json", type=Path, help="file for the table")
     args = parser.parse_args()
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
@@ -98,14 +99,14 @@ def main() -> None:
         measured = measure(row, ROWS[row](chosen), chosen.rounds)
         print(*measured, sep="\n", flush=True)
         lines += measured
-        gc.collect()  # one row's networks leave before the next one's come
+        gc.collect()  # free this row's networks before the next row loads its own
     if args.json is not None:
         table = {"machine": machine(), "lines": [asdict(line) for line in lines]}
         args.json.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 
 def machine() -> str:
-    """The processor and the versions, in one line."""
+    """Return the processor, its threads and the versions in one line."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))

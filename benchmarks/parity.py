@@ -1,10 +1,10 @@
-"""How far ours is from diffusers and transformers, part by part, on tiny random models in float32.
+"""Compare our code with diffusers and transformers, part by part, on tiny random models in float32.
 
     python -m benchmarks.parity
 
 Prints, for each network, each sampler over 50 steps and whole requests, the largest difference and the largest number
-that it is a difference of. Their ratio is held to the bound; where all numbers are below one, the difference is.
-Exits with 1 where a row is over the bound.
+in the reference. The bound holds for their ratio, or for the difference if all numbers are below one. Exits with 1 if
+a row is over the bound.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from tests.tiny import KINDS, save_model
 
 STEPS, STRENGTH = 20, 0.6
 Row = tuple[str, str, list[Pair]]
-"""Group, name, and what is compared: the worst of all pairs counts."""
+"""Group, name, and pairs of outputs to compare; the worst pair counts."""
 
 
 def module_rows() -> Iterator[Row]:
-    """Each network, as SD 1.x and 2.x have it."""
+    """Yield a row for each network, in the shapes of Stable Diffusion 1.x and 2.x."""
     for kind, activation in zip(KINDS, ("quick_gelu", "gelu"), strict=True):
         yield "network", f"CLIP text tower, {kind}: {activation}", [pairs.text_tower(kind)]
     for activation in ("quick_gelu", "gelu"):
@@ -38,11 +38,14 @@ def module_rows() -> Iterator[Row]:
     yield "network", "VAE decoder", [pairs.vae_decoder(), pairs.vae_decoder(mid_block_add_attention=False)]
     for kind in KINDS:
         yield "network", f"U-Net, {kind}", [pairs.unet(kind), pairs.unet(kind, (7, 9))]
-    yield "network", "U-Net, told its guidance", [pairs.unet("sd1", time_cond_proj_dim=16)]
+    yield "network", "U-Net with embedded guidance", [pairs.unet("sd1", time_cond_proj_dim=16)]
 
 
 def sampler_rows() -> Iterator[Row]:
-    """Each sampler alone, over 50 steps, from noise and from a picture; epsilon and v, each spacing of timesteps."""
+    """Yield rows for each sampler over 50 steps, from noise and from a picture.
+
+    Each row covers epsilon and v prediction and every spacing of timesteps.
+    """
 
     def runs(name: str, strength: float | None) -> list[Pair]:
         made = []
@@ -59,7 +62,7 @@ def sampler_rows() -> Iterator[Row]:
 
 
 def request_rows(folder: Path) -> Iterator[Row]:
-    """Whole requests with guidance, prompt to latents, by each sampler."""
+    """Yield rows for whole guided requests, from prompt to latents, by each sampler."""
     both = [Pipelines(save_model(folder / kind, kind)) for kind in KINDS]
     for name, label in SAMPLER_LABELS.items():
         for kind, strength in (("text to image", None), ("image to image", STRENGTH)):
@@ -77,6 +80,7 @@ def request_rows(folder: Path) -> Iterator[Row]:
 
 @torch.no_grad()
 def main() -> int:
+    """Print all rows; return 1 if one is over the bound, else 0."""
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()

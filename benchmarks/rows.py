@@ -1,4 +1,4 @@
-"""What `compare` compares: rows of contenders, ours and theirs with the same weights and the same inputs."""
+"""Define the rows of `compare`: contenders, ours and theirs, with the same weights and inputs."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 BARE_PAGE = "import gradio as gr\nwith gr.Blocks() as page:\n    gr.Textbox()\npage.launch(server_port={port})"
 
 Work = Callable[[], Tensor]
-"""One contender's part: computes the output and gives it."""
+"""A contender: a function that computes the output."""
 Works = dict[str, Work]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is compared: in which precisions, how often, and whether compiled too."""
+    """How to measure: in which precisions, for how many rounds, and whether with torch.compile."""
 
     dtypes: list[str]
     rounds: int
@@ -59,11 +59,11 @@ class Settings:
 
 
 Ask = Callable[[Any, Tensor], Tensor]
-"""Puts a question to a network, of theirs or ours, and gives its answer."""
+"""Evaluate a network, theirs or ours, for one input tensor."""
 
 
 def evaluations(theirs: nn.Module, ours: UNet | VAE, ask: Ask, size: tuple[int, ...], chosen: Settings) -> Works:
-    """One evaluation of a network by each contender; the question is noise of that size."""
+    """Return contenders that evaluate a network once, for noise of `size`."""
     question = torch.randn(size, generator=torch.Generator().manual_seed(0))
     works: Works = {"diffusers float32": partial(ask, theirs, question)}
     for name in chosen.dtypes:
@@ -85,22 +85,24 @@ def evaluations(theirs: nn.Module, ours: UNet | VAE, ask: Ask, size: tuple[int, 
 
 
 def answer_packed(ask: Ask, network: nn.Module, question: Tensor) -> Tensor:
+    """Evaluate our network with its weights packed, as a pipeline does."""
     return ask(for_inference(network), question)
 
 
 class Asked(nn.Module):
-    """A network with its question put, for those who convert networks: one tensor in, one out."""
+    """A network with one input and one output tensor, as torch.compile and OpenVINO need it."""
 
     def __init__(self, network: nn.Module, ask: Ask):
         super().__init__()
         self.network, self.ask = network, ask
 
     def forward(self, question: Tensor) -> Tensor:
+        """Evaluate the network for `question`."""
         return self.ask(self.network, question)
 
 
 def openvino(network: Asked, question: Tensor, precision: str) -> Work:
-    """OpenVINO's conversion of a network in float32, to be computed in this precision."""
+    """Convert a float32 network with OpenVINO, and return a contender that computes it in `precision`."""
     import openvino
 
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
@@ -110,26 +112,26 @@ def openvino(network: Asked, question: Tensor, precision: str) -> Work:
 
 
 def sharing(kind: type[nn.Module], config: Any, theirs: nn.Module) -> Any:
-    """Our network of that configuration with the very weights of theirs."""
+    """Return our network of class `kind` with the weights of `theirs`, shared and not copied."""
     ours = outline(kind, config)
     ours.load_state_dict(theirs.state_dict(), strict=True, assign=True)
     return ours.eval().requires_grad_(False)
 
 
 def unets(bundled: bool) -> tuple[nn.Module, UNet]:
-    """Theirs and ours, of the bundled model or of full size."""
+    """Return their network and ours, of the bundled model or of full size."""
     theirs, values = reference("unet", diffusers.UNet2DConditionModel, bundled)
     return theirs, sharing(UNet, UNetConfig.from_dict(values), theirs)
 
 
 def vaes(bundled: bool) -> tuple[nn.Module, VAE]:
-    """Theirs and ours, of the bundled model or of full size."""
+    """Return their network and ours, of the bundled model or of full size."""
     theirs, values = reference("vae", diffusers.AutoencoderKL, bundled)
     return theirs, sharing(VAE, VAEConfig.from_dict(values), theirs)
 
 
 def reference(part: str, kind: Any, bundled: bool) -> tuple[nn.Module, dict[str, Any]]:
-    """Theirs, with trained or random weights, and its chosen."""
+    """Return their network, with the bundled or with random weights, and its settings."""
     if bundled:
         theirs, values = kind.from_pretrained(BUNDLED / part), read_json(BUNDLED / part / "config.json")
     else:
@@ -140,13 +142,13 @@ def reference(part: str, kind: Any, bundled: bool) -> tuple[nn.Module, dict[str,
 
 
 def guided_step(bundled: bool, side: int, chosen: Settings) -> Works:
-    """The U-Net on side x side latents of one picture, with and without its words."""
+    """Evaluate the U-Net on side x side latents of one picture, with and without its prompt."""
     theirs, ours = unets(bundled)
     config = ours.config
     context = torch.randn(2, 77, config.cross_attention_dim, generator=torch.Generator().manual_seed(1))
     timestep = torch.tensor([501])
 
-    words = ours.read(context)  # which a run of ours does once
+    words = ours.read(context)  # once a run, so outside the measurement
 
     def ask(network: Any, latents: Tensor) -> Tensor:
         if isinstance(network, UNet):
@@ -157,7 +159,7 @@ def guided_step(bundled: bool, side: int, chosen: Settings) -> Works:
 
 
 def decoding(bundled: bool, side: int, chosen: Settings) -> Works:
-    """The VAE from side x side latents to one picture."""
+    """Decode side x side latents to one picture by the VAE."""
     theirs, ours = vaes(bundled)
 
     def ask(vae: Any, latents: Tensor) -> Tensor:
@@ -169,7 +171,7 @@ def decoding(bundled: bool, side: int, chosen: Settings) -> Works:
 
 
 def encoding(bundled: bool, pixels: int, chosen: Settings) -> Works:
-    """The VAE from one picture of pixels x pixels to the mean of its latents."""
+    """Encode one picture of pixels x pixels to the mean of its latents by the VAE."""
     theirs, ours = vaes(bundled)
 
     def ask(vae: Any, pictures: Tensor) -> Tensor:
@@ -181,6 +183,7 @@ def encoding(bundled: bool, pixels: int, chosen: Settings) -> Works:
 
 
 def reference_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """Return diffusers' pipeline of a model directory, without its safety checker and progress bar."""
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(
         folder, safety_checker=None, local_files_only=True, dtype=dtype
     )
@@ -189,7 +192,7 @@ def reference_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def whole_run(chosen: Settings) -> Works:
-    """20 guided steps of DDIM with the bundled model, from prompt to picture in [0, 1]."""
+    """Draw a picture with the bundled model, 20 guided steps of DDIM; the output is in [0, 1]."""
     works: Works = {}
     for name in dict.fromkeys(["float32", *chosen.dtypes]):
         theirs, ours = reference_pipeline(BUNDLED, DTYPES[name]), Pipeline.from_pretrained(dtype=DTYPES[name])
@@ -200,26 +203,29 @@ def whole_run(chosen: Settings) -> Works:
 
 
 def draw_theirs(pipe: Any) -> Tensor:
+    """Draw `PROMPT` with diffusers."""
     return as_tensor(pipe(PROMPT, generator=torch.Generator().manual_seed(1), **OPTIONS).images[0])
 
 
 def draw_ours(pipe: Pipeline, preview: str = "none") -> Tensor:
+    """Draw `PROMPT` with our pipeline."""
     return as_tensor(pipe(Request(PROMPT, seed=1, sampler="ddim", preview=preview, **OPTIONS)).images[0])
 
 
 def as_tensor(picture: Image.Image) -> Tensor:
+    """Return a picture as a tensor (H, W, 3) in [0, 1]."""
     return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)
 
 
 def scratch() -> Path:
-    """A folder that goes when the program ends."""
+    """Return a new folder, which is removed when the program ends."""
     folder = Path(tempfile.mkdtemp())
     atexit.register(shutil.rmtree, folder)
     return folder
 
 
 def previewed_runs(chosen: Settings) -> Works:
-    """The whole run of ours, with a preview of every step: what each kind of preview costs beside none."""
+    """Draw with our pipeline and a preview of every step, of each kind, beside a run without previews."""
     works: Works = {}
     for name in chosen.dtypes:
         pipe = Pipeline.from_pretrained(dtype=DTYPES[name])
@@ -229,12 +235,12 @@ def previewed_runs(chosen: Settings) -> Works:
 
 
 def sharp(pipe: Pipeline) -> list[str]:
-    """The kinds of sharp previews that a model has."""
+    """Return the kinds of sharp previews that a model has."""
     return ["vae"] if pipe.models.tiny_vae is None else ["vae", "tiny"]
 
 
 def first_preview(chosen: Settings) -> Works:
-    """From a prompt to the first picture, by the VAE; theirs, of a callback, is of x_t."""
+    """Draw up to the first preview. Ours is of x_0; theirs, decoded in a callback, is of x_t."""
     works: Works = {}
     for name in dict.fromkeys(["float32", *chosen.dtypes]):
         theirs, ours = reference_pipeline(BUNDLED, DTYPES[name]), Pipeline.from_pretrained(dtype=DTYPES[name])
@@ -245,12 +251,13 @@ def first_preview(chosen: Settings) -> Works:
 
 
 def preview_theirs(pipe: Any) -> Tensor:
+    """Decode the latents after diffusers' first step, and stop there."""
     pictures: list[Image.Image] = []
 
     def show(pipe: Any, step: int, timestep: int, values: dict[str, Tensor]) -> dict[str, Tensor]:
         decoded = pipe.vae.decode(values["latents"] / pipe.vae.config.scaling_factor).sample
         pictures.extend(pipe.image_processor.postprocess(decoded))
-        pipe._interrupt = True  # the steps that are left are none
+        pipe._interrupt = True  # skip the remaining steps
         return values
 
     pipe(PROMPT, generator=torch.Generator().manual_seed(1), callback_on_step_end=show, output_type="latent", **OPTIONS)
@@ -258,6 +265,7 @@ def preview_theirs(pipe: Any) -> Tensor:
 
 
 def preview_ours(pipe: Pipeline, preview: str) -> Tensor:
+    """Return the first preview of our run, and stop there."""
     steps = pipe.stream(Request(PROMPT, seed=1, sampler="ddim", preview=preview, **OPTIONS))
     images = next(steps).images
     steps.close()
@@ -266,7 +274,7 @@ def preview_ours(pipe: Pipeline, preview: str) -> Tensor:
 
 
 def pages(chosen: Settings) -> Works:
-    """From starting a process to the page's first answer."""
+    """Start a page's process, and wait for its first answer."""
     return {
         "bare Gradio page": lambda: served("-c", BARE_PAGE),
         "ours": lambda: served("app.py", "--port", "{port}"),
@@ -274,6 +282,7 @@ def pages(chosen: Settings) -> Works:
 
 
 def served(*command: str) -> Tensor:
+    """Run Python with `command`, in which {port} is replaced, until it answers; the output is a constant."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -293,7 +302,7 @@ def served(*command: str) -> Tensor:
 
 
 def loading(folder: Path) -> Works:
-    """From a model's directory to networks in memory; the output is one weight, for something to compare."""
+    """Load a model directory; the output is one weight."""
     return {
         "diffusers float32": lambda: reference_pipeline(folder).unet.conv_in.weight,
         "ours float32": lambda: load(folder, dtype=torch.float32).unet.conv_in.weight,
@@ -301,7 +310,7 @@ def loading(folder: Path) -> Works:
 
 
 def loading_full_size(chosen: Settings) -> Works:
-    """`loading` of the bundled model's directory with networks of full size in the place of its own."""
+    """Load a directory of full-size networks, with the bundled model's tokenizer and scheduler."""
     folder = scratch()
     pipe, values = reference_pipeline(BUNDLED), stable_diffusion_1()["text_encoder"]
     pipe.text_encoder = transformers.CLIPTextModel(transformers.CLIPTextConfig(**values))

@@ -1,9 +1,9 @@
-"""What a crowd of visitors gets from one network: everybody at once through the engine, beside one alone.
+"""Measure a crowd of visitors who share one network through the engine, beside one visitor alone.
 
     python -m benchmarks.visitors
     python -m benchmarks.visitors --dtype bfloat16 --model stable-diffusion-v1-5/stable-diffusion-v1-5
 
-Everybody asks at the same moment. Prints medians over the rounds; machines are noisy, ratios in one run less so.
+All visitors ask at the same moment. Prints medians over the rounds. Machines are noisy: trust the ratios of one run.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ PROMPT = "a rocket, noto style, on a blue background"
 
 @dataclass(frozen=True)
 class Visit:
-    """Seconds from asking to the first step, and to the final pictures."""
+    """Seconds from the request to the first step, and to the final pictures."""
 
     first: float
     done: float
 
 
 def visit(handle: RunHandle, asked: float) -> Visit:
-    """Read a handle to its end."""
+    """Read a run handle to its end; `asked` is the time of the request."""
     times = [time.perf_counter() for _ in handle]
     return Visit(times[0] - asked, times[-1] - asked)
 
 
 def crowd(engine: Engine, pipe: Pipeline, requests: Iterable[Request]) -> list[Visit]:
-    """What visitors who all ask at once are given, each a reader of its own."""
+    """Submit all requests at once, and read each run in a thread of its own."""
     requests = list(requests)
     asked = time.perf_counter()
     handles = [engine.submit(partial(pipe.begin, request), i) for i, request in enumerate(requests)]
@@ -58,18 +58,19 @@ def crowd(engine: Engine, pipe: Pipeline, requests: Iterable[Request]) -> list[V
 
 
 def alone(pipe: Pipeline, request: Request) -> float:
-    """Seconds that a request takes from the library, with nobody else about."""
+    """Return the seconds that the library takes for a request, with no other run."""
     started = time.perf_counter()
     pipe(request)
     return time.perf_counter() - started
 
 
 def line(name: str, value: float, unit: str, goal: str = "") -> None:
+    """Print a figure with its unit and its goal."""
     print(f"{name:58} {value:8.2f} {unit:2} {goal}".rstrip(), flush=True)
 
 
 def crowds(engine: Engine, pipe: Pipeline, steps: int, rounds: int, preview: str) -> None:
-    """One alone, 8 and 30 at once."""
+    """Measure 1, 8 and 30 visitors at once, beside the library alone."""
     goals = {8: ("at most 1 s", "at most 4.5"), 30: ("at most 4 s", "")} if preview == "none" else {}
     requests = [
         Request(PROMPT, num_inference_steps=steps, guidance_scale=4.0, sampler="ddim", seed=i, preview=preview)
@@ -80,7 +81,7 @@ def crowds(engine: Engine, pipe: Pipeline, steps: int, rounds: int, preview: str
     for turn in range(rounds + 1):
         single = alone(pipe, requests[0])
         measured = {count: crowd(engine, pipe, requests[:count]) for count in visits}
-        if turn:  # the first turn warms up, and finds how large batches should be
+        if turn:  # in the first turn the engine warms up and finds its batch size
             singles.append(single)
             for count, found in measured.items():
                 visits[count].append(found)
@@ -100,7 +101,7 @@ def crowds(engine: Engine, pipe: Pipeline, steps: int, rounds: int, preview: str
 
 
 def fairness(engine: Engine, pipe: Pipeline, steps: int) -> None:
-    """One run beside a visitor with four pictures of many steps."""
+    """Measure a small run beside a visitor who asks for four pictures of many steps."""
     few = Request(PROMPT, num_inference_steps=steps, guidance_scale=4.0, seed=1, preview="none")
     many = Request(PROMPT, num_inference_steps=150, guidance_scale=4.0, seed=2, num_images=4, preview="none")
     [lone] = crowd(engine, pipe, [few])
@@ -114,7 +115,7 @@ def fairness(engine: Engine, pipe: Pipeline, steps: int) -> None:
 
 
 def served(pipe: Pipeline, steps: int, rounds: int) -> None:
-    """One run through the page's API, beside the same from the library; both without previews."""
+    """Measure a run through the page's API beside the same run in the library, both without previews."""
     holder = ModelHolder(load=lambda *_: pipe)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -141,7 +142,7 @@ def served(pipe: Pipeline, steps: int, rounds: int) -> None:
 
 
 def leftovers(engine: Engine, pipe: Pipeline, runs: int) -> None:
-    """Memory and threads before and after many runs."""
+    """Measure the growth of memory and threads over many runs."""
 
     def memory() -> float:
         gc.collect()
@@ -155,7 +156,7 @@ def leftovers(engine: Engine, pipe: Pipeline, runs: int) -> None:
         for start in range(0, count, 25):
             crowd(engine, pipe, [Request(PROMPT, num_inference_steps=1, seed=start + i) for i in range(25)])
 
-    some(100)  # what libraries keep for themselves is there by then
+    some(100)  # fills the caches of the libraries
     before, threads = memory(), threading.active_count()
     some(runs)
     print(f"\n{runs} runs of one step")
@@ -164,12 +165,15 @@ def leftovers(engine: Engine, pipe: Pipeline, runs: int) -> None:
 
 
 def main() -> None:
+    """Print all measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="as Pipeline.from_pretrained takes it; by default the bundled one")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="by default the device's usual")
+    parser.add_argument("--model", help="directory, file or hub id; default: the bundled model")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), help="precision; default: the usual one of the device"
+    )
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--runs", type=int, default=1000, help="how many are counted for memory and threads")
+    parser.add_argument("--runs", type=int, default=1000, help="number of runs for memory and threads")
     arguments = parser.parse_args()
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     pipe = Pipeline.from_pretrained(arguments.model, dtype=dtype)

@@ -1,7 +1,7 @@
 """Denoising diffusion probabilistic models (arXiv:2006.11239): forward process, posterior, sampling, loss, likelihood.
 
-The equations are the paper's, with its numbers. Where the paper steps from t to t - 1, these functions step to any
-earlier timestep, which is what a run of fewer steps than the training had needs.
+The equations are the paper's, with its numbers. The paper steps from t to t - 1; these functions step to any earlier
+timestep, because a run has fewer steps than the training.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Posterior:
 
     @classmethod
     def between(cls, alphas_cumprod: float, alphas_cumprod_prev: float, *, large: bool = False) -> Posterior:
-        """From alphas_cumprod at t and at an earlier timestep (1 for the clean image).
+        """Compute the posterior from alphas_cumprod at t and at an earlier timestep (1 for the clean image).
 
-        large: the variance of the forward step instead, beta_t, the upper of the two bounds of Section 3.2.
+        large: take beta_t, the variance of the forward step, which is the upper of the two bounds of Section 3.2.
         """
         alpha = alphas_cumprod / alphas_cumprod_prev
         left, left_prev = 1.0 - alphas_cumprod, 1.0 - alphas_cumprod_prev
@@ -50,11 +50,11 @@ class Posterior:
         )
 
     def mean(self, x_0: Tensor, x_t: Tensor) -> Tensor:
-        """The mean of Eq. 7."""
+        """Return the mean of Eq. 7."""
         return self.x_0_weight * x_0 + self.x_t_weight * x_t
 
     def sample(self, x_0: Tensor, x_t: Tensor, noise: Tensor) -> Tensor:
-        """A draw from Eq. 6, made from standard normal `noise`."""
+        """Draw from Eq. 6 by standard normal `noise`."""
         return self.mean(x_0, x_t) + math.sqrt(self.variance) * noise
 
 
@@ -79,7 +79,7 @@ class DDPMSampler:
 
     @property
     def timesteps(self) -> list[int]:
-        """The timesteps that the run visits, highest first."""
+        """The timesteps of the run, highest first."""
         return self._grid[self._start :]
 
     def set_timesteps(self, num_inference_steps: int) -> None:
@@ -98,7 +98,7 @@ class DDPMSampler:
         return q_sample(self.schedule, x_0, timesteps, self._noise(x_0))
 
     def step(self, prediction: Tensor, t: int, x_t: Tensor) -> Tensor:
-        """One line of Algorithm 2: from x_t and the network's prediction at t, draw the next timestep's latents."""
+        """Draw the next timestep's latents from x_t and the network's prediction at t (Algorithm 2)."""
         grid = [*self._grid, -1]
         t_prev = grid[grid.index(t) + 1]
         x_0 = self.schedule.predict_x_0(prediction, x_t, torch.full((len(x_t),), t)).clamp(-self._clip, self._clip)
@@ -123,7 +123,7 @@ def training_loss(
     prediction_type: str | None = None,
     snr_gamma: float | None = None,
 ) -> Tensor:
-    """The simple loss, E ||target - model(x_t, t)||^2 over random t and noise (Eq. 14); a scalar.
+    """Return the simple loss E ||target - model(x_t, t)||^2 over random t and noise (Eq. 14), a scalar.
 
     model_fn: (x_t (B, ...), t int64 (B,)) -> prediction of eps, of v or of x_0, by `prediction_type`, which is the
         schedule's own unless given. Predicting eps learns nothing at a timestep of zero SNR; predicting v does.
@@ -150,7 +150,7 @@ def training_loss(
     error = model_fn(q_sample(schedule, x_0, t, noise), t) - target
     loss = error.float().square().flatten(1).mean(dim=1)
     if snr_gamma is not None:
-        # The squared error in x_0 is that in eps over SNR, and that in v over SNR + 1.
+        # The squared error of x_0 is the one of eps divided by SNR, and the one of v divided by SNR + 1.
         weight = torch.where(power > 0, snr.clamp(max=snr_gamma) / power, 1.0)
         loss = loss * weight.to(loss)
     return loss.mean()
@@ -188,14 +188,14 @@ def variational_bound(
     generator: torch.Generator | None = None,
     timesteps: Sequence[int] | None = None,
 ) -> VariationalBound:
-    """The variational bound on -log p(x_0) (Eq. 5), each expectation estimated by one draw of x_t (Eq. 4).
+    """Return the variational bound on -log p(x_0) (Eq. 5), each expectation estimated by one draw of x_t (Eq. 4).
 
     The reverse process has the variance of the posterior, so that a KL term is the squared distance of the two means
     over twice the variance (Eq. 8) and cannot be negative. Latents are continuous: the last term is the density of a
     Gaussian around the predicted x_0, not the paper's discrete decoder (Eq. 13).
 
     timesteps: a descending chain to bound instead of all T steps (a shorter chain gives a looser bound); its first
-        entry stands for T. One network evaluation for each.
+        entry is taken for T. One network evaluation each.
     """
     chain = list(timesteps) if timesteps is not None else list(range(schedule.num_train_timesteps))[::-1]
     if not chain or any(t <= t_next for t, t_next in pairwise(chain)):

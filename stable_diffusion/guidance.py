@@ -1,4 +1,4 @@
-"""Classifier-free guidance: what a run asks of the network, and the x_0 that it is answered."""
+"""Classifier-free guidance: a run's query to the network, and the x_0 that answers it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .schedule import Level, predict_x_0
 
 @dataclass(frozen=True)
 class Query:
-    """What a run wants to know next: the x_0 in its latents x = alpha x_0 + sigma eps, (N, C, h, w), float32.
+    """A run's query: the x_0 in its latents x = alpha x_0 + sigma eps, (N, C, h, w), float32.
 
-    context and negative are (N, S, K), prompt and negative prompt as `UNet.read` gives them; negative is None where the
-    run is not guided. guidance_scale is Stable Diffusion's w in uncond + w (cond - uncond): the paper's plus one.
+    context and negative are (N, S, K), prompt and negative prompt as `UNet.read` gives them; negative is None for a run
+    without guidance. guidance_scale is Stable Diffusion's w in uncond + w (cond - uncond): the paper's plus one.
     """
 
     x: Tensor
@@ -30,51 +30,51 @@ class Query:
 
     @property
     def rows(self) -> int:
-        """How many pictures the network is shown for it."""
+        """Number of rows of the network's batch that the query takes."""
         return len(self.x) if self.negative is None else 2 * len(self.x)
 
     def guide(self, unconditional: Tensor | None, conditional: Tensor) -> Tensor:
-        """The guided prediction (Eq. 6, arXiv:2207.12598)."""
+        """Return the guided prediction (Eq. 6, arXiv:2207.12598)."""
         if unconditional is None:
             return conditional
         return unconditional + self.guidance_scale * (conditional - unconditional)
 
 
 Predictions = tuple["Tensor | None", Tensor]
-"""What the network predicts for the negative prompt (None where not guided) and for the prompt, in the dtype of x."""
+"""The network's predictions for the negative prompt (None without guidance) and for the prompt, in the dtype of x."""
 
 
 @dataclass(frozen=True)
 class Denoiser:
-    """D(x, level) = x_0 for the queries of any number of runs, in one evaluation of the network."""
+    """D(x, level) = x_0: answers the queries of any number of runs in one evaluation of the network."""
 
     unet: UNet
     prediction_type: str
 
     @torch.no_grad()
     def __call__(self, queries: Sequence[Query]) -> list[Tensor]:
-        """The x_0 of each query, of the shape and dtype of its x.
+        """Return the x_0 of each query, in the shape and dtype of its x.
 
-        The queries may differ in all but the size of latents and context. A row's answer does not depend on the
+        The queries may differ in everything but the size of latents and context. A row's answer does not depend on the
         others, up to rounding: the processor's kernels differ with the batch.
         """
         predictions = self.predict(queries)
         return [self.x_0(query, query.guide(*both)) for query, both in zip(queries, predictions, strict=True)]
 
     def x_0(self, query: Query, prediction: Tensor) -> Tensor:
-        """The x_0 that a prediction for a query stands for.
+        """Return the x_0 that a prediction for a query implies.
 
-        In the precision of x: sigma may reach 4096, which half precision would not hold well.
+        Computed in the precision of x: sigma may reach 4096, too much for half precision.
         """
         return predict_x_0(prediction, query.x, query.level.alpha, query.level.sigma, self.prediction_type)
 
     def predict(self, queries: Sequence[Query], maps: list[Tensor] | None = None) -> list[Predictions]:
-        """What the network says to each query, before guidance.
+        """Return the network's predictions for each query, before guidance.
 
         maps, if given, receives the cross-attention weights (rows, heads, pixels, S) of each layer, the rows of all
         negative prompts before those of the prompts.
         """
-        order = sorted(range(len(queries)), key=lambda i: queries[i].negative is None)  # those to ask twice come first
+        order = sorted(range(len(queries)), key=lambda i: queries[i].negative is None)  # guided queries come first
         negatives = [query.negative for query in queries if query.negative is not None]
         asked = [queries[i] for i in order]
         prediction = for_inference(self.unet, queries[0].context.dtype).predict(
@@ -91,11 +91,11 @@ class Denoiser:
         return [predictions[i] for i in range(len(queries))]
 
     def _inputs(self, query: Query) -> Tensor:
-        """What the network is shown: latents of unit variance, in its own precision."""
+        """Return the network's input: latents of unit variance, in its own precision."""
         return (query.x / query.level.scale).to(query.context.dtype)
 
     def _guidance_embeddings(self, queries: Sequence[Query]) -> Tensor | None:
-        """The embedded w - 1, in thousandths, that a distilled model expects (arXiv:2310.04378, section 4.3)."""
+        """Return the embedding of w - 1, in thousandths, for a distilled model (arXiv:2310.04378, section 4.3)."""
         channels = self.unet.config.time_cond_proj_dim
         if channels is None:
             return None

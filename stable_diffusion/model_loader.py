@@ -15,7 +15,16 @@ from .compute.packed import packs
 from .compute.precision import fastest_dtype
 from .diffusion import UNet
 from .loading.checkpoints import State, build, read_tensors, read_weights, weight_names
-from .loading.config import BUNDLED, ConfigError, ModelError, SchedulerConfig, TinyVAEConfig, VAEConfig, require
+from .loading.config import (
+    BUNDLED,
+    ONLY_IN_A_CLONE,
+    ConfigError,
+    ModelError,
+    SchedulerConfig,
+    TinyVAEConfig,
+    VAEConfig,
+    require,
+)
 from .loading.fields import bare
 from .loading.files import read_json
 from .loading.hub import OnProgress, locate
@@ -100,6 +109,8 @@ def load(
     elif dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     half = dtype in (torch.float16, torch.bfloat16)
+    if source is None and not BUNDLED.is_dir():
+        raise ModelError(f"source=None is the bundled model, which {ONLY_IN_A_CLONE}, or name another model")
     path = (
         BUNDLED
         if source is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from .compute.memory import is_out_of_memory
 from .images import to_images
 from .mask import Mask
 from .model_loader import Models
@@ -21,6 +23,8 @@ from .request import PREVIEW_LABELS
 from .safety import blur
 from .schedule import Level
 from .vae import Autoencoder
+
+log = logging.getLogger(__name__)
 
 SHARE = 0.05
 """The part of a run's time that previews may add in the mode "auto"."""
@@ -50,10 +54,17 @@ class Renderer:
     def __call__(self, latents: Tensor, decode: Decode | None = None) -> Pictures:
         """Return pictures of scaled latents (N, C, h, w).
 
-        decode: by default the model's VAE, again in float32 where half precision overflows. Raises `NotFinite` where
-        the pixels are not finite even then.
+        decode: by default the model's VAE, again in float32 where half precision overflows. If memory runs out, the
+        images are decoded one by one. Raises `NotFinite` where the pixels are not finite even in float32.
         """
-        images = to_images((decode or self.models.vae.decode_finite)(latents))
+        decode = decode or self.models.vae.decode_finite
+        try:
+            images = to_images(decode(latents))
+        except Exception as error:
+            if not is_out_of_memory(error) or len(latents) == 1:
+                raise
+            log.info("not enough memory to decode %d images at once: one by one", len(latents))
+            images = [image for one in latents.split(1) for image in to_images(decode(one))]
         return self.screen(images if self.mask is None else self.mask.paste(images))
 
     def screen(self, images: list[Image.Image]) -> Pictures:
@@ -103,9 +114,18 @@ class Preview:
         self._resumed = self._now()
 
     def __call__(self, latents: Tensor) -> Pictures | None:
-        """Return pictures of sampler-space latents (N, C, h, w), or None for the name "none"."""
+        """Return pictures of sampler-space latents (N, C, h, w); None for the name "none", or if memory runs out."""
         if self.name == "none":
             return None
+        try:
+            return self._pictures(latents)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            log.info("not enough memory for a preview: it is left out")
+            return None
+
+    def _pictures(self, latents: Tensor) -> Pictures:
         started = self._now()
         self._earned += SHARE * (started - self._resumed)
         if self.name in ("vae", "tiny") or (self.name == "auto" and self._affordable(latents)):

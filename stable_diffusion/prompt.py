@@ -1,17 +1,17 @@
 """From the words of a prompt to the context that the U-Net attends to.
 
-A plain prompt is read as diffusers reads it. A weighted one is read by the rules that AUTOMATIC1111's web UI made
-common (its wiki, "Attention/emphasis" and "Infinite prompt length"):
+A plain prompt is read as diffusers reads it. A weighted one follows the rules of AUTOMATIC1111's web UI (its wiki,
+"Attention/emphasis" and "Infinite prompt length"):
 
 - `(word)` gives a word 1.1 times the attention, `[word]` that much less, `(word:1.3)` 1.3 times; nested ones multiply.
-- A backslash before a bracket, or before another backslash, makes it text. So is a closing bracket that closes nothing;
-  one left open reaches to the end. Round and square brackets need not nest in each other.
+- A backslash before a bracket, or before another backslash, makes it text. A closing bracket without an opening one is
+  text too; a bracket left open reaches to the end. Round and square brackets need not nest in each other.
 - A prompt may be of any length: it is cut into chunks of as many tokens as the text tower takes, each is encoded alone,
   and the features are joined. The cut moves back to a comma, if there is one among the last 20 tokens of 75.
 - `BREAK`, in capitals, ends a chunk early.
-- A token's features are multiplied by its weight, and a chunk by what restores its mean.
+- A token's features are multiplied by its weight, and the whole chunk by the factor that restores its mean.
 
-Of those rules the ones about sampling steps, `[from:to:when]`, `[a|b]` and `AND`, are not kept: they are read as text.
+The rules about sampling steps, `[from:to:when]`, `[a|b]` and `AND`, are not implemented: they are read as text.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from .request import SYNTAX_LABELS
 
 EMPHASIS = {"(": 1.1, "[": 1 / 1.1}
 OPENING = {")": "(", "]": "["}
-MAX_WEIGHT = 1e3  # far beyond use; nested brackets reach infinity, of which nothing but NaN follows
-WRAP = 20 / 75  # how far from its end, in parts of a chunk, a comma may end it
+MAX_WEIGHT = 1e3  # far beyond use; nested brackets would reach infinity and give NaN
+WRAP = 20 / 75  # a chunk may end at a comma within this part of its end
 
-# Both patterns take time linear in the prompt: no two repetitions in a row match the same characters.
+# Both patterns take linear time: no two repetitions in a row match the same characters.
 SYMBOLS = re.compile(
     r"\\(?P<escaped>[()\[\]\\])"
     r"|:\s*(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)"
@@ -49,10 +49,10 @@ BREAK = re.compile(r"\bBREAK\b\s*")
 
 @dataclass(frozen=True)
 class Tokens:
-    """A prompt as the text tower reads it, in one or more chunks of S tokens with start, end and padding.
+    """The tokens of a prompt, in one or more chunks of S tokens with start, end and padding.
 
-    ids and weights are (chunks, S); all weights are 1 where the syntax is plain. count is how many tokens the whole
-    prompt takes without start and end; dropped is the text that had no room, never any where it is weighted.
+    ids and weights are (chunks, S); all weights of a plain prompt are 1. count is the number of tokens of the whole
+    prompt without start and end; dropped is the text that did not fit, always empty for a weighted prompt.
     """
 
     ids: Tensor
@@ -62,7 +62,7 @@ class Tokens:
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompt: str, syntax: str = "plain") -> Tokens:
-    """Cut a prompt into tokens: a plain one into one chunk, which drops what is too long, a weighted one into several.
+    """Cut a prompt into tokens: a plain one into one chunk, which drops the rest, a weighted one into several chunks.
 
     A chunk has `tokenizer.model_max_length` tokens with start and end, which are always kept.
     """
@@ -87,10 +87,10 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, syntax: str = "plain") -> To
 def encode_tokens(
     tokenizer: CLIPTokenizer, text_encoder: CLIPTextEncoder, prompts: Sequence[Tokens], clip_skip: int = 0
 ) -> Tensor:
-    """Prompts -> context (N, chunks * S, hidden_size): the text tower's features of each token.
+    """Return the context (N, chunks * S, hidden_size) of N prompts: the text encoder's features of each token.
 
-    Prompts of fewer chunks than the longest are filled up with empty ones. clip_skip: without that many last layers.
-    Raises `ModelError` where weights that loading left unread turn out not to be finite.
+    Prompts with fewer chunks than the longest are padded with empty chunks. clip_skip: number of last layers to leave
+    out. Raises `ModelError` if weights that the loader did not check turn out not to be finite.
     """
     device = text_encoder.text_model.final_layer_norm.weight.device
     count = max(len(prompt.ids) for prompt in prompts)
@@ -109,12 +109,12 @@ def encode_tokens(
 def encode_prompts(
     tokenizer: CLIPTokenizer, text_encoder: CLIPTextEncoder, prompts: Sequence[str], syntax: str = "plain"
 ) -> Tensor:
-    """Texts -> context (N, chunks * S, hidden_size), as `encode_tokens` gives it."""
+    """Return the context (N, chunks * S, hidden_size) of N texts, as `encode_tokens` does."""
     return encode_tokens(tokenizer, text_encoder, [tokenize(tokenizer, prompt, syntax) for prompt in prompts])
 
 
 def _weigh(features: Tensor, weights: Tensor) -> Tensor:
-    """Multiply features (N, S, D) by weights (N, S), and each of the N by what restores its mean."""
+    """Multiply features (N, S, D) by weights (N, S), and each of the N by the factor that restores its mean."""
     weighted = features.float() * weights[..., None]
     restore = features.float().mean(dim=(1, 2), keepdim=True) / weighted.mean(dim=(1, 2), keepdim=True)
     return (weighted * restore).to(features.dtype)
@@ -124,10 +124,10 @@ Weighted = tuple[str, float]
 
 
 def parse_weights(prompt: str) -> list[list[Weighted]]:
-    """Read a prompt of the weighted syntax: texts with their weights, in a list for each part between BREAKs.
+    """Return the texts of a weighted prompt with their weights, in a list for each part between BREAKs.
 
-    Every text is a prompt; the worst that a stray bracket does is to be read as text. Neighbours of one weight are
-    joined, so that a word is not cut by brackets that say nothing. Takes time linear in the prompt's length.
+    Every text is a valid prompt: a stray bracket is read as text. Neighbours of equal weight are joined, so that
+    brackets without effect cut no word. The time is linear in the prompt's length.
     """
     parts: list[list[Weighted]] = [[]]
     for text, weight in _weigh_texts(list(SYMBOLS.finditer(prompt))):
@@ -146,9 +146,9 @@ def parse_weights(prompt: str) -> list[list[Weighted]]:
 
 
 def _weigh_texts(symbols: list[re.Match[str]]) -> Iterator[Weighted]:
-    """Each text among the symbols with the product of the brackets around it."""
+    """Yield each text among the symbols with the product of the brackets around it."""
     factors, closings = _match_brackets(symbols)
-    inside = {bracket: [1.0] for bracket in EMPHASIS}  # for each open bracket the product up to it
+    inside = {bracket: [1.0] for bracket in EMPHASIS}  # the product up to each open bracket
     for place, symbol in enumerate(symbols):
         if place in factors:
             products = inside[symbol[0]]
@@ -160,14 +160,14 @@ def _weigh_texts(symbols: list[re.Match[str]]) -> Iterator[Weighted]:
 
 
 def _match_brackets(symbols: list[re.Match[str]]) -> tuple[dict[int, float], dict[int, str]]:
-    """By the place of each opening bracket what it multiplies by, and by that of each closing one which it closes."""
+    """Return the factor of each opening bracket and the kind of each closing one, by their places."""
     factors: dict[int, float] = {}
     closings: dict[int, str] = {}
     opened: dict[str, list[int]] = {bracket: [] for bracket in EMPHASIS}
     for place, symbol in enumerate(symbols):
         bracket = symbol["bracket"] or (symbol["weight"] and ")")
         if bracket in opened:
-            factors[place] = EMPHASIS[bracket]  # also where it is left open
+            factors[place] = EMPHASIS[bracket]  # also for a bracket left open
             opened[bracket].append(place)
         elif bracket and opened[OPENING[bracket]]:
             start = opened[OPENING[bracket]].pop()
@@ -182,7 +182,7 @@ Chunk = list[tuple[int, float]]
 
 
 def cut_into_chunks(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
-    """Read a prompt of the weighted syntax into one or more chunks that the text tower has room for."""
+    """Cut a weighted prompt into one or more chunks that fit the text encoder."""
     room = tokenizer.model_max_length - 2
     comma = tokenizer.backend_tokenizer.token_to_id(",</w>")
     chunks: list[Chunk] = []
@@ -194,12 +194,12 @@ def cut_into_chunks(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
             chunks.append(tokens[start:end])
             start = end
         chunks.append(tokens[start:])
-    # Nothing follows a BREAK at the end of a prompt.
+    # A BREAK at the end of a prompt starts no chunk.
     return chunks if chunks[-1] or len(chunks) == 1 else chunks[:-1]
 
 
 def _last_comma(tokens: Chunk, room: int, comma: int | None) -> int:
-    """Where to cut: behind the last comma if it is near the end of the room, or else at the end."""
+    """Return the place to cut: behind the last comma if it is near the end of the room, else at the end."""
     if tokens[room][0] != comma:
         for end in range(room, room - round(WRAP * room), -1):
             if tokens[end - 1][0] == comma:

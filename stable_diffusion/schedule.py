@@ -1,11 +1,11 @@
-"""The noise schedule: how much signal and how much noise a latent holds at each timestep, and which steps a run visits.
+"""The noise schedule: the shares of signal and noise in a latent at each timestep, and the timesteps of a run.
 
-One convention holds everywhere in this package: a latent is `x = alpha * x_0 + sigma * eps`, and whoever hands over a
-latent also hands over its `alpha` and `sigma`. DDPM and the multistep solvers keep `alpha^2 + sigma^2 = 1` (the
-variance-preserving form, finite even where no signal is left); the Euler family keeps `alpha = 1` (the form of
-arXiv:2206.00364). The same formulas turn a network's prediction into x_0 in both.
+One convention holds everywhere in this package: a latent is `x = alpha * x_0 + sigma * eps`, and travels with its
+`alpha` and `sigma`. DDPM and the multistep solvers keep `alpha^2 + sigma^2 = 1` (the variance-preserving form, finite
+even without any signal); the Euler family keeps `alpha = 1` (the form of arXiv:2206.00364). The same formulas turn a
+network's prediction into x_0 in both.
 
-All of it is computed in float64 and cast once, to the dtype of the latents that it meets.
+The schedule is computed in float64 and cast once, to the dtype of the latents.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch import Tensor
 from .loading.config import SchedulerConfig
 from .request import RequestError
 
-# What solvers that need a finite sigma take for a terminal alphas_cumprod of zero: the smallest float16, sigma 4096.
+# Replaces a terminal alphas_cumprod of zero for solvers that need a finite sigma: the smallest float16, sigma 4096.
 FINITE_TERMINAL_ALPHA_CUMPROD = 2.0**-24
 
 
 class Level(NamedTuple):
-    """A noise level: latents there are `alpha * x_0 + sigma * eps`, and the network is told `timestep`."""
+    """A noise level: its latents are `alpha * x_0 + sigma * eps`, and the network gets `timestep` as its input."""
 
     alpha: float
     sigma: float
@@ -34,12 +34,12 @@ class Level(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """sqrt(alpha^2 + sigma^2): the network is shown `x / scale`, which is variance-preserving."""
+        """sqrt(alpha^2 + sigma^2); the network's input is `x / scale`, which is variance-preserving."""
         return math.hypot(self.alpha, self.sigma)
 
     @property
     def noise_to_signal(self) -> float:
-        """sigma / alpha, the sigma of arXiv:2206.00364; infinite where no signal is left."""
+        """sigma / alpha, the sigma of arXiv:2206.00364; infinite without any signal."""
         return self.sigma / self.alpha if self.alpha > 0 else math.inf
 
     @property
@@ -51,15 +51,14 @@ class Level(NamedTuple):
 CLEAN = Level(alpha=1.0, sigma=0.0, timestep=-1.0)
 
 Transition = tuple[Level, Level]
-"""What one step of a run does: from a noise level to a lower one."""
-
+"""A step of a run: from a noise level to a lower one."""
 
 Spacing = Callable[[float, float, int], np.ndarray]
-"""From the lowest sigma, the highest and a number n to n sigmas, highest first."""
+"""(lowest sigma, highest sigma, n) -> n sigmas, highest first."""
 
 
 class NoiseSchedule:
-    """betas and what follows from them, Section 2 of arXiv:2006.11239, as a model's scheduler configuration asks.
+    """The betas of a scheduler configuration and the quantities derived from them (Section 2, arXiv:2006.11239).
 
     `betas`, `alphas_cumprod` and `sigmas` are float64 of shape (num_train_timesteps,) on the CPU. `sigmas` is
     sqrt((1 - alphas_cumprod) / alphas_cumprod), kept finite at a terminal step whose SNR is zero.
@@ -78,6 +77,7 @@ class NoiseSchedule:
 
     @property
     def num_train_timesteps(self) -> int:
+        """Return the number of trained timesteps, 1000 for Stable Diffusion."""
         return len(self.betas)
 
     # Training and the forward process: t is an int64 tensor of shape (B,), one timestep an example.
@@ -103,32 +103,32 @@ class NoiseSchedule:
         return alphas_cumprod / (1.0 - alphas_cumprod)
 
     def predict_x_0(self, prediction: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """x_0 that the network's `prediction` at (x_t, t) stands for; of the configuration's prediction type."""
+        """Return the x_0 that the network's `prediction` at (x_t, t) implies, by the configured prediction type."""
         alpha, sigma = self.alpha_sigma(t, x_t)
         return predict_x_0(prediction, x_t, alpha, sigma, self.config.prediction_type)
 
-    # Levels: where a sampler stands.
+    # Noise levels, for samplers.
 
     def level(self, t: int) -> Level:
-        """The variance-preserving level of training timestep t, exact even where the SNR is zero; clean below 0."""
+        """Return the variance-preserving level of timestep t, exact even at zero SNR; the clean image for t < 0."""
         if t < 0:
             return CLEAN
         alphas_cumprod = self.alphas_cumprod[t].item()
         return Level(math.sqrt(alphas_cumprod), math.sqrt(1.0 - alphas_cumprod), float(t))
 
     def sigma_at(self, timesteps: np.ndarray) -> np.ndarray:
-        """sigma at timesteps, linear between the trained ones."""
+        """Return sigma at timesteps, linear between the trained ones."""
         return np.interp(timesteps, np.arange(self.num_train_timesteps), self.sigmas.numpy())
 
     def timestep_at(self, sigmas: np.ndarray) -> np.ndarray:
-        """The inverse of `sigma_at`, linear in log sigma and clipped to the trained range; fractional."""
+        """Return fractional timesteps of sigmas, linear in log sigma and clipped to the trained range."""
         return np.interp(np.log(sigmas), self.sigmas.log().numpy(), np.arange(self.num_train_timesteps))
 
     def spaced(self, space: Spacing, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """n sigmas by `space` over all the trained ones, with their timesteps.
+        """Return n sigmas by `space` over all the trained ones, with their timesteps.
 
-        In float32, as diffusers has it: whoever cuts the fractions off these timesteps cuts where rounding leaves them,
-        the first of Stable Diffusion's at 998.999.
+        Computed in float32 as in diffusers, because callers truncate these timesteps: rounding leaves the first of
+        Stable Diffusion's at 998.999.
         """
         betas = _betas(self.config, torch.float32)
         if self.config.rescale_betas_zero_snr:
@@ -140,17 +140,17 @@ class NoiseSchedule:
         sigmas = space(trained[0].item(), trained[-1].item(), n)
         return sigmas, np.interp(np.log(sigmas), np.log(trained), np.arange(len(trained)))
 
-    # Grids: which timesteps a run of n steps visits, highest first.
+    # Grids: the timesteps of a run of n steps, highest first.
 
     def spacing(self, default: str) -> str:
-        """The configuration's timestep_spacing or, where it names none, a sampler's `default`, as in diffusers."""
+        """Return the configuration's timestep_spacing or, if it has none, a sampler's `default`, as in diffusers."""
         return default if self.config.timestep_spacing is None else self.config.timestep_spacing
 
     def timesteps(self, num_inference_steps: int, spacing: str, *, spare: int = 0) -> np.ndarray:
-        """n descending timesteps, spaced as in Table 2 of arXiv:2305.08891; float64, fractional for linspace.
+        """Return n descending timesteps, spaced as in Table 2 of arXiv:2305.08891; float64, fractional for linspace.
 
-        spare: how many further points the grid has below the ones returned. The multistep solvers lay out n + 1
-        points and take the clean image for the last; trailing grids end above zero anyway and ignore it.
+        spare: number of further points of the grid below the returned ones. The multistep solvers lay out n + 1
+        points and replace the last by the clean image; trailing grids end above zero anyway and ignore it.
         """
         total, points = self.num_train_timesteps, num_inference_steps + spare
         if not 1 <= num_inference_steps <= total - spare:
@@ -163,7 +163,7 @@ class NoiseSchedule:
         elif spacing == "leading":
             grid = np.arange(points, dtype=np.float64)[::-1] * (total // points) + self.config.steps_offset
         elif spacing == "trailing":
-            # Counting down by a stride that floating point rounds may make a step too many: at n = 61 for one.
+            # The stride is rounded, so that counting down may give one step too many, for example at n = 61.
             grid = np.arange(total, 0, -total / num_inference_steps)[:num_inference_steps].round() - 1
         else:
             raise ValueError(f"timestep_spacing must be leading, linspace or trailing, got {spacing!r}")
@@ -176,26 +176,26 @@ class NoiseSchedule:
 
 
 def karras_sigmas(sigma_min: float, sigma_max: float, n: int, rho: float = 7.0) -> np.ndarray:
-    """n sigmas from sigma_max down to sigma_min, evenly spaced in sigma^(1/rho) (Eq. 5, arXiv:2206.00364)."""
+    """Return n sigmas from sigma_max down to sigma_min, evenly spaced in sigma^(1/rho) (Eq. 5, arXiv:2206.00364)."""
     ramp = np.linspace(0, 1, n)
     return (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
 
 
 def exponential_sigmas(sigma_min: float, sigma_max: float, n: int) -> np.ndarray:
-    """n sigmas from sigma_max down to sigma_min, evenly spaced in log sigma."""
+    """Return n sigmas from sigma_max down to sigma_min, evenly spaced in log sigma."""
     return np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), n))
 
 
 def beta_sigmas(sigma_min: float, sigma_max: float, n: int) -> np.ndarray:
-    """n sigmas from sigma_max down to sigma_min, close together at both ends (arXiv:2407.12173)."""
+    """Return n sigmas from sigma_max down to sigma_min, close together at both ends (arXiv:2407.12173)."""
     return sigma_min + beta_quantiles(1 - np.linspace(0, 1, n)) * (sigma_max - sigma_min)
 
 
 def beta_quantiles(p: np.ndarray, shape: float = 0.6) -> np.ndarray:
-    """Where the distribution function of Beta(shape, shape) is p, for p in [0, 1]; by bisection.
+    """Return the quantiles of Beta(shape, shape) for p in [0, 1], by bisection; scipy is not a run-time dependency.
 
-    Below 1/2 the function is a power series, x^a / B(a, a) sum_k (1 - a)_k / k! x^k / (a + k), whose terms shrink
-    faster than 2^-k; above it is that of the mirror image.
+    Below 1/2 the distribution function is a power series, x^a / B(a, a) sum_k (1 - a)_k / k! x^k / (a + k), whose terms
+    shrink faster than 2^-k; above 1/2 it follows by symmetry.
     """
     k = np.arange(64)
     series = np.cumprod(np.append(1.0, (k[1:] - shape) / k[1:])) / (shape + k)
@@ -212,9 +212,9 @@ def beta_quantiles(p: np.ndarray, shape: float = 0.6) -> np.ndarray:
 def predict_x_0(
     prediction: Tensor, x: Tensor, alpha: float | Tensor, sigma: float | Tensor, prediction_type: str
 ) -> Tensor:
-    """x_0 from a prediction made at `x = alpha * x_0 + sigma * eps`, whatever alpha^2 + sigma^2 is.
+    """Return x_0 from a prediction made at `x = alpha * x_0 + sigma * eps`, for any alpha^2 + sigma^2.
 
-    The network sees `x / scale` with `scale = sqrt(alpha^2 + sigma^2)`; its velocity is
+    The network's input is `x / scale` with `scale = sqrt(alpha^2 + sigma^2)`; its velocity is
     `(alpha * eps - sigma * x_0) / scale`, so that `x_0 = (alpha * x - sigma * scale * v) / scale^2`
     (Appendix D, arXiv:2202.00512, for scale 1).
     """
@@ -229,7 +229,7 @@ def predict_x_0(
 
 
 def rescale_zero_terminal_snr(betas: Tensor) -> tuple[Tensor, Tensor]:
-    """betas and alphas_cumprod, shifted and scaled so that no signal is left at the end (Alg. 1, arXiv:2305.08891)."""
+    """Return betas and alphas_cumprod, shifted and scaled to zero signal at the end (Algorithm 1, arXiv:2305.08891)."""
     alpha = torch.cumprod(1.0 - betas, dim=0).sqrt()
     alpha = (alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1]))
     alphas_cumprod = alpha**2
@@ -238,7 +238,7 @@ def rescale_zero_terminal_snr(betas: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _betas(config: SchedulerConfig, dtype: torch.dtype = torch.float64) -> Tensor:
-    """The variances of the forward process's steps (Section 2, arXiv:2006.11239)."""
+    """Return the variances of the forward process's steps (Section 2, arXiv:2006.11239)."""
     n, low, high = config.num_train_timesteps, config.beta_start, config.beta_end
     if config.trained_betas is not None:
         return torch.tensor(config.trained_betas, dtype=dtype)

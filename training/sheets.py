@@ -87,6 +87,7 @@ def contact_sheet(
 
 
 def main() -> None:
+    """Draw the sheet and save it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
     parser.add_argument("--out", type=Path, default=Path("assets/contact_sheet.png"))

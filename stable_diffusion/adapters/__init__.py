@@ -1,0 +1,1 @@
+"""Change a network without training it: LoRA and its relatives, textual inversion."""

@@ -1,0 +1,1 @@
+"""Draw many requests with one network: engine, run handles, previews."""

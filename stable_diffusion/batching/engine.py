@@ -8,11 +8,13 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..compute.memory import is_out_of_memory
 from ..guidance import Query
 from ..preview import Preview
 from ..request import RequestError
@@ -34,9 +36,9 @@ class Engine:
 
     In a turn, runs that left are dropped and at most one run of the queue gets a slot. Queries of other runs with the
     same network, latent size and context length ride along in the leader's batch; sampler, steps, guidance and seed may
-    differ. Everything is computed on the engine's thread, apart from pictures on a device whose preview worker has a
-    thread. An error ends the run that it belongs to and no other. A run whose handle was closed stays as it is and may
-    be submitted again.
+    differ. Runs begin on a second thread, one after the other, so that a long prompt or a large photo holds up nobody's
+    steps; pictures are rendered on the engine's thread, unless the preview worker has its own. An error ends the run
+    that it belongs to and no other. A run whose handle was closed stays as it is and may be submitted again.
 
     Owners are served in measured seconds. A batch's seconds are shared among its rows; beginning a run and rendering
     its pictures count too. No run rides along that is further ahead of the least served owner than one image's
@@ -60,6 +62,8 @@ class Engine:
         self._clock = clock
         self._worker = PreviewWorker(device, clock=clock) if preview_worker is None else preview_worker
         self._queue: list[tuple[RunHandle, Begin]] = []
+        self._beginning: tuple[RunHandle, Future[tuple[Run, float]]] | None = None
+        self._beginner = ThreadPoolExecutor(1, "begin")
         self._slots: list[_Slot] = []
         self._served: dict[Hashable, float] = {}
         """Seconds by owner, of those who have a slot."""
@@ -72,7 +76,7 @@ class Engine:
         atexit.register(self.close)  # an interpreter that exits while a thread is inside torch aborts
 
     def submit(self, begin: Begin, owner: Hashable) -> RunHandle:
-        """Queue a run. `begin` is called on the engine's thread when there is a slot; its error ends the run.
+        """Queue a run. `begin` is called on a thread of the engine when there is a slot; its error ends the run.
 
         owner: whose run it is; the runs of one owner share one account. Raises `QueueFull`, and RuntimeError after
         `close`.
@@ -138,18 +142,27 @@ class Engine:
             with self._changed:
                 self._closed = True
                 handles = [slot.handle for slot in self._slots] + [handle for handle, _ in self._queue]
-                self._slots, self._queue = [], []
+                if self._beginning is not None:
+                    handles.append(self._beginning[0])
+                self._slots, self._queue, self._beginning = [], [], None
             for handle in handles:
                 handle.fail(error)
             self._worker.close(error)
+            self._beginner.shutdown()
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; return False when the engine was closed."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed or self._queue or self._slots or self._worker.has_final_images_to_do
+                lambda: self._closed or self._can_admit() or self._slots or self._worker.has_final_images_to_do
             )
             return not self._closed
+
+    def _can_admit(self) -> bool:
+        """Whether a run has begun, or the first of the queue could begin."""
+        if self._beginning is not None:
+            return self._beginning[1].done()
+        return bool(self._queue) and len(self._slots) < self.max_running
 
     def _turn(self) -> None:
         for slot in self._slots:
@@ -174,24 +187,38 @@ class Engine:
                 slot.handle.publish(step)
 
     def _admit(self) -> bool:
-        """Give the first run of the queue a slot, if one is free; return whether the next could have one too."""
+        """Give the run that has begun a slot, and let the first of the queue begin; return whether more wait."""
+        if self._beginning is not None and self._beginning[1].done():
+            handle, begun = self._beginning
+            self._beginning = None
+            try:
+                run, seconds = begun.result()
+            except Exception as error:
+                handle.fail(error)
+            else:
+                if not handle.ended:
+                    self._served.setdefault(handle.owner, min(self._served.values(), default=0.0))
+                    self._charge(handle.owner, seconds)
+                    self._slots = [*self._slots, _Slot(handle, run, self._clock())]
         with self._changed:
             self._queue = [entry for entry in self._queue if not entry[0].ended]
-            if not self._queue or len(self._slots) >= self.max_running:
-                return False
-            handle, begin = self._queue.pop(0)
-        if self.device.type == "cuda":  # another thread may have changed the model on the default stream
-            torch.cuda.default_stream(self.device).synchronize()
+            if self._beginning is None and self._can_admit():
+                handle, begin = self._queue.pop(0)
+                self._beginning = handle, self._beginner.submit(self._begin, begin)
+                self._beginning[1].add_done_callback(self._notify)
+            return bool(self._queue) and len(self._slots) + (self._beginning is not None) < self.max_running
+
+    def _begin(self, begin: Begin) -> tuple[Run, float]:
+        """Begin a run, on the second thread; return it with the seconds that this took."""
         started = self._clock()
-        try:
-            slot = _Slot(handle, begin(), self._clock())
-        except Exception as error:
-            handle.fail(error)
-        else:
-            self._served.setdefault(handle.owner, min(self._served.values(), default=0.0))
-            self._charge(handle.owner, self._clock() - started)
-            self._slots = [*self._slots, slot]
-        return bool(self._queue) and len(self._slots) < self.max_running
+        run = begin()
+        if self.device.type == "cuda":  # the engine's stream reads what this thread computed on the default one
+            torch.cuda.default_stream(self.device).synchronize()
+        return run, self._clock() - started
+
+    def _notify(self, begun: Future[tuple[Run, float]]) -> None:
+        with self._changed:
+            self._changed.notify()
 
     def _leave(self, slot: _Slot, error: Exception | None = None) -> None:
         """Free the slot of a run that has ended, was left, or failed."""
@@ -256,7 +283,7 @@ class Engine:
             answers = slots[0].run.denoise(queries)
             finish(self.device)
         except Exception as error:
-            if _out_of_memory(error) and sum(len(query.x) for query in queries) > 1:
+            if is_out_of_memory(error) and sum(len(query.x) for query in queries) > 1:
                 size.too_large(rows)
                 return []
             if len(batch) == 1:
@@ -342,11 +369,3 @@ class _Slot:
     def seconds_left(self, now: float) -> float:
         """Return the rest of that duration."""
         return self.seconds(now) - (now - self._began)
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether an error says that memory ran out; processors and Apple's GPU have no exception class of their own."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    phrases = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in phrases)

@@ -1,0 +1,1 @@
+"""Compute the same networks faster: packed weights, precision, OpenVINO."""

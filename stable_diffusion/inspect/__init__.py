@@ -1,0 +1,1 @@
+"""Take a run apart: heat maps, both halves of guidance."""

@@ -16,6 +16,8 @@ from ..request import RequestError
 from .fields import Epsilon, Levels, Pixels, Positive, Width, Within, bare, expected, fits, shown
 
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
+ONLY_IN_A_CLONE = "an installed package does not have: clone the repository and run `pip install --editable .` in it"
+"""How to get the files of `assets/`."""
 """The directory of the included model."""
 
 

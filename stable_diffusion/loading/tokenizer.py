@@ -11,7 +11,7 @@ from typing import NamedTuple
 from transformers import CLIPTokenizer
 
 from .clip_config import CLIPTextConfig, TokenizerConfig
-from .config import BUNDLED, ConfigError, ModelError
+from .config import BUNDLED, ONLY_IN_A_CLONE, ConfigError, ModelError
 from .fields import told
 from .files import check_file
 from .model_config import TOKENIZER_FILES
@@ -126,6 +126,8 @@ def clip_tokenizer() -> CLIPTokenizer:
     The tokens count up: the 256 bytes, the same at the end of a word, what each merge makes of two tokens,
     start and end. Bytes are spelt as in GPT-2: a printable one as itself, the others as the characters from U+0100 on.
     """
+    if not CLIP_MERGES.is_file():
+        raise ModelError(f"the single file needs CLIP's vocabulary, which {ONLY_IN_A_CLONE}, or load a model directory")
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     symbols = [chr(code) for code in (*printable, *range(256, 512 - len(printable)))]
     with gzip.open(CLIP_MERGES, "rt", encoding="utf-8") as file:

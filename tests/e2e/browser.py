@@ -1,4 +1,7 @@
-"""A browser for the tests of the page. `python -m tests.e2e.browser` brings one where none starts."""
+"""A browser for the tests of the page.
+
+`python -m tests.e2e.browser` fails where none starts; with `--install` it installs one there.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ APT = ["apt-get", "-qq", "-o", "DPkg::Lock::Timeout=120"]
 DEBIANS = [[*APT, "update"], [*APT, "install", "--yes", "--no-install-recommends", "chromium"]]
 PLAYWRIGHTS = [sys.executable, "-m", "playwright", "install", "chromium"]
 REMEDY = """\
-no browser starts, and the tests of the page need one. Any of these brings it:
+no browser starts, and the tests of the page need one. Any of these installs it:
     make browser                                           tries the next two
     apt-get install chromium                               as root, on Debian
     python -m playwright install chromium                  into your own cache; add --with-deps as root
@@ -27,13 +30,13 @@ no browser starts, and the tests of the page need one. Any of these brings it:
 
 
 def launch(playwright: Playwright) -> Browser:
-    """The first that starts of those on the PATH and Playwright's own; RuntimeError says how to get one."""
+    """Start the first browser that does, of those on the PATH and Playwright's own; RuntimeError with the remedies."""
     tried = []
     for path in [*filter(None, map(shutil.which, ON_THE_PATH)), None]:
         try:
             return playwright.chromium.launch(executable_path=path, args=FLAGS)
         except Error as error:
-            tried.append(f"{path or 'the one of Playwright'}: {error.message.strip().splitlines()[0]}")
+            tried.append(f"{path or 'Playwright'}: {error.message.strip().splitlines()[0]}")
     raise RuntimeError("\n".join([REMEDY, "Tried:", *tried]))
 
 
@@ -47,8 +50,8 @@ def starts() -> bool:
         return True
 
 
-def bring() -> None:
-    """Install a browser unless one starts: Debian's package where apt and the rights are there, or Playwright's own."""
+def install() -> None:
+    """Install a browser unless one starts: Debian's package where apt and the rights are there, else Playwright's."""
     if starts():
         return
     root = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -65,6 +68,9 @@ def bring() -> None:
 
 if __name__ == "__main__":
     try:
-        bring()
+        if "--install" in sys.argv:
+            install()
+        elif not starts():
+            sys.exit("no browser starts, and the tests of the page need one: `make browser` installs Chromium")
     except RuntimeError as error:
         sys.exit(str(error))

@@ -417,7 +417,7 @@ def test_the_greedy_leave_others_their_share(pipe: Pipeline, greedy: dict[str, i
     engine.close()
 
 
-def test_a_newcomer_does_not_starve_those_who_were_there(pipe: Pipeline, engine: Engine) -> None:
+def test_a_newcomer_does_not_starve_those_who_were_there(pipe: Pipeline) -> None:
     turns: list[float] = []
     newcomers: list[RunHandle] = []
 
@@ -428,10 +428,13 @@ def test_a_newcomer_does_not_starve_those_who_were_there(pipe: Pipeline, engine:
             newcomers.append(engine.submit(beginning(pipe, request, network), "new"))
 
     network = watched(pipe, come)
-    request = Request("a", num_inference_steps=60, guidance_scale=5.0, preview="none")
+    engine = Engine(clock=network.clock)
+    request = Request("a", num_inference_steps=200, guidance_scale=5.0, preview="none")
     assert last(engine.submit(beginning(pipe, request, network), "old")).result is not None
     assert last(newcomers[0]).result is not None
-    assert 9 <= turns[40:60].count(5.0) <= 11
+    first = turns.index(4.0)
+    assert 9 <= turns[first : first + 20].count(5.0) <= 11
+    engine.close()
 
 
 def test_nobody_waits_for_a_crowd_of_another_size(pipe: Pipeline, engine: Engine) -> None:
@@ -447,6 +450,54 @@ def test_nobody_waits_for_a_crowd_of_another_size(pipe: Pipeline, engine: Engine
     assert all(len(scales) == 1 for scales in turns)  # sizes do not mix
     gaps = np.diff([i for i, scales in enumerate(turns) if scales == {4.0}])
     assert gaps.max() <= 9  # not even if everybody else took a turn
+
+
+def test_turns_are_short_while_newcomers_wait_to_be_admitted(pipe: Pipeline) -> None:
+    """Each turn admits one run. Until the last is in, a batch has at most a quarter of the rows that it may have."""
+    came: list[int] = []
+
+    def come(queries: Sequence[Query]) -> None:
+        gate(queries)
+        if len(queries) == 16 and not came:  # the limit is 32 rows from then on, twice as many as pay
+            came.append(len(network.batches))
+            for i in range(6):
+                engine.submit(beginning(pipe, request, network), 16 + i)
+
+    gate, network = Gate(), watched(pipe, come)
+    engine = Engine(clock=network.clock)
+    request = Request("a", num_inference_steps=40, guidance_scale=1.0, preview="none")
+    crowd = [engine.submit(beginning(pipe, request, network), i) for i in range(16)]
+    gate.open()
+    for run in crowd:
+        assert last(run).result is not None
+    [full] = came
+    assert max(network.rows[full + 1 : full + 6]) <= 8
+    assert max(network.rows[full + 6 :]) >= 16
+    engine.close()
+
+
+def test_who_shares_a_batch_pays_less_than_who_fills_one_alone(pipe: Pipeline) -> None:
+    """Two runs in one batch cost three quarters each where the batch takes half as long again as one run alone.
+
+    So a third run, of another size with as many pixels, gets three turns for four turns of the two.
+    """
+    now, alone = [0.0], []
+
+    def take_time(queries: Sequence[Query]) -> None:
+        gate(queries)
+        now[0] += 0.01 * (1 + len(queries))
+        alone.append(queries[0].x.shape[-1] == 16)
+
+    gate, engine = Gate(), Engine(clock=lambda: now[0])
+    network = watched(pipe, take_time)
+    request = Request("a", num_inference_steps=90, guidance_scale=1.0, preview="none")
+    pair = [engine.submit(beginning(pipe, request, network), i) for i in range(2)]
+    third = engine.submit(beginning(pipe, replace(request, width=128, height=32), network), "third")
+    gate.open()
+    for run in [*pair, third]:
+        assert last(run).result is not None
+    assert sum(alone[:140]) == pytest.approx(60, abs=3)
+    engine.close()
 
 
 class NoLine:
@@ -668,6 +719,20 @@ def test_cheaper_decoders_first_and_the_share_is_kept(pipe: Pipeline) -> None:
     assert now[0] <= 40 * 2 + 4  # half of the network's time, and a debt of one picture
 
 
+def test_credit_for_previews_does_not_outlive_the_turn(pipe: Pipeline) -> None:
+    """After an hour without previews, those of five visitors still come one at a time."""
+    now, log = [0.0], []
+    worker = PreviewWorker(share=1 / 3, own_thread=False, clock=lambda: now[0])
+    step = next(pipe.stream("a", num_inference_steps=2, preview="none", seed=1))
+    worker.earn(3600.0)
+    worker.work()
+    for name in "abcde":
+        worker.add(Frames(name, log), step, SlowPreview(step, "linear", now))  # type: ignore[arg-type]
+    worker.earn(2.0)  # of which previews may add one second
+    worker.work()
+    assert log == ["a1"]
+
+
 def test_final_pictures_wait_for_no_share(pipe: Pipeline) -> None:
     log: list[str] = []
     worker = PreviewWorker(share=0.0, own_thread=False)
@@ -678,3 +743,38 @@ def test_final_pictures_wait_for_no_share(pipe: Pipeline) -> None:
         worker.add(Frames(name, log), final, Preview(first.render, "none"))  # type: ignore[arg-type]
     worker.work()
     assert log == ["one3", "two3"]
+
+
+def test_a_run_that_begins_slowly_delays_nobody(pipe: Pipeline, engine: Engine) -> None:
+    """A long prompt takes seconds to encode: meanwhile the others go on."""
+    go_on = threading.Event()
+
+    def begin_slowly() -> Run:
+        assert go_on.wait(30)
+        return pipe.begin("a fox", num_inference_steps=1)
+
+    running = engine.submit(beginning(pipe, Request("a", num_inference_steps=40)), "runs")
+    next(iter(running))
+    slow = engine.submit(begin_slowly, "slow")
+    assert last(running).result is not None
+    assert not slow.ended
+    go_on.set()
+    assert last(slow).result is not None
+
+
+def test_a_run_that_leaves_while_it_begins_takes_no_slot(pipe: Pipeline, engine: Engine) -> None:
+    begun, go_on, runs = threading.Event(), threading.Event(), []
+
+    def begin() -> Run:
+        begun.set()
+        assert go_on.wait(30)
+        runs.append(pipe.begin("a fox", num_inference_steps=500))
+        return runs[0]
+
+    handle = engine.submit(begin, "leaves")
+    assert begun.wait(30)
+    handle.close()
+    go_on.set()
+    settle(engine)
+    assert last(engine.submit(beginning(pipe, Request("a", num_inference_steps=1)), "next")).result is not None
+    assert runs[0].query is not None  # as it was: it may be submitted again

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import awaited
+from tests.tiny import save_model
 from ui.runs.backend import Local
+from ui.runs.events import Event, Started
 from ui.runs.limits import Limits, check_work
 from ui.runs.models import ModelHolder
 
@@ -52,6 +55,32 @@ def test_one_visitor_can_t_take_every_place():
         await runs[0].aclose()
         await anext(third := backend.stream("third", settings, "one"))
         for run in (runs[1], other, third):
+            await run.aclose()
+
+    awaited(ask())
+
+
+def test_of_the_runs_that_were_left_the_newest_go_on_and_the_oldest_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A server parks a number of them and no more; a listener who comes back hears the next step, or the first."""
+    monkeypatch.setattr("ui.runs.backend.PARKED_RUNS", 2)
+    backend = Local(ModelHolder(str(save_model(tmp_path)), "cpu"))
+    settings = {"prompt": "a", "num_inference_steps": 50, "seed": 1, "preview": "none"}
+
+    async def leave_after_a_step(run_id: str) -> None:
+        run = backend.stream(run_id, settings, "somebody")
+        while not isinstance(await anext(run), Event):
+            pass
+        await run.aclose()
+
+    async def ask() -> None:
+        for i in range(3):
+            await leave_after_a_step(str(i))
+        for run_id, begins_again in (("1", False), ("0", True)):
+            run = backend.stream(run_id, settings, "somebody")
+            news = [await anext(run)]
+            assert any(isinstance(one, Started) for one in news) == begins_again
             await run.aclose()
 
     awaited(ask())

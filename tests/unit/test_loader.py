@@ -91,6 +91,14 @@ def test_bundled_model_is_the_default(original: Path, monkeypatch: pytest.Monkey
     assert_same(load(device="cpu"))
 
 
+def test_an_installed_package_says_how_to_get_the_bundled_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_loader, "BUNDLED", tmp_path / "emoji")
+    with pytest.raises(ModelError, match="clone the repository"):
+        load()
+
+
 def test_weights_are_not_copied(model: Path) -> None:
     """The parameters are views of the mapped file: they lie in one block of addresses as long as the file's data."""
     models = load(model, device="cpu")

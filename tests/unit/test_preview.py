@@ -265,3 +265,26 @@ def test_decoding_again_leaves_the_shared_vae_alone(overflowing: VAE) -> None:
                 assert parameter is before[name]
                 assert parameter.dtype == torch.float16
         decoding.result()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory")])
+def test_memory_that_runs_out_costs_a_preview_but_no_image(models: Models, error: Exception) -> None:
+    """Finished images are decoded one by one; a preview that finds no room is left out."""
+    vae, room = copy.copy(models.vae), 1
+
+    def short_of_memory(latents: torch.Tensor) -> torch.Tensor:
+        if len(latents) > room:
+            raise error
+        return models.vae.decode_finite(latents)
+
+    vae.decode_finite = short_of_memory  # type: ignore[method-assign]
+    pipe, request = Pipeline(replace(models, vae=vae)), Request("a fox", num_images=3, num_inference_steps=2, seed=1)
+    for image, expected in zip(pipe(request).images, Pipeline(models)(request).images, strict=True):
+        assert np.abs(np.asarray(image, dtype=int) - np.asarray(expected, dtype=int)).max() <= 1
+
+    preview, latents = Preview(Renderer(pipe.models), "vae"), torch.zeros(2, 4, 8, 8)
+    assert preview(latents) is not None
+    room = 0
+    assert preview(latents) is None
+    with pytest.raises(type(error)):
+        pipe(request)

@@ -56,6 +56,7 @@ class Drawing:
 
     @property
     def key(self) -> tuple:
+        """Return the drawing's place in the order of the data set."""
         return self.name.order, self.name.tone, self.variant
 
 

@@ -34,6 +34,7 @@ NEAR_DUPLICATE = 2.5  # root mean square difference, in 8-bit levels, of 32-pixe
 
 
 def matches(patterns: list[str], text: str) -> bool:
+    """Return whether one of the patterns is found in the text."""
     return any(re.search(pattern, text) for pattern in patterns)
 
 
@@ -197,6 +198,7 @@ def write_json(path: Path, rows: list[dict]) -> None:
 
 
 def main() -> None:
+    """Build the data set, or draw a data set that exists at another size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data/emoji"))
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="where the npm archives are kept")

@@ -93,9 +93,7 @@ def prompts(data: dict, rows: list[dict]) -> list[dict]:
     everyday = sorted(c for c, label in labels.items() if label in phrases()["everyday"])
     backgrounds = ("blue", "yellow", "pink", "green", "black", "orange")
     relations = ("next to", "above", "to the left of", "below", "to the right of")
-    out = []
-    for cell in data["cells"]:
-        out.append({"kind": "cell", "prompt": described(cell["label"], style=cell["style"]), **cell})
+    out = [{"kind": "cell", "prompt": described(cell["label"], style=cell["style"]), **cell} for cell in data["cells"]]
     for item in data["colour_nouns"]:
         words = with_article(f"{item['colour']} {item['noun']}")
         out.append({"kind": "colour", "prompt": words, **item})

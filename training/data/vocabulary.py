@@ -125,6 +125,7 @@ def vocabulary(rows: list[dict], thesaurus: Thesaurus) -> dict:
 
 
 def main() -> None:
+    """Write the vocabulary of the data set as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path("data/emoji"), help="the data set that the model learned")
     parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="where the npm archives are kept")

@@ -36,6 +36,7 @@ def ordered(judge: ThingJudge, thing: str, pictures: Sequence[Image.Image]) -> l
 
 
 def main() -> None:
+    """Draw each prompt with many seeds, and save the best pictures as one sheet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prompts", nargs="+", help="each names one thing, then a comma")
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))

@@ -36,6 +36,7 @@ def plot(logs: list[Path]) -> Figure:
 
 
 def main() -> None:
+    """Plot the logs and save the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("logs", type=Path, nargs="*", default=[Path("runs/unet/log.jsonl")])
     parser.add_argument("--out", type=Path, default=Path("assets/models/emoji/learning_curves.png"))

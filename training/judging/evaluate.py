@@ -49,6 +49,7 @@ class Case:
 
     @property
     def kind(self) -> str:
+        """Return which part of the evaluation the prompt belongs to."""
         return self.facts["kind"]
 
 
@@ -251,6 +252,7 @@ def originals(dataset: Dataset, heldout: Heldout) -> tuple[list[np.ndarray], lis
 
 
 def main() -> None:
+    """Evaluate a model and print the measures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))

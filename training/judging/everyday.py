@@ -87,6 +87,7 @@ def artwork(dataset: Dataset, vocabulary: Vocabulary, question: Question) -> Ima
 
 
 def main() -> None:
+    """Draw everyday prompts, and ask the judge about them if it is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
     parser.add_argument("--artwork", action="store_true", help="show the artwork itself")

@@ -67,6 +67,7 @@ def report(models: Sequence[Path], pictures: Tensor) -> None:
 
 
 def main() -> None:
+    """Print the sharpness of each model's autoencoder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", type=Path, nargs="*", default=[Path("assets/models/emoji")])
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))

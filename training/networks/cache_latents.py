@@ -108,6 +108,7 @@ def channel_statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
+    """Compose the pictures and, unless told to stop there, encode them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resolution", type=int, default=128, help="side of the pictures in pixels")
     parser.add_argument("--count", type=int, default=60_000, help="how many pictures to compose")

@@ -95,6 +95,7 @@ def save(path: Path, array: np.ndarray) -> None:
 
 
 def main() -> None:
+    """Compose pictures and keep the U-Net's predictions of their latents."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=24_000, help="how many pictures to compose")
     parser.add_argument("--seed", type=int, default=SIDE)

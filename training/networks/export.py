@@ -37,6 +37,7 @@ WEIGHTS = "diffusion_pytorch_model"
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Write values as sorted JSON, and make the folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -185,6 +186,7 @@ def export_clip(out: Path, clip: CLIP, tokenizer_dir: Path) -> None:
 
 
 def main() -> None:
+    """Export the checkpoints as a model directory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--unet", type=Path, default=Path("runs/unet/checkpoint.pt"))
     parser.add_argument("--encoder", type=Path, default=Path("runs/vae-256-encoder/checkpoint.pt"))

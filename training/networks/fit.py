@@ -203,9 +203,11 @@ class Clock:
         return min(1.0, max(step / self.steps, self.seconds[self.stage] / (60 * self.minutes)))
 
     def state_dict(self) -> dict[str, float]:
+        """Return the seconds spent in each stage."""
         return dict(self.seconds)
 
     def load_state_dict(self, state: dict[str, float]) -> None:
+        """Continue with the seconds of a checkpoint."""
         self.seconds = {self.stage: 0.0, **state}
 
 
@@ -216,6 +218,7 @@ class Every:
         self.seconds, self._last = 60 * minutes, time.monotonic()
 
     def __call__(self) -> bool:
+        """Return whether the time has passed since the last True."""
         due = time.monotonic() - self._last > self.seconds
         if due:
             self._last = time.monotonic()
@@ -225,9 +228,13 @@ class Every:
 class Stateful(Protocol):
     """What can be saved and go on from there: a model, an optimizer, a clock."""
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state to save."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any], /) -> object: ...
+    def load_state_dict(self, state: dict[str, Any], /) -> object:
+        """Continue with a saved state."""
+        ...
 
 
 class Checkpoint:

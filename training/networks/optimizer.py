@@ -57,8 +57,10 @@ class MuonAdamW:
         self._adamw.step()
 
     def state_dict(self) -> dict[str, dict]:
+        """Return the states of both optimizers."""
         return {"muon": self._muon.state_dict(), "adamw": self._adamw.state_dict()}
 
     def load_state_dict(self, state: dict[str, dict]) -> None:
+        """Continue with the states of both optimizers."""
         self._muon.load_state_dict(state["muon"])
         self._adamw.load_state_dict(state["adamw"])

@@ -156,6 +156,7 @@ def load_clip(checkpoint: Path, tokenizer: CLIPTokenizer) -> CLIP:
 
 
 def main() -> None:
+    """Train CLIP's two towers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=256)

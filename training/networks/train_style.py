@@ -117,6 +117,7 @@ def load_style(checkpoint: Path) -> StyleClassifier:
 
 
 def main() -> None:
+    """Train the classifier of styles."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--out", type=Path, default=Path("runs/style"))

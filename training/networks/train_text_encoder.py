@@ -262,6 +262,7 @@ def save_conditioner(conditioner: TextConditioner, tokenizer_dir: Path, folder: 
 
 
 def main() -> None:
+    """Teach the text encoder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, required=True, help="to spend on this target, over all restarts")
     parser.add_argument("--target", choices=("attention", "velocity"), default="attention")

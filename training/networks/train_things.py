@@ -210,6 +210,7 @@ def load_things(checkpoint: Path, rows: Sequence[dict]) -> ThingJudge:
 
 
 def main() -> None:
+    """Train the classifier of things."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--out", type=Path, default=Path("runs/things"))

@@ -49,6 +49,7 @@ def load_tiny(checkpoint: Path) -> TinyVAE:
 
 
 def main() -> None:
+    """Train the tiny autoencoder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--steps", type=int, help="stop at this step in all, if that comes first")

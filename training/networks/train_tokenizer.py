@@ -109,6 +109,7 @@ def sentence_corpus(paraphraser: Paraphraser, facts: Sequence[dict], count: int)
 
 
 def main() -> None:
+    """Learn the merges from composed captions, and write the tokenizer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--sentences", type=Path, nargs="+", help="folders with facts: learn from sentences in all languages about them"

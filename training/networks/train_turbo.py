@@ -101,6 +101,7 @@ def consistency_loss(teacher: Teacher, guidance_scale: float = GUIDANCE) -> Loss
 
 
 def main() -> None:
+    """Train the adapter."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, required=True, help="to spend, over all restarts")
     parser.add_argument("--decay", type=float, default=0.6, help="share of the minutes in which the rate falls to zero")

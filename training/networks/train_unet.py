@@ -214,6 +214,7 @@ def train(
 
 
 def main() -> None:
+    """Train the U-Net and its text encoder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--resolution", type=int, required=True, help="side of the pictures: 64 first, then 128")
     parser.add_argument("--minutes", type=float, required=True, help="to spend at this resolution, over all restarts")

@@ -127,6 +127,7 @@ def decibels(painted: Tensor, pictures: Tensor) -> float:
 
 
 def main() -> None:
+    """Train the autoencoder of 128 px."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/emoji"))
     parser.add_argument("--photos", type=Path, default=Path("assets/examples"))

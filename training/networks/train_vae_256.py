@@ -234,6 +234,7 @@ def train_encoder(vae: VAE, known: VAE, pieces: Pieces, out: Path, args: argpars
 
 
 def main() -> None:
+    """Train one half of the autoencoder of 256 px."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("half", choices=("decoder", "encoder"))
     parser.add_argument("--minutes", type=float, required=True)

@@ -1,0 +1,1 @@
+"""Turn controls into a request, and settings back into controls."""

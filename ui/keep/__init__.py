@@ -1,0 +1,1 @@
+"""Keep what a visitor has made: files, history, settings inside pictures, links."""

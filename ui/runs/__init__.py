@@ -1,0 +1,1 @@
+"""Draw the runs of the page: backends, models, limits, errors."""

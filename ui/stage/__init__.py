@@ -1,0 +1,1 @@
+"""Show a run: the live view, its film, sketches and the opening."""

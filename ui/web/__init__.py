@@ -1,0 +1,1 @@
+"""Answer HTTP that is not Gradio's: host check, headers, health, metrics."""
