@@ -466,3 +466,20 @@ class TestOptimizer:
         step(twin, resumed)
         for a, b in zip(model.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(a, b)
+
+    def test_token_embeddings_have_a_rate_of_their_own(self, model: TextToLatents) -> None:
+        embeddings = model.text_encoder.text_model.embeddings
+        moved = {}
+        for share in (None, 5.0):
+            twin = copy.deepcopy(model)
+            optimizer = MuonAdamW(twin, 1e-2, share)
+            for parameter in twin.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+            now = twin.text_encoder.text_model.embeddings
+            moved[share] = [
+                (getattr(now, name).weight - getattr(embeddings, name).weight).abs().mean().item()
+                for name in ("token_embedding", "position_embedding")
+            ]
+        assert moved[5.0][0] == pytest.approx(10 * moved[None][0], rel=0.1)
+        assert moved[5.0][1] == pytest.approx(moved[None][1], rel=0.1)
