@@ -189,6 +189,12 @@ class TestLatents:
         assert latents.dtype == np.float16
         np.testing.assert_allclose(latents[75:], encode(vae, pictures[75:]), atol=0.05)
 
+    def test_pictures_are_enlarged_for_an_encoder_of_larger_ones(self, vae: VAE) -> None:
+        pictures = np.full((2, 16, 16, 3), (255, 128, 0), np.uint8)
+        latents = encode(vae, pictures, enlarged=2)
+        assert latents.shape == (2, 8, 4, 4)
+        np.testing.assert_allclose(latents, encode(vae, np.repeat(np.repeat(pictures, 2, 1), 2, 2)), atol=0.05)
+
 
 class TestTraining:
     def test_batches_are_now_and_then_without_a_caption(self, latents_dir: Path, tokenizer: CLIPTokenizer) -> None:
