@@ -38,7 +38,7 @@ MAY_IMPORT = {
     "app": LIBRARY | PAGE,
     "serving": LIBRARY | PAGE | {"app"},
     "training": LIBRARY,
-    "training.data": LIBRARY | {"training", "training.networks"},
+    "training.data": LIBRARY,
     "training.data.sentences": LIBRARY | {"training.data"},
     "training.networks": LIBRARY | {"training", "training.data", "training.data.sentences"},
     "training.judging": LIBRARY | {"training", "training.data", "training.data.sentences", "training.networks"},

@@ -45,7 +45,10 @@ from .train_unet import SCHEDULER, draw_timesteps
 
 TIMESTEP_POWER = 1.5  # of the density of timesteps: what a picture shows is decided at the late ones
 EVERYDAY_WEIGHT = 3.0  # of examples that show what people ask for first, against 1 for the rest
-WARMUP, EMA_DECAY = 50, 0.995
+WARMUP, EMA_DECAY = 50, 0.99
+WORD_SHARE = (
+    5.0  # of the rate, for token embeddings: a rare word is in one batch of many, and far from where it belongs
+)
 LEVELS = 3  # noise levels at which held-out sentences are compared
 LATEST, EARLIEST = 999, 699
 
@@ -262,7 +265,7 @@ def save_conditioner(conditioner: TextConditioner, tokenizer_dir: Path, folder: 
 
 
 def main() -> None:
-    """Train the text encoder."""
+    """Teach the text encoder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, required=True, help="to spend on this target, over all restarts")
     parser.add_argument("--target", choices=("attention", "velocity"), default="attention")
@@ -311,6 +314,7 @@ def main() -> None:
         stage=args.target,
         look=look,
         mixed_precision=args.precision,
+        word_share=WORD_SHARE,
     )
 
 

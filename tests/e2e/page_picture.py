@@ -1,4 +1,4 @@
-"""Take the README's picture of the page, `assets/page.webp`: `python -m training.judging.page_picture`.
+"""Take the README's picture of the page, `assets/page.webp`: `python -m tests.e2e.page_picture`.
 
 Start the page on a free port, press its first example card in Chromium, and take a screenshot of the finished run.
 """
@@ -15,6 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Error, Page, ViewportSize, sync_playwright
+
+from .browser import launch
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "assets" / "page.webp"
