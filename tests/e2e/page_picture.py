@@ -16,8 +16,6 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Error, Page, ViewportSize, sync_playwright
 
-from .browser import launch
-
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "assets" / "page.webp"
 SIZE = ViewportSize(width=1440, height=900)

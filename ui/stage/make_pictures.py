@@ -13,7 +13,6 @@ from stable_diffusion.images import fit_image, read_image, to_images
 from stable_diffusion.request import Request
 
 from . import opening
-from .opening import PHOTOS
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PROMPTS = (
