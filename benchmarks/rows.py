@@ -152,7 +152,7 @@ def guided_step(bundled: bool, side: int, chosen: Settings) -> Works:
 
     def ask(network: Any, latents: Tensor) -> Tensor:
         if isinstance(network, UNet):
-            return network.predict(latents, timestep, words.to(latents.dtype))
+            return network(latents, timestep, words.to(latents.dtype))
         return network(torch.cat([latents] * 2), timestep, context.to(latents.dtype)).sample
 
     return evaluations(theirs, ours, ask, (1, config.in_channels, side, side), chosen)

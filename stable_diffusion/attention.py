@@ -1,4 +1,4 @@
-"""Multi-head attention (arXiv:1706.03762, Eq. 1), between pixels or from pixels to words."""
+"""Multi-head attention (arXiv:1706.03762, Eq. 1) from pixels to pixels and to the tokens of a context."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import with_doubles
+from .blocks import duplicate_guided
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, *, causal: bool = False) -> Tensor:
     """softmax(Q K^T / sqrt(d)) V over `heads` heads (Eq. 1, arXiv:1706.03762).
 
-    query is (B, L, C); key and value are (B, S, C); the answer is (B, L, C). In half precision too, the scores are
-    summed and kept in float32 on the CPU and on CUDA, as Stable Diffusion 2.x asks for by `upcast_attention`. Apple's
-    GPU rounds them to half: there, take float32, as `load` does.
+    query is (B, L, C); key and value are (B, S, C); the result is (B, L, C). On the CPU and on CUDA the scores are
+    float32 in half precision too, as Stable Diffusion 2.x requests by `upcast_attention`. Apple's GPU rounds them to
+    half precision, so `load` uses float32 there.
     """
     query, key, value = (_split_heads(tensor, heads) for tensor in (query, key, value))
     out = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
@@ -24,9 +24,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, *, causal: boo
 
 
 def attention_map(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """The weights softmax(Q K^T / sqrt(d)) themselves, (B, heads, L, S), to be looked at.
+    """Return the attention weights softmax(Q K^T / sqrt(d)), (B, heads, L, S), in float32 at least.
 
-    query is (B, L, C) and key (B, S, C); half precision is raised to float32, float32 and float64 stay what they are.
+    query is (B, L, C) and key (B, S, C).
     """
     dtype = torch.promote_types(query.dtype, torch.float32)
     query, key = (_split_heads(tensor, heads).to(dtype) for tensor in (query, key))
@@ -38,10 +38,7 @@ def _split_heads(tensor: Tensor, heads: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Self-attention, or cross-attention where a context was read, with the key names of diffusers.
-
-    `channels` is the width of the queries and of the answer, `context_channels` that of keys and values.
-    """
+    """Self-attention, or cross-attention to a context of width `context_channels`, under diffusers' key names."""
 
     def __init__(self, channels: int, context_channels: int | None = None, heads: int = 1, *, bias: bool = False):
         super().__init__()
@@ -53,13 +50,16 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(channels, channels)])
 
     def read(self, context: Tensor) -> Tensor:
-        """Keys and values of a context (B, S, C'), side by side: (B, S, 2C)."""
+        """Return the keys and values of a context (B, S, C'), side by side: (B, S, 2C)."""
         return torch.cat([self.to_k(context), self.to_v(context)], dim=2)
 
-    def forward(self, x: Tensor, words: Tensor | None = None, maps: list[Tensor] | None = None) -> Tensor:
-        """x (B, L, C) attends to what was `read`, or to itself; the weights are appended to `maps`, if given."""
+    def forward(self, x: Tensor, keys_values: Tensor | None = None, maps: list[Tensor] | None = None) -> Tensor:
+        """Let x (B, L, C) attend to the `keys_values` of a context, or to itself; returns (B, L, C).
+
+        The attention weights (B, heads, L, S) are appended to `maps`, if given.
+        """
         query = self.to_q(x)
-        key, value = (self.to_k(x), self.to_v(x)) if words is None else words.chunk(2, dim=2)
+        key, value = (self.to_k(x), self.to_v(x)) if keys_values is None else keys_values.chunk(2, dim=2)
         if maps is not None:
             maps.append(attention_map(query, key, self.heads))
         return self.to_out[0](attend(query, key, value, self.heads))
@@ -72,7 +72,7 @@ class SpatialSelfAttention(Attention):
         super().__init__(channels, bias=True)
         self.group_norm = nn.GroupNorm(groups, channels, eps=1e-6)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # pixels attend to nothing but themselves
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # it has no context
         """(B, C, H, W) -> (B, C, H, W)."""
         pixels = self.group_norm(x).flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, HW, C)
         out = super().forward(pixels)
@@ -97,7 +97,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        # The middle entry is the original's dropout; it keeps the place so that the key names agree.
+        # The middle entry stands for the original's dropout, so that the key names agree.
         self.net = nn.ModuleList([GEGLU(channels, channels * 4), nn.Identity(), nn.Linear(channels * 4, channels)])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,7 +108,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention between pixels, cross-attention from pixels to words, feed-forward; each with a residual."""
+    """Self-attention, cross-attention to the context and a feed-forward network, each with a residual."""
 
     def __init__(self, channels: int, context_channels: int, heads: int):
         super().__init__()
@@ -119,20 +119,20 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Tensor, words: Iterator[Tensor], maps: list[Tensor] | None = None) -> Tensor:
-        """x (B, L, C), or without its doubles -> (B, L, C); the next of `words`, of B rows, is this block's."""
+    def forward(self, x: Tensor, keys_values: Iterator[Tensor], maps: list[Tensor] | None = None) -> Tensor:
+        """x (B, L, C) -> (B', L, C), with the next of `keys_values`, (B', S, 2C); see `duplicate_guided`."""
         x = x + self.attn1(self.norm1(x))
-        read = next(words)
-        x = with_doubles(x, len(read))
-        x = x + self.attn2(self.norm2(x), read, maps)
+        own = next(keys_values)
+        x = duplicate_guided(x, len(own))
+        x = x + self.attn2(self.norm2(x), own, maps)
         return x + self.ff(self.norm3(x))
 
 
 class SpatialTransformer(nn.Module):
     """A transformer block over the pixels of a feature map (arXiv:2112.10752, section 3.3).
 
-    Stable Diffusion 1.x projects in and out with 1x1 convolutions, 2.x with linear layers: the same sum, stored
-    under the same names in another shape.
+    Stable Diffusion 1.x projects in and out with 1x1 convolutions, 2.x with linear layers: the same operation under
+    the same names, stored in another shape.
     """
 
     def __init__(self, channels: int, context_channels: int, heads: int, groups: int, *, linear: bool):
@@ -143,8 +143,8 @@ class SpatialTransformer(nn.Module):
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context_channels, heads)])
         self.proj_out = nn.Linear(channels, channels) if linear else nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x: Tensor, words: Iterator[Tensor], maps: list[Tensor] | None = None) -> Tensor:
-        """x (B, C, H, W), or without its doubles -> (B, C, H, W); the next of `words`, of B rows, is this block's."""
+    def forward(self, x: Tensor, keys_values: Iterator[Tensor], maps: list[Tensor] | None = None) -> Tensor:
+        """x (B, C, H, W) -> (B', C, H, W), with the next of `keys_values`, (B', S, 2C); see `duplicate_guided`."""
         height, width = x.shape[2:]
         hidden = self.norm(x)
         if not self.linear:
@@ -153,10 +153,10 @@ class SpatialTransformer(nn.Module):
         if self.linear:
             hidden = self.proj_in(hidden)
         for block in self.transformer_blocks:
-            hidden = block(hidden, words, maps)
+            hidden = block(hidden, keys_values, maps)
         if self.linear:
             hidden = self.proj_out(hidden)
         hidden = hidden.transpose(1, 2).unflatten(2, (height, width))  # (B, HW, C) -> (B, C, H, W)
         if not self.linear:
             hidden = self.proj_out(hidden)
-        return with_doubles(x, len(hidden)) + hidden
+        return duplicate_guided(x, len(hidden)) + hidden

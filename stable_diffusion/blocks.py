@@ -7,17 +7,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def with_doubles(x: Tensor, rows: int) -> Tensor:
-    """(B, ...) -> (rows, ...): x, after its first rows - B once more.
+def duplicate_guided(x: Tensor, rows: int) -> Tensor:
+    """Return x (B, ...) with its first rows - B rows once more in front, (rows, ...).
 
-    A guided picture's two questions differ in nothing but their words: up to where these are first read it is evaluated
-    once, and doubled there. The bundled model's guided step takes 4 % less so.
+    Guidance evaluates a picture with two contexts. The results are equal up to the first cross-attention, so the
+    network evaluates guided pictures once until there. This makes a guided step of the bundled model 4 % faster.
     """
     return x if len(x) == rows else torch.cat([x[: rows - len(x)], x])
 
 
 class ResnetBlock(nn.Module):
-    """Two normalised 3x3 convolutions around a residual (arXiv:1512.03385), told the timestep in the U-Net."""
+    """Two normalised 3x3 convolutions around a residual (arXiv:1512.03385); in the U-Net the timestep is added."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, eps: float, time_channels: int | None = None):
         super().__init__()
@@ -29,11 +29,11 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = None if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, time: Tensor | None = None) -> Tensor:
-        """x (B, C_in, H, W), time (B, T), or that without its doubles -> (B, C_out, H, W)."""
+        """x (B, C_in, H, W), time (B, T), or time without the rows that `duplicate_guided` adds -> (B, C_out, H, W)."""
         hidden = self.conv1(F.silu(self.norm1(x)))
         if self.time_emb_proj is not None:
-            assert time is not None, "the U-Net tells each of its blocks the time"
-            hidden = hidden + with_doubles(self.time_emb_proj(F.silu(time)), len(x))[:, :, None, None]
+            assert time is not None, "a block of the U-Net needs the time embedding"
+            hidden = hidden + duplicate_guided(self.time_emb_proj(F.silu(time)), len(x))[:, :, None, None]
         hidden = self.conv2(F.silu(self.norm2(hidden)))
         return hidden + (x if self.conv_shortcut is None else self.conv_shortcut(x))
 
@@ -41,7 +41,7 @@ class ResnetBlock(nn.Module):
 class Downsample(nn.Module):
     """Halve height and width with a strided convolution.
 
-    The autoencoder pads right and bottom only, the U-Net all round; with the other padding a border shows.
+    The autoencoder pads right and bottom only, the U-Net on all sides; the other padding would leave a border.
     """
 
     def __init__(self, channels: int, *, symmetric: bool):
@@ -55,7 +55,7 @@ class Downsample(nn.Module):
 
 
 class UpsamplingConv2d(nn.Conv2d):
-    """A 3x3 convolution of a map that the nearest pixel enlarges."""
+    """A 3x3 convolution of a map enlarged by nearest-neighbour interpolation."""
 
     def __init__(self, channels: int, *, bias: bool = True):
         super().__init__(channels, channels, 3, padding=1, bias=bias)
@@ -67,7 +67,7 @@ class UpsamplingConv2d(nn.Conv2d):
 
 
 class Upsample(nn.Module):
-    """Double height and width, or reach the `size` given."""
+    """Double height and width, or enlarge to a given `size`."""
 
     def __init__(self, channels: int):
         super().__init__()

@@ -1,5 +1,5 @@
-"""CLIP (arXiv:2103.00020): its text tower makes of a prompt the context that the U-Net attends to; with its image
-tower it measures how well pictures and texts fit."""
+"""CLIP (arXiv:2103.00020): its text tower turns a prompt into the context of the U-Net; with its image tower it
+measures the similarity of pictures and texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .loading.config import ModelError, require
 from .loading.files import read_json
 from .loading.tokenizer import encode_text, frame, load_tokenizer
 
-# Where a directory in transformers' layout may keep its weights, best first.
+# Weight files of a directory in transformers' layout, best first.
 WEIGHT_FILES = (
     *("model.safetensors", "model.safetensors.index.json"),
     *("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -30,7 +30,7 @@ WEIGHT_FILES = (
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x): OpenAI's approximation of GELU, which its checkpoints were trained with."""
+    """Return x * sigmoid(1.702 x): OpenAI's approximation of GELU, with which its checkpoints were trained."""
     return x * torch.sigmoid(1.702 * x)
 
 
@@ -120,12 +120,12 @@ class CLIPTextTransformer(nn.Module):
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, tokens: Tensor, clip_skip: int = 0) -> Tensor:
-        """Token ids (B, S) -> features (B, S, hidden_size), of the layer that has `clip_skip` others behind it."""
+        """Token ids (B, S) -> features (B, S, hidden_size), without the last `clip_skip` layers."""
         return self.final_layer_norm(self.encoder(self.embeddings(tokens), clip_skip))
 
 
 class CLIPTextEncoder(nn.Module):
-    """The text tower alone: the features of each token condition the U-Net."""
+    """The text tower alone: the features of the tokens condition the U-Net."""
 
     def __init__(self, config: CLIPTextConfig):
         super().__init__()
@@ -133,12 +133,12 @@ class CLIPTextEncoder(nn.Module):
         self.text_model = CLIPTextTransformer(config)
 
     def forward(self, tokens: Tensor, clip_skip: int = 0) -> Tensor:
-        """Token ids (B, S) -> features (B, S, hidden_size), of the layer that has `clip_skip` others behind it."""
+        """Token ids (B, S) -> features (B, S, hidden_size), without the last `clip_skip` layers."""
         return self.text_model(tokens, clip_skip)
 
 
 class CLIPVisionEmbeddings(nn.Module):
-    """Patches as tokens behind a class token, plus learned positions (Eq. 1, arXiv:2010.11929)."""
+    """A class token and patches as tokens, plus learned positions (Eq. 1, arXiv:2010.11929)."""
 
     def __init__(self, config: CLIPVisionConfig):
         super().__init__()
@@ -156,12 +156,12 @@ class CLIPVisionEmbeddings(nn.Module):
 
 
 class CLIPVisionTransformer(nn.Module):
-    """The image tower: the features of its class token are the picture's."""
+    """The image tower: the features of the class token represent the picture."""
 
     def __init__(self, config: CLIPVisionConfig):
         super().__init__()
         self.embeddings = CLIPVisionEmbeddings(config)
-        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)  # spelt so in the checkpoints
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)  # so spelt in checkpoints
         self.encoder = CLIPLayers(config, causal=False)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
@@ -171,7 +171,7 @@ class CLIPVisionTransformer(nn.Module):
 
 
 class CLIPModel(nn.Module):
-    """Both towers, each projected into the space where a picture lies near its caption."""
+    """Both towers, projected into a space where a picture is near its caption."""
 
     def __init__(self, config: CLIPConfig):
         super().__init__()
@@ -180,14 +180,14 @@ class CLIPModel(nn.Module):
         self.vision_model = CLIPVisionTransformer(config.vision)
         self.visual_projection = nn.Linear(config.vision.hidden_size, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(config.text.hidden_size, config.projection_dim, bias=False)
-        # The log of the softmax's inverse temperature: needed to train, and so in every checkpoint.
+        # The log of the softmax's inverse temperature: used in training, and part of every checkpoint.
         self.logit_scale = nn.Parameter(torch.zeros(()))
 
     def embed_texts(self, tokens: Tensor) -> Tensor:
-        """Token ids (N, S) -> vectors (N, projection_dim) of length 1, from the features at the end of each text."""
+        """Token ids (N, S) -> vectors (N, projection_dim) of length 1, from the features of each end token."""
         features = self.text_model(tokens)
         eos = self.config.text.eos_token_id
-        # Older configurations say 2, which never was the id; there the end is the largest one, as OpenAI's code has it.
+        # Older configurations say 2, which never was the id; the end is the largest id there, as in OpenAI's code.
         ends = tokens.argmax(dim=1) if eos == 2 else (tokens == eos).int().argmax(dim=1)
         pooled = features[torch.arange(len(tokens), device=tokens.device), ends]
         return F.normalize(self.text_projection(pooled), dim=-1)
@@ -198,9 +198,9 @@ class CLIPModel(nn.Module):
 
 
 def preprocess(config: CLIPImageConfig, images: Sequence[Image.Image]) -> Tensor:
-    """Pictures of any size -> (N, 3, crop height, crop width): resized, cut at the centre and normalised.
+    """Resize, crop at the centre and normalise pictures; returns (N, 3, crop height, crop width).
 
-    As transformers' `CLIPImageProcessor` does on Pillow; a picture smaller than the crop gets a black frame.
+    It equals transformers' `CLIPImageProcessor` on Pillow; a picture smaller than the crop gets a black frame.
     """
     height, width = config.crop_size
     cropped = []
@@ -214,7 +214,7 @@ def preprocess(config: CLIPImageConfig, images: Sequence[Image.Image]) -> Tensor
 
 
 def _resized(config: CLIPImageConfig, image: Image.Image) -> tuple[int, int]:
-    """The width and height that a picture is brought to."""
+    """Return the new width and height of a picture."""
     if config.shortest_edge is None:
         assert config.size is not None
         return config.size[1], config.size[0]
@@ -225,7 +225,7 @@ def _resized(config: CLIPImageConfig, image: Image.Image) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class CLIP:
-    """A CLIP model with its tokenizer and preprocessing: the distance between pictures and texts."""
+    """A CLIP model with its tokenizer and preprocessing, for the similarity of pictures and texts."""
 
     model: CLIPModel
     tokenizer: CLIPTokenizer
@@ -235,7 +235,7 @@ class CLIP:
     def from_pretrained(
         cls, folder: str | Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> CLIP:
-        """Load a directory as transformers' `CLIPModel` and `CLIPProcessor` write it, OpenAI's or OpenCLIP's.
+        """Load a directory in the layout of transformers' `CLIPModel` and `CLIPProcessor`, OpenAI's or OpenCLIP's.
 
         Raises `ModelError` naming the file at fault.
         """
@@ -250,24 +250,24 @@ class CLIP:
         tokenizer = load_tokenizer(folder, config.text)
         weights = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
         if weights is None:
-            raise ModelError(f"{folder} holds no weights: expected {' or '.join(WEIGHT_FILES)}")
-        # Files from older versions also hold a counter, which is no weight.
+            raise ModelError(f"{folder} has no weights: expected {' or '.join(WEIGHT_FILES)}")
+        # Files from older versions also hold a counter, which is not a weight.
         state = {name: t for name, t in read_weights(weights).items() if not name.endswith("position_ids")}
         return cls(build(CLIPModel, config, state, weights, device=device, dtype=dtype), tokenizer, images)
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pictures -> vectors (N, projection_dim) of length 1."""
+        """Return vectors (N, projection_dim) of length 1 for pictures."""
         return self.model.embed_images(preprocess(self.images, images).to(self.model.visual_projection.weight))
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> vectors (N, projection_dim) of length 1; what exceeds the model's limit is cut."""
-        found = [encode_text(self.tokenizer, text).ids for text in texts]
-        length = min(self.tokenizer.model_max_length, 2 + max(len(ids) for ids in found))
-        tokens = torch.tensor([frame(self.tokenizer, ids, length) for ids in found])
+        """Return vectors (N, projection_dim) of length 1 for texts, which are truncated at the model's limit."""
+        encoded = [encode_text(self.tokenizer, text).ids for text in texts]
+        length = min(self.tokenizer.model_max_length, 2 + max(len(ids) for ids in encoded))
+        tokens = torch.tensor([frame(self.tokenizer, ids, length) for ids in encoded])
         return self.model.embed_texts(tokens.to(self.model.text_projection.weight.device))
 
     def similarity(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Tensor:
-        """Cosine of the angle between every picture and every text, (number of pictures, number of texts)."""
+        """Return the cosine similarity of every picture and every text, (number of pictures, number of texts)."""
         return self.embed_images(images) @ self.embed_texts(texts).T

@@ -1,4 +1,4 @@
-"""The decoder half of the autoencoder: latents become a picture again."""
+"""The decoder of the autoencoder: from latents to a picture."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class UpBlock(nn.Module):
         self.upsamplers = nn.ModuleList([Upsample(out_channels)] if upsample else [])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, 2H, 2W), at the last level (B, C_out, H, W)."""
+        """(B, C_in, H, W) -> (B, C_out, 2H, 2W), or (B, C_out, H, W) at the last level."""
         for layer in (*self.resnets, *self.upsamplers):
             x = layer(x)
         return x
 
 
 class Decoder(nn.Module):
-    """Levels that double the latents one after the other, f = `config.downscale` times in all."""
+    """Levels that each double the latents, f = `config.downscale` times in all."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The conditional U-Net: from noisy latents, timestep and words to the noise, or velocity, in them."""
+"""The conditional U-Net: it predicts the noise, or velocity, in latents at a timestep, given a context."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import Attention, SpatialTransformer
-from .blocks import Downsample, ResnetBlock, Upsample, with_doubles
+from .blocks import Downsample, ResnetBlock, Upsample, duplicate_guided
 from .loading.config import ATTENTION_DOWN, UNetConfig
 
 
 def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
     """Cosines and sines of the timestep at geometric frequencies (section 3.5, arXiv:1706.03762).
 
-    timesteps (B,), whole or fractional -> (B, channels) float32.
+    timesteps (B,), integers or fractions -> (B, channels) float32.
     """
     half = channels // 2
     frequencies = torch.exp(-math.log(10000) * torch.arange(half, device=timesteps.device, dtype=torch.float32) / half)
@@ -27,7 +27,7 @@ def timestep_embedding(timesteps: Tensor, channels: int) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """The two-layer network on the timestep's embedding; distilled models also tell it the guidance scale."""
+    """The two-layer network on the timestep's embedding; in distilled models it also takes the guidance scale."""
 
     def __init__(self, in_channels: int, channels: int, guidance_channels: int | None):
         super().__init__()
@@ -43,9 +43,9 @@ class TimeEmbedding(nn.Module):
 
 
 class UNetLevel(nn.Module):
-    """Residual blocks, each followed by a transformer where the level attends to the words.
+    """Residual blocks, each followed by a transformer if the level attends to the context.
 
-    `words` of the levels' forward gives each transformer its keys and values when it is reached, (B, S, 2C).
+    `forward` of each level takes an iterator over the keys and values (B, S, 2C) of the transformers in order.
     """
 
     def __init__(self, config: UNetConfig, level: int, widths: list[tuple[int, int]], *, attention: bool):
@@ -58,7 +58,7 @@ class UNetLevel(nn.Module):
 
 
 def transformer(config: UNetConfig, level: int) -> SpatialTransformer:
-    """The transformer of one level, as wide as the level."""
+    """Return a new transformer for one level."""
     return SpatialTransformer(
         config.block_out_channels[level],
         config.cross_attention_dim,
@@ -69,7 +69,7 @@ def transformer(config: UNetConfig, level: int) -> SpatialTransformer:
 
 
 class DownBlock(UNetLevel):
-    """One level on the way down; gives every feature map it makes, for the skip connections."""
+    """One level on the way down; returns all its feature maps, for the skip connections."""
 
     def __init__(self, config: UNetConfig, level: int):
         channels = config.block_out_channels
@@ -79,8 +79,10 @@ class DownBlock(UNetLevel):
         last = level == len(channels) - 1
         self.downsamplers = nn.ModuleList([] if last else [Downsample(channels[level], symmetric=True)])
 
-    def forward(self, x: Tensor, time: Tensor, words: Iterator[Tensor], maps: list[Tensor] | None) -> list[Tensor]:
-        """x (B, C_in, H, W), time (B, T) -> each feature map made on the way.
+    def forward(
+        self, x: Tensor, time: Tensor, keys_values: Iterator[Tensor], maps: list[Tensor] | None
+    ) -> list[Tensor]:
+        """x (B, C_in, H, W), time (B, T) -> all feature maps.
 
         One (B, C, H, W) for each residual block and, except at the deepest level, one (B, C, H/2, W/2).
         """
@@ -88,7 +90,7 @@ class DownBlock(UNetLevel):
         for index, resnet in enumerate(self.resnets):
             x = resnet(x, time)
             if self.attentions:
-                x = self.attentions[index](x, words, maps)
+                x = self.attentions[index](x, keys_values, maps)
             skips.append(x)
         for downsample in self.downsamplers:
             skips.append(downsample(skips[-1]))
@@ -104,15 +106,15 @@ class MidBlock(UNetLevel):
         super().__init__(config, level, [(channels, channels)] * 2, attention=False)
         self.attentions = nn.ModuleList([transformer(config, level)])
 
-    def forward(self, x: Tensor, time: Tensor, words: Iterator[Tensor], maps: list[Tensor] | None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, keys_values: Iterator[Tensor], maps: list[Tensor] | None) -> Tensor:
         """x (B, C, H, W), time (B, T) -> (B, C, H, W)."""
         x = self.resnets[0](x, time)
-        x = self.attentions[0](x, words, maps)
+        x = self.attentions[0](x, keys_values, maps)
         return self.resnets[1](x, time)
 
 
 class UpBlock(UNetLevel):
-    """One level on the way up; each residual block also sees the feature map of the same size from the way down."""
+    """One level on the way up; each residual block also takes the feature map of its size from the way down."""
 
     def __init__(self, config: UNetConfig, level: int):
         channels = config.block_out_channels
@@ -125,15 +127,15 @@ class UpBlock(UNetLevel):
         self.upsamplers = nn.ModuleList([] if level == 0 else [Upsample(channels[level])])
 
     def forward(
-        self, x: Tensor, skips: list[Tensor], time: Tensor, words: Iterator[Tensor], maps: list[Tensor] | None
+        self, x: Tensor, skips: list[Tensor], time: Tensor, keys_values: Iterator[Tensor], maps: list[Tensor] | None
     ) -> Tensor:
         """x (B, C_in, H, W), time (B, T) -> (B, C, 2H, 2W), or as large as the next of `skips`."""
         for index, resnet in enumerate(self.resnets):
-            x = resnet(torch.cat([x, with_doubles(skips.pop(), len(x))], dim=1), time)
+            x = resnet(torch.cat([x, duplicate_guided(skips.pop(), len(x))], dim=1), time)
             if self.attentions:
-                x = self.attentions[index](x, words, maps)
+                x = self.attentions[index](x, keys_values, maps)
         for upsample in self.upsamplers:
-            # An odd size was rounded up on the way down: the next skip tells the size to come back to.
+            # An odd size was rounded up on the way down; the next skip has the size before that.
             x = upsample(x, tuple(skips[-1].shape[2:]))
         return x
 
@@ -153,59 +155,43 @@ class UNet(nn.Module):
         self.conv_norm_out = nn.GroupNorm(config.norm_num_groups, channels[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(channels[0], config.out_channels, 3, padding=1)
 
+    def read(self, context: Tensor) -> Tensor:
+        """Return the keys and values of a context (B, S, D) in every cross-attention, side by side: (B, S, K).
+
+        They are the same at every step of a run, so a run needs them once.
+        """
+        return torch.cat([attention.read(context) for attention in self._cross_attentions()], dim=2)
+
     def forward(
         self,
         latents: Tensor,
         timesteps: Tensor,
-        context: Tensor,
+        keys_values: Tensor,
         *,
         guidance: Tensor | None = None,
         maps: list[Tensor] | None = None,
     ) -> Tensor:
-        """Noise, or velocity, in latents (B, C, h, w) at timesteps (B,) for a context (B, S, D), (B, C, h, w).
+        """Predict the noise, or velocity, in `latents` (B, C, h, w); returns (B + G, C, h, w).
 
-        `read` and `predict` in one; see there for guidance and maps.
-        """
-        return self.predict(latents, timesteps, self.read(context), guidance=guidance, maps=maps)
-
-    def read(self, context: Tensor) -> Tensor:
-        """Words (B, S, K): the keys and values in each cross-attention, side by side, of a context (B, S, D).
-
-        They are the same at every step of a run, which needs them once.
-        """
-        return torch.cat([attention.read(context) for attention in self._cross_attentions()], dim=2)
-
-    def predict(
-        self,
-        latents: Tensor,
-        timesteps: Tensor,
-        words: Tensor,
-        *,
-        guidance: Tensor | None = None,
-        maps: list[Tensor] | None = None,
-    ) -> Tensor:
-        """Predict the noise (or velocity) in `latents`.
-
-        latents (B, C, h, w); timesteps (B,), whole or fractional; words (B + G, S, K), what `read` made of a context.
-        The first G latents are asked about twice, first with the first G rows of words; then all, with the rest.
+        timesteps (B,) are integers or fractions. keys_values (B + G, S, K) are those that `read` returns. The first G
+        latents are evaluated twice: with the first G rows of keys_values, and with all latents for the other rows.
         guidance (B, time_cond_proj_dim) is the embedded guidance scale of a distilled model.
-        maps, if a list is given, receives the weights (B + G, heads, pixels, S) of each cross-attention in order.
-        Returns (B + G, C, h, w).
+        maps, if given, receives the weights (B + G, heads, pixels, S) of each cross-attention in order.
         """
-        return self.predict_at(self.embed(timesteps, latents.dtype, guidance), latents, words, maps)
+        return self.evaluate(latents, self.embed(timesteps, latents.dtype, guidance), keys_values, maps)
 
     def embed(self, timesteps: Tensor, dtype: torch.dtype, guidance: Tensor | None = None) -> Tensor:
-        """What the blocks are told of timesteps (B,) and guidance, (B, T).
+        """Return the embedding (B, T) of timesteps (B,) and guidance.
 
-        Its sines are of angles up to the timestep itself, which bfloat16 would round by 2.
+        Its angles are as large as the timestep, which bfloat16 would round by up to 2; so they are float32.
         """
         embedding = timestep_embedding(timesteps, self.config.block_out_channels[0])
         return self.time_embedding(embedding.to(dtype), guidance)
 
-    def predict_at(self, time: Tensor, latents: Tensor, words: Tensor, maps: list[Tensor] | None = None) -> Tensor:
-        """`predict` at a time that was embedded."""
+    def evaluate(self, latents: Tensor, time: Tensor, keys_values: Tensor, maps: list[Tensor] | None = None) -> Tensor:
+        """Predict as `forward` does, at an embedded time (B, T)."""
         widths = [2 * attention.channels for attention in self._cross_attentions()]
-        each = iter(words.split(widths, dim=2))
+        each = iter(keys_values.split(widths, dim=2))
         x = self.conv_in(latents)
         skips = [x]
         for block in self.down_blocks:
@@ -213,11 +199,11 @@ class UNet(nn.Module):
         x = skips[-1] if self.mid_block is None else self.mid_block(skips[-1], time, each, maps)
         for block in self.up_blocks:
             x = block(x, skips, time, each, maps)
-        x = with_doubles(x, len(words))  # of a network that attends to no words, too
+        x = duplicate_guided(x, len(keys_values))  # for a network without cross-attention
         return self.conv_out(F.silu(self.conv_norm_out(x)))
 
     def _cross_attentions(self) -> list[Attention]:
-        """In the order in which they are evaluated."""
+        """Return all cross-attentions in the order of their evaluation."""
         middle = [] if self.mid_block is None else [self.mid_block]
         levels = (*self.down_blocks, *middle, *self.up_blocks)
         return [block.attn2 for level in levels for one in level.attentions for block in one.transformer_blocks]

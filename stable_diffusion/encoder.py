@@ -1,4 +1,4 @@
-"""The encoder half of the autoencoder: a picture becomes the distribution of its latents."""
+"""The encoder of the autoencoder: from a picture to the distribution of its latents."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class DownBlock(nn.Module):
         self.downsamplers = nn.ModuleList([Downsample(out_channels, symmetric=False)] if downsample else [])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, H, W) -> (B, C_out, H/2, W/2), at the deepest level (B, C_out, H, W)."""
+        """(B, C_in, H, W) -> (B, C_out, H/2, W/2), or (B, C_out, H, W) at the deepest level."""
         for layer in (*self.resnets, *self.downsamplers):
             x = layer(x)
         return x
 
 
 class Encoder(nn.Module):
-    """Levels that halve the picture one after the other, f = `config.downscale` times in all."""
+    """Levels that each halve the picture, f = `config.downscale` times in all."""
 
     def __init__(self, config: VAEConfig):
         super().__init__()

@@ -77,7 +77,7 @@ class Denoiser:
         order = sorted(range(len(queries)), key=lambda i: queries[i].negative is None)  # guided queries come first
         negatives = [query.negative for query in queries if query.negative is not None]
         asked = [queries[i] for i in order]
-        prediction = for_inference(self.unet, queries[0].context.dtype).predict(
+        prediction = for_inference(self.unet, queries[0].context.dtype)(
             torch.cat([self._inputs(query) for query in asked]),
             torch.cat([torch.full((len(query.x),), query.level.timestep, device=query.x.device) for query in asked]),
             torch.cat([*negatives, *(query.context for query in asked)]),

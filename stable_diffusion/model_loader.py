@@ -1,4 +1,4 @@
-"""From a model directory, a single file or a name on the hub to networks on a device."""
+"""Load a model directory, a single file or a model on the hub as networks on a device."""
 
 from __future__ import annotations
 
@@ -8,13 +8,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 from transformers import CLIPTokenizer
 
 from .clip import CLIPTextEncoder
 from .compute.packed import packs
 from .compute.precision import fastest_dtype
 from .diffusion import UNet
-from .loading.checkpoints import State, build, read_tensors, read_weights, weight_names
+from .loading.checkpoints import (
+    State,
+    build,
+    read_directory,
+    read_tensors,
+    read_weights,
+    weight_names,
+    with_today_names,
+)
 from .loading.config import (
     BUNDLED,
     ONLY_IN_A_CLONE,
@@ -24,33 +33,36 @@ from .loading.config import (
     TinyVAEConfig,
     VAEConfig,
     require,
+    short_repr,
 )
-from .loading.fields import bare
 from .loading.files import read_json
 from .loading.hub import OnProgress, locate
+from .loading.key_table import PREFIXES, KeyTable
 from .loading.model_config import PART_CLASSES, SAFETY_FILES, TINY_VAE_FILES, ModelConfig, read_config, vae_config
-from .loading.single_file import PREFIXES, carried_settings
+from .loading.single_file import carried_settings, read_single_file
 from .loading.tokenizer import find_tokenizer, load_tokenizer
-from .model_converter import LEGACY_NAMES, from_file, networks_of, read_directory, read_single_file
 from .safety import SafetyChecker
 from .tiny_vae import TinyVAE
-from .vae import Autoencoder
+from .vae import VAE, Autoencoder
+
+NETWORKS: dict[str, type[nn.Module]] = {"text_encoder": CLIPTextEncoder, "unet": UNet, "vae": VAE}
+"""The classes of the parts that a single file can hold."""
 
 VAE_FILES = ["config.json", "diffusion_pytorch_model.safetensors"]
-"""What the hub is asked for where a VAE alone is wanted: of a repository of its own, or of a model's folder `vae`."""
+"""The files of a VAE alone, in a repository of its own or in a model's folder `vae`."""
 
 TAESD = "madebyollin/taesd"
 """The tiny autoencoder of Stable Diffusion's latents, on the hub."""
 STABLE_DIFFUSION_LATENTS = (4, 8, 0.18215)
-"""How many channels they have, how many pixels wide one is, and their scale."""
+"""Channels, width of one latent in pixels, and scaling factor."""
 
 
 @dataclass(frozen=True)
 class Models:
-    """A model ready to run: networks in evaluation mode on one device, and what is needed to use them.
+    """A model ready to run: networks in evaluation mode on one device, with tokenizer and noise schedule.
 
-    tiny_vae is a small autoencoder of the same latents, where the model's directory has one: it decodes previews.
-    safety_checker looks at all pictures; None where the directory has none, or it was not asked for.
+    tiny_vae is a small autoencoder of the same latents, for previews; None if the model's directory has none.
+    safety_checker checks all pictures; None if the directory has none or `load` was called without it.
     """
 
     tokenizer: CLIPTokenizer
@@ -64,10 +76,10 @@ class Models:
     safety_checker: SafetyChecker | None = None
 
     def decoder_for(self, preview: str) -> Autoencoder:
-        """What sharp previews of that name are decoded by: for "tiny", and for "auto" if it is there, the tiny VAE.
+        """Return the decoder of previews: the tiny VAE for "tiny", and for "auto" if the model has one; else the VAE.
 
-        For Stable Diffusion 1.x and 2.x "tiny" fetches one from the hub, where the directory has none, and keeps it.
-        Raises `ModelError` where the model has no tiny VAE, or the hub can't be reached.
+        If the directory has none, "tiny" downloads that of Stable Diffusion 1.x and 2.x from the hub, once.
+        Raises `ModelError` if there is no tiny VAE for this model, or the hub can't be reached.
         """
         if preview not in ("tiny", "auto") or isinstance(self.vae, TinyVAE):
             return self.vae
@@ -91,17 +103,17 @@ def load(
     safety_checker: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Models:
-    """Load a model in full, or raise `ModelError` naming the file at fault and the remedy.
+    """Load a model in full; raises `ModelError` naming the file at fault and the remedy.
 
-    source: None for the bundled model, a model directory as diffusers writes it, a single file of Stable Diffusion
-        1.x or 2.x (.safetensors, .ckpt), or a name on the hub, `owner/name`.
-    vae: another VAE instead of the model's own, or for a file that has none: the directory of a VAE or of a model, a
-        single file of either (.safetensors, .vae.pt, .ckpt), or a name on the hub.
+    source: None for the bundled model, a model directory of diffusers, a single file of Stable Diffusion 1.x or 2.x
+        (.safetensors, .ckpt), or a name on the hub, `owner/name`.
+    vae: a VAE in place of the model's own: the directory of a VAE or of a model, a single file of either
+        (.safetensors, .vae.pt, .ckpt), or a name on the hub.
     device: by default CUDA, then Apple's GPU, then the CPU.
-    dtype: what the networks compute in, whatever the files hold; by default float16 on CUDA and float32 elsewhere, and
-        for "auto" the `fastest_dtype`. A U-Net that is packed for bfloat16 keeps its weights as the files have them.
-    safety_checker: have pictures looked at by the checker of the model's directory, if that has one.
-    on_progress: told what is going on and how much of it is done, from 0 to 1, while downloading and while loading.
+    dtype: the type that the networks compute in; by default float16 on CUDA and float32 elsewhere, for "auto" the
+        `fastest_dtype`. A U-Net that is packed for bfloat16 keeps the weights in the type of the file.
+    safety_checker: load the checker of the model's directory, if it has one.
+    on_progress: called with the current activity and its progress from 0 to 1, during download and loading.
     """
     device = _device(device)
     if dtype == "auto":
@@ -121,7 +133,7 @@ def load(
         parts = read_directory(path, prefer_half=half)
         tokenizer = load_tokenizer(path / "tokenizer", config.text_encoder)
     else:
-        settings, parts = read_single_file(path, own_vae=vae is None)
+        settings, parts = read_single_file(path, NETWORKS, own_vae=vae is None)
         config = ModelConfig.from_settings(settings)
         tokenizer = find_tokenizer(path, config.text_encoder)
     if vae is not None:
@@ -134,7 +146,7 @@ def load(
         state, origin = parts.pop(part)
         packed = part in ("unet", "vae") and packs(device, dtype)
         unread = packed or part == "text_encoder"
-        # Packing converts: weights in between would only take memory, and LoRA files are merged into them less exactly.
+        # Packing converts them. Converting here too would take memory and make merging LoRA files less exact.
         kept = packed and part == "unet" and dtype != torch.float32
         networks[part] = build(
             network, getattr(config, part), state, origin, device=device, dtype=None if kept else dtype, unread=unread
@@ -143,19 +155,24 @@ def load(
         networks["tiny_vae"] = _tiny_vae(path / "vae_tiny", config.vae, device, dtype)
     if safety_checker and (path / SAFETY_FILES[0]).exists():
         networks["safety_checker"] = SafetyChecker.of(path, device, dtype)
-    named = path.stem if path.is_file() else path.name
+    stem = path.stem if path.is_file() else path.name
     return Models(
         tokenizer=tokenizer,
         scheduler=config.scheduler,
-        # The folder of a model from the hub is called after a commit.
-        name=named if source is None or Path(source).expanduser().exists() else str(source),
+        # The folder of a model from the hub is named after a commit.
+        name=stem if source is None or Path(source).expanduser().exists() else str(source),
         source=str(path if source is None else source),
         **networks,
     )
 
 
+def networks_of(config: ModelConfig) -> dict[str, type[nn.Module]]:
+    """Return the class of each part's network."""
+    return {**NETWORKS, "vae": TinyVAE} if isinstance(config.vae, TinyVAEConfig) else NETWORKS
+
+
 def _with_vae(config: ModelConfig, source: str | Path, *, prefer_half: bool) -> tuple[ModelConfig, tuple[State, Path]]:
-    """A model's configuration with the VAE of `source`, and that VAE's weights; `ModelError` where it does not fit."""
+    """Return the configuration with the VAE of `source`, and its weights; raises `ModelError` if it does not fit."""
     path = locate(source, files=[*VAE_FILES, *(f"vae/{name}" for name in VAE_FILES)])
     if path.is_dir():
         settings, state, path = _vae_directory(path / "vae" if (path / "vae").is_dir() else path, prefer_half)
@@ -171,9 +188,9 @@ def _with_vae(config: ModelConfig, source: str | Path, *, prefer_half: bool) -> 
 
 
 def _tiny_vae(source: str | Path, vae: VAEConfig | TinyVAEConfig, device: torch.device, dtype: torch.dtype) -> TinyVAE:
-    """The tiny VAE of a directory or of the hub, for the latents of `vae`; `ModelError` where it is none."""
+    """Return the tiny VAE of a directory or of the hub; raises `ModelError` if it does not fit the latents of `vae`."""
     settings, state, path = _vae_directory(locate(source, files=VAE_FILES), prefer_half=False)
-    require(isinstance(settings, TinyVAEConfig), f"{path.parent} is no AutoencoderTiny")
+    require(isinstance(settings, TinyVAEConfig), f"{path.parent} is not an AutoencoderTiny")
     for name in ("latent_channels", "downscale"):
         ours, theirs = getattr(settings, name), getattr(vae, name)
         require(ours == theirs, f"{path.parent} does not fit the model's vae: {name} is {ours}, not {theirs}")
@@ -184,29 +201,28 @@ _fetched_tiny_vae = cache(_tiny_vae)
 
 
 def _vae_directory(folder: Path, prefer_half: bool) -> tuple[VAEConfig | TinyVAEConfig, State, Path]:
-    """Settings, weights and weight file of a VAE as diffusers writes it."""
+    """Return settings, weights and weight file of a VAE in diffusers' layout."""
     settings = read_json(folder / "config.json")
     kind, supported = settings.get("_class_name", PART_CLASSES["vae"][0]), PART_CLASSES["vae"]
-    require(kind in supported, f"{folder} is no VAE: {bare(kind)}, only {' or '.join(supported)} is supported")
+    require(kind in supported, f"{folder} is not a VAE: {short_repr(kind)}, only {' or '.join(supported)} is supported")
     names = [Path(name).name for name in weight_names("vae", prefer_half=prefer_half)]
     path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None:
         raise ModelError(f"{folder} holds no weights of a VAE: expected {' or '.join(names)}")
-    state = {LEGACY_NAMES.get(name, name): tensor for name, tensor in read_weights(path).items()}
-    return vae_config(settings), state, path
+    return vae_config(settings), with_today_names(read_weights(path)), path
 
 
 def _vae_weights(config: ModelConfig, state: State, path: Path) -> State:
-    """The VAE's in a single file: of a whole model, or of a VAE alone by the names of diffusers or of CompVis."""
+    """Return the VAE's weights from a file of a whole model, or of a VAE with the names of diffusers or CompVis."""
     if any(name.startswith("decoder.up_blocks.") for name in state):
-        return {LEGACY_NAMES.get(name, name): tensor for name, tensor in state.items()}
+        return with_today_names(state)
     if not any(name.startswith(PREFIXES["vae"]) for name in state):
         state = {PREFIXES["vae"] + name: tensor for name, tensor in state.items()}
-    return from_file("vae", config, state, path)
+    return KeyTable.of("vae", config, VAE).from_file(state, path)
 
 
 def _device(device: torch.device | str | None) -> torch.device:
-    """The device asked for, or the best there is; raises `ModelError` where it can't be used."""
+    """Return the requested device, by default the best one; raises `ModelError` if it can't be used."""
     if device is None:
         accelerator = "mps" if torch.backends.mps.is_available() else "cpu"
         return torch.device("cuda" if torch.cuda.is_available() else accelerator)

@@ -91,7 +91,7 @@ class Pipeline:
             self._teach(tuple(word for word in self._words if word[0] != name))
 
     def _teach(self, words: tuple[Word, ...]) -> None:
-        self.loras.rebase(lambda models: with_embeddings(models, self._loaded, words))
+        self.loras.change_base(lambda models: with_embeddings(models, self._loaded, words))
         self._words = words
 
     @property
@@ -179,7 +179,7 @@ class Pipeline:
         """
         scale = self.defaults.complete(request).guidance_scale
         assert scale is not None
-        models = self.loras.using(request.loras)
+        models = self.loras.models_for(request.loras)
         layers = models.text_encoder.config.num_hidden_layers
         if request.clip_skip >= layers:
             raise RequestError(

@@ -1,6 +1,6 @@
-"""The safety checker of Stable Diffusion's directories: CLIP's image tower, and concepts that a picture may lie near.
+"""The safety checker of Stable Diffusion's directories: CLIP's image tower, and vectors of unwanted concepts.
 
-What it finds is blurred. It is none of ours: thresholds and concepts, as numbers without names, come with the model.
+Pictures near such a concept are blurred. Concepts and thresholds come with the model, as numbers without names.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .loading.model_config import SAFETY_FILES
 
 CONCEPTS, SPECIAL = 17, 3
 STRICTER = 0.01
-"""How much nearer a picture counts to every concept that is near a special one."""
+"""Added to the similarities of a picture after it was near a special concept."""
 BLUR = 1 / 12
-"""Of a picture's longer side: what is left are colours."""
+"""The radius as a share of a picture's longer side, which leaves only colours."""
 
 
 class SafetyNetwork(nn.Module):
-    """diffusers' `StableDiffusionSafetyChecker`: whether pictures lie too near to one of its concepts."""
+    """diffusers' `StableDiffusionSafetyChecker`: it finds pictures that are too near to one of its concepts."""
 
     def __init__(self, config: SafetyConfig):
         super().__init__()
@@ -40,18 +40,18 @@ class SafetyNetwork(nn.Module):
         self.special_care_embeds_weights = nn.Parameter(torch.ones(SPECIAL))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Preprocessed pictures (N, 3, H, W) -> which are too near, bool (N,).
+        """Return whether each preprocessed picture of (N, 3, H, W) is too near to a concept, bool (N,).
 
-        Distances count in thousandths, as in diffusers.
+        Similarities are rounded to thousandths, as in diffusers.
         """
-        found = F.normalize(self.visual_projection(self.vision_model(pixels)).float())
+        embeds = F.normalize(self.visual_projection(self.vision_model(pixels)).float())
 
         def excess(concepts: Tensor, thresholds: Tensor) -> Tensor:
-            return found @ F.normalize(concepts.float()).T - thresholds.float()
+            return embeds @ F.normalize(concepts.float()).T - thresholds.float()
 
         special = excess(self.special_care_embeds, self.special_care_embeds_weights)
-        # Once one of them was near, those after it are met more strictly too.
-        near = torch.zeros(len(found), dtype=torch.bool, device=found.device)
+        # After one of them was near, the next ones count as nearer too.
+        near = torch.zeros(len(embeds), dtype=torch.bool, device=embeds.device)
         for column in special.T:
             near |= (column + STRICTER * near).round(decimals=3) > 0
         concepts = excess(self.concept_embeds, self.concept_embeds_weights) + STRICTER * near[:, None]
@@ -60,18 +60,18 @@ class SafetyNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class SafetyChecker:
-    """The network with what it sees of a picture."""
+    """The network with its image preprocessing."""
 
     network: SafetyNetwork
     images: CLIPImageConfig
 
     @classmethod
     def of(cls, folder: Path, device: torch.device, dtype: torch.dtype) -> SafetyChecker:
-        """That of a model directory; raises `ModelError` naming the file at fault."""
+        """Load the checker of a model directory; raises `ModelError` naming the file at fault."""
         config = SafetyConfig.from_dict(read_json(folder / SAFETY_FILES[0]))
         images = CLIPImageConfig.from_dict(read_json(folder / SAFETY_FILES[1]))
         weights = find_weights(folder, "safety_checker", prefer_half=dtype != torch.float32)
-        # Names before transformers 5 have the tower's twice; files from older versions also hold a counter.
+        # Before transformers 5 the tower's name is doubled; files from older versions also hold a counter.
         state = {
             name.replace("vision_model.vision_model.", "vision_model."): tensor
             for name, tensor in read_weights(weights).items()
@@ -81,13 +81,13 @@ class SafetyChecker:
 
     @torch.no_grad()
     def find(self, pictures: Sequence[Image.Image]) -> list[bool]:
-        """Which pictures show what the model's makers did not want shown."""
+        """Return whether each picture is too near to one of the unwanted concepts."""
         pixels = preprocess(self.images, pictures)
         return self.network(pixels.to(self.network.visual_projection.weight)).tolist()
 
 
 def blur(pictures: Sequence[Image.Image], found: Sequence[bool]) -> list[Image.Image]:
-    """The pictures, of those that were found only their colours."""
+    """Return the pictures, with those that were found blurred to their colours."""
     return [
         picture.filter(ImageFilter.GaussianBlur(BLUR * max(picture.size))) if hit else picture
         for picture, hit in zip(pictures, found, strict=True)

@@ -1,6 +1,6 @@
 """A small autoencoder without attention or normalisation: TAESD, https://github.com/madebyollin/taesd.
 
-It was distilled from the large one and stands in its place. A layer's number in `layers` is its name in the files.
+It was distilled from the large one and replaces it. A layer's index in `layers` is its name in the files.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from .loading.config import TinyVAEConfig
 from .vae import Autoencoder
 
 CLAMP = 3.0
-"""Latents beyond are pressed together before they are decoded."""
+"""The decoder compresses latents to this range by tanh."""
 
 
 def convolution(in_channels: int, out_channels: int, *, stride: int = 1, bias: bool = True) -> nn.Conv2d:
-    """3x3; with a stride of 2 it halves the picture."""
+    """Return a 3x3 convolution; a stride of 2 halves height and width."""
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=bias)
 
 
 class Block(nn.Module):
-    """Three convolutions beside a residual."""
+    """Three convolutions with a residual."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -38,7 +38,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Blocks at each size, and convolutions that halve it in between."""
+    """Blocks at each level, with convolutions between that halve height and width."""
 
     def __init__(self, config: TinyVAEConfig):
         super().__init__()
@@ -51,12 +51,12 @@ class Encoder(nn.Module):
         self.layers = nn.Sequential(*layers, convolution(channels, config.latent_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Picture (B, 3, H, W) in [-1, 1] -> latents (B, C, H/f, W/f); the layers see it in [0, 1]."""
+        """Picture (B, 3, H, W) in [-1, 1] -> latents (B, C, H/f, W/f); the layers take it in [0, 1]."""
         return self.layers((x + 1) / 2)
 
 
 class Decoder(nn.Module):
-    """Blocks at each size, doubled by the nearest pixel in between."""
+    """Blocks at each level, with nearest-neighbour upsampling between."""
 
     def __init__(self, config: TinyVAEConfig):
         super().__init__()
@@ -65,17 +65,17 @@ class Decoder(nn.Module):
         *levels, last = config.num_decoder_blocks
         for count in levels:
             layers += [Block(channels) for _ in range(count)]
-            layers += [nn.Identity(), UpsamplingConv2d(channels, bias=False)]  # two layers in the files' numbers
+            layers += [nn.Identity(), UpsamplingConv2d(channels, bias=False)]  # two indices in the files
         layers += [Block(channels) for _ in range(last)]
         self.layers = nn.Sequential(*layers, convolution(channels, config.out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> picture (B, 3, f*h, f*w), about in [-1, 1]; the layers give it in [0, 1]."""
+        """Latents (B, C, h, w) -> picture (B, 3, f*h, f*w), about in [-1, 1]; the layers return it in [0, 1]."""
         return 2 * self.layers(CLAMP * torch.tanh(x / CLAMP)) - 1
 
 
 class TinyVAE(Autoencoder):
-    """diffusers' `AutoencoderTiny`: a picture has the one latent that it is encoded to, no distribution of them."""
+    """diffusers' `AutoencoderTiny`: it encodes a picture as latents without a distribution."""
 
     config: TinyVAEConfig
 
@@ -86,9 +86,9 @@ class TinyVAE(Autoencoder):
         self.decoder = Decoder(config)
 
     def encode(self, pictures: Tensor, noise: Callable[[], Tensor] | None = None) -> Tensor:
-        """As `Autoencoder.encode`; nothing is drawn from `noise`."""
+        """See `Autoencoder.encode`; noise is not used."""
         return self.encoder(pictures) * self.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """As `Autoencoder.decode`."""
+        """See `Autoencoder.decode`."""
         return self.decoder(latents / self.config.scaling_factor)

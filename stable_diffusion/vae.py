@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 
 class NotFinite(RequestError):
-    """What is to be a picture holds numbers that are infinite or none: it would be black."""
+    """Latents or a picture have infinite or NaN values, so that the picture would be black."""
 
 
 def unet_not_finite(dtype: torch.dtype) -> NotFinite:
-    """The error of a U-Net that computes in this type."""
+    """Return the error for a U-Net whose output overflowed in `dtype`."""
     return NotFinite(
-        f"the U-Net's numbers left what {str(dtype).removeprefix('torch.')} can hold, and the picture would be black: "
+        f"the U-Net's output overflowed in {str(dtype).removeprefix('torch.')}, and the picture would be black: "
         "load the model with dtype bfloat16 or float32"
     )
 
@@ -40,37 +40,37 @@ class DiagonalGaussian:
     logvar: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """mean + std * noise: the reparameterisation of section 2.4, arXiv:1312.6114."""
+        """Return mean + std * noise: the reparameterisation of section 2.4, arXiv:1312.6114."""
         return self.mean + (0.5 * self.logvar).exp() * noise
 
     def kl(self) -> Tensor:
-        """KL(q || N(0, 1)) of each latent, (B, C, h, w), in nats (Appendix B, arXiv:1312.6114)."""
+        """Return KL(q || N(0, 1)) of each latent, (B, C, h, w), in nats (Appendix B, arXiv:1312.6114)."""
         return 0.5 * (self.mean.square() + self.logvar.exp() - 1.0 - self.logvar)
 
 
 class Autoencoder(nn.Module, ABC):
-    """Picture <-> latents. Latents here carry `scaling_factor`, so that the diffusion sees about unit variance."""
+    """Pictures <-> latents, which are multiplied by `scaling_factor` to have about unit variance."""
 
     config: VAEConfig | TinyVAEConfig
 
     @abstractmethod
     def encode(self, pictures: Tensor, noise: Callable[[], Tensor] | None = None) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] -> scaled latents (B, C, H/f, W/f).
+        """Encode pictures (B, 3, H, W) in [-1, 1]; returns scaled latents (B, C, H/f, W/f).
 
-        Where a picture has a distribution of latents, they are its mean, or with `noise`, which draws (N, C, H/f, W/f)
-        standard normal numbers, N samples of a single picture or one of each.
+        For an autoencoder with a distribution of latents these are its mean, or samples with `noise`, a function that
+        draws (N, C, H/f, W/f) standard normal numbers: N samples of a single picture, or one of each.
         """
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents (B, C, h, w) -> pictures (B, 3, f*h, f*w), about in [-1, 1]."""
+        """Decode scaled latents (B, C, h, w); returns pictures (B, 3, f*h, f*w), about in [-1, 1]."""
 
     @torch.no_grad()
     def decode_finite(self, latents: Tensor) -> Tensor:
-        """Decode, again in float32 where half precision overflowed; the full-size VAE does, and shows black.
+        """Decode latents, and again in float32 if half precision overflowed, as the full-size VAE does.
 
-        The second time takes a float32 copy of the decoder, for that call alone: 200 MB at full size. The VAE itself,
-        which other threads decode with, stays as it is. Raises `NotFinite` where these are no pictures either.
+        float32 takes a temporary copy of the decoder, 200 MB at full size, because other threads use the VAE itself.
+        Raises `NotFinite` if latents or the float32 picture have infinite or NaN values.
         """
         dtype = next(self.parameters()).dtype
         pictures = for_inference(self).decode(latents.to(dtype))
@@ -79,17 +79,19 @@ class Autoencoder(nn.Module, ABC):
         if not latents.isfinite().all():
             raise unet_not_finite(dtype)
         if dtype != torch.float32:
-            log.warning("the VAE's numbers left what %s can hold: decoded again in float32", str(dtype)[6:])
+            log.warning(
+                "the VAE's output overflowed in %s: decoding again in float32", str(dtype).removeprefix("torch.")
+            )
             used = ("decoder.", "post_quant_conv.")
             weights = {name: weight.float() for name, weight in self.named_parameters() if name.startswith(used)}
             pictures = with_weights(self, weights).decode(latents.float())
             if pictures.isfinite().all():
                 return pictures
-        raise NotFinite("the VAE's numbers left what float32 can hold, and the picture would be black: use another")
+        raise NotFinite("the VAE's output overflowed in float32, and the picture would be black: use another VAE")
 
 
 class VAE(Autoencoder):
-    """The autoencoder of Stable Diffusion, which gives each picture a distribution of latents."""
+    """The autoencoder of Stable Diffusion, which encodes a picture as a distribution of latents."""
 
     config: VAEConfig
 
@@ -102,12 +104,12 @@ class VAE(Autoencoder):
         self.post_quant_conv = nn.Conv2d(config.latent_channels, config.latent_channels, 1)
 
     def posterior(self, pictures: Tensor) -> DiagonalGaussian:
-        """q(z | x), unscaled, of pictures (B, 3, H, W) in [-1, 1]."""
+        """Return q(z | x), unscaled, of pictures (B, 3, H, W) in [-1, 1]."""
         mean, logvar = self.quant_conv(self.encoder(pictures)).chunk(2, dim=1)
         return DiagonalGaussian(mean, logvar.clamp(-30.0, 20.0))
 
     def encode(self, pictures: Tensor, noise: Callable[[], Tensor] | None = None) -> Tensor:
-        """As `Autoencoder.encode`: a sample, or the mean without noise; no less precise than the noise is."""
+        """See `Autoencoder.encode`; a sample has the dtype of the noise."""
         posterior = self.posterior(pictures)
         if noise is None:
             latents = posterior.mean
@@ -117,5 +119,5 @@ class VAE(Autoencoder):
         return latents * self.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
-        """As `Autoencoder.decode`."""
+        """See `Autoencoder.decode`."""
         return self.decoder(self.post_quant_conv(latents / self.config.scaling_factor))

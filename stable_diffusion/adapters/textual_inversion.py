@@ -1,4 +1,4 @@
-"""Textual inversion (arXiv:2208.01618): vectors that were learned to stand for a word of the prompt."""
+"""Textual inversion (arXiv:2208.01618): learned token embeddings under a new word of the prompt."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import AddedToken
 from torch import Tensor
 
-from ..loading.checkpoints import finite, listed, plain, read_tensors
+from ..loading.checkpoints import finite, first_five, is_dense_float, read_tensors
 from ..loading.config import ModelError
 from ..model_loader import Models
 from .weights import with_weights
@@ -19,17 +19,17 @@ TABLE = "text_model.embeddings.token_embedding.weight"
 
 
 Word = tuple[str, Tensor]
-"""A name and the vectors (count, width) that it stands for."""
+"""A new word and its vectors (count, width)."""
 
 
-def with_embeddings(models: Models, bare: Models, words: Sequence[Word]) -> Models:
-    """`models` with the words of `bare`, which has none but its own, and these; see `Pipeline.add_embedding`.
+def with_embeddings(models: Models, original: Models, words: Sequence[Word]) -> Models:
+    """Return `models` with the vocabulary of `original` extended by `words`; see `Pipeline.add_embedding`.
 
-    As in diffusers the vectors are new tokens, `<name>`, `<name>_1`, `<name>_2` and so on, behind those of the model.
-    Tokenizer and text tower are copies, and all weights but the table of tokens are shared.
+    As in diffusers the vectors become tokens `<name>`, `<name>_1`, `<name>_2` and so on, after those of the model.
+    Tokenizer and text encoder are copies that share all weights except the token embedding.
     """
-    table = bare.text_encoder.get_parameter(TABLE)
-    tokenizer = copy.deepcopy(bare.tokenizer)
+    table = original.text_encoder.get_parameter(TABLE)
+    tokenizer = copy.deepcopy(original.tokenizer)
     known = {word.lower() for word in tokenizer.get_vocab()}
     rows: dict[str, Tensor] = {}
     for name, vectors in words:
@@ -37,14 +37,14 @@ def with_embeddings(models: Models, bare: Models, words: Sequence[Word]) -> Mode
         taken = [token for token in tokens if not token.strip() or token.lower() in known]
         if taken:
             raise ModelError(
-                f"the embedding {name!r} can't be the word {taken[0]!r}, which the model has: rename the file"
+                f"the embedding {name!r} can't be the word {taken[0]!r}, which the model already has: rename the file"
             )
         known |= {token.lower() for token in tokens}
         rows |= zip(tokens, vectors, strict=True)
     tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=True) for token in rows])
     added = tokenizer.get_added_vocab()
     ids = [added[token] for token in rows]
-    # A model's table may have more rows than its tokenizer has words.
+    # A model's token embedding may have more rows than its tokenizer has tokens.
     longer = table.new_zeros(max(len(table), *(id + 1 for id in ids)) if ids else len(table), table.shape[1])
     longer[: len(table)] = table
     for id, row in zip(ids, rows.values(), strict=True):
@@ -53,23 +53,23 @@ def with_embeddings(models: Models, bare: Models, words: Sequence[Word]) -> Mode
 
 
 def read_word(file: Path, models: Models) -> Word:
-    """The word of a file, its name: diffusers' `{word: tensor}`, or AUTOMATIC1111's `string_to_param`.
+    """Read diffusers' `{word: tensor}` or AUTOMATIC1111's `string_to_param`; the file's name is the word.
 
-    Raises `ModelError` where it is damaged, or of a model whose tokens have another width.
+    Raises `ModelError` for a damaged file and for one of a model with another token width.
     """
     table = models.text_encoder.get_parameter(TABLE)
     width, state = table.shape[1], read_tensors(file)
     if len(state) != 1:
         raise ModelError(
-            f"{file} is no embedding of this model: it holds {len(state)} tensors ({listed(state)}) and not one; "
-            "it may be of another model, such as Stable Diffusion XL"
+            f"{file} is not an embedding of this model: it holds {len(state)} tensors ({first_five(state)}), not one; "
+            "it may belong to another model, such as Stable Diffusion XL"
         )
     [vectors] = state.values()
     vectors = vectors[None] if vectors.ndim == 1 else vectors
-    if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors) or not plain(vectors):
+    if vectors.ndim != 2 or vectors.shape[1] != width or not len(vectors) or not is_dense_float(vectors):
         raise ModelError(
-            f"{file} is no embedding of this model: it is {tuple(vectors.shape)}, {vectors.dtype}, "
-            f"and this model's tokens have {width} numbers"
+            f"{file} is not an embedding of this model: it is {tuple(vectors.shape)}, {vectors.dtype}, "
+            f"and this model's tokens have a width of {width}"
         )
     vectors = vectors.to(table)
     if not finite(vectors):

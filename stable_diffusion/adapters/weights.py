@@ -1,4 +1,4 @@
-"""A network with other weights, while everybody else goes on with the network as it is."""
+"""Copies of a network with other weights, while other threads use the network itself."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def with_weights(network: Network, weights: Mapping[str, Tensor]) -> Network:
-    """A copy of `network` that has these weights under their names and shares all others with it.
+    """Return a copy of `network` with these weights by name; it shares all other weights.
 
-    `torch.func.functional_call` does not serve here: for the time of the call it puts the weights into the network
-    itself, where other threads find them.
+    `torch.func.functional_call` would put the weights into the network itself during the call, where other threads
+    would use them.
     """
     shared = {id(tensor): tensor for tensor in (*network.parameters(), *network.buffers())}
     replaced = {
         id(network.get_parameter(name)): nn.Parameter(weight, requires_grad=False) for name, weight in weights.items()
     }
-    # deepcopy takes what it finds in its memo for copied.
+    # deepcopy takes entries of its memo as copies made already.
     return copy.deepcopy(network, shared | replaced)

@@ -1,4 +1,4 @@
-"""The precision that this machine computes fastest in, by the clock."""
+"""The fastest precision of this machine, by measurement."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ PROBE = UNetConfig(
     down_block_types=(PLAIN_DOWN, "CrossAttnDownBlock2D"),
     up_block_types=("CrossAttnUpBlock2D", PLAIN_UP),
 )
-"""A U-Net with layers as the bundled model's, which gains least: what is faster in it is faster in larger ones."""
+"""A U-Net with layers like the bundled model's, which gains least: a gain here is larger in larger networks."""
 GAIN = 0.9
-"""The share of float32's time that another precision may take at most: rounding is not to be had for nothing."""
+"""The largest share of float32's time that makes a less exact precision worthwhile."""
 ROUNDS = 5
 
 
 @cache
 def fastest_dtype(device: torch.device) -> torch.dtype:
-    """float16 on CUDA; on a processor bfloat16 where it takes less than 0.9 of float32's time, measured now, in a
-    fraction of a second; float32 everywhere else.
+    """Return float16 on CUDA, bfloat16 on a CPU where it takes less than 0.9 of float32's time, else float32.
 
-    Not every processor that has instructions for bfloat16 gains by them, and without them it is slower.
+    The measurement takes a fraction of a second. Some CPUs with instructions for bfloat16 do not gain by them, and CPUs
+    without them are slower.
     """
     if device.type == "cuda":
         return torch.float16
     if device.type != "cpu":
         return torch.float32
     steps = {dtype: _Step(device, dtype) for dtype in (torch.float32, torch.bfloat16)}
-    taken: dict[torch.dtype, list[float]] = {dtype: [] for dtype in steps}
+    seconds: dict[torch.dtype, list[float]] = {dtype: [] for dtype in steps}
     for _ in range(ROUNDS):
         for dtype, step in steps.items():
             started = time.perf_counter()
             step()
-            taken[dtype].append(time.perf_counter() - started)
-    best = {dtype: min(times) for dtype, times in taken.items()}  # whatever else the machine does adds to a time
+            seconds[dtype].append(time.perf_counter() - started)
+    best = {dtype: min(times) for dtype, times in seconds.items()}  # other work on the machine only adds time
     return torch.bfloat16 if best[torch.bfloat16] < GAIN * best[torch.float32] else torch.float32
 
 
 class _Step:
-    """A guided step of the probe, once warm."""
+    """A guided step of the probe; the constructor evaluates it once to warm up."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype):
         network = outline(UNet, PROBE).to_empty(device=device).eval().requires_grad_(False)
@@ -59,10 +59,11 @@ class _Step:
         self.network = network.to(dtype)
         side = PROBE.sample_size
         self.latents = torch.zeros(2, PROBE.in_channels, side, side, device=device, dtype=dtype)
-        self.context = torch.zeros(2, 77, PROBE.cross_attention_dim, device=device, dtype=dtype)
+        context = torch.zeros(2, 77, PROBE.cross_attention_dim, device=device, dtype=dtype)
+        self.keys_values = self.network.read(context)
         self.timesteps = torch.zeros(2, device=device)
         self()
 
     @torch.no_grad()
     def __call__(self) -> None:
-        for_inference(self.network)(self.latents, self.timesteps, self.context)
+        for_inference(self.network)(self.latents, self.timesteps, self.keys_values)

@@ -1,1 +1,1 @@
-"""The back room of `model_loader`: settings, checkpoint files, single files, the hub, the tokenizer."""
+"""Reading models: settings, weight files, single files, the hub and the tokenizer."""

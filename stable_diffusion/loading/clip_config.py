@@ -1,72 +1,87 @@
-"""Sizes and settings of CLIP: its two towers, what they see of a picture, and its tokenizer, read as in `config.py`."""
+"""Sizes and settings of CLIP: its two towers, their image preprocessing and the tokenizer, read as in `config.py`."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from .config import CORRECT_IT, read, relevant, require, section
-from .fields import Epsilon, Layers, Pixels, Positive, Token, Width, Within
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from .config import (
+    CORRECT_IT,
+    STRICT,
+    Epsilon,
+    Factor,
+    FileSettings,
+    Json,
+    Layers,
+    Pixels,
+    Token,
+    Width,
+    require,
+    short_repr,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Activation = Literal["quick_gelu", "gelu"]
-Share = Annotated[float, Within(0.0, 1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-def _check_tower(config: CLIPTextConfig | CLIPVisionConfig, part: str) -> None:
-    """What holds for both towers of CLIP."""
-    require(
-        config.hidden_size % config.num_attention_heads == 0,
-        f"{part}: hidden_size={config.hidden_size} must be a multiple of "
-        f"num_attention_heads={config.num_attention_heads}",
-    )
-
-
-@dataclass(frozen=True)
-class CLIPTextConfig:
-    """`text_encoder/config.json`: the CLIP text tower (arXiv:2103.00020, section 2.4)."""
+@dataclass(frozen=True, config=STRICT)
+class _TowerConfig(FileSettings):
+    """The sizes of one transformer of CLIP."""
 
     hidden_size: Width
     intermediate_size: Width
     num_hidden_layers: Layers
     num_attention_heads: Width
-    vocab_size: Annotated[int, Within(1, 2**24)]
-    max_position_embeddings: Annotated[int, Within(3, 2**16)] = 77  # start, end and a word
+
+    def __post_init__(self) -> None:
+        require(
+            self.hidden_size % self.num_attention_heads == 0,
+            f"{self.PART}: hidden_size={self.hidden_size} must be a multiple of "
+            f"num_attention_heads={self.num_attention_heads}: {CORRECT_IT}",
+        )
+
+
+@dataclass(frozen=True, config=STRICT)
+class CLIPTextConfig(_TowerConfig):
+    """`text_encoder/config.json`: the CLIP text tower (arXiv:2103.00020, section 2.4)."""
+
+    vocab_size: Annotated[int, Field(ge=1, le=2**24)]
+    max_position_embeddings: Annotated[int, Field(ge=3, le=2**16)] = 77  # at least start, a word and end
     hidden_act: Activation = "quick_gelu"
     layer_norm_eps: Epsilon = 1e-5
     eos_token_id: Token = 49407
     pad_token_id: Token | None = None
     projection_dim: Width = 512
 
+    PART = "text encoder"
+
     def __post_init__(self) -> None:
-        _check_tower(self, "text encoder")
+        super().__post_init__()
         require(
             self.eos_token_id < self.vocab_size,
             f"text encoder: eos_token_id={self.eos_token_id} must be below vocab_size={self.vocab_size}: {CORRECT_IT}",
         )
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> CLIPTextConfig:
-        """Read `text_encoder/config.json`; generation settings that transformers adds do not matter here."""
-        return read(cls, relevant(cls, values), {}, set(), "text encoder")
 
-
-@dataclass(frozen=True)
-class CLIPVisionConfig:
+@dataclass(frozen=True, config=STRICT)
+class CLIPVisionConfig(_TowerConfig):
     """`vision_config` of a CLIP model: the image tower, a vision transformer (arXiv:2010.11929)."""
 
-    hidden_size: Width
-    intermediate_size: Width
-    num_hidden_layers: Layers
-    num_attention_heads: Width
     image_size: Pixels
     patch_size: Pixels
     num_channels: Literal[3] = 3
     hidden_act: Activation = "quick_gelu"
     layer_norm_eps: Epsilon = 1e-5
 
+    PART = "image encoder"
+
     def __post_init__(self) -> None:
-        _check_tower(self, "image encoder")
+        super().__post_init__()
         require(
             self.patch_size <= self.image_size,
             f"image encoder: patch_size={self.patch_size} must be at most image_size={self.image_size}: {CORRECT_IT}",
@@ -74,64 +89,71 @@ class CLIPVisionConfig:
 
     @property
     def num_positions(self) -> int:
-        """One for each patch, and one for the class token."""
+        """One position for each patch, and one for the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
-def _tower(part: str, kind: type, values: dict[str, Any], of: str) -> Any:
-    """The settings of a tower within those of a whole model."""
-    # OpenAI's first uploads repeat some settings under `..._config_dict`, and those count.
-    settings = {**section(values, f"{part}_config", of), **section(values, f"{part}_config_dict", of)}
-    require(bool(settings), f"{of}: config.json has no {part}_config: give the directory of a whole CLIP model")
-    return read(kind, relevant(kind, settings), {}, set(), f"{of} {part}_config")
+def _tower(name: str, kind: type[_TowerConfig], values: Json, part: str) -> _TowerConfig:
+    """Read one tower's settings, which lie within those of a CLIP model."""
+    settings: Json = {}
+    for key in (name, f"{name}_dict"):  # OpenAI's first uploads repeat settings under the second, and those count
+        section = values.get(key) or {}
+        require(isinstance(section, dict), f"{part}: {key}={short_repr(section)} must be a JSON object: {CORRECT_IT}")
+        settings |= section
+    require(bool(settings), f"{part}: config.json has no {name}: give the directory of a whole CLIP model")
+    return kind.from_dict(settings, f"{part} {name}")
 
 
-@dataclass(frozen=True)
-class CLIPConfig:
-    """`config.json` of a whole CLIP model: both towers and the space that they share (arXiv:2103.00020, Figure 3)."""
+@dataclass(frozen=True, config=STRICT)
+class CLIPConfig(FileSettings):
+    """`config.json` of a whole CLIP model: both towers and their common space (arXiv:2103.00020, Figure 3)."""
 
     text: CLIPTextConfig
     vision: CLIPVisionConfig
     projection_dim: Width = 512
 
+    PART = "clip"
+
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> CLIPConfig:
-        """Read transformers' `CLIPModel` layout; generation settings that it adds do not matter here."""
-        both = {
-            part: _tower(part, kind, values, "clip")
-            for part, kind in (("text", CLIPTextConfig), ("vision", CLIPVisionConfig))
-        }
-        return read(cls, relevant(cls, values) | both, {}, set(), "clip")
+    def from_dict(cls, values: Json, part: str | None = None) -> Self:
+        """Read transformers' `CLIPModel` layout; raises as `FileSettings.from_dict`."""
+        text = _tower("text_config", CLIPTextConfig, values, cls.PART)
+        vision = _tower("vision_config", CLIPVisionConfig, values, cls.PART)
+        return super().from_dict({**values, "text": text, "vision": vision}, part)
 
 
-@dataclass(frozen=True)
-class SafetyConfig:
-    """`safety_checker/config.json`: an image tower, and how wide the space is that its concepts lie in."""
+@dataclass(frozen=True, config=STRICT)
+class SafetyConfig(FileSettings):
+    """`safety_checker/config.json`: an image tower, and the width of the space in which its concepts lie."""
 
     vision: CLIPVisionConfig
     projection_dim: Width = 512
 
+    PART = "safety_checker"
+
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SafetyConfig:
-        """Read the layout of diffusers' `StableDiffusionSafetyChecker`, that of a whole CLIP model."""
-        vision = _tower("vision", CLIPVisionConfig, values, "safety_checker")
-        return read(cls, relevant(cls, values) | {"vision": vision}, {}, set(), "safety_checker")
+    def from_dict(cls, values: Json, part: str | None = None) -> Self:
+        """Read diffusers' `StableDiffusionSafetyChecker`, laid out as a CLIP model; see `FileSettings.from_dict`."""
+        vision = _tower("vision_config", CLIPVisionConfig, values, cls.PART)
+        return super().from_dict({**values, "vision": vision}, part)
 
 
-@dataclass(frozen=True)
-class CLIPImageConfig:
-    """`preprocessor_config.json`: how a picture becomes what the image tower sees; sizes are (height, width).
+@dataclass(frozen=True, config=STRICT)
+class CLIPImageConfig(FileSettings):
+    """`preprocessor_config.json`: resizing, cropping and normalisation of a picture; sizes are (height, width).
 
-    shortest_edge is the length that the shorter side is brought to; None where the file names both sides, in `size`.
+    shortest_edge is the new length of the shorter side; None where the file names both sides, in `size`.
     """
 
-    crop_size: tuple[Pixels, Pixels]
+    crop_size: Annotated[tuple[Pixels, Pixels], Field(strict=False)]
     shortest_edge: Pixels | None
-    size: tuple[Pixels, Pixels] | None
-    image_mean: tuple[Share, Share, Share]
-    image_std: tuple[Positive, Positive, Positive]
-    rescale_factor: Annotated[float, Within(1e-6, 1.0)] = 1 / 255
-    resample: Annotated[int, Within(0, 5)] = 3  # Pillow's `Resampling`
+    size: Annotated[tuple[Pixels, Pixels], Field(strict=False)] | None
+    image_mean: Annotated[tuple[Share, Share, Share], Field(strict=False)]
+    image_std: Annotated[tuple[Factor, Factor, Factor], Field(strict=False)]
+    rescale_factor: Annotated[float, Field(ge=1e-6, le=1.0)] = 1 / 255
+    resample: Annotated[int, Field(ge=0, le=5)] = 3  # Pillow's `Resampling`
+
+    PART = "clip preprocessor"
 
     def __post_init__(self) -> None:
         require(
@@ -140,12 +162,11 @@ class CLIPImageConfig:
         )
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> CLIPImageConfig:
-        """Read the settings of a `CLIPImageProcessor`; every step must be on, as CLIP was trained with them all."""
+    def from_dict(cls, values: Json, part: str | None = None) -> Self:
+        """Read the settings of a `CLIPImageProcessor`; every step must be on, as CLIP was trained with all of them."""
         for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"):
             require(values.get(name) in (True, None), f"clip preprocessor: {name}=false is not supported")
-        settings = relevant(cls, values)
-        size, crop = settings.get("size"), settings.get("crop_size")
+        settings, size, crop = dict(values), values.get("size"), values.get("crop_size")
         if isinstance(crop, dict):
             settings["crop_size"] = (crop.get("height"), crop.get("width"))
         elif crop is not None:
@@ -154,19 +175,16 @@ class CLIPImageConfig:
             settings |= {"shortest_edge": None, "size": (size.get("height"), size.get("width"))}
         elif size is not None:
             settings |= {"shortest_edge": size["shortest_edge"] if isinstance(size, dict) else size, "size": None}
-        return read(cls, settings, {}, set(), "clip preprocessor")
+        return super().from_dict(settings, part)
 
 
-@dataclass(frozen=True)
-class TokenizerConfig:
-    """What a CLIP tokenizer of any layout says, once it is read; the tokens are numbered as in its vocabulary."""
+@dataclass(frozen=True, config=STRICT)
+class TokenizerConfig(FileSettings):
+    """The settings of a CLIP tokenizer of any layout, once it is read; tokens are numbered as in its vocabulary."""
 
-    model_max_length: Annotated[int, Within(3, math.inf)]  # transformers writes 1e30 where there is no limit
+    model_max_length: Annotated[int, Field(ge=3)]  # transformers writes 1e30 where there is no limit
     bos_token_id: Token
     eos_token_id: Token
     pad_token_id: Token
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TokenizerConfig:
-        """Read these settings; others do not matter here."""
-        return read(cls, relevant(cls, values), {}, set(), "tokenizer")
+    PART = "tokenizer"

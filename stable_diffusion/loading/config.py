@@ -1,94 +1,148 @@
 """Sizes and settings of each part, read from the JSON files of a diffusers model directory.
 
-Every number of the networks comes from here, so the same code is the small bundled model, Stable Diffusion 1.x and
-2.x. A field or value that the code does not honour raises `ConfigError` instead of giving a subtly different network.
+The networks take every number from here, so that the same code builds the bundled model, Stable Diffusion 1.x and 2.x.
+pydantic checks types and ranges; a setting that the code does not honour raises `ConfigError` instead of giving a
+slightly different network.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import ConfigDict, Field, ValidationError
+from pydantic.dataclasses import dataclass
 
 from ..request import RequestError
-from .fields import Epsilon, Levels, Pixels, Positive, Width, Within, bare, expected, fits, shown
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 BUNDLED = Path(__file__).resolve().parents[2] / "assets" / "models" / "emoji"
+"""The directory of the bundled model."""
 ONLY_IN_A_CLONE = "an installed package does not have: clone the repository and run `pip install --editable .` in it"
 """How to get the files of `assets/`."""
-"""The directory of the included model."""
+
+Json = dict[str, Any]
+"""A JSON object."""
 
 
 class ModelError(RequestError):
-    """A model can't be used: a file is missing, damaged or hostile, or the model is of a kind we don't run."""
+    """A model can't be used: a file is missing, damaged or hostile, or the model is of an unsupported kind."""
 
 
 class ConfigError(ModelError):
-    """A model's configuration asks for something this package does not implement."""
+    """A model's settings are damaged, or ask for something that this package does not implement."""
 
 
-Config = TypeVar("Config")
-LayersPerBlock = Annotated[int, Within(1, 32)]
-BlocksPerLevel = Annotated[tuple[LayersPerBlock, ...], Within(1, 8)]
+# Strict: a bool is not accepted as a number, nor 2.0 as an int; an int is accepted where a float is expected.
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+# The bounds keep out networks that no weight file could fill and numbers that float16 could not hold. Published models
+# lie far within. Tuples are not strict, so that JSON's lists pass.
+_UP_TO_8 = Field(min_length=1, max_length=8, strict=False)
+Width = Annotated[int, Field(ge=1, le=2**16)]  # channels, heads, groups, positions; the widest published is 5,120
+Layers = Annotated[int, Field(ge=1, le=128)]  # the deepest published tower has 48
+Levels = Annotated[tuple[Width, ...], _UP_TO_8]  # one width a resolution
+LayersPerBlock = Annotated[int, Field(ge=1, le=32)]
+BlocksPerLevel = Annotated[tuple[LayersPerBlock, ...], _UP_TO_8]
+Pixels = Annotated[int, Field(ge=1, le=4096)]
+Token = Annotated[int, Field(ge=0, le=2**24)]
+Epsilon = Annotated[float, Field(ge=1e-12, le=1.0)]  # added to a variance; 0 would divide a flat input by zero
+Factor = Annotated[float, Field(ge=1e-4, le=1e4)]  # multiplied and divided by, far from both ends of float16
+Beta = Annotated[float, Field(ge=1e-8, le=0.999)]
 
 CORRECT_IT = "correct it in the model's settings, or download them again"
+SHORT, LINE = 100, 250  # characters
 
 
-def read(cls: type[Config], values: dict[str, Any], only: dict[str, Any], ignored: set[str], part: str) -> Config:
-    """Build `cls` from `values`: known fields must be what their annotations say, `only` fields hold their one value.
+def short_repr(value: object) -> str:
+    """Return `repr(value)`, cut after 100 characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers of thousands of digits, lists within thousands of lists
+        return "a value that is too long to show"
+    return text if len(text) <= SHORT else f"{text[:SHORT]}…"
 
-    Any other setting raises, unless it is null or false, `ignored`, or for the file's own use (`_class_name`).
-    """
-    hints = get_type_hints(cls, include_extras=True)
-    kept: dict[str, Any] = {}
-    others: dict[str, Any] = {}
-    for name, value in values.items():
-        value = tuple(value) if isinstance(value, list) else value
-        (kept if name in hints else others)[name] = value
-    for name, value in kept.items():
-        hint = hints[name]
-        require(fits(hint, value), f"{part}: {name}={shown(value)} must be {expected(hint)}: {CORRECT_IT}")
-    for name, value in others.items():
-        if name.startswith("_") or name in ignored or value is None:
-            continue
-        if name not in only:
-            require(
-                value is False, f"{part}: unknown setting {bare(name)}={shown(value)}: its model is of another kind"
-            )
-        elif value != only[name]:
-            raise ConfigError(f"{part}: {name}={shown(value)} is not supported, only {only[name]!r}")
-    missing = [
-        field.name
-        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if field.default is dataclasses.MISSING and field.name not in kept
-    ]
-    require(not missing, f"{part}: the settings {', '.join(missing)} are missing: {CORRECT_IT}")
-    return cls(**kept)
+
+def one_line(text: object) -> str:
+    """Return a text from a file as one printable line of at most 250 characters."""
+    line = str(text) if str(text).isprintable() else repr(str(text))[1:-1]
+    return line if len(line) <= LINE else f"{line[:LINE]}…"
 
 
 def require(condition: bool, message: str) -> None:
-    """Raise `ConfigError` unless the condition holds."""
+    """Raise `ConfigError(message)` unless the condition holds."""
     if not condition:
         raise ConfigError(message)
 
 
-def relevant(cls: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Those of `values` that `cls` has fields for."""
-    fields = {field.name for field in dataclasses.fields(cls)}
-    return {name: value for name, value in values.items() if name in fields}
+class FileSettings:
+    """Base of the dataclasses whose fields are settings of a JSON file.
+
+    PART names the file in errors. FIXED lists settings that must have one value, a list nothing but that value; None
+    means that settings without a field do not matter. IGNORED settings may have any value.
+    """
+
+    PART: ClassVar[str]
+    FIXED: ClassVar[Mapping[str, object] | None] = None
+    IGNORED: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def from_dict(cls, values: Json, part: str | None = None) -> Self:
+        """Build the dataclass from a file's settings; `part` replaces PART in errors.
+
+        Raises `ConfigError` for a missing, wrong or unsupported setting, and for one without a field unless it is null
+        or false or its name begins with "_".
+        """
+        part = part or cls.PART
+        names = field_names(cls)
+        if cls.FIXED is not None:
+            cls._check_others({name: value for name, value in values.items() if name not in names}, cls.FIXED, part)
+        try:
+            return cls(**{name: value for name, value in values.items() if name in names})
+        except ValidationError as error:
+            raise ConfigError(_sentence(error, part, values)) from None
+
+    @classmethod
+    def _check_others(cls, values: Json, fixed: Mapping[str, object], part: str) -> None:
+        for name, value in values.items():
+            if name in cls.IGNORED or name.startswith("_") or value is None:
+                continue
+            setting = f"{part}: {one_line(name)}={short_repr(value)}"
+            if name not in fixed:
+                require(value is False, f"{setting} is an unknown setting: its model is of another kind")
+                continue
+            only, entries = fixed[name], value if isinstance(value, list) else [value]
+            require(bool(entries) and all(one == only for one in entries), f"{setting} is not supported, only {only!r}")
 
 
-def section(values: dict[str, Any], name: str, part: str) -> dict[str, Any]:
-    """A setting that holds settings; empty where there is none."""
-    section = {} if values.get(name) is None else values[name]
-    require(isinstance(section, dict), f"{part}: {name}={shown(section)} must be a JSON object: {CORRECT_IT}")
-    return section
+def field_names(cls: type) -> frozenset[str]:
+    """Return the names of a dataclass's fields."""
+    return frozenset(field.name for field in dataclasses.fields(cls))
 
 
-@dataclass(frozen=True)
-class VAEConfig:
+def _sentence(error: ValidationError, part: str, values: Json) -> str:
+    """Return one sentence about a validation error: our own, the missing settings, or the first wrong one."""
+    problems = error.errors(include_url=False, include_input=False)
+    own = problems[0].get("ctx", {}).get("error")
+    if isinstance(own, ConfigError):
+        return str(own)
+    missing = [str(one["loc"][0]) for one in problems if one["type"] == "missing" and len(one["loc"]) == 1]
+    if missing:
+        return f"{part}: the settings {', '.join(missing)} are missing: {CORRECT_IT}"
+    name = str(problems[0]["loc"][0])
+    messages = (one["msg"] for one in problems if one["loc"][0] == name)
+    reasons = dict.fromkeys(re.sub(r"^\w+ should", "must", text).replace("tuple", "list") for text in messages)
+    return f"{part}: {name}={short_repr(values[name])} {' or '.join(reasons)}: {CORRECT_IT}"
+
+
+@dataclass(frozen=True, config=STRICT)
+class VAEConfig(FileSettings):
     """`vae/config.json`: the autoencoder of latent diffusion (arXiv:2112.10752, section 3.1)."""
 
     block_out_channels: Levels
@@ -98,40 +152,35 @@ class VAEConfig:
     layers_per_block: LayersPerBlock = 1
     norm_num_groups: Width = 32
     sample_size: Pixels = 32
-    scaling_factor: Positive = 0.18215
+    scaling_factor: Factor = 0.18215
     mid_block_add_attention: bool = True
 
+    PART = "vae"
+    FIXED: ClassVar[Mapping[str, object]] = {
+        "act_fn": "silu",
+        "down_block_types": "DownEncoderBlock2D",
+        "up_block_types": "UpDecoderBlock2D",
+        "use_quant_conv": True,
+        "use_post_quant_conv": True,
+    }
+    IGNORED = frozenset({"force_upcast"})
+
     def __post_init__(self) -> None:
-        for channels in self.block_out_channels:
-            require(
-                channels % self.norm_num_groups == 0,
-                f"vae: block_out_channels={self.block_out_channels} must be multiples of "
-                f"norm_num_groups={self.norm_num_groups}",
-            )
+        require(
+            all(channels % self.norm_num_groups == 0 for channels in self.block_out_channels),
+            f"vae: block_out_channels={self.block_out_channels} must be multiples of "
+            f"norm_num_groups={self.norm_num_groups}: {CORRECT_IT}",
+        )
 
     @property
     def downscale(self) -> int:
-        """How many pixels wide one latent is: 8 for Stable Diffusion."""
+        """The width of one latent in pixels: 8 for Stable Diffusion."""
         return 2 ** (len(self.block_out_channels) - 1)
 
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> VAEConfig:
-        """Read `vae/config.json`."""
-        channels = values.get("block_out_channels")
-        levels = len(channels) if isinstance(channels, (list, tuple)) else 0
-        only = {
-            "act_fn": "silu",
-            "down_block_types": ("DownEncoderBlock2D",) * levels,
-            "up_block_types": ("UpDecoderBlock2D",) * levels,
-            "use_quant_conv": True,
-            "use_post_quant_conv": True,
-        }
-        return read(cls, values, only, {"force_upcast"}, "vae")
 
-
-@dataclass(frozen=True)
-class TinyVAEConfig:
-    """`vae/config.json` of diffusers' `AutoencoderTiny`: blocks for each level, of one width in each half."""
+@dataclass(frozen=True, config=STRICT)
+class TinyVAEConfig(FileSettings):
+    """`vae/config.json` of diffusers' `AutoencoderTiny`: a number of blocks a level, one width in each half."""
 
     encoder_block_out_channels: Levels = (64, 64, 64, 64)
     decoder_block_out_channels: Levels = (64, 64, 64, 64)
@@ -140,7 +189,12 @@ class TinyVAEConfig:
     in_channels: Literal[3] = 3
     out_channels: Literal[3] = 3
     latent_channels: Width = 4
-    scaling_factor: Positive = 1.0
+    scaling_factor: Factor = 1.0
+
+    PART = "vae"
+    FIXED: ClassVar[Mapping[str, object]] = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
+    # The range of latents is for storing them; no picture depends on it.
+    IGNORED = frozenset({"block_out_channels", "force_upcast", "latent_magnitude", "latent_shift", "shift_factor"})
 
     def __post_init__(self) -> None:
         levels = len(self.num_decoder_blocks)
@@ -154,27 +208,20 @@ class TinyVAEConfig:
 
     @property
     def downscale(self) -> int:
-        """How many pixels wide one latent is: 8 for Stable Diffusion."""
+        """The width of one latent in pixels: 8 for Stable Diffusion."""
         return 2 ** (len(self.num_decoder_blocks) - 1)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TinyVAEConfig:
-        """Read `vae/config.json`; the range of latents is for storing them, and no picture depends on it."""
-        only = {"act_fn": "relu", "upsample_fn": "nearest", "upsampling_scaling_factor": 2}
-        ignored = {"block_out_channels", "force_upcast", "latent_magnitude", "latent_shift", "shift_factor"}
-        return read(cls, values, only, ignored, "vae")
 
 
 ATTENTION_DOWN: Final = "CrossAttnDownBlock2D"
 PLAIN_DOWN: Final = "DownBlock2D"
 ATTENTION_UP: Final = "CrossAttnUpBlock2D"
 PLAIN_UP: Final = "UpBlock2D"
-DownBlocks = Annotated[tuple[Literal["CrossAttnDownBlock2D", "DownBlock2D"], ...], Within(1, 8)]
-UpBlocks = Annotated[tuple[Literal["CrossAttnUpBlock2D", "UpBlock2D"], ...], Within(1, 8)]
+DownBlocks = Annotated[tuple[Literal["CrossAttnDownBlock2D", "DownBlock2D"], ...], _UP_TO_8]
+UpBlocks = Annotated[tuple[Literal["CrossAttnUpBlock2D", "UpBlock2D"], ...], _UP_TO_8]
 
 
-@dataclass(frozen=True)
-class UNetConfig:
+@dataclass(frozen=True, config=STRICT)
+class UNetConfig(FileSettings):
     """`unet/config.json`: the conditional U-Net (arXiv:2112.10752, section 3.3)."""
 
     block_out_channels: Levels
@@ -192,21 +239,38 @@ class UNetConfig:
     use_linear_projection: bool = False
     time_cond_proj_dim: Width | None = None  # width of the guidance-scale embedding, in distilled models (LCM)
 
+    PART = "unet"
+    FIXED: ClassVar[Mapping[str, object]] = {
+        "act_fn": "silu",
+        "attention_type": "default",
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "downsample_padding": 1,
+        "dropout": 0.0,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "mid_block_scale_factor": 1,
+        "resnet_out_scale_factor": 1.0,
+        "resnet_time_scale_shift": "default",
+        "time_embedding_type": "positional",
+        "transformer_layers_per_block": 1,
+    }
+    # `attend` keeps its scores in float32 for every model, which is what upcast_attention asks for.
+    IGNORED = frozenset({"addition_embed_type_num_heads", "upcast_attention"})
+
     def __post_init__(self) -> None:
+        levels, down, up = len(self.block_out_channels), self.down_block_types, self.up_block_types
+        mirrored = tuple(ATTENTION_UP if block == ATTENTION_DOWN else PLAIN_UP for block in down[::-1])
         require(
             self.in_channels == self.out_channels,
             f"unet: in_channels={self.in_channels} differs from out_channels={self.out_channels}: "
             "inpainting, depth and editing models are not supported",
         )
-        levels = len(self.block_out_channels)
+        require(len(down) == levels, f"unet: down_block_types={down} is not supported for {levels} levels")
+        require(up == mirrored, f"unet: up_block_types={up} must mirror down_block_types={down}")
         require(
-            len(self.down_block_types) == levels,
-            f"unet: down_block_types={self.down_block_types} is not supported for {levels} levels",
-        )
-        mirrored = tuple(ATTENTION_UP if block == ATTENTION_DOWN else PLAIN_UP for block in self.down_block_types[::-1])
-        require(
-            self.up_block_types == mirrored,
-            f"unet: up_block_types={self.up_block_types} must mirror down_block_types={self.down_block_types}",
+            len(self.heads) == levels,
+            f"unet: attention_head_dim={self.attention_head_dim} needs one entry for each of {levels} levels",
         )
         for channels, heads in zip(self.block_out_channels, self.heads, strict=True):
             require(
@@ -216,83 +280,42 @@ class UNetConfig:
 
     @property
     def heads(self) -> tuple[int, ...]:
-        """Attention heads at each level."""
-        if isinstance(self.attention_head_dim, int):
-            return (self.attention_head_dim,) * len(self.block_out_channels)
-        require(
-            len(self.attention_head_dim) == len(self.block_out_channels),
-            f"unet: attention_head_dim={self.attention_head_dim} needs one entry for each of "
-            f"{len(self.block_out_channels)} levels",
-        )
-        return self.attention_head_dim
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> UNetConfig:
-        """Read `unet/config.json`; SDXL and other relatives are refused by the setting that makes them different."""
-        only = {
-            "act_fn": "silu",
-            "attention_type": "default",
-            "center_input_sample": False,
-            "class_embeddings_concat": False,
-            "conv_in_kernel": 3,
-            "conv_out_kernel": 3,
-            "downsample_padding": 1,
-            "dropout": 0.0,
-            "dual_cross_attention": False,
-            "flip_sin_to_cos": True,
-            "freq_shift": 0,
-            "mid_block_scale_factor": 1,
-            "only_cross_attention": False,
-            "resnet_out_scale_factor": 1.0,
-            "resnet_skip_time_act": False,
-            "resnet_time_scale_shift": "default",
-            "time_embedding_type": "positional",
-            "transformer_layers_per_block": 1,
-        }
-        # Scores in float32 is what `attend` gives every model, whether it asks for that or not.
-        return read(cls, values, only, {"addition_embed_type_num_heads", "upcast_attention"}, "unet")
+        """The number of attention heads at each level."""
+        heads = self.attention_head_dim
+        return (heads,) * len(self.block_out_channels) if isinstance(heads, int) else heads
 
 
-Beta = Annotated[float, Within(1e-8, 0.999)]
-MAX_DECAY = 2 * math.log(65504)  # then sigma / alpha is what float16 ends at
-BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
-TIMESTEP_SPACINGS = ("leading", "linspace", "trailing", None)
+MAX_DECAY = 2 * math.log(65504)  # nats; then sigma / alpha is the largest number of float16
 
 
-@dataclass(frozen=True)
-class SchedulerConfig:
-    """`scheduler/scheduler_config.json`: the noise schedule and how its timesteps are spaced.
+@dataclass(frozen=True, config=STRICT)
+class SchedulerConfig(FileSettings):
+    """`scheduler/scheduler_config.json`: the noise schedule and the spacing of its timesteps.
 
-    timestep_spacing is None where the file names none: each sampler then has its own, as each class of diffusers does.
-    others are the file's other settings, of which every sampler reads its own: `scheduler_settings.py` says which.
+    timestep_spacing is None where the file names none: each sampler then uses its own default, as diffusers' classes
+    do. others holds the file's other settings, of which `scheduler_settings.py` reads those that a sampler has.
     """
 
-    num_train_timesteps: Annotated[int, Within(10, 10**5)] = 1000
+    num_train_timesteps: Annotated[int, Field(ge=10, le=10**5)] = 1000
     beta_start: Beta = 0.00085
     beta_end: Beta = 0.012
-    beta_schedule: str = "scaled_linear"
-    trained_betas: Annotated[tuple[Beta, ...], Within(10, 10**5)] | None = None
-    prediction_type: str = "epsilon"
-    timestep_spacing: str | None = None
-    steps_offset: Annotated[int, Within(0, 9)] = 0  # published are 0 and 1; a run needs it below its timesteps
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
+    trained_betas: Annotated[tuple[Beta, ...], Field(min_length=10, max_length=10**5, strict=False)] | None = None
+    prediction_type: Literal["epsilon", "v_prediction", "sample"] = "epsilon"
+    timestep_spacing: Literal["leading", "linspace", "trailing"] | None = None
+    steps_offset: Annotated[int, Field(ge=0, le=9)] = 0  # published are 0 and 1; it must stay below a run's timesteps
     rescale_betas_zero_snr: bool = False
     set_alpha_to_one: bool = True
     class_name: str = "DDPMScheduler"
-    others: dict[str, Any] = dataclasses.field(default_factory=lambda: {"clip_sample": False})
+    others: Json = dataclasses.field(default_factory=lambda: {"clip_sample": False})
+
+    PART = "scheduler"
 
     def __post_init__(self) -> None:
-        for name, choices in (
-            ("beta_schedule", BETA_SCHEDULES),
-            ("prediction_type", PREDICTION_TYPES),
-            ("timestep_spacing", TIMESTEP_SPACINGS),
-        ):
-            value = getattr(self, name)
-            require(value in choices, f"scheduler: {name}={shown(value)} is not supported, only {choices}")
         require(
             self.trained_betas is None or len(self.trained_betas) == self.num_train_timesteps,
-            f"scheduler: trained_betas has {len(self.trained_betas or ())} entries, one for each of "
-            f"num_train_timesteps={self.num_train_timesteps} is needed: {CORRECT_IT}",
+            f"scheduler: trained_betas has {len(self.trained_betas or ())} entries and needs one for each of "
+            f"num_train_timesteps={self.num_train_timesteps}: {CORRECT_IT}",
         )
         require(
             self._decay() <= MAX_DECAY,
@@ -301,22 +324,25 @@ class SchedulerConfig:
         )
 
     def _decay(self) -> float:
-        """At least -log(alphas_cumprod) of the last timestep, in nats: -log(1 - beta) is convex, and so is its rise."""
+        """Return a lower bound of -log(alphas_cumprod) at the last timestep, in nats.
+
+        It is exact for trained_betas. For the others the betas are a convex rise, and -log(1 - beta) is convex too.
+        """
         if self.trained_betas is not None:
             return sum(-math.log1p(-beta) for beta in self.trained_betas)
-        if self.beta_schedule == "squaredcos_cap_v2":  # it takes no betas
+        if self.beta_schedule == "squaredcos_cap_v2":  # it has no beta_start and beta_end
             return 0.0
         return self.num_train_timesteps * -(math.log1p(-self.beta_start) + math.log1p(-self.beta_end)) / 2
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> SchedulerConfig:
-        """Read `scheduler_config.json` of any of diffusers' schedulers."""
-        values = {**values, "class_name": values.get("_class_name", cls.class_name)}
+    def from_dict(cls, values: Json, part: str | None = None) -> Self:
+        """Read the `scheduler_config.json` of any of diffusers' schedulers; raises as `FileSettings.from_dict`."""
         for name in ("beta_start", "beta_end", "beta_schedule"):
             require(
                 name in values or values.get("trained_betas") is not None,
                 f"scheduler: the setting {name} is missing, and diffusers' classes disagree on its default",
             )
-        own = relevant(cls, values)
-        others = {name: value for name, value in values.items() if name not in own and not name.startswith("_")}
-        return read(cls, {**own, "others": others}, {}, set(), "scheduler")
+        names = field_names(cls)
+        others = {name: value for name, value in values.items() if name not in names and not name.startswith("_")}
+        class_name = values.get("_class_name", cls.class_name)
+        return super().from_dict({**values, "class_name": class_name, "others": others}, part)

@@ -1,4 +1,4 @@
-"""Models from the hub: only the files that are needed, checked, kept in its cache and usable without a network."""
+"""Models from the hub: the needed files only, checked, kept in its cache and usable offline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .config import ModelError
 from .model_config import SAFETY_FILES, SETTINGS_FILES, TINY_VAE_FILES, TOKENIZER_FILES, read_config
 
 OnProgress = Callable[[str, float], None]
-"""Receives what is going on and how much of it is done, from 0 to 1; a download calls it from its own threads."""
+"""Receives the name of the current activity and its progress from 0 to 1; a download calls it from its threads."""
 
 REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -33,14 +33,13 @@ def locate(
     safety_checker: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Path:
-    """The directory or file that `source` names, fetched where it is a model's name on the hub, `owner/name`.
+    """Return the path that `source` names, after a download if it is a model on the hub, `owner/name`.
 
-    files: fetch these of a repository that may hold less than a model, as far as it has them. prefer_half: fetch
-    float16 weights where the hub has them. safety_checker: fetch it too. Raises `ModelError` where there is no
-    such model.
+    files: download only these, as far as the repository has them. prefer_half: choose float16 weights where the hub
+    has them. safety_checker: download it too. Raises `ModelError` if there is no such model.
     """
     path = Path(source).expanduser()
-    if os.path.exists(path):  # of a name that is too long for a file, pathlib's own raises
+    if os.path.exists(path):  # pathlib's own raises for a name that is too long
         return path
     if REPOSITORY.fullmatch(str(source)) and path.suffix not in SUFFIXES:
         if files is not None:
@@ -58,11 +57,11 @@ def fetch_model(
     safety_checker: bool = False,
     on_progress: OnProgress | None = None,
 ) -> Path:
-    """The directory in the hub's cache that holds the model `repository`, fetched as far as it is missing.
+    """Return the directory of the model `repository` in the hub's cache, after downloading missing files.
 
-    The small files come first, so that a model that we can't run is refused before gigabytes are fetched. Weights that
-    the cache has of the model's latest version are used, in either precision. Whole files survive an interrupted
-    download. Raises `ModelError`, saying what to do.
+    Settings come first, so that an unsupported model is refused before gigabytes are downloaded. Cached weights of the
+    model's latest version are used in either precision. Complete files survive an interrupted download.
+    Raises `ModelError` with the remedy.
     """
     tokenizer_files = [f"tokenizer/{name}" for name in TOKENIZER_FILES]
     safety_files = SAFETY_FILES if safety_checker else ()
@@ -97,13 +96,13 @@ def _has_weights(folder: Path, part: str) -> bool:
 
 
 def fetch_files(repository: str, patterns: list[str]) -> Path:
-    """The directory in the hub's cache with those files of `repository` that match; of the cache alone, if offline."""
+    """Download matching files of `repository`, unless offline; return its directory in the hub's cache."""
     with _explained(repository):
         return Path(snapshot_download(repository, allow_patterns=patterns))
 
 
 def _choose(repository: str, part: str, names: Collection[str], prefer_half: bool) -> list[str]:
-    """The best weight file of a part, or an index and its shards."""
+    """Return the best weight file of a part, or an index and its shards."""
     best = next((name for name in weight_names(part, prefer_half=prefer_half) if name in names), None)
     if best is None:
         raise ModelError(f"{repository} on the hub has no weights of the {part}: choose another model")
@@ -115,7 +114,7 @@ def _choose(repository: str, part: str, names: Collection[str], prefer_half: boo
 
 
 def _verify(repository: str, path: Path, file: RepoFile) -> None:
-    """Compare a fresh file's checksum with the hub's, which its library does not; remove a damaged file."""
+    """Compare a new file's checksum with the hub's, which its library does not do; remove a damaged file."""
     with path.open("rb") as stream:
         intact = (
             git_hash(stream.read()) == file.blob_id
@@ -129,12 +128,12 @@ def _verify(repository: str, path: Path, file: RepoFile) -> None:
 
 
 def _reporting_bar(repository: str, total: int, on_progress: OnProgress) -> type[tqdm]:
-    """A progress bar for the hub's library that also tells `on_progress`."""
+    """Return a progress bar class for the hub's library that also calls `on_progress`."""
     done = 0.0
 
     class Bar(tqdm):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # The library draws several bars, of bytes from the network, of bytes on the disk, and of files.
+            # The library has several bars: bytes from the network, bytes on the disk, and files.
             self.bytes: float | None = 0 if kwargs.get("unit") == "B" else None
             super().__init__(*args, **kwargs)
 
@@ -151,7 +150,7 @@ def _reporting_bar(repository: str, total: int, on_progress: OnProgress) -> type
 
 @contextmanager
 def _explained(repository: str) -> Iterator[None]:
-    """Turn what the hub's library raises into a `ModelError` that says what to do."""
+    """Turn the exceptions of the hub's library into a `ModelError` with the remedy."""
     try:
         yield
     except ModelError:
@@ -170,7 +169,7 @@ def _explained(repository: str) -> Iterator[None]:
             f"the hub can't be reached, and {repository} is not, or not completely, in its cache: "
             "connect to the network and try again, or use the bundled model, which needs none"
         ) from None
-    except Exception as error:  # the exceptions of several libraries, and of a full disk
+    except Exception as error:  # of several libraries, or a full disk
         raise ModelError(
             f"the download of {repository} stopped ({error}): try again, finished files are kept"
         ) from None

@@ -1,18 +1,26 @@
-"""The configuration of a whole model: which files a directory has, and which of diffusers' pipelines we can run."""
+"""The configuration of a whole model: the files of its directory, and the diffusers pipelines that can be loaded."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..request import MAX_SIDE, SIZE_UNIT
 from .clip_config import CLIPTextConfig
-from .config import CORRECT_IT, ConfigError, SchedulerConfig, TinyVAEConfig, UNetConfig, VAEConfig, require
-from .fields import bare
+from .config import (
+    CORRECT_IT,
+    ConfigError,
+    Json,
+    SchedulerConfig,
+    TinyVAEConfig,
+    UNetConfig,
+    VAEConfig,
+    require,
+    short_repr,
+)
 from .files import read_json
 
-# The JSON files of a model directory, by the part that they describe.
+# The JSON files of a model directory by part.
 SETTINGS_FILES = {
     "model_index": "model_index.json",
     "text_encoder": "text_encoder/config.json",
@@ -21,24 +29,24 @@ SETTINGS_FILES = {
     "scheduler": "scheduler/scheduler_config.json",
 }
 
-# In a model directory's folder `tokenizer`; the first two, or the third, hold the vocabulary.
+# Files in the folder `tokenizer`. The first two, or the third, hold the vocabulary.
 TOKENIZER_FILES = (
     *("vocab.json", "merges.txt", "tokenizer.json"),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
 
-# A directory may have it: a small autoencoder of the same latents, for previews.
+# Optional: a small autoencoder of the same latents, for previews.
 TINY_VAE_FILES = ("vae_tiny/config.json", "vae_tiny/diffusion_pytorch_model.safetensors")
 
-# A directory may have it: what looks at the pictures, and what it sees of them.
+# Optional: the safety checker's network and image preprocessing.
 SAFETY_FILES = ("safety_checker/config.json", "feature_extractor/preprocessor_config.json")
 
-Settings = dict[str, dict[str, Any]]
-"""The content of those files, by part."""
+Settings = dict[str, Json]
+"""The content of `SETTINGS_FILES` by part."""
 
 PIPELINES = ("StableDiffusion", "StableDiffusionImg2Img", "LatentConsistencyModel", "LatentConsistencyModelImg2Img")
 
-# Relatives that people will try, by a piece of their pipeline's name; the first that matches is told.
+# Reasons for refusing related models, by a piece of their pipeline's name; the first match is given.
 RELATIVES = {
     "StableDiffusionXL": "Stable Diffusion XL has two text encoders",
     "StableDiffusion3": "Stable Diffusion 3 is a transformer with three text encoders",
@@ -50,7 +58,7 @@ RELATIVES = {
     "ControlNet": "ControlNet adds a network of its own",
 }
 
-# U-Nets that take more than the latents, by how many channels they take.
+# Reasons for refusing U-Nets with more inputs than the latents, by their number of input channels.
 RELATIVES_BY_CHANNELS = {
     5: RELATIVES["Depth2Img"],
     7: RELATIVES["Upscale"],
@@ -69,12 +77,12 @@ ONLY_THESE = "only Stable Diffusion 1.x and 2.x and models built like them can b
 
 
 CLIPPING_SCHEDULERS = ("DDPMScheduler", "DDIMScheduler")
-"""The classes of diffusers that clip samples unless told not to."""
+"""diffusers' classes whose default is clip_sample=True."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A whole model directory's configuration, of parts that fit each other."""
+    """The configuration of a whole model directory; its constructor checks that the parts fit each other."""
 
     text_encoder: CLIPTextConfig
     unet: UNetConfig
@@ -95,23 +103,23 @@ class ModelConfig:
         side = self.unet.sample_size * self.vae.downscale
         require(
             SIZE_UNIT <= side <= MAX_SIDE and side % SIZE_UNIT == 0,
-            f"unet: sample_size={self.unet.sample_size} makes pictures of {side} pixels a side, and not a multiple of "
-            f"{SIZE_UNIT} from {SIZE_UNIT} to {MAX_SIDE}: {CORRECT_IT}",
+            f"unet: sample_size={self.unet.sample_size} makes pictures of {side} pixels a side, and it must be a "
+            f"multiple of {SIZE_UNIT} from {SIZE_UNIT} to {MAX_SIDE}: {CORRECT_IT}",
         )
 
     @classmethod
     def from_settings(cls, settings: Settings) -> ModelConfig:
-        """Read the content of a directory's JSON files; raises `ConfigError` for a pipeline of another kind."""
+        """Build the configuration from a directory's JSON files; raises `ConfigError` for an unsupported model."""
         pipeline = _check_pipeline(settings["model_index"])
         channels = settings["unet"].get("in_channels")
         relative = RELATIVES_BY_CHANNELS.get(channels) if isinstance(channels, int) else None
-        # Extra channels carry a mask or another picture; a model that also gives as many back has wider latents.
+        # Extra input channels carry a mask or another picture; with as many output channels the latents are wider.
         if relative is not None and channels != settings["unet"].get("out_channels"):
             raise ConfigError(f"unet: in_channels={channels}: {relative}; {ONLY_THESE}")
         scheduler = settings["scheduler"]
         if pipeline.startswith("StableDiffusion"):
-            # diffusers' pipeline makes the same two corrections to configurations from its first weeks. It looks at the
-            # file's own class: where the file is silent, that of another sampler may still clip.
+            # diffusers' pipeline makes the same two corrections, for configurations from its first weeks. It looks at
+            # the file's own class: where the file does not say, another sampler's class may still clip.
             scheduler = {**scheduler, "steps_offset": 1}
             if scheduler.get("clip_sample", scheduler.get("_class_name") in CLIPPING_SCHEDULERS):
                 scheduler["clip_sample"] = False
@@ -123,14 +131,14 @@ class ModelConfig:
         )
 
 
-def vae_config(settings: dict[str, Any]) -> VAEConfig | TinyVAEConfig:
-    """Read `vae/config.json` as the class that it names."""
+def vae_config(settings: Json) -> VAEConfig | TinyVAEConfig:
+    """Read `vae/config.json` as the settings of its `_class_name`."""
     tiny = settings.get("_class_name") == "AutoencoderTiny"
     return (TinyVAEConfig if tiny else VAEConfig).from_dict(settings)
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """The configuration of a model directory; raises `ConfigError` naming the directory, the setting and its value."""
+    """Read a model directory's configuration; raises `ConfigError` naming the directory, the setting and its value."""
     settings = read_settings(folder)
     try:
         return ModelConfig.from_settings(settings)
@@ -139,27 +147,29 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def read_settings(folder: Path) -> Settings:
-    """The content of a model directory's JSON files; raises `ConfigError` where `folder` is no model directory."""
+    """Read a model directory's JSON files; raises `ConfigError` if `folder` is not a model directory."""
     if not (folder / SETTINGS_FILES["model_index"]).exists():
         raise ConfigError(
-            f"{folder} is no model directory: it has no model_index.json; "
+            f"{folder} is not a model directory: it has no model_index.json; "
             "give the folder that holds unet, vae, text_encoder, tokenizer and scheduler"
         )
     index = read_json(folder / SETTINGS_FILES["model_index"])
-    _check_pipeline(index)  # before the files that a pipeline of another kind does not have
+    _check_pipeline(index)  # first, because other kinds of pipelines lack some of the files
     parts = {part: read_json(folder / name) for part, name in SETTINGS_FILES.items() if part != "model_index"}
     return {"model_index": index, **parts}
 
 
-def _check_pipeline(index: dict[str, Any]) -> str:
-    """The class name of the pipeline, one that we run."""
+def _check_pipeline(index: Json) -> str:
+    """Return the class name of a `model_index.json`; raises `ConfigError` unless it and its parts are supported."""
     name = str(index.get("_class_name", "StableDiffusionPipeline"))
     if name.removesuffix("Pipeline") not in PIPELINES:
         reason = next((reason for piece, reason in RELATIVES.items() if piece in name), "it is of another kind")
-        raise ConfigError(f"model_index.json: {bare(name)} is not supported, {reason}; {ONLY_THESE}")
+        raise ConfigError(f"model_index.json: {short_repr(name)} is not supported, {reason}; {ONLY_THESE}")
     for part, classes in PART_CLASSES.items():
         entry = index.get(part)
         found = entry[1] if isinstance(entry, (list, tuple)) and len(entry) == 2 else entry
-        only = f"only {' or '.join(classes)} is supported"
-        require(found in classes, f"model_index.json: the {part} is {bare(found)}, {only}")
+        require(
+            found in classes,
+            f"model_index.json: the {part} is {short_repr(found)}, only {' or '.join(classes)} is supported",
+        )
     return name

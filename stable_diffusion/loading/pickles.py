@@ -1,8 +1,9 @@
-"""Weight files of PyTorch: pickles, which are looked through before PyTorch reads them.
+"""Weight files of PyTorch: pickles, which are examined before PyTorch reads them.
 
-PyTorch runs no code of a file (`weights_only`), but lets it ask for more than weights need: `bytearray(10**12)`, a
-text that a codec doubles again and again, a key that is a pair of twice the same pair, forty times over. A few bytes
-would take all memory, or a year. So what a file may name is written down here, and what its pickle takes is counted.
+PyTorch executes no code from a file (`weights_only`), but a file can still request more than weights need:
+`bytearray(10**12)`, a text that a codec doubles many times, or a key that is a pair of equal pairs, nested forty times.
+A few bytes would take all memory, or a year. This module therefore lists the names that a pickle may contain, and
+counts the work of reading it.
 """
 
 from __future__ import annotations
@@ -18,28 +19,27 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from .config import ModelError
-from .fields import told
+from .config import ModelError, one_line
 
 ORDERED_DICT = "collections OrderedDict"
-# What pickled weights name, as "module name": their container, dtypes and kinds of storage, and how they are made.
-# Quantised ones are no weights of ours, but harmless, and told better once they are read.
-PLAIN = re.compile(
+# The names in pickled weights, as "module name": their container, dtypes, kinds of storage and constructors. Quantised
+# weights can't be used, but they are harmless and get a better error once they are read.
+ALLOWED = re.compile(
     rf"{ORDERED_DICT}|torch (Size|device|(u?int|b?float|complex|bool|q?u?int|per_)\w*|\w+Storage)"
     r"|torch\.storage UntypedStorage"
     r"|torch\._utils _rebuild_(tensor(_v[23])?|parameter|qtensor|meta_tensor_no_storage)"
 )
-MAX_PICKLE = 4 * 2**20  # bytes; with averaged weights and an optimiser's state it is 1 MB, the numbers lie outside
-MAX_WORK = 10**7  # objects looked at; reading a pickle of 4 MB looks at each of its million a few times
+MAX_PICKLE = 4 * 2**20  # bytes, without the numbers; a checkpoint with optimiser state has 1 MB
+MAX_WORK = 10**7  # visits of objects; a pickle of 4 MB has a million objects, each visited a few times
 WRAPPERS = ("state_dict", "string_to_param")  # of checkpoints, and of AUTOMATIC1111's embeddings
-BEFORE_PYTORCH_1_6 = 5  # pickles in a row: a magic number, the version, the system, the tensors, the storages' names
-SHARED = 4  # how many times what it holds a file may describe; tied weights are described twice
+BEFORE_PYTORCH_1_6 = 5  # pickles in a row: magic number, version, system, tensors, names of storages
+SHARED = 4  # bytes of described tensors for each byte of the file; tied weights are described twice
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a PyTorch file, flat or in one of its `WRAPPERS`; other entries are left out.
+    """Return the tensors of a PyTorch file, flat or in one of its `WRAPPERS`, without other entries.
 
-    Raises `ModelError` where the file is damaged, compressed, or asks for more than tensors.
+    Raises `ModelError` for a damaged or compressed file, and one that requests more than tensors.
     """
     try:
         zipped = zipfile.is_zipfile(path)  # files from before PyTorch 1.6 are not
@@ -57,39 +57,39 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             f"{path} is damaged, or holds more than weights, such as Python code, which is never run: "
             "use the model's .safetensors file"
         ) from None
-    except Exception as error:  # a damaged pickle can raise anything at all
-        raise ModelError(f"{path} is damaged or cut short ({told(error)}): download it again") from None
+    except Exception as error:  # a damaged pickle can raise anything
+        raise ModelError(f"{path} is damaged or cut short ({one_line(error)}): download it again") from None
     if isinstance(content, Mapping):
         content = next((content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)), content)
     if not isinstance(content, Mapping):
-        raise ModelError(f"{path} holds a {type(content).__name__} instead of named tensors: it is no model")
+        raise ModelError(f"{path} holds a {type(content).__name__} instead of named tensors: it is not a model")
     state = {name: t for name, t in content.items() if isinstance(name, str) and isinstance(t, Tensor)}
     described = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     if described > SHARED * path.stat().st_size:
         raise ModelError(
-            f"{path} describes {described:,} bytes of weights and does not hold them: it is damaged, download it again"
+            f"{path} describes {described:,} bytes of weights that it does not hold: it is damaged, download it again"
         )
     return state
 
 
 def _check_archive(path: Path) -> None:
-    """Raise unless entries are stored as they are, none larger than the file, and the pickle is plain."""
+    """Raise unless all entries are stored uncompressed and the pickle passes `_check_pickle`."""
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise ModelError(f"{path} is compressed, as PyTorch never writes it: use the model's .safetensors file")
-            if entry.filename.lower().endswith("data.pkl"):  # PyTorch's reader does not mind the case
+            if entry.filename.lower().endswith("data.pkl"):  # PyTorch's reader ignores the case
                 with archive.open(entry) as file:
                     _check_pickle(file)
 
 
 def _check_pickle(file: IO[bytes]) -> None:
-    """Raise `UnpicklingError` where one pickle names, or takes, more than weights need.
+    """Raise `UnpicklingError` for a pickle whose names or work exceed the needs of weights.
 
-    It is run with the sizes of its objects in their place: a tuple is as large as all that it holds, which is what its
-    hash takes, and everything else counts one, as nothing that may be called looks into it.
+    This interprets the pickle with sizes in place of objects. The size of a tuple is that of all its contents, which
+    its hash visits; any other object counts 1, because no allowed callable looks into it.
     """
-    stack: list[int | str] = []  # the size of an object, or the name of what can be called
+    stack: list[int | str] = []  # the size of an object, or the name of a callable
     marks: list[int] = []
     memo: dict[int, int | str] = {}
     work, start = 0, file.tell()
@@ -102,7 +102,7 @@ def _check_pickle(file: IO[bytes]) -> None:
         elif operation.name == "MARK":
             marks.append(len(stack))
         elif operation.name == "GLOBAL":
-            if not PLAIN.fullmatch(argument):
+            if not ALLOWED.fullmatch(argument):
                 raise pickle.UnpicklingError(argument)
             stack.append(argument)
         else:
@@ -117,12 +117,12 @@ def _check_pickle(file: IO[bytes]) -> None:
 
 
 def _take(operation: pickletools.OpcodeInfo, stack: list[int | str], marks: list[int]) -> list[int | str]:
-    """Take what an operation takes off the stack: so many objects, and perhaps all those above the last mark."""
+    """Pop an operation's arguments off the stack: a number of objects, and for some all objects above the last mark."""
     before = operation.stack_before
     count = before.index(pickletools.markobject) if pickletools.markobject in before else len(before)
     bottom = (marks.pop() if count < len(before) else len(stack)) - count
     if bottom < 0:
-        raise pickle.UnpicklingError("more taken than there is")
+        raise pickle.UnpicklingError("stack underflow")
     taken = stack[bottom:]
     del stack[bottom:]
     return taken

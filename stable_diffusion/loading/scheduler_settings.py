@@ -1,8 +1,8 @@
-"""What each sampler makes of the settings in `scheduler_config.json` beyond the noise schedule: one table.
+"""The settings that each sampler reads from `scheduler_config.json` beyond the noise schedule: one table.
 
-A file names settings of whichever class wrote it. diffusers' `from_config` hands each to the class in use, with that
-class's default where the file is silent, and so does `settings_for`. A value that our sampler does not have raises when
-that sampler is asked for, so that the model still runs with others.
+A file holds settings of the diffusers class that wrote it. diffusers' `from_config` hands them to the class in use and
+takes that class's default where the file is silent; `settings_for` does the same. A value that our sampler does not
+have raises only when that sampler is asked for, so that the model still runs with others.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
-from .config import ConfigError, SchedulerConfig
-from .fields import Positive, Within, expected, fits, shown
+from pydantic import Field, TypeAdapter, ValidationError
+
+from .config import STRICT, ConfigError, Factor, SchedulerConfig, short_repr
 
 
 class Rule(NamedTuple):
-    """A setting that shapes the run: the default of diffusers' class, and the values we have, or their annotation."""
+    """A setting that shapes the run: the default of diffusers' class, and the supported values, or their type."""
 
     default: Any
     values: Any
 
 
 NO_EFFECT = None
-"""What the run does is the same with any value: others switch it on, or the sampler's name has decided it."""
+"""The rule of a setting whose value changes nothing: another setting switches it on, or the sampler implies it."""
 
 
 def _only(default: Any, *others: Any) -> Rule:
@@ -36,8 +37,8 @@ Rules = dict[str, Rule | None]
 
 SPACED: Rules = {"use_karras_sigmas": OFF_ON, "use_exponential_sigmas": OFF_ON, "use_beta_sigmas": OFF_ON}
 ENDING: Rules = {"final_sigmas_type": _only("zero", "sigma_min")}
-SIGMA_RANGE: Rules = {"sigma_min": _only(None), "sigma_max": _only(None)}  # with SPACED, in classes without them too
-CLIPPED: Rules = {"clip_sample": ON_OFF, "clip_sample_range": Rule(1.0, Positive)}
+SIGMA_RANGE: Rules = {"sigma_min": _only(None), "sigma_max": _only(None)}  # in classes without SPACED too
+CLIPPED: Rules = {"clip_sample": ON_OFF, "clip_sample_range": Rule(1.0, Factor)}
 NOT_CLIPPED: Rules = {**CLIPPED, "clip_sample": OFF_ON}
 THRESHOLD: Rules = {
     "thresholding": _only(False),
@@ -98,45 +99,53 @@ RULES: dict[str, Rules] = {
     "lcm": {
         **NOT_CLIPPED,
         **THRESHOLD,
-        "original_inference_steps": Rule(50, Annotated[int, Within(1, 10**5)]),
-        "timestep_scaling": Rule(10.0, Positive),
+        "original_inference_steps": Rule(50, Annotated[int, Field(ge=1, le=10**5)]),
+        "timestep_scaling": Rule(10.0, Factor),
     },
 }
-"""By sampler what it takes, beyond the fields of `SchedulerConfig` that are the noise schedule's own."""
+"""The settings of each sampler, apart from the fields of `SchedulerConfig`, which describe the noise schedule."""
 
 
 def settings_for(sampler: str, config: SchedulerConfig) -> dict[str, Any]:
-    """Every setting that shapes a run of `sampler`: the file's value or, where it is silent, the class's default.
+    """Return every setting that shapes a run of `sampler`: the file's value or else the default of diffusers' class.
 
-    Raises `ConfigError` naming a setting whose value the sampler does not have.
+    Raises `ConfigError` naming a setting whose value the sampler does not support.
     """
     settings = {}
     for name, rule in RULES[sampler].items():
         if rule is NO_EFFECT:
             continue
         value = config.others.get(name, rule.default)
-        if value is None:  # as diffusers reads null: a switch that is off, and of other settings the usual
+        if value is None:  # as in diffusers: a switch is off, any other setting has its default
             value = False if isinstance(rule.default, bool) else rule.default
-        if isinstance(rule.values, tuple):
-            known = ", ".join(map(repr, rule.values))
-            had = any(type(value) is type(one) and value == one for one in rule.values)
-        else:
-            known, had = expected(rule.values), fits(rule.values, value)
-        if not had:
+        refusal = _refusal(rule, value)
+        if refusal is not None:
             raise ConfigError(
-                f"sampler {sampler}: the model's scheduler asks for {name}={shown(value)}, and only {known} can be "
-                f"had: choose another sampler, or change {name} in scheduler_config.json"
+                f"sampler {sampler}: the model's scheduler asks for {name}={short_repr(value)}, {refusal}: "
+                f"choose another sampler, or change {name} in scheduler_config.json"
             )
         settings[name] = value
     spaced = [name for name in SPACED if settings.get(name)]
     if len(spaced) > 1:
         raise ConfigError(
-            f"sampler {sampler}: the model's scheduler asks for {' and '.join(spaced)}, and only one can be had: "
+            f"sampler {sampler}: the model's scheduler asks for {' and '.join(spaced)} at once: "
             "keep one of them in scheduler_config.json"
         )
     return settings
 
 
+def _refusal(rule: Rule, value: object) -> str | None:
+    """Return the end of a sentence about an unsupported value; None for a supported one."""
+    if isinstance(rule.values, tuple):
+        supported = any(type(value) is type(one) and value == one for one in rule.values)
+        return None if supported else f"and only {', '.join(map(repr, rule.values))} is supported"
+    try:
+        TypeAdapter(rule.values, config=STRICT).validate_python(value)
+    except ValidationError as error:
+        return str(error.errors(include_url=False)[0]["msg"]).replace("Input should", "which must")
+    return None
+
+
 def clip_bound(settings: Mapping[str, Any]) -> float:
-    """To which absolute value x_0 is clipped; infinite where it is not."""
+    """Return the largest absolute value of x_0, to which it is clipped; infinity where it is not clipped."""
     return settings["clip_sample_range"] if settings["clip_sample"] else math.inf

@@ -1,7 +1,7 @@
-"""Single files in the layout of CompVis and Stability AI: which model one holds, and what it leaves unsaid.
+"""Single files in the layout of CompVis and Stability AI: reading them, and recognising the model that one holds.
 
-Such a file is weights alone. The settings of the two families that are published in it, Stable Diffusion 1.x and 2.x,
-are therefore written down here, and only here; a file that our own converter wrote carries its settings along.
+Such a file has weights and no settings. The settings of the two published families, Stable Diffusion 1.x and 2.x, are
+therefore constants of this module; files of our own converter have settings in their metadata.
 """
 
 from __future__ import annotations
@@ -9,38 +9,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoints import read_metadata
-from .config import ConfigError, ModelError, UNetConfig
+from .checkpoints import PARTS, State, build, read_metadata, read_tensors
+from .config import ConfigError, Json, ModelError, UNetConfig
 from .files import parse_json, read_text
-from .model_config import ONLY_THESE, RELATIVES, RELATIVES_BY_CHANNELS, SETTINGS_FILES, Settings
-
-# How the names of each part's weights begin in a file. What begins otherwise is the state of its training: averaged
-# weights (model_ema), the noise schedule (betas and what follows from them), the loss.
-PREFIXES = {"text_encoder": "cond_stage_model.", "unet": "model.diffusion_model.", "vae": "first_stage_model."}
+from .key_table import PREFIXES, KeyTable
+from .model_config import ONLY_THESE, RELATIVES, RELATIVES_BY_CHANNELS, SETTINGS_FILES, ModelConfig, Settings
 
 TITLES = {"text_encoder": "text encoder", "unet": "U-Net", "vae": "VAE"}
-
-# Weights within those parts that making pictures does not need, and that a model directory does not keep.
-UNUSED = re.compile(
-    r"first_stage_model\.(loss|model_ema)\."
-    r"|cond_stage_model\.transformer\.((text_model\.)?embeddings\.position_ids|text_projection\.weight)$"
-    r"|cond_stage_model\.logit_scale$"
-    r"|cond_stage_model\.model\.(text_projection|logit_scale|attn_mask)$"
-)
-
-# The layers of the OpenCLIP tower. Stable Diffusion 2.x takes the last but one layer's features, so that the file's
-# last layer, which a directory does not have, is unused as well.
-OPEN_CLIP_LAYER = re.compile(r"cond_stage_model\.model\.transformer\.resblocks\.(\d+)\.")
 
 TEXT_2, CONTEXT_2 = "cond_stage_model.model.ln_final.weight", 1024
 FIRST_CONVOLUTION = "model.diffusion_model.input_blocks.0.0.weight"
 
-# What other files hold, by how one of their names begins.
+# Reasons for refusing other files, by the prefix of one of their names.
 OTHERS = {
     "conditioner.embedders.": RELATIVES["StableDiffusionXL"],
     "model.diffusion_model.joint_blocks.": RELATIVES["StableDiffusion3"],
@@ -48,7 +33,7 @@ OTHERS = {
     "model.diffusion_model.double_blocks.": RELATIVES["Flux"],
     "double_blocks.": RELATIVES["Flux"],
     "control_model.": RELATIVES["ControlNet"],
-    "lora_": "it is a LoRA, a change to a model and no model",
+    "lora_": "it is a LoRA, which changes a model: give the model",
     "input_blocks.": "it is a U-Net alone: give a file of the whole model",
     "transformer.text_model.": "it is a text encoder alone: give a file of the whole model",
     "down_blocks.": "it is one part of a model directory: give the directory",
@@ -56,11 +41,11 @@ OTHERS = {
     "text_model.": "it is one part of a model directory: give the directory",
 }
 
-SOME_VAE = "stabilityai/sd-vae-ft-mse"  # on the hub, made for both families
+SOME_VAE = "stabilityai/sd-vae-ft-mse"  # on the hub; it fits both families
 
 METADATA_KEY = "model_settings"
-PREDICTION_TYPES = {"v": "v_prediction", "eps": "epsilon"}  # by what a .yaml calls them
-MAX_YAML = 2**16  # bytes; what Stability AI published has 2 kB
+PREDICTION_TYPES = {"v": "v_prediction", "eps": "epsilon"}  # by their names in a .yaml
+MAX_YAML = 2**16  # bytes; Stability AI's files have 2 kB
 
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -116,7 +101,7 @@ VAE = {
     "up_block_types": ["UpDecoderBlock2D"] * 4,
 }
 
-SCHEDULER: dict[str, Any] = {
+SCHEDULER: Json = {
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -130,7 +115,7 @@ SCHEDULER: dict[str, Any] = {
 
 
 def stable_diffusion_1() -> Settings:
-    """The settings of Stable Diffusion 1.x."""
+    """Return the settings of Stable Diffusion 1.x."""
     return {
         "model_index": {**MODEL_INDEX, "scheduler": ["diffusers", "PNDMScheduler"]},
         "text_encoder": {
@@ -150,7 +135,7 @@ def stable_diffusion_1() -> Settings:
 
 
 def stable_diffusion_2(prediction_type: str = "v_prediction") -> Settings:
-    """The settings of Stable Diffusion 2.x: at 768 pixels where it predicts v, at 512 where it predicts epsilon."""
+    """Return the settings of Stable Diffusion 2.x: of the 768-pixel model for v_prediction, else the 512-pixel one."""
     size = 768 if prediction_type == "v_prediction" else 512
     return {
         "model_index": {**MODEL_INDEX, "scheduler": ["diffusers", "DDIMScheduler"]},
@@ -177,15 +162,41 @@ def stable_diffusion_2(prediction_type: str = "v_prediction") -> Settings:
     }
 
 
-def recognise(
-    path: Path, state: Mapping[str, Tensor], ask: Callable[[Settings], str], *, own_vae: bool = True
-) -> Settings:
-    """The settings of the model in the single file `path`, which holds `state`.
+def read_single_file(
+    path: Path, networks: Mapping[str, type[nn.Module]], *, own_vae: bool = True
+) -> tuple[Settings, dict[str, tuple[State, Path]]]:
+    """Return a single file's settings, and each part's weights under a directory's names; no VAE unless `own_vae`.
 
-    In order: what our converter left in the file's metadata; the family that the shapes show, and for 2.x the
-    prediction type of a .yaml of the same name beside the file, in the form that Stability AI publishes, or else the
-    one that `ask` finds, given the family's settings. Raises `ModelError` for any other model, and for one without a
-    VAE, unless not `own_vae`.
+    networks: the class of each part. Where the file does not say what its U-Net predicts, the U-Net is evaluated once,
+    on the CPU in float32. Raises `ModelError` naming the file.
+    """
+    state = read_tensors(path)
+
+    def probe(settings: Settings) -> str:
+        config = ModelConfig.from_settings(settings)
+        weights = KeyTable.of("unet", config, networks["unet"]).from_file(state, path)
+        return prediction_type(build(networks["unet"], config.unet, weights, path), config.unet)
+
+    settings = recognise(path, state, probe, own_vae=own_vae)
+    try:
+        config = ModelConfig.from_settings(settings)
+        parts = [part for part in PARTS if own_vae or part != "vae"]
+        return settings, {
+            part: (KeyTable.of(part, config, networks[part]).from_file(state, path), path) for part in parts
+        }
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def recognise(
+    path: Path, state: Mapping[str, Tensor], probe: Callable[[Settings], str], *, own_vae: bool = True
+) -> Settings:
+    """Return the settings of the model in the single file `path`, whose tensors are `state`.
+
+    They are those in the file's metadata, from our converter, or else those of the family with these shapes. A 2.x
+    model's prediction type comes from a .yaml of the same name beside the file, as Stability AI publishes them, or
+    else from `probe`, which is called with the family's settings. Raises `ModelError` for any other model, and for one
+    without a VAE if `own_vae`.
     """
     _refuse_parts(path, state, own_vae)
     carried = carried_settings(path)
@@ -194,27 +205,28 @@ def recognise(
     _refuse_others(path, state)
     context = [tensor.shape[-1] for name, tensor in state.items() if name.endswith(".attn2.to_k.weight")]
     if TEXT_2 in state and set(context) == {CONTEXT_2}:
-        return stable_diffusion_2(_neighbouring_prediction_type(path) or ask(stable_diffusion_2()))
+        return stable_diffusion_2(_neighbouring_prediction_type(path) or probe(stable_diffusion_2()))
     return stable_diffusion_1()
 
 
 @torch.no_grad()
 def prediction_type(unet: nn.Module, config: UNetConfig) -> str:
-    """What a U-Net was trained to predict, "epsilon" or "v_prediction", found by asking it once.
+    """Return what a U-Net was trained to predict, "epsilon" or "v_prediction", from one evaluation.
 
-    At the last timestep x_T is noise and little else, alpha_T = 0.07. The epsilon in it is x_T itself; the velocity,
-    alpha eps - sigma x_0 (arXiv:2202.00512, appendix D), is nearly free of it. So the share of x_T in the answer,
-    <answer, x_T> / <x_T, x_T>, is about 1 or about 0, give or take one over the root of the numbers in x_T, 0.03. The
-    words hardly count there: they are zeros.
+    At the last timestep alpha_T is 0.07, so x_T is nearly pure noise. A predicted epsilon is then about x_T; a velocity
+    alpha eps - sigma x_0 (arXiv:2202.00512, appendix D) is nearly orthogonal to it. The projection
+    <output, x_T> / <x_T, x_T> is therefore about 1 or 0, with a standard deviation of 0.03 (one over the root of the
+    number of latents). The context hardly matters there and is zero.
     """
     noise = torch.randn(1, config.in_channels, 16, 16, generator=torch.Generator().manual_seed(0))
     last = torch.tensor([SCHEDULER["num_train_timesteps"] - 1])
-    answer = unet(noise, last, torch.zeros(1, 1, config.cross_attention_dim))
-    return "epsilon" if (answer * noise).sum() > 0.5 * noise.square().sum() else "v_prediction"
+    read = cast(Callable[[Tensor], Tensor], unet.read)
+    output: Tensor = unet(noise, last, read(torch.zeros(1, 1, config.cross_attention_dim)))
+    return "epsilon" if (output * noise).sum() > 0.5 * noise.square().sum() else "v_prediction"
 
 
 def carried_settings(path: Path) -> Settings | None:
-    """What our converter left in a file's metadata; raises `ModelError` where it is damaged."""
+    """Return the settings that our converter wrote into a file's metadata; raises `ModelError` if they are damaged."""
     text = read_metadata(path).get(METADATA_KEY)
     if text is None:
         return None
@@ -224,11 +236,11 @@ def carried_settings(path: Path) -> Settings | None:
             return settings
     except ConfigError:
         pass
-    raise ModelError(f"{path} carries settings that are damaged: convert the model again")
+    raise ModelError(f"{path} has damaged settings in its metadata: convert the model again")
 
 
 def _refuse_parts(path: Path, state: Mapping[str, Tensor], own_vae: bool) -> None:
-    """Raise `ModelError` where a file holds a part or two of a model, which people share by themselves."""
+    """Raise `ModelError` for a file with only one or two parts of a model, which people share too."""
     held = [part for part, start in PREFIXES.items() if any(name.startswith(start) for name in state)]
     missing = [TITLES[part] for part in PREFIXES if part not in held and (own_vae or part != "vae")]
     if held and missing == [TITLES["vae"]]:
@@ -245,7 +257,7 @@ def _refuse_others(path: Path, state: Mapping[str, Tensor]) -> None:
         if any(name.startswith(start) for name in state):
             raise ModelError(f"{path} is not supported, {reason}; {ONLY_THESE}")
     if FIRST_CONVOLUTION not in state:
-        raise ModelError(f"{path} holds no Stable Diffusion model: it lacks {FIRST_CONVOLUTION}; {ONLY_THESE}")
+        raise ModelError(f"{path} does not hold a Stable Diffusion model: it lacks {FIRST_CONVOLUTION}; {ONLY_THESE}")
     channels = state[FIRST_CONVOLUTION].shape[1] if state[FIRST_CONVOLUTION].ndim == 4 else 0
     if channels in RELATIVES_BY_CHANNELS:
         raise ModelError(
@@ -255,16 +267,14 @@ def _refuse_others(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def _neighbouring_prediction_type(path: Path) -> str | None:
-    """What `NAME.yaml` beside `NAME.safetensors` says about the prediction type, if there is one."""
+    """Return the prediction type from `NAME.yaml` beside `NAME.safetensors`; None without that file."""
     beside = path.with_suffix(".yaml")
     if not beside.exists():
         return None
     text = read_text(beside, MAX_YAML)
-    # By its lines, not parsed: of a few hostile ones PyYAML would make gigabytes.
+    # Read line by line, because PyYAML would build gigabytes from a few hostile lines.
     kinds = set(re.findall(r"^ +parameterization: *[\"']?(\w+)", text, re.MULTILINE)) or {"eps"}
     described = all(re.search(rf"^ *{name}: *(#.*)?$", text, re.MULTILINE) for name in ("model", "params"))
     if not described or len(kinds) != 1 or not kinds <= PREDICTION_TYPES.keys():
-        raise ModelError(
-            f"{beside} does not tell model.params.parameterization as v or eps: correct it, or take it away"
-        )
+        raise ModelError(f"{beside} does not have v or eps as model.params.parameterization: correct it, or remove it")
     return PREDICTION_TYPES[kinds.pop()]

@@ -1,4 +1,4 @@
-"""The CLIP tokenizer of a model: found, checked against the text tower, used by many threads at once, and saved."""
+"""The CLIP tokenizer of a model: loading, checks against the text encoder, thread-safe encoding, and saving."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from typing import NamedTuple
 from transformers import CLIPTokenizer
 
 from .clip_config import CLIPTextConfig, TokenizerConfig
-from .config import BUNDLED, ONLY_IN_A_CLONE, ConfigError, ModelError
-from .fields import told
+from .config import BUNDLED, ONLY_IN_A_CLONE, ConfigError, ModelError, one_line
 from .files import check_file
 from .model_config import TOKENIZER_FILES
 
-# The vocabulary of both Stable Diffusion families; single files do not carry it.
+# The vocabulary of both Stable Diffusion families; single files do not contain it.
 CLIP_MERGES = BUNDLED.parents[1] / "clip_vocabulary" / "merges.txt.gz"
 MAX_VOCABULARY = 16 * 2**20  # bytes of a file; the largest of CLIP's, tokenizer.json, has 3.6 MB
 
 
 def load_tokenizer(folder: Path, config: CLIPTextConfig) -> CLIPTokenizer:
-    """The tokenizer in a model directory's `tokenizer` folder; raises `ModelError` unless the text tower has its words.
+    """Load the tokenizer in `folder`; its `model_max_length` is at most the text encoder's number of positions.
 
-    Its `model_max_length` is at most the number of positions that the tower knows.
+    Raises `ModelError` for a missing or damaged tokenizer, and one with more tokens than the text encoder.
     """
     present = {name for name in TOKENIZER_FILES if (folder / name).exists()}
     for name in present:
         check_file(folder / name, MAX_VOCABULARY)
-    # Without a vocabulary transformers would make up one of two words.
+    # Without a vocabulary transformers would invent one of two words.
     if "tokenizer.json" not in present and not {"vocab.json", "merges.txt"} <= present:
-        raise ModelError(f"{folder} holds no tokenizer: it needs vocab.json and merges.txt, or tokenizer.json")
+        raise ModelError(f"{folder} has no tokenizer: it needs vocab.json and merges.txt, or tokenizer.json")
     try:
         tokenizer = CLIPTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the parser raises bare Exceptions
-        raise ModelError(f"{folder} holds a damaged tokenizer ({told(error)}): download it again") from None
+        raise ModelError(f"{folder} holds a damaged tokenizer ({one_line(error)}): download it again") from None
     names = ("model_max_length", "bos_token_id", "eos_token_id", "pad_token_id")
     try:
         TokenizerConfig.from_dict({name: getattr(tokenizer, name) for name in names})
@@ -46,18 +45,18 @@ def load_tokenizer(folder: Path, config: CLIPTextConfig) -> CLIPTokenizer:
 
 
 def _fit(tokenizer: CLIPTokenizer, config: CLIPTextConfig, origin: Path) -> None:
-    """Hold a tokenizer to the text tower's limits; raises `ModelError` where the tower lacks words of it."""
-    words = max(tokenizer.get_vocab().values()) + 1
-    if words > config.vocab_size:
+    """Adapt a tokenizer to the text encoder's limits; raises `ModelError` if it has more tokens than the encoder."""
+    tokens = max(tokenizer.get_vocab().values()) + 1
+    if tokens > config.vocab_size:
         raise ModelError(
-            f"{origin} has {words} tokens, the text encoder only {config.vocab_size}: they belong to different models"
+            f"{origin} has {tokens} tokens, the text encoder only {config.vocab_size}: they belong to different models"
         )
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
-    _reset(tokenizer)  # a tokenizer.json may carry padding and truncation
+    _reset(tokenizer)  # a tokenizer.json may have padding and truncation on
 
 
 class Encoded(NamedTuple):
-    """The tokens of a text: ids, where in the text each begins and ends, and the number of its word."""
+    """The tokens of a text: ids, the start and end of each in the text, and the number of its word."""
 
     ids: list[int]
     offsets: list[tuple[int, int]]
@@ -65,19 +64,19 @@ class Encoded(NamedTuple):
 
 
 def encode_text(tokenizer: CLIPTokenizer, text: str) -> Encoded:
-    """All tokens of a text, without start, end and padding; an embedding's word has all its vectors' tokens.
+    """Return all tokens of a text without start, end and padding; the word of an embedding becomes all its tokens.
 
-    It reads the tokenizer and changes nothing in it, so that many threads may share one. Calling the tokenizer itself
-    does not: it sets padding and truncation on the shared object, and a call beside it then gets the wrong length.
+    Threads can share a tokenizer here. Calling the tokenizer itself sets padding and truncation on the shared object,
+    so that a concurrent call would return a wrong length.
     """
     if tokenizer.backend_tokenizer.padding is not None or tokenizer.backend_tokenizer.truncation is not None:
-        _reset(tokenizer)  # somebody did call it, and left them set
+        _reset(tokenizer)  # another caller left them set
     found = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
     added = tokenizer.get_added_vocab()
     places = []
     for place, (id, word) in enumerate(zip(found.ids, found.tokens, strict=True)):
         places.append((id, place))
-        # As diffusers names them: a word that was learned as several vectors is `<name>`, `<name>_1`, `<name>_2`, ...
+        # diffusers' names for an embedding of several vectors: `<name>`, `<name>_1`, `<name>_2`, ...
         for i in count(1) if added.get(word) == id else ():
             if f"{word}_{i}" not in added:
                 break
@@ -90,7 +89,7 @@ def encode_text(tokenizer: CLIPTokenizer, text: str) -> Encoded:
 
 
 def frame(tokenizer: CLIPTokenizer, ids: Sequence[int], length: int) -> list[int]:
-    """Exactly `length` token ids: start, as many of `ids` as fit, end, and padding behind."""
+    """Return exactly `length` token ids: start, as many of `ids` as fit, end and padding."""
     framed = [tokenizer.bos_token_id, *ids[: length - 2], tokenizer.eos_token_id]
     return framed + [tokenizer.pad_token_id] * (length - len(framed))
 
@@ -101,10 +100,10 @@ def _reset(tokenizer: CLIPTokenizer) -> None:
 
 
 def find_tokenizer(path: Path, config: CLIPTextConfig) -> CLIPTokenizer:
-    """The tokenizer for the single file `path`: in a folder `tokenizer` beside it, or else the CLIP one that we carry.
+    """Return the tokenizer for a single file: that of a folder `tokenizer` beside it, or else the bundled CLIP one.
 
-    The text tower knows what fills up short prompts: Stable Diffusion 2.x was trained with "!", 1.x with the end.
-    Raises `ModelError` where the tower lacks words of the tokenizer.
+    The padding token comes from the text encoder: Stable Diffusion 2.x was trained with "!", 1.x with the end token.
+    Raises `ModelError` as `load_tokenizer`.
     """
     folder = path.parent / "tokenizer"
     if folder.is_dir():
@@ -121,10 +120,10 @@ def find_tokenizer(path: Path, config: CLIPTextConfig) -> CLIPTokenizer:
 
 
 def clip_tokenizer() -> CLIPTokenizer:
-    """CLIP's own byte-pair encoding (arXiv:2103.00020, section 2.4), of 49,408 tokens, from its merges alone.
+    """Return CLIP's byte-pair encoding (arXiv:2103.00020, section 2.4), 49,408 tokens, built from its merges.
 
-    The tokens count up: the 256 bytes, the same at the end of a word, what each merge makes of two tokens,
-    start and end. Bytes are spelt as in GPT-2: a printable one as itself, the others as the characters from U+0100 on.
+    The ids are in this order: the 256 bytes, the bytes at the end of a word, the result of each merge, start, end.
+    Bytes are spelt as in GPT-2: printable ones as themselves, the others as characters from U+0100 on.
     """
     if not CLIP_MERGES.is_file():
         raise ModelError(f"the single file needs CLIP's vocabulary, which {ONLY_IN_A_CLONE}, or load a model directory")
@@ -138,6 +137,6 @@ def clip_tokenizer() -> CLIPTokenizer:
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write a tokenizer so that every version of transformers reads it."""
+    """Write a tokenizer that every version of transformers can read."""
     tokenizer.save_pretrained(str(folder))
-    tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt, which version 5 no longer writes
+    tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt, which version 5 does not write

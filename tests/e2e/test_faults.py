@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 from torch import Tensor
 
 from stable_diffusion.pipeline import Pipeline
@@ -22,7 +22,7 @@ from ui.runs.errors import NO_MEMORY, UNEXPECTED
 from ui.runs.models import LoadedModels, OnProgress
 from ui.theme import look
 
-from .conftest import PATIENCE, free_port
+from .conftest import PATIENCE, Visits, free_port
 from .visitor import Visitor, unfold
 
 FAULTS = {"memory": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "bug": KeyError("conv_in")}
@@ -66,21 +66,9 @@ def faulty() -> Iterator[str]:
 
 
 @pytest.fixture
-def visit(faulty: str, browser: Browser) -> Iterator[Callable[[], Page]]:
-    """A function that opens that page as one more visitor."""
-    contexts = []
-
-    def open_page() -> Page:
-        contexts.append(browser.new_context(viewport={"width": 1280, "height": 1000}))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE)
-        page.goto(faulty)
-        page.locator("#t2i-generate").wait_for()
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
+def visit(faulty: str, visits: Visits) -> Callable[[], Page]:
+    """Return a function that opens that page as one more visitor."""
+    return lambda: visits.open(faulty)
 
 
 @pytest.fixture

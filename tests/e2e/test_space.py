@@ -69,7 +69,7 @@ def test_it_is_healthy_and_framed_by_the_hub_alone(space: Server):
 
 
 def test_more_than_is_allowed_is_a_sentence_at_once(space: Server):
-    with pytest.raises(Exception, match="and one request may take .*: choose fewer steps"):
+    with pytest.raises(Exception, match=r"and one request may take .*: choose fewer steps"):
         Client(space.url, verbose=False).predict("a", num_inference_steps=78, api_name="/text2image")
 
     answer = Caller(space.url).http.post("gradio_api/upload", files={"files": ("large.png", bytes(2**20 + 1))})

@@ -25,7 +25,7 @@ from ui.runs.events import News
 from ui.runs.models import LoadedModels
 from ui.theme import look
 
-from .conftest import PATIENCE, Server, free_port
+from .conftest import PATIENCE, Server, Visits, free_port
 from .visitor import Visitor
 
 
@@ -50,9 +50,7 @@ class Paced(Pipeline):
 class Late(Local):
     """Takes up a run with a prompt that ends in "late" once somebody has pressed Stop."""
 
-    def __init__(self, holder: LoadedModels):
-        super().__init__(holder, max_running=1)
-        self.pressed = threading.Event()
+    pressed = threading.Event()
 
     def stop(self, run_id: str) -> None:
         super().stop(run_id)
@@ -67,36 +65,26 @@ class Late(Local):
                 yield news
 
 
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[str]:
+    """Yield the address of a page that draws for one at a time, and sketches on the slowest machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "QUICK", math.inf)
+        holder = LoadedModels(Catalogue(), load=lambda *_: Paced(Pipeline.from_pretrained(device="cpu").models))
+        holder.pipeline()
+        page = build_page(holder, Late(holder, max_running=1))
+        _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **look())
+        yield address
+        page.close()
+
+
 @pytest.fixture
-def narrow(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a page that draws for one at a time, and sketches on the slowest machine."""
-    monkeypatch.setattr(cost, "QUICK", math.inf)
+def come(narrow: str, visits: Visits) -> Iterator[Callable[[], Visitor]]:
+    """Yield a function that lets one more visitor come to that page."""
     Paced.let.clear()
-    holder = LoadedModels(Catalogue(), load=lambda *_: Paced(Pipeline.from_pretrained(device="cpu").models))
-    holder.pipeline()
-    page = build_page(holder, Late(holder))
-    _, address, _ = page.launch(server_port=free_port(), prevent_thread_lock=True, quiet=True, **look())
-    yield address
+    Late.pressed.clear()
+    yield lambda: Visitor(visits.open(narrow))
     Paced.let.set()
-    page.close()
-
-
-@pytest.fixture
-def come(narrow: str, browser: Browser) -> Iterator[Callable[[], Visitor]]:
-    """A function that lets one more visitor come to that page."""
-    contexts = []
-
-    def open_page() -> Visitor:
-        contexts.append(browser.new_context())
-        page = contexts[-1].new_page()
-        page.set_default_timeout(PATIENCE)
-        page.goto(narrow)
-        page.locator("#t2i-generate").wait_for()
-        return Visitor(page)
-
-    yield open_page
-    for context in contexts:
-        context.close()
 
 
 def test_who_waits_is_told_the_place_and_who_stops_or_goes_frees_it(come: Callable[[], Visitor]):

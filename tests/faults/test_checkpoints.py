@@ -182,7 +182,7 @@ def test_file_that_holds_itself(zipped: bool, model: Path, tmp_path: Path) -> No
     state: dict[str, Any] = {}
     state["state_dict"] = state
     torch.save(state, tmp_path / "endless.ckpt", _use_new_zipfile_serialization=zipped)
-    assert "endless.ckpt holds no Stable Diffusion model" in refusal(tmp_path / "endless.ckpt")
+    assert "endless.ckpt does not hold a Stable Diffusion model" in refusal(tmp_path / "endless.ckpt")
     (model / f"{UNET}.safetensors").unlink()
     shutil.copy(tmp_path / "endless.ckpt", model / f"{UNET}.bin")
     assert f"{UNET}.bin lacks weights of the UNet" in refusal(model)
@@ -218,7 +218,7 @@ def test_as_many_tensors_as_are_read(tmp_path: Path) -> None:
     empty = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
     header = json.dumps({f"{index}": empty for index in range(110_000)}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header)
-    assert "file.safetensors holds no Stable Diffusion model" in refusal(path)
+    assert "file.safetensors does not hold a Stable Diffusion model" in refusal(path)
 
 
 # Networks that no file could fill.
@@ -228,10 +228,8 @@ def test_as_many_tensors_as_are_read(tmp_path: Path) -> None:
     ("part", "setting", "value"),
     [
         ("text_encoder", "num_hidden_layers", 1_000_000),
-        ("unet", "layers_per_block", 1_000_000),
         ("vae", "layers_per_block", 1_000_000),
         ("unet", "block_out_channels", [8] * 1_000_000),
-        ("vae", "block_out_channels", [8] * 1_000_000),
         ("unet", "down_block_types", ["DownBlock2D"] * 200_000),
         ("unet", "cross_attention_dim", 10**15),
         ("text_encoder", "vocab_size", 10**12),
@@ -250,7 +248,7 @@ def test_the_largest_networks_that_are_described(model: Path) -> None:
     assert "lacks weights of the CLIPTextEncoder" in refusal(model)
 
 
-# What is no file of its kind.
+# Files of another kind.
 
 FILES = (*SETTINGS_FILES.values(), f"{UNET}.safetensors", "tokenizer/vocab.json", "tokenizer/tokenizer_config.json")
 
@@ -263,21 +261,23 @@ def device(path: Path) -> None:
     path.symlink_to("/dev/zero")
 
 
-@pytest.mark.parametrize("file", FILES)
-@pytest.mark.parametrize("make", [fifo, Path.mkdir, device], ids=["FIFO", "directory", "device"])
-def test_what_is_no_file(make: Callable[[Path], None], file: str, model: Path) -> None:
+@pytest.mark.parametrize(
+    ("make", "file"),
+    [*((fifo, file) for file in FILES), (Path.mkdir, FILES[1]), (device, FILES[2]), (device, FILES[-3])],
+)
+def test_paths_that_are_not_regular_files(make: Callable[[Path], None], file: str, model: Path) -> None:
     (model / file).unlink()
     make(model / file)
-    assert f"{file} is no regular file: put the model's own file in its place" in refusal(model)
+    assert f"{file} is not a regular file: put the model's own file in its place" in refusal(model)
 
 
 def test_fifo_as_a_model(tmp_path: Path) -> None:
     for name in ("one.safetensors", "one.ckpt"):
         fifo(tmp_path / name)
-        assert f"{name} is no regular file" in refusal(tmp_path / name)
+        assert f"{name} is not a regular file" in refusal(tmp_path / name)
 
 
-@pytest.mark.parametrize("file", [*FILES, f"{UNET}.bin", f"{UNET}.safetensors.index.json"])
+@pytest.mark.parametrize("file", [*FILES[-3:], f"{UNET}.bin", f"{UNET}.safetensors.index.json"])
 def test_terabyte(file: str, model: Path) -> None:
     if file.startswith(UNET):
         (model / f"{UNET}.safetensors").unlink()
@@ -296,8 +296,10 @@ def test_terabyte_of_weights_in_the_shape_asked_for(model: Path) -> None:
     assert re.search(r"text_encoder/model.safetensors has 1,099,\d+,\d+,\d+ bytes, more than", refusal(model))
 
 
-@pytest.mark.parametrize("brackets", ["[]", '{"":}'])
-@pytest.mark.parametrize("file", [*SETTINGS_FILES.values(), "tokenizer/tokenizer_config.json"])
+@pytest.mark.parametrize(
+    ("brackets", "file"),
+    [("[]", "model_index.json"), ('{"":}', "unet/config.json"), ("[]", "tokenizer/tokenizer_config.json")],
+)
 def test_nested_json(brackets: str, file: str, model: Path) -> None:
     opening, closing = brackets[:-1], brackets[-1]
     (model / file).write_text('{"a": ' + opening * DEEP + "1" + closing * DEEP + "}")
@@ -308,7 +310,7 @@ def test_nested_json(brackets: str, file: str, model: Path) -> None:
 def test_nested_index_of_shards(model: Path) -> None:
     (model / f"{UNET}.safetensors").unlink()
     (model / f"{UNET}.safetensors.index.json").write_text('{"weight_map": ' + "[" * DEEP + "]" * DEEP + "}")
-    assert "index.json is no index of shards" in refusal(model)
+    assert "index.json is not an index of shards" in refusal(model)
 
 
 @pytest.mark.parametrize("digits", [5_000, 1_000_000])
@@ -320,7 +322,7 @@ def test_numbers_of_endless_digits(digits: int, model: Path) -> None:
 def test_nested_settings_in_a_single_file(model: Path, tmp_path: Path) -> None:
     convert(model, tmp_path / "one.safetensors")
     save_file(load_file(tmp_path / "one.safetensors"), tmp_path / "one.safetensors", {METADATA_KEY: "[" * DEEP})
-    assert "one.safetensors carries settings that are damaged" in refusal(tmp_path / "one.safetensors")
+    assert "one.safetensors has damaged settings in its metadata" in refusal(tmp_path / "one.safetensors")
 
 
 LAUGHS = "a0: &a0 {x: 1}\n" + "".join(

@@ -132,8 +132,7 @@ def assert_refused(read: Callable[[], Any], part: str, setting: str, value: Any)
     with pytest.raises(ConfigError) as caught:
         read()
     message = str(caught.value)
-    shown = tuple(value) if isinstance(value, list) else value
-    assert message.startswith(f"{part}: {setting}={repr(shown)[:100] if value != HUGE else '1000'}"), message
+    assert message.startswith(f"{part}: {setting}={repr(value)[:100] if value != HUGE else '1000'}"), message
     assert len(message) < 400
 
 
@@ -192,9 +191,7 @@ def test_whole_numbers_will_do_for_others() -> None:
 
 def test_lists_of_other_lengths_than_their_model() -> None:
     betas = {**SCHEDULER, "trained_betas": [0.01] * 10}
-    with pytest.raises(
-        ConfigError, match=r"scheduler: trained_betas has 10 entries, one for each of .*=1000 is needed"
-    ):
+    with pytest.raises(ConfigError, match=r"scheduler: trained_betas has 10 entries and needs one for each of .*=1000"):
         SchedulerConfig.from_dict(betas)
     assert SchedulerConfig.from_dict({**betas, "num_train_timesteps": 10}).trained_betas == (0.01,) * 10
     with pytest.raises(ConfigError, match=r"attention_head_dim=\(1, 2, 4\) needs one entry for each of 2 levels"):
@@ -284,9 +281,9 @@ def mutated(value: Any, draw: random.Random) -> Any:
     return draw.choice(OTHERS)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 25))])
 def test_mutated_settings_run_or_are_refused(seed: int, original: Path, tmp_path: Path) -> None:
-    """Of 320 models, each is refused in a sentence, or draws finite pictures with a sampler drawn by lot."""
+    """Each of 40 models is refused in a sentence, or draws finite pictures with a random sampler."""
     folder = Path(shutil.copytree(original, tmp_path / "tiny"))
     files = [*folder.glob("*/*config.json"), folder / "model_index.json"]
     assert len(files) == 6

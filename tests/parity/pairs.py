@@ -156,7 +156,7 @@ def unet(kind: str, size: tuple[int, int] = (8, 8), **options: Any) -> Pair:
     channels = ours.config.time_cond_proj_dim
     guidance = None if channels is None else gaussian(2, channels, seed=2)
     return (
-        ours(latents, timesteps, context, guidance=guidance),
+        ours(latents, timesteps, ours.read(context), guidance=guidance),
         theirs(latents, timesteps, context, timestep_cond=guidance).sample,
     )
 

@@ -21,10 +21,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from stable_diffusion.diffusion import UNet
 from stable_diffusion.loading.config import TinyVAEConfig, UNetConfig
+from stable_diffusion.loading.key_table import KeyTable
 from stable_diffusion.loading.model_config import ModelConfig, Settings, read_settings
 from stable_diffusion.loading.single_file import stable_diffusion_1, stable_diffusion_2
-from stable_diffusion.model_converter import NETWORKS, convert, table
-from stable_diffusion.model_loader import Models, load
+from stable_diffusion.model_converter import convert
+from stable_diffusion.model_loader import NETWORKS, Models, load
 from stable_diffusion.tiny_vae import TinyVAE
 from tests.tiny import KINDS, SMALL, save_model
 
@@ -55,7 +56,9 @@ def assert_same_outputs(ours: Models, theirs: diffusers.StableDiffusionPipeline)
     torch.testing.assert_close(ours.text_encoder(tokens), context, **TOLERANCE)
     latents, timestep = torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([501])
     torch.testing.assert_close(
-        ours.unet(latents, timestep, context), theirs.unet(latents, timestep, context).sample, **TOLERANCE
+        ours.unet(latents, timestep, ours.unet.read(context)),
+        theirs.unet(latents, timestep, context).sample,
+        **TOLERANCE,
     )
     scaling = theirs.vae.config.scaling_factor
     torch.testing.assert_close(ours.vae.decode(latents), theirs.vae.decode(latents / scaling).sample, **TOLERANCE)
@@ -89,7 +92,7 @@ def fill(settings: Settings, meta: bool) -> dict[str, dict[str, Tensor]]:
     made, start = {}, 0
     for part in NETWORKS:
         made[part] = {}
-        for row in table(part, config):
+        for row in KeyTable.of(part, config, NETWORKS[part]).rows:
             size = torch.Size(row.shape).numel()
             numbers = torch.empty(size, device="meta") if meta else torch.arange(start, start + size).double()
             made[part][row.name] = numbers.reshape(row.shape)
@@ -103,7 +106,7 @@ def to_directory(settings: Settings, file: dict[str, dict[str, Tensor]]) -> dict
     return {
         part: {
             ours: piece.reshape(row.part_shape)
-            for row in table(part, config)
+            for row in KeyTable.of(part, config, NETWORKS[part]).rows
             for ours, piece in zip(row.parts, file[part][row.name].chunk(len(row.parts)), strict=True)
         }
         for part in NETWORKS

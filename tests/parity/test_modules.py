@@ -85,8 +85,9 @@ def test_networks_for_inference(kind: str) -> None:
     vae, their_vae = vaes()
     for size in ((8, 8), (7, 9), (16, 12)):
         latents, context = gaussian(2, 4, *size), gaussian(2, 77, ours.config.cross_attention_dim, seed=1)
-        arguments = latents, torch.tensor([3.0, 981.0]), context
-        assert difference((for_inference(ours)(*arguments), theirs(*arguments).sample)) <= BOUND
+        timesteps = torch.tensor([3.0, 981.0])
+        predicted = for_inference(ours)(latents, timesteps, ours.read(context))
+        assert difference((predicted, theirs(latents, timesteps, context).sample)) <= BOUND
         decoded = for_inference(vae).decode(latents * vae.config.scaling_factor)
         assert difference((decoded, their_vae.decode(latents).sample)) <= BOUND
         mean = for_inference(vae).posterior(decoded).mean
@@ -153,9 +154,9 @@ def test_recorded_attention_is_the_softmax_that_diffusers_computes(kind: str) ->
     context = gaussian(2, 77, ours.config.cross_attention_dim, seed=1).double()
     timesteps = torch.tensor([3.0, 981.0])
     maps: list[Tensor] = []
-    recorded = ours(latents, timesteps, context, maps=maps)
+    recorded = ours(latents, timesteps, ours.read(context), maps=maps)
     assert difference((recorded, theirs(latents, timesteps, context).sample)) <= DOUBLE_BOUND
-    assert recorded.equal(ours(latents, timesteps, context))
+    assert recorded.equal(ours(latents, timesteps, ours.read(context)))
     assert len(maps) == len(expected) == 6
     for actual, wanted in zip(maps, expected, strict=True):
         assert actual.dtype == torch.float64

@@ -26,6 +26,7 @@ from training.data.dataset import Dataset
 from training.data.grammar import base_noun, countable, everyday, nouns, phrases, plural, with_article, without_colours
 from training.data.heldout import Heldout
 from training.data.paint import BACKGROUNDS, COLOURS, JITTER, recolour, varied
+from training.networks.cache_latents import load_facts
 
 LABELS = {
     "1f34e": ("red apple", "food-drink"),
@@ -358,6 +359,8 @@ def test_compose_many_does_not_depend_on_workers_or_length(dataset, tmp_path):
     pictures = np.load(tmp_path / "long" / "pictures.npy")
     assert pictures.shape == (7, 16, 16, 3)
     np.testing.assert_array_equal(pictures[:4], np.load(tmp_path / "short" / "pictures.npy"))
+    _, caption, facts = Composer(dataset, 16).sample(np.random.default_rng((3, 5)))
+    assert (caption, json.loads(json.dumps(facts))) == (long[5], load_facts([tmp_path / "long"])[5])
 
 
 def test_bad_arguments_are_named(dataset, tmp_path):

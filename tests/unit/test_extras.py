@@ -48,7 +48,7 @@ def test_a_model_gets_the_words_that_fit_it(folder: Path, caplog: pytest.LogCapt
     with caplog.at_level("INFO", "ui"):
         assert holder.pipeline("sd1").embeddings == ("zub",)
         assert holder.pipeline("sd2").embeddings == ()
-    assert "zub.safetensors is no embedding of this model" in caplog.text
+    assert "zub.safetensors is not an embedding of this model" in caplog.text
     assert "torn.pt" in caplog.text
 
 
@@ -57,7 +57,7 @@ def test_a_prompt_brings_its_loras_to_the_run(folder: Path):
     pipeline, request = prepare(holder, Request("a fox <lora:ink:0.8>", model="sd1", num_inference_steps=1))
     assert request.prompt == "a fox <lora:ink:0.8>"  # as pictures and links carry it
     merged = pipeline.begin(request).denoise.unet
-    assert merged is pipeline.loras.using((("ink", 0.8),)).unet
+    assert merged is pipeline.loras.models_for((("ink", 0.8),)).unet
     assert merged is not pipeline.models.unet
 
 
@@ -66,7 +66,7 @@ def test_a_prompt_brings_its_loras_to_the_run(folder: Path):
     [
         ("sd1", "<lora:pen:1>", "names the LoRA 'pen', which is not here"),
         ("sd2", "<lora:ink:1>", "does not have the shapes of this model"),
-        ("sd1", "<lora:peft:1>", "is no regular file"),
+        ("sd1", "<lora:peft:1>", "is not a regular file"),
         ("sd1", "<lora:ink:much>", "the weight of a LoRA must be a number"),
     ],
 )

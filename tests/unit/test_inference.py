@@ -9,6 +9,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from stable_diffusion.adapters.weights import with_weights
 from stable_diffusion.blocks import UpsamplingConv2d
 from stable_diffusion.compute import precision
 from stable_diffusion.compute.packed import PACKED, PackedConv2d, PackedLinear, PackedUpsamplingConv2d, for_inference
+from stable_diffusion.diffusion import UNet
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
@@ -55,6 +57,10 @@ def unet_inputs(models: Models, rows: int, height: int, width: int) -> tuple[Ten
     return latents, timesteps, gaussian(rows, 77, config.cross_attention_dim, seed=1)
 
 
+def predict(unet: UNet, latents: Tensor, timesteps: Tensor, context: Tensor, **options: Any) -> Tensor:
+    return unet(latents, timesteps, unet.read(context), **options)
+
+
 def pairs(models: Models, packed: Models, rows: int, height: int, width: int) -> list[tuple[Tensor, Tensor]]:
     """What U-Net, decoder and encoder answer, packed and plain, in float32.
 
@@ -67,7 +73,7 @@ def pairs(models: Models, packed: Models, rows: int, height: int, width: int) ->
     latents = models.vae.posterior(pictures.to(dtype)).mean
     answers = [
         (
-            network.unet(inputs[0].to(dtype), inputs[1], inputs[2].to(dtype)),
+            predict(network.unet, inputs[0].to(dtype), inputs[1], inputs[2].to(dtype)),
             network.vae.decode(latents),
             network.vae.posterior(pictures.to(dtype)).mean,
         )
@@ -223,12 +229,12 @@ def test_the_same_question_has_the_same_answer(models: Models) -> None:
 @torch.no_grad()
 def test_eight_threads_of_several_sizes_get_what_each_gets_alone(models: Models) -> None:
     inputs = [unet_inputs(models, *size) for size in SIZES]
-    alone = [for_inference(models.unet)(*one) for one in inputs]
+    alone = [predict(for_inference(models.unet), *one) for one in inputs]
     again = copy.deepcopy(models.unet)  # nothing of it is packed yet
 
     @torch.no_grad()
     def ask(i: int) -> bool:
-        return for_inference(again)(*inputs[i % len(inputs)]).equal(alone[i % len(inputs)])
+        return predict(for_inference(again), *inputs[i % len(inputs)]).equal(alone[i % len(inputs)])
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(ask, range(40)))
@@ -263,7 +269,7 @@ def test_recorded_attention_is_the_plain_networks(models: Models) -> None:
     inputs, recorded = unet_inputs(models, 2, 16, 16), []
     for network in (for_inference(models.unet), models.unet):
         maps: list[Tensor] = []
-        network(*inputs, maps=maps)
+        predict(network, *inputs, maps=maps)
         recorded.append(maps)
     for pair in zip(*recorded, strict=True):
         assert difference(pair) <= BOUND
@@ -355,23 +361,14 @@ def test_merging_and_unmerging_draw_what_plain_networks_draw(
 
 
 @torch.no_grad()
-def test_words_read_once_are_words_read_at_each_step(models: Models) -> None:
-    """Also where those of several runs are joined."""
-    latents, timesteps, context = unet_inputs(models, 4, 8, 8)
-    network = for_inference(models.unet)
-    words = torch.cat([network.read(context[:1]), network.read(context[1:])])
-    assert difference((network.predict(latents, timesteps, words), network(latents, timesteps, context))) <= BOUND
-
-
-@torch.no_grad()
-def test_what_is_asked_twice_is_answered_as_if_asked_apart(models: Models) -> None:
-    """Of three pictures the first two are guided: five rows of words, to latents that are evaluated once."""
+def test_guided_pictures_are_evaluated_once_up_to_the_context(models: Models) -> None:
+    """Of three pictures the first two are guided: five contexts, read in two calls, and three latents."""
     latents, timesteps, context = unet_inputs(models, 3, 8, 8)
     network = for_inference(models.unet)
-    words = network.read(torch.cat([-context[:2], context]))
+    keys_values = torch.cat([network.read(-context[:2]), network.read(context)])
     rows = [0, 1, 0, 1, 2]
-    apart = network.predict(latents[rows], timesteps[rows], words)
-    assert difference((network.predict(latents, timesteps, words), apart)) <= BOUND
+    apart = network(latents[rows], timesteps[rows], keys_values)
+    assert difference((network(latents, timesteps, keys_values), apart)) <= BOUND
     assert difference((apart[:2], apart[2:4])) > 100 * BOUND
 
 

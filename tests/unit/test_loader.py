@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stable_diffusion import model_loader
+from stable_diffusion.loading.checkpoints import LEGACY_NAMES
 from stable_diffusion.loading.config import ConfigError, ModelError
 from stable_diffusion.loading.scheduler_settings import settings_for
-from stable_diffusion.model_converter import LEGACY_NAMES
 from stable_diffusion.model_loader import Models, load
-from tests.tiny import KINDS, networks, save_model
+from tests.tiny import networks, save_model
 
 UNET = Path("unet", "diffusion_pytorch_model.safetensors")
 VAE = Path("vae", "diffusion_pytorch_model.safetensors")
@@ -60,8 +60,9 @@ def assert_same(ours: Models, kind: str = "sd1", dtype: torch.dtype = torch.floa
             assert torch.equal(loaded[name], tensor.to(dtype).float()), name
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("sd1", torch.float32), ("sd2", torch.float32), ("sd1", torch.float16), ("sd2", torch.bfloat16)]
+)
 def test_directory(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
     models = load(save_model(tmp_path / kind, kind, dtype=dtype))
     assert_same(models, kind, dtype)
@@ -185,7 +186,7 @@ def test_shards(model: Path) -> None:
     with pytest.raises(ModelError, match=r"00002-of-00002.safetensors does not exist"):
         load(model)
     index_file.write_text("[]")
-    with pytest.raises(ModelError, match="is no index of shards"):
+    with pytest.raises(ModelError, match="is not an index of shards"):
         load(model)
 
 
@@ -214,7 +215,7 @@ def test_wrong_shapes_are_listed(model: Path) -> None:
         load(model)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_weights_that_are_not_finite(model: Path, value: float) -> None:
     change(model / TEXT, lambda state: state["text_model.final_layer_norm.weight"][3:4].fill_(value) and None)
     with pytest.raises(ModelError, match=r"model.safetensors .*not finite .*final_layer_norm.weight"):
@@ -234,8 +235,7 @@ def test_quantised_weights(model: Path) -> None:
         load(model)
 
 
-@pytest.mark.parametrize("file", [UNET, TEXT, VAE], ids=str)
-@pytest.mark.parametrize("share", [0.0, 0.0001, 0.5, 0.999])
+@pytest.mark.parametrize(("file", "share"), [(UNET, 0.0), (TEXT, 0.0001), (VAE, 0.5), (UNET, 0.999)])
 def test_truncated_file(model: Path, file: Path, share: float) -> None:
     content = (model / file).read_bytes()
     (model / file).write_bytes(content[: int(len(content) * share)])
@@ -243,8 +243,7 @@ def test_truncated_file(model: Path, file: Path, share: float) -> None:
         load(model)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(("zipped", "share"), [(True, 0.0), (True, 0.99), (False, 0.5)])
 def test_truncated_pickle(model: Path, share: float, zipped: bool) -> None:
     path = model / UNET.with_suffix(".bin")
     torch.save(load_file(model / UNET), path, _use_new_zipfile_serialization=zipped)
@@ -261,7 +260,7 @@ def test_random_damage_never_escapes(model: Path) -> None:
     torch.save(load_file(model / UNET), pickled)
     safe = (model / UNET).read_bytes()
     for path, content in ((model / UNET, safe), (pickled, pickled.read_bytes())):
-        for _ in range(40):
+        for _ in range(15):  # `tests/soak` has thousands
             damaged = bytearray(content)
             for _ in range(draw.choice([1, 20])):
                 # The first kilobytes are the header, or the pickle, where damage does the most.
@@ -282,8 +281,10 @@ class Hostile:
         return Path.touch, (self.marker,)
 
 
-@pytest.mark.parametrize("form", ["zip", "legacy", "bare pickle"])
-@pytest.mark.parametrize("name", ["directory", "model.ckpt", "model.pt"])
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [("zip", "directory"), ("legacy", "directory"), ("zip", "model.ckpt"), ("bare pickle", "model.pt")],
+)
 def test_code_in_a_pickle_is_not_run(model: Path, tmp_path: Path, form: str, name: str) -> None:
     marker = tmp_path / "it-ran"
     path = model / UNET.with_suffix(".bin") if name == "directory" else tmp_path / name
@@ -317,7 +318,7 @@ def test_tensor_that_claims_to_be_huge(model: Path) -> None:
     state["conv_in.weight"] = torch.zeros(1).expand(2**38)
     torch.save(state, model / UNET.with_suffix(".bin"))
     (model / UNET).unlink()
-    with pytest.raises(ModelError, match=r"describes 1,\d+,\d+,\d+,\d+ bytes of weights and does not hold them"):
+    with pytest.raises(ModelError, match=r"describes 1,\d+,\d+,\d+,\d+ bytes of weights that it does not hold"):
         load(model)
 
 
@@ -348,9 +349,9 @@ def test_sources_that_are_no_model(model: Path, tmp_path: Path) -> None:
         ("owner/missing.safetensors", "does not exist"),
         ("./here/there", "does not exist"),
         ("long" * 2000, "does not exist"),
-        (tmp_path, "is no model directory: it has no model_index.json"),
-        (model / "unet", "is no model directory"),
-        (model / "model_index.json", "is no weight file"),
+        (tmp_path, "is not a model directory: it has no model_index.json"),
+        (model / "unet", "is not a model directory"),
+        (model / "model_index.json", "is not a weight file"),
     ):
         with pytest.raises(ModelError, match=message):
             load(source, device="cpu")
@@ -392,7 +393,7 @@ def test_missing_weight_file(model: Path, file: Path) -> None:
 def test_pipelines_of_another_kind(model: Path, pipeline: str, reason: str) -> None:
     change_json(model / "model_index.json", _class_name=pipeline)
     with pytest.raises(
-        ConfigError, match=f"{pipeline} is not supported, .*{reason}; only Stable Diffusion 1.x and 2.x"
+        ConfigError, match=f"'{pipeline}' is not supported, .*{reason}; only Stable Diffusion 1.x and 2.x"
     ):
         load(model)
 
@@ -410,7 +411,7 @@ def test_unets_with_other_inputs(model: Path, channels: int, reason: str) -> Non
 def test_parts_of_other_classes(model: Path) -> None:
     change_json(model / "model_index.json", vae=["diffusers", "AsymmetricAutoencoderKL"])
     with pytest.raises(
-        ConfigError, match="the vae is AsymmetricAutoencoderKL, only AutoencoderKL or AutoencoderTiny is supported"
+        ConfigError, match="the vae is 'AsymmetricAutoencoderKL', only AutoencoderKL or AutoencoderTiny is supported"
     ):
         load(model)
     change_json(model / "model_index.json", vae=None)

@@ -64,10 +64,10 @@ def test_a_slower_or_wrong_network_is_not_taken(
         patched.setattr(openvino_backend, "GAIN", 0.0)
         assert not use_where_faster(unet, torch.float32, tmp_path)
 
-    def wrong(self: OpenVINOUNet, time: Tensor, latents: Tensor, words: Tensor) -> Tensor:
+    def wrong(self: OpenVINOUNet, latents: Tensor, *others: Tensor) -> Tensor:
         return torch.full_like(latents, torch.nan)
 
-    monkeypatch.setattr(OpenVINOUNet, "predict_at", wrong)
+    monkeypatch.setattr(OpenVINOUNet, "evaluate", wrong)
     assert not use_where_faster(unet, torch.float32, tmp_path)
     assert for_inference(unet) is ours
 
@@ -79,11 +79,11 @@ def test_bfloat16_is_no_farther_from_float32_than_ours(pipe: Pipeline, tmp_path:
     half, exact = load(pipe.models.source, device="cpu", dtype=torch.bfloat16).unet, pipe.models.unet
     latents, times = gaussian(2, 4, 8, 8), torch.tensor([timestep, timestep])
     words = exact.read(gaussian(2, 77, half.config.cross_attention_dim))
-    true = exact.predict(latents, times, words)
+    true = exact(latents, times, words)
     ours = for_inference(half, torch.bfloat16)
     errors = []
     for network in (OpenVINOUNet(half, ours, torch.bfloat16, tmp_path), ours):
-        answer = network.predict(latents.bfloat16(), times, words.bfloat16())
+        answer = network(latents.bfloat16(), times, words.bfloat16())
         assert answer.dtype == torch.bfloat16
         errors.append((answer.float() - true).norm())
     assert errors[0] <= 1.5 * errors[1]

@@ -225,7 +225,9 @@ def test_a_run_that_leaves_half_precision_says_so(tmp_path: Path) -> None:
     half = Pipeline.from_pretrained(save_model(tmp_path), dtype=torch.float16)
     half.models.unet.conv_out.bias.data.fill_(-6e4)
     half.models.unet.conv_norm_out.weight.data.fill_(6e4)
-    with pytest.raises(NotFinite, match="float16 can hold, and the picture would be black: load the model with dtype"):
+    with pytest.raises(
+        NotFinite, match="overflowed in float16, and the picture would be black: load the model with dtype"
+    ):
         steps_of(half)
 
 
@@ -234,7 +236,7 @@ def test_a_run_that_leaves_half_precision_says_so(tmp_path: Path) -> None:
 def test_a_vae_that_leaves_float32_says_so(tmp_path: Path, dtype: torch.dtype, preview: str) -> None:
     pipe = Pipeline.from_pretrained(save_model(tmp_path), dtype=dtype)
     pipe.models.vae.decoder.conv_norm_out.weight.data.fill_(3e38)
-    with pytest.raises(NotFinite, match="the VAE's numbers left what float32 can hold, and the picture would be black"):
+    with pytest.raises(NotFinite, match="the VAE's output overflowed in float32, and the picture would be black"):
         steps_of(pipe, preview=preview)
 
 

@@ -161,7 +161,7 @@ def test_tiny_is_refused_where_there_is_none(bundled_model: Path, tmp_path: Path
     [
         ({"num_decoder_blocks": [2, 1, 2]}, "vae_tiny does not fit the model's vae: downscale is 4, not 8"),
         ({"latent_channels": 8}, "vae_tiny does not fit the model's vae: latent_channels is 8, not 4"),
-        ({}, "vae_tiny is no AutoencoderTiny"),
+        ({}, "vae_tiny is not an AutoencoderTiny"),
     ],
 )
 def test_a_tiny_vae_that_does_not_fit_is_named(with_tiny: Path, changed: dict[str, Any], message: str) -> None:
@@ -241,7 +241,7 @@ def test_half_precision_overflow_is_decoded_again(
     with torch.no_grad():
         assert not overflowing.decode(latents.half()).isfinite().all()
     wide = overflowing.decode_finite(latents)
-    assert "the VAE's numbers left what float16 can hold: decoded again in float32" in caplog.text
+    assert "the VAE's output overflowed in float16: decoding again in float32" in caplog.text
     assert wide.dtype == torch.float32
     assert wide.isfinite().all()
     assert np.isfinite(np.asarray(Preview(Renderer(overflowing_models), "vae")(latents).images[0])).all()

@@ -13,10 +13,12 @@ from safetensors.torch import load_file, save_file
 from stable_diffusion import Pipeline
 from stable_diffusion.diffusion import UNet
 from stable_diffusion.loading import single_file
+from stable_diffusion.loading.checkpoints import LEGACY_NAMES
 from stable_diffusion.loading.config import ModelError, SchedulerConfig, UNetConfig
+from stable_diffusion.loading.key_table import PREFIXES
 from stable_diffusion.loading.model_config import Settings, read_settings
-from stable_diffusion.loading.single_file import PREFIXES, prediction_type
-from stable_diffusion.model_converter import LEGACY_NAMES, convert
+from stable_diffusion.loading.single_file import prediction_type
+from stable_diffusion.model_converter import convert
 from stable_diffusion.model_loader import load
 from stable_diffusion.schedule import NoiseSchedule
 from stable_diffusion.tiny_vae import TinyVAE
@@ -99,7 +101,7 @@ def test_a_file_without_a_vae_names_the_remedy(without: Path) -> None:
     [
         ("other", r"numbers.safetensors lacks weights of the vae"),
         ("empty", r"empty.config.json does not exist"),
-        ("other class", r"is no VAE: VQModel, only AutoencoderKL or AutoencoderTiny is supported"),
+        ("other class", r"is not a VAE: 'VQModel', only AutoencoderKL or AutoencoderTiny is supported"),
         ("other latents", r"does not fit the model: unet: in_channels=4 does not fit the vae's latent_channels=16"),
         ("weightless", r"holds no weights of a VAE: expected diffusion_pytorch_model.safetensors"),
         ("nowhere", r"nowhere.vae.pt does not exist"),
@@ -134,8 +136,8 @@ def trained(kind: str) -> UNet:
         x_0 = torch.randn(4, 4, 2, 2).repeat_interleave(8, 2).repeat_interleave(8, 3)
         noise, t = torch.randn_like(x_0), torch.randint(1000, (4,))
         target = noise if kind == "epsilon" else schedule.velocity(x_0, noise, t)
-        words = torch.randn(4, 4, unet.config.cross_attention_dim)
-        loss = (unet(schedule.add_noise(x_0, noise, t), t, words) - target).square().mean()
+        keys_values = unet.read(torch.randn(4, 4, unet.config.cross_attention_dim))
+        loss = (unet(schedule.add_noise(x_0, noise, t), t, keys_values) - target).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -38,9 +38,10 @@ MAY_IMPORT = {
     "app": LIBRARY | PAGE,
     "serving": LIBRARY | PAGE | {"app"},
     "training": LIBRARY,
-    "training.data": LIBRARY | {"training.networks"},
-    "training.networks": LIBRARY | {"training.data"},
-    "training.judging": LIBRARY | {"training.data", "training.networks"},
+    "training.data": LIBRARY,
+    "training.data.sentences": LIBRARY | {"training.data"},
+    "training.networks": LIBRARY | {"training", "training.data", "training.data.sentences"},
+    "training.judging": LIBRARY | {"training", "training.data", "training.data.sentences", "training.networks"},
     "benchmarks": LIBRARY | PAGE | {"app", "tests", "tests.parity"},
 }
 """The folders that a folder's files may import, beside their own. Nothing at run time imports training or tests."""

@@ -189,6 +189,12 @@ class TestLatents:
         assert latents.dtype == np.float16
         np.testing.assert_allclose(latents[75:], encode(vae, pictures[75:]), atol=0.05)
 
+    def test_pictures_are_enlarged_for_an_encoder_of_larger_ones(self, vae: VAE) -> None:
+        pictures = np.full((2, 16, 16, 3), (255, 128, 0), np.uint8)
+        latents = encode(vae, pictures, enlarged=2)
+        assert latents.shape == (2, 8, 4, 4)
+        np.testing.assert_allclose(latents, encode(vae, np.repeat(np.repeat(pictures, 2, 1), 2, 2)), atol=0.05)
+
 
 class TestTraining:
     def test_batches_are_now_and_then_without_a_caption(self, latents_dir: Path, tokenizer: CLIPTokenizer) -> None:
@@ -346,7 +352,7 @@ class TestExport:
             context = model.text_encoder(tokens)
             torch.testing.assert_close(theirs.text_encoder(tokens)[0], context, rtol=1e-5, atol=1e-5)
             v = theirs.unet(latents, t, context).sample
-            torch.testing.assert_close(v, model.unet(latents, t, context), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(v, model.unet(latents, t, model.unet.read(context)), rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(theirs.vae.decode(latents).sample, vae.decode(latents), rtol=1e-5, atol=1e-5)
             pictures = torch.rand(1, 3, 32, 32)
             mean = theirs.vae.encode(pictures).latent_dist.mean
@@ -466,3 +472,20 @@ class TestOptimizer:
         step(twin, resumed)
         for a, b in zip(model.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(a, b)
+
+    def test_token_embeddings_have_a_rate_of_their_own(self, model: TextToLatents) -> None:
+        embeddings = model.text_encoder.text_model.embeddings
+        moved = {}
+        for share in (None, 5.0):
+            twin = copy.deepcopy(model)
+            optimizer = MuonAdamW(twin, 1e-2, share)
+            for parameter in twin.parameters():
+                parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+            now = twin.text_encoder.text_model.embeddings
+            moved[share] = [
+                (getattr(now, name).weight - getattr(embeddings, name).weight).abs().mean().item()
+                for name in ("token_embedding", "position_embedding")
+            ]
+        assert moved[5.0][0] == pytest.approx(10 * moved[None][0], rel=0.1)
+        assert moved[5.0][1] == pytest.approx(moved[None][1], rel=0.1)

@@ -44,7 +44,7 @@ def export_text(text: Path, model: Path, out: Path) -> None:
 
 
 def main() -> None:
-    """Write the model directory with the trained text encoder."""
+    """Put a text encoder into a model directory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, default=Path("runs/text-encoder"))
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))

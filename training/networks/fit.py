@@ -53,6 +53,7 @@ def fit(
     stage: str = "all",
     look: Look[Model] | None = None,
     mixed_precision: str | None = None,
+    word_share: float | None = None,
 ) -> None:
     """Train `model` in the folder `out`, going on from the checkpoint there, until its budget is used up.
 
@@ -63,13 +64,14 @@ def fit(
     ema_decay: of the averaged weights, a step.
     steps, minutes: the budget; whichever ends first. `minutes` are those of `stage`, over all restarts.
     mixed_precision: accelerate's name for it, "no" or "bf16"; None leaves it to `precision`.
+    word_share: see `MuonAdamW`.
     """
     clock = Clock(stage, steps=steps, minutes=minutes)
     # Told that there are processors alone, it joins processes on them; left to find out, each would train for itself
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=mixed_precision or precision())
     device, chief = accelerator.device, accelerator.is_main_process
     objective = accelerator.prepare(Objective(model, loss))  # moves the weights, which optimizer and average then hold
-    ema, optimizer = EMA(model, ema_decay), MuonAdamW(model, rate)
+    ema, optimizer = EMA(model, ema_decay), MuonAdamW(model, rate, word_share)
     checkpoint = Checkpoint(out, {"model": model, "ema": ema.model, "optimizer": optimizer, "clock": clock})
     step, samples = checkpoint.load()
     log = Log(out / "log.jsonl", device, samples, clock.progress(step))

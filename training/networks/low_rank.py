@@ -39,16 +39,14 @@ class LowRankAdapter(nn.Module):
         self.ups = nn.ParameterList(torch.zeros(len(matrix), r) for matrix, r in zip(matrices, ranks, strict=True))
 
     def predict(self, x_t: Tensor, t: Tensor, words: Tensor) -> Tensor:
-        """`UNet.predict` with the adapter: x_t (B, C, h, w), t (B,), words (B, S, K) -> (B, C, h, w)."""
+        """`UNet.forward` with the adapter: x_t (B, C, h, w), t (B,), words (B, S, K) -> (B, C, h, w)."""
         [unet] = self.unet
         weights = {
             f"{name}.weight": unet.get_parameter(f"{name}.weight").detach()
             + (up @ down).view_as(unet.get_parameter(f"{name}.weight"))
             for name, down, up in zip(self.names, self.downs, self.ups, strict=True)
         }
-        return functional_call(
-            _Predict(unet), {f"unet.{name}": weight for name, weight in weights.items()}, (x_t, t, words)
-        )
+        return functional_call(unet, weights, (x_t, t, words))
 
     def save(self, path: Path) -> None:
         """Write the factors in float16; of a convolution the first has its kernel, the second 1 x 1."""
@@ -67,14 +65,3 @@ class LowRankAdapter(nn.Module):
             for name, down, up in zip(self.names, self.downs, self.ups, strict=True):
                 down.copy_(state[f"unet.{name}.lora_A.weight"].flatten(1))
                 up.copy_(state[f"unet.{name}.lora_B.weight"].flatten(1))
-
-
-class _Predict(nn.Module):
-    """`UNet.predict` as the forward pass of a module, which `functional_call` asks for."""
-
-    def __init__(self, unet: UNet):
-        super().__init__()
-        self.unet = unet
-
-    def forward(self, x_t: Tensor, t: Tensor, words: Tensor) -> Tensor:
-        return self.unet.predict(x_t, t, words)

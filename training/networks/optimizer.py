@@ -6,11 +6,14 @@ one thing among a thousand, learn as fast as common ones; see `training/README.m
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 MOMENTUM = 0.95
 WEIGHT_DECAY = 0.01
+ADAMW_SHARE = 0.5  # of Muon's learning rate
 
 
 class MuonAdamW:
@@ -20,27 +23,34 @@ class MuonAdamW:
     norms and the first and last convolution go to AdamW, as Muon's authors advise. The parameters must be contiguous,
     and must not be moved any more. `accelerate` need not prepare it: gradients are the same in all processes once
     `backward` returns, and bfloat16 has no scale to undo.
+
+    rate: Muon's learning rate; AdamW has `ADAMW_SHARE` of it.
+    word_share: the share of `rate` for token embeddings, which most steps don't touch; None treats them as the rest.
     """
 
-    def __init__(self, model: nn.Module, rate: float):
+    def __init__(self, model: nn.Module, rate: float, word_share: float | None = None):
         outer = ("embedding", "conv_in", "conv_out")
         named = list(model.named_parameters())
         self.matrices = [p for name, p in named if p.ndim >= 2 and not any(word in name for word in outer)]
         # Views share the memory: what Muon changes, the model sees.
         self._views = [nn.Parameter(p.data.view(len(p), -1)) for p in self.matrices]
         taken = {id(p) for p in self.matrices}
-        rest = [p for _, p in named if id(p) not in taken]
+        words = [p for name, p in named if "token_embedding" in name and word_share is not None]
+        taken |= {id(p) for p in words}
+        groups: list[dict[str, Any]] = [{"params": [p for _, p in named if id(p) not in taken], "share": ADAMW_SHARE}]
+        groups += [{"params": words, "share": word_share}] if words else []
         self._muon = torch.optim.Muon(
             self._views, weight_decay=WEIGHT_DECAY, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"
         )
-        self._adamw = torch.optim.AdamW(rest, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True)
+        self._adamw = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=WEIGHT_DECAY, fused=True)
         self.set_rate(rate)
 
     def set_rate(self, rate: float) -> None:
-        """Set the learning rate of the next step: `rate` for Muon, and half of it for AdamW."""
-        for optimizer, share in ((self._muon, 1.0), (self._adamw, 0.5)):
-            for group in optimizer.param_groups:
-                group["lr"] = share * rate
+        """Set the learning rate of the next step: `rate` for Muon, and a share of it for AdamW."""
+        for group in self._muon.param_groups:
+            group["lr"] = rate
+        for group in self._adamw.param_groups:
+            group["lr"] = group["share"] * rate
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -41,7 +41,7 @@ class TextConditioner(nn.Module):
         )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, S) -> words (B, S, K), for `UNet.predict`."""
+        """Tokens (B, S) -> words (B, S, K), for `UNet.forward`."""
         context = self.text_encoder(tokens)
         return torch.cat([projection(context) for projection in self.projections], dim=2)
 

@@ -45,7 +45,10 @@ from .train_unet import SCHEDULER, draw_timesteps
 
 TIMESTEP_POWER = 1.5  # of the density of timesteps: what a picture shows is decided at the late ones
 EVERYDAY_WEIGHT = 3.0  # of examples that show what people ask for first, against 1 for the rest
-WARMUP, EMA_DECAY = 50, 0.995
+WARMUP, EMA_DECAY = 50, 0.99
+WORD_SHARE = (
+    5.0  # of the rate, for token embeddings: a rare word is in one batch of many, and far from where it belongs
+)
 LEVELS = 3  # noise levels at which held-out sentences are compared
 LATEST, EARLIEST = 999, 699
 
@@ -63,7 +66,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def velocity(self, x_t: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         """Return the velocity (B, C, h, w) of x_t for the tokens (B, S) of plain captions."""
-        return self.unet(x_t, t.float(), self.text_encoder(tokens))
+        return self.unet(x_t, t.float(), self.unet.read(self.text_encoder(tokens)))
 
     @torch.no_grad()
     def attentions(self, x_t: Tensor, t: Tensor, tokens: Tensor) -> list[tuple[Attention, Tensor, Tensor]]:
@@ -119,7 +122,7 @@ def velocity_loss(teacher: Teacher) -> Loss:
         target = teacher.velocity(x_t, t, plain)
         copies = len(sentences) // len(plain)
         x_t, t, target = (tensor.repeat_interleave(copies, 0) for tensor in (x_t, t, target))
-        return (teacher.unet.predict(x_t, t.float(), conditioner(sentences)).float() - target.float()).square().mean()
+        return (teacher.unet(x_t, t.float(), conditioner(sentences)).float() - target.float()).square().mean()
 
     return loss
 
@@ -206,7 +209,7 @@ class HeldoutSentences:
         """Return the mean error of each kind of sentence."""
         with quick():
             words = conditioner(caption_tokens(tokenizer, self.sentences).long())
-            velocities = [self.teacher.unet.predict(x_t, t.float(), words).float() for x_t, t, _ in self.ways]
+            velocities = [self.teacher.unet(x_t, t.float(), words).float() for x_t, t, _ in self.ways]
         errors = self._errors(velocities)
         found: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for kind, error, most in zip(self.kinds, errors.tolist(), self._most.tolist(), strict=True):
@@ -262,7 +265,7 @@ def save_conditioner(conditioner: TextConditioner, tokenizer_dir: Path, folder: 
 
 
 def main() -> None:
-    """Train the text encoder."""
+    """Teach the text encoder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, required=True, help="to spend on this target, over all restarts")
     parser.add_argument("--target", choices=("attention", "velocity"), default="attention")
@@ -311,6 +314,7 @@ def main() -> None:
         stage=args.target,
         look=look,
         mixed_precision=args.precision,
+        word_share=WORD_SHARE,
     )
 
 

@@ -78,7 +78,7 @@ def consistency_loss(teacher: Teacher, guidance_scale: float = GUIDANCE) -> Loss
         end = segment_ends(t)
         after = torch.maximum(t - STEP, end)
         both = torch.cat([empty.expand_as(words), words])
-        plain, told = unet.predict(torch.cat([x_t, x_t]), torch.cat([t, t]).float(), both).float().chunk(2)
+        plain, told = unet(torch.cat([x_t, x_t]), torch.cat([t, t]).float(), both).float().chunk(2)
         x_after = ddim(schedule, x_t, plain + guidance_scale * (told - plain), t, after)
         at = after.clamp(min=0)
         jump = ddim(schedule, x_after, adapter.predict(x_after, at.float(), words).float(), at, end)

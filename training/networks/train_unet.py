@@ -98,7 +98,7 @@ class TextToLatents(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         """x_t (B, C, h, w), t (B,), tokens (B, S) -> velocity (B, C, h, w)."""
-        return self.unet(x_t, t, self.text_encoder(tokens))
+        return self.unet(x_t, t, self.unet.read(self.text_encoder(tokens)))
 
 
 def text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:

@@ -62,4 +62,4 @@ def add_files(pipeline: Pipeline) -> None:
             except ModelError as error:
                 log.info("an embedding is left out: %s", error)
         for path in find_files("loras").values():
-            pipeline.loras.offer(path)
+            pipeline.loras.register(path)

@@ -27,7 +27,7 @@ def prepare(models: LoadedModels, request: Request) -> tuple[Pipeline, Request]:
     request = with_pictures(request, defaults)
     check_seconds(pipeline, request, defaults, models.limits)
     add_files(pipeline)
-    pipeline.loras.using(request.loras)
+    pipeline.loras.models_for(request.loras)
     assert request.preview is not None
     pipeline.models.decoder_for(request.preview)
     return pipeline, request

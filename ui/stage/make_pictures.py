@@ -13,7 +13,6 @@ from stable_diffusion.images import fit_image, read_image
 from stable_diffusion.request import Request
 
 from . import opening
-from .opening import PHOTOS
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PROMPTS = (
@@ -71,7 +70,7 @@ def strengths(pipe: Pipeline) -> None:
     """The page's examples at rising strength, one row a photo."""
     sheet = Sheet(len(STRENGTHS) + 1, len(opening.PHOTO_EXAMPLES), lines=2)
     for row, (name, prompt) in enumerate(opening.PHOTO_EXAMPLES):
-        photo = fit_image(read_image(PHOTOS / name), pipe.default_size, pipe.default_size)
+        photo = fit_image(read_image(opening.ASSETS / "examples" / name), pipe.default_size, pipe.default_size)
         sheet.place(photo, 0, row, prompt)
         for column, strength in enumerate(STRENGTHS, start=1):
             options = Request(prompt, num_inference_steps=40, guidance_scale=5.0, sampler="ddim", seed=3)

@@ -42,7 +42,7 @@ class English(Language):
         ]
 
     def name(self, thing: Thing, rng: Random) -> str:
-        """Return a name for a thing: a noun, a kind of it, or its emoji."""
+        """Return a name of a thing, or of a kind of it; now and then the emoji itself."""
         if rng.random() < EMOJI:
             return self.emoji(thing, rng)
         kind = self.kinds.draw(thing.label, rng) if rng.random() < KIND else None
@@ -50,16 +50,16 @@ class English(Language):
         return without_colours(name) if thing.colour else name
 
     def plural(self, name: str, rng: Random) -> str:
-        """Return the plural of a name that can be counted."""
+        """Return the plural of a name that can be counted, else the name."""
         return plural(name) if countable(name) and not name.endswith("s") else name
 
     def keywords(self, thing: Thing, rng: Random) -> list[str]:
-        """Return up to two keywords of a thing."""
+        """Return one or two keywords of a thing, the rarer ones more often, or none."""
         words, weights = self._keyword_weights.get(thing.label, ([], []))
         return list(dict.fromkeys(rng.choices(words, weights, k=rng.choice((1, 1, 1, 2))))) if words else []
 
     def adjective(self, rng: Random) -> str:
-        """Return one or two adjectives, some of them unknown words."""
+        """Return one or two adjectives or unknown words."""
         said = [
             rng.choice(self.unknown if rng.random() < UNKNOWN_ADJECTIVE else self.words["adjectives"])
             for _ in range(rng.choice((1, 1, 1, 2)))
@@ -67,7 +67,7 @@ class English(Language):
         return " ".join(said)
 
     def phrase(self, thing: Thing, rng: Random, *, adjective: bool = False, size: str = "") -> str:
-        """Return a thing as a noun phrase, with its colour and skin."""
+        """Return a noun with article, adjectives and colour, perhaps named, with its skin tone."""
         colour = rng.choice(self.words["colours"][thing.colour]) if thing.colour else ""
         said = tidy(f"{size} {self.adjective(rng) if adjective else ''} {colour} {self.name(thing, rng)}")
         said = f"{rng.choice(self.words['owners'])} {said}" if rng.random() < OWNER else with_article(said)
@@ -91,7 +91,7 @@ class English(Language):
         return plural(name) if chosen < 0.3 and countable(name) else with_article(name)
 
     def background(self, scene: Scene, rng: Random) -> str:
-        """Return the words for a scene's background; empty where it has none."""
+        """Return the background in words with their article, or nothing for white."""
         if scene.background is None:
             return ""
         colour = rng.choice(self.words["colours"][scene.background])

@@ -1,4 +1,4 @@
-"""Take the README's picture of the page, `assets/page.webp`: `python -m training.judging.page_picture`.
+"""Take the README's picture of the page, `assets/page.webp`: `python -m tests.e2e.page_picture`.
 
 Start the page on a free port, press its first example card in Chromium, and take a screenshot of the finished run.
 """
