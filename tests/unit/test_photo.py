@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stable_diffusion.photo import with_pictures
+from stable_diffusion.mask import with_pictures
 from stable_diffusion.request import Defaults, Request
 
 DEFAULTS = Defaults(64)
