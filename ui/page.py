@@ -7,6 +7,8 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import PredictBodyInternal
 
+from stable_diffusion.images import read_few_formats
+
 from .api import add_endpoints
 from .form.inputs import place
 from .form.mask import MASKS
@@ -71,6 +73,7 @@ class Page(gr.Blocks):
 
 def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
     """Build the whole page around models that may still be loading, and the backend that draws with them."""
+    read_few_formats()
     services = Services(models, backend, Registry())
     # Results stay for a day, for their visitors to download; previews never become files.
     with Page(title=TITLE, delete_cache=(HOUR, DAY), analytics_enabled=False, fill_width=True) as page:
