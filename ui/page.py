@@ -28,7 +28,7 @@ from .sketch import connect_sketch
 from .stage.film import FILMS
 from .tab import Services
 from .text2image import text2image
-from .web.calls import bad_argument
+from .web.calls import bad_argument, refuse_addresses
 
 TITLE = "Stable Diffusion, live"
 
@@ -61,10 +61,11 @@ class Page(gr.Blocks):
         with errors_on_page():
             return await super().process_api(*args, **options)
 
-    async def preprocess_data(self, *args: Any, **options: Any) -> list[Any]:
-        """Return the values that an event gets. Raises gr.Error for values of the wrong form."""
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> list[Any]:
+        """Return the values that an event gets. Raises gr.Error for values of the wrong form, and for addresses."""
         try:
-            return await super().preprocess_data(*args, **options)
+            refuse_addresses(inputs)
+            return await super().preprocess_data(block_fn, inputs, *args, **options)
         except gr.Error:
             raise
         except Exception as error:  # a value in the place of a file makes Gradio raise nearly anything
