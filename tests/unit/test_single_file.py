@@ -41,7 +41,7 @@ def without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def vae_of(seed: int, form: str, tmp_path: Path) -> Path:
-    """The VAE of the tiny model of a seed, in one of the forms in which people have it."""
+    """Write the VAE of the tiny model of a seed in one of its usual forms."""
     folder, whole = save_model(tmp_path / f"other{seed}", seed=seed), tmp_path / f"other{seed}.safetensors"
     if form == "model directory":
         return folder
@@ -83,11 +83,10 @@ def test_a_vae_from_elsewhere(form: str, without: Path, tmp_path: Path) -> None:
 
 
 def test_a_vae_in_place_of_a_models_own(without: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "tiny"
-    [own] = Pipeline.from_pretrained(folder, device="cpu")("a fox", num_inference_steps=1).images
-    [other] = Pipeline.from_pretrained(folder, vae=vae_of(7, "directory", tmp_path), device="cpu")(
-        "a fox", num_inference_steps=1
-    ).images
+    own, other = (
+        Pipeline.from_pretrained(tmp_path / "tiny", vae=vae, device="cpu")("a fox", num_inference_steps=1).images[0]
+        for vae in (None, vae_of(7, "directory", tmp_path))
+    )
     assert own.tobytes() != other.tobytes()
 
 
