@@ -1,4 +1,4 @@
-"""Models from the disk: what is accepted, and that nothing damaged, hostile or foreign is half loaded."""
+"""Load models from the disk: accepted forms, and damaged, hostile or foreign files, of which nothing is loaded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def change_json(path: Path, **values: Any) -> None:
 
 
 def assert_same(ours: Models, kind: str = "sd1", dtype: torch.dtype = torch.float32) -> None:
-    """`ours` holds exactly the weights of the tiny model of seed 0, read in float32 from a file of `dtype`."""
+    """Assert that `ours` holds the tiny model of seed 0, read in float32 from a file of `dtype`, bit by bit."""
     for part, network in networks(kind).items():
         loaded = getattr(ours, part).state_dict()
         assert loaded.keys() == network.state_dict().keys()

@@ -49,7 +49,7 @@ def weight(models: Models, part: str, name: str) -> Tensor:
 
 
 def factors(models: Models, part: str, names: list[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Random down and up for each layer, of ranks 2 and 3."""
+    """Yield each layer's name with random down and up factors of ranks 2 and 3."""
     for seed, name in enumerate(names):
         rank, original = 2 + seed % 2, weight(models, part, name)
         up = gaussian(len(original), rank, *[1] * (original.ndim - 2), seed=seed)
@@ -108,13 +108,13 @@ def merged(models: Models, file: Path, scale: float = 1.0) -> Models:
 
 
 def latents(pipe: Pipeline, prompt: str) -> Tensor:
-    """What a short run of a prompt ends with."""
+    """Return the final latents of a short run of a prompt."""
     return pipe(prompt, num_inference_steps=2, seed=3, guidance_scale=2.0).latents
 
 
 @torch.no_grad()
 def outputs(text_encoder: Callable, unet: Callable) -> Tensor:
-    """Features of some words and what the U-Net predicts with them, in one vector."""
+    """Return features of some words and the U-Net's prediction with them, in one vector."""
     features = text_encoder(torch.arange(77)[None])
     context = features if isinstance(features, Tensor) else features.last_hidden_state
     second = unet.read(context) if isinstance(unet, UNet) else context
@@ -144,7 +144,7 @@ def test_merged_as_diffusers_merges(
 
 
 def test_every_layer_has_its_own_alpha(models: Models, tmp_path: Path) -> None:
-    """As kohya's scripts wrote them; diffusers would apply the commonest to all."""
+    """kohya's scripts write one alpha a layer; diffusers applies the commonest to all."""
     file = kohya(models)
     before = state(models)
     for number, key in enumerate(sorted(key for key in file if key.endswith(".alpha"))):
@@ -182,7 +182,7 @@ def test_settings_in_the_metadata_count(folder: Path, models: Models, tmp_path: 
 
 
 def test_names_without_the_part(models: Models, tmp_path: Path) -> None:
-    """The very first files, which diffusers reads no more, say the same as those of the same generation."""
+    """The first files name no part; diffusers no longer reads them."""
     results = []
     for prefix in ("", "unet."):
         save_file(first_generation(models, prefix), tmp_path / "lora.safetensors")
@@ -265,7 +265,7 @@ def test_a_run_keeps_the_weights_that_it_began_with(models: Models, tmp_path: Pa
 
 
 def test_threads_see_one_model_or_the_other(models: Models, tmp_path: Path) -> None:
-    """While one thread merges and unmerges, every run gives one of two pictures, and no merge is lost."""
+    """While one thread merges and unmerges, every run draws one of two pictures; no merge is lost."""
     save_file(kohya(models), tmp_path / "lora.safetensors")
     pipe = Pipeline(models)
 
@@ -366,7 +366,7 @@ LAYERS = {"unet": ["to_q", "to_v", "ff.net.2", "conv1", "conv_shortcut", "proj_i
 
 
 def save_adapter(network: nn.Module, settings: PeftConfig, part: str, folder: Path) -> PeftModel:
-    """`network` with random factors, whose folder PEFT writes; DoRA's lengths are made others than the weight's."""
+    """Return `network` with random factors, saved by PEFT; DoRA's magnitudes differ from the weights' norms."""
     settings.target_modules = LAYERS[part]
     adapted = get_peft_model(network, settings)
     numbers = torch.Generator().manual_seed(3)
@@ -411,7 +411,7 @@ def test_pefts_folders_merge_as_peft_merges_them(
 
 @pytest.mark.parametrize("method", ["dora", "loha with a core", "lokr of split matrices"])
 def test_lycoris_names_say_the_same(folder: Path, models: Models, method: str, tmp_path: Path) -> None:
-    """kohya's and LyCORIS' names, an alpha for each layer, and DoRA's lengths as a column."""
+    """kohya's and LyCORIS' names, an alpha for each layer, and DoRA's magnitudes as a column."""
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
     torch.manual_seed(0)
     save_adapter(pipe.unet, PEFT_METHODS[method](), "unet", tmp_path)
@@ -430,7 +430,7 @@ def test_lycoris_names_say_the_same(folder: Path, models: Models, method: str, t
 
 
 def test_lengths_of_the_inputs(models: Models, tmp_path: Path) -> None:
-    """LyCORIS' first DoRA normalises what each input contributes, over outputs and kernel."""
+    """LyCORIS' first DoRA normalises over outputs and kernel, a magnitude for each input."""
     file = kohya(models)
     lengths = {name: gaussian(weight(models, "unet", name).shape[1], seed=9).abs() for name in CONVOLUTIONS}
     for name, one in lengths.items():
