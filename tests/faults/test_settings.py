@@ -1,4 +1,4 @@
-"""Settings of the wrong kind: every one of every part is refused by name and value, or the model that it makes runs."""
+"""Wrong settings of every part are refused by name and value, or their model runs."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ FIELDS = [
 
 
 def assert_refused(read: Callable[[], Any], part: str, setting: str, value: Any) -> None:
-    """`read` raises a `ConfigError` that names part, setting and value, and is short."""
+    """Assert that `read` raises a short `ConfigError` with part, setting and value."""
     with pytest.raises(ConfigError) as caught:
         read()
     message = str(caught.value)
@@ -237,7 +237,7 @@ OTHERS: list[Any] = [
 
 
 def mutated(value: Any, draw: random.Random) -> Any:
-    """`value` with something else in its place, or deeper down in it."""
+    """Return Return `value` with something else in its place, or deeper down in it."""
     if isinstance(value, (dict, list)) and value and draw.random() < 0.9:
         changed = dict(value) if isinstance(value, dict) else list(value)
         key = draw.choice(list(value) if isinstance(value, dict) else range(len(value)))

@@ -1,4 +1,4 @@
-"""What a single file does not have or say: a VAE from elsewhere, and whether its U-Net predicts noise or velocity."""
+"""Single files without a VAE, and without a word on whether their U-Net predicts noise or velocity."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VAE = Path("vae", "diffusion_pytorch_model.safetensors")
 
 @pytest.fixture
 def without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A published single file without a VAE, of a family as small as our tiny models."""
+    """Return a published single file without a VAE, of a family as small as our tiny models."""
     folder = save_model(tmp_path / "tiny")
     convert(folder, tmp_path / "whole.safetensors")
     state = load_file(tmp_path / "whole.safetensors")
@@ -126,7 +126,7 @@ def test_what_is_no_vae_of_this_model(form: str, message: str, without: Path, tm
 
 
 def trained(kind: str) -> UNet:
-    """A tiny network of the 2.x family, trained for a moment on smooth latents to predict `kind`."""
+    """Return a tiny network of the 2.x family, trained for a moment on smooth latents to predict `kind`."""
     torch.manual_seed(0)
     unet = UNet(UNetConfig.from_dict(configs("sd2")["unet"]))
     schedule = NoiseSchedule(SchedulerConfig.from_dict(configs("sd2")["scheduler"]))
