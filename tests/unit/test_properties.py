@@ -1,4 +1,4 @@
-"""What holds for every input: settings in pictures and links come back, prompts are read, grids stay in range."""
+"""Properties of every input: settings in pictures and links come back, prompts are read, grids stay in range."""
 
 from __future__ import annotations
 
