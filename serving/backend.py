@@ -106,7 +106,7 @@ class Remote:
                 del self._runs[run_id]
 
     def _with_pictures(self, request: Request) -> Request:
-        from stable_diffusion.photo import with_pictures
+        from stable_diffusion.mask import with_pictures
 
         if request.image is None:  # the replica, which has the model loaded, completes the request
             return request

@@ -9,15 +9,16 @@ import struct
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import torch
 from PIL import Image, ImageCms, ImageOps
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
-from torch import Tensor
 
 from .request import FIT_LABELS, RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_FILE_SIDE, MAX_FILE_PIXELS = 20_000, 40_000_000
 """The largest picture that is read from a file."""
@@ -27,6 +28,18 @@ FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM")
 
 HEIC = re.compile(rb".{4}ftyp(.{4}){0,15}?he[iv][cmsx]", re.DOTALL)
 """The start of a HEIC file: one of the brands in its ftyp box (ISO/IEC 23008-12)."""
+
+
+def read_few_formats() -> None:
+    """Have Pillow open files of `FORMATS` alone, from now on and in the whole process.
+
+    For a server: Gradio opens pictures before any code of ours, and Pillow would try every format that it knows, EPS
+    among them, which Ghostscript interprets.
+    """
+    Image.init()
+    for name in Image.OPEN.keys() - FORMATS:
+        del Image.OPEN[name]
+    Image.ID[:] = [name for name in Image.ID if name in Image.OPEN]
 
 
 class ImageError(RequestError):
@@ -200,11 +213,15 @@ def fit_image(
 
 def to_tensor(images: Sequence[Image.Image]) -> Tensor:
     """Convert RGB pictures of one size to a tensor (N, 3, H, W), float32 in [-1, 1]."""
+    import torch  # here, so that a page can read pictures before torch is loaded
+
     pixels = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
     return torch.from_numpy(pixels / 255.0).permute(0, 3, 1, 2) * 2.0 - 1.0
 
 
 def to_images(pictures: Tensor) -> list[Image.Image]:
     """Convert a tensor (N, 3, H, W), about in [-1, 1], to pictures, rounded to 8 bits."""
+    import torch
+
     pixels = (pictures.float() / 2.0 + 0.5).clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
     return [Image.fromarray(array) for array in pixels.permute(0, 2, 3, 1).cpu().numpy()]

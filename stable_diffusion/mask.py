@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from .images import fit_image, read_image
+from .request import Defaults, Request
 from .schedule import Level
 
 
@@ -56,3 +57,22 @@ def read_mask(source: str | Path | Image.Image, photo: Image.Image, width: int, 
     mask = read_image(source, background="black", name="mask").resize(photo.size)
     grey = fit_image(mask, width, height, fit, background="black").convert("L")
     return grey.point(lambda level: 255 if level >= 128 else 0)
+
+
+def with_pictures(request: Request, defaults: Defaults) -> Request:
+    """Return the request, complete, with photo and mask as pictures of its width and height.
+
+    Decodes files; of a request whose pictures have their size already, nothing changes. Raises `ImageError` for a file
+    that is not a picture, and `RequestError` as `Defaults.complete` does.
+    """
+    if request.image is None:
+        return defaults.complete(request)
+    photo = read_image(request.image)
+    request = defaults.complete(request, photo.size)
+    width, height, mask = request.width, request.height, request.mask
+    assert width is not None
+    assert height is not None
+    return request.with_values(
+        image=fit_image(photo, width, height, request.fit),
+        mask=None if mask is None else read_mask(mask, photo, width, height, request.fit),
+    )

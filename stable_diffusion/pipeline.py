@@ -20,9 +20,8 @@ from .guidance import Denoiser
 from .images import to_tensor
 from .levels import Plan, plan
 from .loading.model_defaults import defaults_for
-from .mask import Mask
+from .mask import Mask, with_pictures
 from .model_loader import Models, load
-from .photo import with_pictures
 from .preview import Renderer
 from .prompt import Tokens, encode_tokens, tokenize
 from .request import Defaults, Request, RequestError, Settings, without_loras

@@ -7,6 +7,8 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import PredictBodyInternal
 
+from stable_diffusion.images import read_few_formats
+
 from .api import add_endpoints
 from .form.inputs import place
 from .form.mask import MASKS
@@ -26,7 +28,7 @@ from .sketch import connect_sketch
 from .stage.film import FILMS
 from .tab import Services
 from .text2image import text2image
-from .web.calls import bad_argument
+from .web.calls import bad_argument, refuse_addresses
 
 TITLE = "Stable Diffusion, live"
 
@@ -59,10 +61,11 @@ class Page(gr.Blocks):
         with errors_on_page():
             return await super().process_api(*args, **options)
 
-    async def preprocess_data(self, *args: Any, **options: Any) -> list[Any]:
-        """Return the values that an event gets. Raises gr.Error for values of the wrong form."""
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> list[Any]:
+        """Return the values that an event gets. Raises gr.Error for values of the wrong form, and for addresses."""
         try:
-            return await super().preprocess_data(*args, **options)
+            refuse_addresses(inputs)
+            return await super().preprocess_data(block_fn, inputs, *args, **options)
         except gr.Error:
             raise
         except Exception as error:  # a value in the place of a file makes Gradio raise nearly anything
@@ -71,6 +74,7 @@ class Page(gr.Blocks):
 
 def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
     """Build the whole page around models that may still be loading, and the backend that draws with them."""
+    read_few_formats()
     services = Services(models, backend, Registry())
     # Results stay for a day, for their visitors to download; previews never become files.
     with Page(title=TITLE, delete_cache=(HOUR, DAY), analytics_enabled=False, fill_width=True) as page:

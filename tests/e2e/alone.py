@@ -1,13 +1,17 @@
 """Run a program that reaches this machine alone: `python -m tests.e2e.alone app.py --port 7860`.
 
-Every attempt to reach another one, or to ask for its address, fails and takes a line of the log.
+Every attempt to reach another one, or to ask for its address, fails and takes a line of the log. The program ends when
+its parent does: tests that are killed leave no server behind.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import os
 import runpy
 import sys
+import threading
+import time
 
 DENIED = "network denied"
 
@@ -35,7 +39,15 @@ def here(host: str) -> bool:
     return address.is_loopback or address.is_unspecified
 
 
+def end_with(parent: int) -> None:
+    """End this process once another one has become its parent."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     sys.argv = sys.argv[1:]
     sys.addaudithook(deny)
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import Request, RequestError
 from tests.conftest import awaited
 from tests.tiny import save_model
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
-from ui.runs.events import Event, Started
+from ui.runs.events import Event, News, Started
 from ui.runs.limits import USUAL, Limits
 from ui.runs.models import LoadedModels
 from ui.runs.prepare import check, prepare
@@ -105,5 +109,29 @@ def test_of_parked_runs_the_newest_go_on_and_the_oldest_begins_again(tmp_path: P
             news = [await anext(run)]
             assert any(isinstance(one, Started) for one in news) == begins_again
             await run.aclose()
+
+    awaited(ask())
+
+
+def test_slow_downloads_delay_no_other_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    released, many = threading.Event(), (os.cpu_count() or 1) + 4  # the threads of asyncio's default executor
+    backend = Local(LoadedModels(Catalogue(str(save_model(tmp_path))), "cpu"))
+
+    def slow(models: LoadedModels, request: Request) -> tuple[Pipeline, Request]:
+        if request.prompt == "slow":
+            assert released.wait(60)
+        return prepare(models, request)
+
+    monkeypatch.setattr("ui.runs.backend.prepare", slow)
+
+    async def last(run_id: str, prompt: str) -> News:
+        stream = backend.stream(run_id, Request(prompt, num_inference_steps=2), run_id)
+        return [news async for news in stream][-1]
+
+    async def ask() -> None:
+        others = [asyncio.create_task(last(str(i), "slow")) for i in range(many)]
+        assert (await asyncio.wait_for(last("quick", "a fox"), 30)).images
+        released.set()
+        assert all(event.images for event in await asyncio.gather(*others))
 
     awaited(ask())

@@ -2,7 +2,7 @@
 
 `Composer.sample` draws a recipe (one object, recoloured, placed, two objects, several), paints it on a background and
 says in words what it did, so that colours, places, counts and relations mean something to the model beyond the
-pairs it has seen. A background that is not named is white. The empty caption for guidance is the trainer's affair.
+pairs it has seen. A background that is not named is white. The trainer adds the empty caption for guidance.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from training.data.heldout import Heldout
 from training.data.paint import BACKGROUNDS, COLOURS, Box, background_colour, natural_colour, paste, recolour, varied
 
 STYLES = ("fluent 3d", "fluent color", "fluent flat", "noto", "noto blob", "twemoji", "emojitwo", "streamline")
-# What a prompt without a style means. Were all styles left out alike, it would mean the blur between the eight.
+# A prompt without a style means this one. Were all styles left out alike, it would mean the mean of the eight.
 HOUSE_STYLE = "fluent 3d"
 # Share of the captions that leave the style out; the four most usual of the others are left out now and then too
 UNNAMED = dict.fromkeys(STYLES, 0.0) | {
@@ -45,7 +45,7 @@ UNNAMED = dict.fromkeys(STYLES, 0.0) | {
     "twemoji": 0.14,
 }
 BY_NAME = 4 / 7  # of the captions with a style, against a synonym of `phrases.json`
-# How often a drawing is taken among those of its concept. The fluent ones share one shape, which is so learned first
+# How often a drawing is taken among those of its concept. The fluent styles share one shape, which is learned first
 STYLE_WEIGHTS = {
     HOUSE_STYLE: 5.0,
     "fluent color": 1.5,
@@ -74,7 +74,7 @@ EVERYDAY_WORTH = 3.0  # of a concept that people ask for first, against 1 for an
 NAMED_BACKGROUND = 0.45  # share of the pictures; the others are on white
 KEYWORDS = 0.15  # share of the single things whose caption says more of them
 WHOLE = 0.7  # share of the single things that reach from edge to edge; the others have a little room
-MIRRORED, VARIED = 0.5, 0.75  # shares of the drawings: else one drawing is all that a thing and a style mean
+MIRRORED, VARIED = 0.5, 0.75  # shares of the drawings: without them a thing and a style mean a single drawing
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 SIZES = {"tiny": (0.22, 0.30), "small": (0.34, 0.46), "large": (0.92, 1.0), "big": (0.92, 1.0)}
 PLACES = {

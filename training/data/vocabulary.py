@@ -1,9 +1,9 @@
 """Write the words that the model knows, and the things near other words: `python -m training.data.vocabulary`.
 
 The page names a word of the prompt that the model can't know, with things that it could draw instead. Known are the
-words of the captions without their keywords: "puppy" stands behind a name in a few of them, and the model draws
-nothing like one. A word's nearest things are those that it is a keyword of, then those that WordNet has near it. The
-text encoder is no help here: a word that no caption had is cut into syllables, and its neighbours have the same ones.
+words of the captions without their keywords: "puppy" stands behind a name in a few of them, and the model draws nothing
+like one. A word is near the things that have it as a keyword, then the things that WordNet has near it. The text
+encoder cannot tell: it cuts an unknown word into syllables, and finds words with the same syllables near it.
 """
 
 from __future__ import annotations

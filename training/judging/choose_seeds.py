@@ -1,7 +1,7 @@
 """Find the seeds that draw a thing most plainly: `python -m training.judging.choose_seeds PROMPT ...`.
 
-They are for the page's cards and films. The judge of `networks.train_things` puts them in order; who looks at
-`runs/seeds.png` chooses.
+The page's cards and films need them. The judge of `networks.train_things` puts them in order; choose by looking at
+`runs/seeds.png`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SEEDS, SHOWN = 16, 8
 def ordered(judge: ThingJudge, thing: str, pictures: Sequence[Image.Image]) -> list[tuple[float, int]]:
     """Return the judge's probability that each picture shows `thing`, with the picture's number; highest first.
 
-    Raises ValueError where it knows no such thing.
+    Raises ValueError for a thing that the judge does not know.
     """
     meant = judge.vocabulary.meant(thing)
     if not meant:

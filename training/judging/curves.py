@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 def read_log(log: Path) -> tuple[list[float], list[float]]:
     """Return the examples seen, in thousands, and the loss at every line that `networks.fit` logged.
 
-    A line that a restart took back, because it lies beyond the checkpoint that the run went on from, is dropped.
+    Lines beyond the checkpoint that a restart went on from are dropped.
     """
     points: list[tuple[float, float]] = []
     for line in log.read_text(encoding="utf-8").splitlines():

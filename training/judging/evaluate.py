@@ -1,9 +1,9 @@
 """Measure what the model draws: `python -m training.judging.evaluate`.
 
 Prompts that training held out, and everyday ones, are drawn with fixed seeds; the same measures are taken of the
-artwork, composed for the same prompts, as the ceiling. What a picture shows is named by the classifier of
-`networks.train_things`, its style by that of `networks.train_style`, and what lies in its halves is ranked by the CLIP
-of `networks.train_clip`; none of them has ever met the generator. Colours and places are measured in pixels.
+artwork, composed for the same prompts, as the ceiling. The classifier of `networks.train_things` names pictures, the
+one of `networks.train_style` their styles, and the CLIP of `networks.train_clip` ranks the contents of their halves;
+none of them was trained on generated pictures. Colours and places are measured in pixels.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The small CLIP of `networks.train_clip` cannot tell a good cat from a smear; a viewer can. `--out` gets sheets of
 numbered pictures in shuffled order, on which no prompt comes twice, and `key.json` with the prompt and seed of each
-number. Let the viewer name every picture at the first guess, and only then open the key. What the judge of
-`networks.train_things` names is printed, and with `--artwork` all is as the artwork shows it.
+number. Let the viewer name every picture at the first guess, and only then open the key. The command prints how many
+the judge of `networks.train_things` names. `--artwork` shows the artwork in place of the model's pictures.
 """
 
 from __future__ import annotations

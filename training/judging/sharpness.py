@@ -1,6 +1,6 @@
 """Measure how sharply models paint at 256 px: `python -m training.judging.sharpness [MODEL ...]`.
 
-Artwork that training held out goes through encoder and decoder of each model. What one paints at 128 px is enlarged.
+Artwork that training held out goes through encoder and decoder of each model. Pictures of 128 px are enlarged.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def heldout_artwork(dataset: Dataset, heldout: Heldout) -> Tensor:
 def strong_edges(pictures: Tensor) -> float:
     """Return the steepness of the strongest edges of pictures (N, 3, H, W) in [-1, 1], in 8-bit levels a pixel.
 
-    It is the 99th percentile of the length of the gradient of each picture's lightness, in the mean: a picture has
-    thin outlines, so that blur lowers it in proportion, and what is flat does not count.
+    The measure is the mean over pictures of the 99th percentile of the gradient of lightness. Outlines are thin, so
+    that blur lowers it in proportion, and flat areas do not count.
     """
     grey = 127.5 * pictures.mean(dim=1)
     across, down = grey[:, :-1].diff(dim=2), grey[:, :, :-1].diff(dim=1)

@@ -1,9 +1,9 @@
 """Compose captioned pictures and keep their latents: `python -m training.networks.cache_latents --resolution 64`.
 
-Composing and encoding cost as much as a training step, and need not be paid again when an example is seen again. Folder
-`runs/latents-{resolution}` then holds the composed examples, `pictures.npy` and `captions.json`
-(`captions.compose_many`), and `latents.npy`, float16 (N, C, h, w), the posterior's mean of each as the autoencoder
-gives it. What is there already is not made again; delete `latents.npy` when the autoencoder has changed.
+Composing and encoding an example costs as much as training on it, and is done once. Folder `runs/latents-{resolution}`
+then holds the composed examples, `pictures.npy` and `captions.json` (`captions.compose_many`), and `latents.npy`,
+float16 (N, C, h, w), the posterior's mean of each as the autoencoder gives it. Files that exist are kept; delete
+`latents.npy` when the autoencoder has changed.
 
 With `--model FOLDER` the latents are those of a finished model directory, for training that starts from its weights:
 pictures of 128 px are doubled to the 256 px that its encoder reads.

@@ -3,8 +3,8 @@
 Folder `runs/predictions` then holds composed examples, `pictures.npy`, uint8 (N, 256, 256, 3), and `captions.json`; and
 their latents, float16 (N, C, 16, 16): `latents.npy`, which the autoencoder of 128 px gives for the picture at half
 size, standardised as the U-Net knows them, and `predictions.npy`, its x_0 of these latents with a little noise and of
-the caption. What the network leaves vague there, a decoder can learn to finish. With `--photos FOLDER` the examples are
-pieces of photos without a caption, so that these can be painted too. What is there already is not made again; delete
+the caption. A decoder learns from them to finish the network's vague parts. With `--photos FOLDER` the examples are
+pieces of photos without a caption, so that these can be painted too. Files that exist are kept; delete
 `predictions.npy` when the U-Net has changed.
 """
 
@@ -31,7 +31,7 @@ from .train_tokenizer import caption_tokens
 from .train_unet import SCHEDULER, TextToLatents, load_unet
 
 SIDE = 256
-TIMESTEPS = (20, 350)  # where what a picture shows is settled, and its finer parts are not
+TIMESTEPS = (20, 350)  # the contents of a picture are settled here, and its finer parts are not
 SMALLEST_PIECE = 0.4  # of a photo's shorter side
 
 

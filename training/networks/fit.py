@@ -57,7 +57,7 @@ def fit(
 ) -> None:
     """Train `model` in the folder `out`, going on from the checkpoint there, until its budget is used up.
 
-    A step's batch depends on its number alone, so that a run killed and started again sees what it would have seen.
+    A step's batch depends on its number alone, so that a run that was killed goes on with the same batches.
 
     rate: the highest learning rate; it rises over `warmup` steps and is multiplied by `schedule` of the share of the
         budget that is used, in [0, 1).
@@ -67,7 +67,7 @@ def fit(
     word_share: see `MuonAdamW`.
     """
     clock = Clock(stage, steps=steps, minutes=minutes)
-    # Told that there are processors alone, it joins processes on them; left to find out, each would train for itself
+    # Without `cpu=True`, processes on a machine without a GPU would not be joined: each would train for itself
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=mixed_precision or precision())
     device, chief = accelerator.device, accelerator.is_main_process
     objective = accelerator.prepare(Objective(model, loss))  # moves the weights, which optimizer and average then hold
@@ -267,7 +267,7 @@ class Checkpoint:
 class Log:
     """A line every `LOG_EVERY` steps, printed and in a file: loss, samples a second, and where the time goes.
 
-    samples and progress: how many were seen, and what of the budget was used, where the run starts or goes on.
+    samples, progress: the examples seen and the share of the budget used when the run starts or goes on.
     """
 
     def __init__(self, path: Path, device: torch.device, samples: int, progress: float):

@@ -21,7 +21,7 @@ class LowRankAdapter(nn.Module):
 
     def __init__(self, unet: UNet, rank: int):
         super().__init__()
-        self.unet = [unet]  # in a list, so that it is no part of what is trained, averaged and saved
+        self.unet = [unet]  # in a list, so that it is not trained, averaged and saved with the factors
         layers = {
             name: layer.weight
             for name, layer in unet.named_modules()

@@ -1,7 +1,7 @@
 """The optimizer of every network here: Muon for matrices, AdamW for everything else.
 
 Muon (Jordan et al., 2024) makes the singular values of each update equal, so that rare directions, such as the shape of
-one thing among a thousand, learn as fast as common ones; see `training/README.md` for what that was worth.
+one thing among a thousand, learn as fast as common ones; `training/README.md` has the gain.
 """
 
 from __future__ import annotations

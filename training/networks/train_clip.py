@@ -1,8 +1,8 @@
 """Train a small CLIP on the composed pictures: `python -m training.networks.train_clip`.
 
-Picture and caption are drawn together, and all other pairs of a batch apart (Figure 3, arXiv:2103.00020). It conditions
-nothing: the U-Net has its own text encoder, so this model judges what that one draws. `judging.evaluate` asks it, and
-exported with the model it gives the page its match of picture and prompt.
+Picture and caption are drawn together, and all other pairs of a batch apart (Figure 3, arXiv:2103.00020). It judges the
+U-Net's pictures and does not condition them: the U-Net has a text encoder of its own. `judging.evaluate` uses it, and
+so does the page, to tell how well picture and prompt match.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def clip_loss(model: CLIPModel, pixels: Tensor, tokens: Tensor) -> Tensor:
 class CaptionedPictures:
     """Composed pictures of 64 pixels with their captions, in memory; larger ones are averaged down.
 
-    Half of the batches are of one background: in the others it tells most pairs apart, and things are hardly learned.
+    Half of the batches are of one background: in mixed ones the background tells most pairs apart, and the model hardly
+    learns things.
     """
 
     def __init__(self, folders: list[Path], tokenizer: CLIPTokenizer):
@@ -119,7 +120,7 @@ class CaptionedPictures:
         framed = F.pad(self.pictures[rows] / 127.5 - 1.0, (SHIFT,) * 4, mode="replicate")
         top, left = torch.randint(2 * SHIFT + 1, (2,), generator=generator).tolist()
         tokens = self.tokens[rows].long()
-        longest = int((tokens != tokens[:, -1:]).sum(dim=1).max()) + 1  # what follows the end is never looked at
+        longest = int((tokens != tokens[:, -1:]).sum(dim=1).max()) + 1  # tokens behind the end are not attended to
         return framed[..., top : top + SIDE, left : left + SIDE], tokens[:, :longest]
 
 

@@ -1,7 +1,7 @@
 """Train the judge of styles: `python -m training.networks.train_style`.
 
-A small convolutional classifier that sees the artwork alone, at full size: in what hand a thing is drawn shows in
-outlines and gradients, which the CLIP of `train_clip` loses at 64 pixels. `judging.evaluate` asks it.
+A small convolutional classifier of the artwork at full size: outlines and gradients tell the style, and the CLIP of
+`train_clip` loses them at 64 pixels. `judging.evaluate` uses it.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class StyledArtwork:
         framed = F.pad(pictures.flip(3) if mirrored else pictures, (SHIFT,) * 4, value=1.0)
         top, left = torch.randint(2 * SHIFT + 1, (2,), generator=generator).tolist()
         x = framed[..., top : top + SIDE, left : left + SIDE]
-        if blurred:  # so that a drawing is not judged by how sharp its last pixel is
+        if blurred:  # so that sharpness does not tell the style
             x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
         return x.contiguous(), self.styles[rows]
 

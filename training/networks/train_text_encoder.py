@@ -43,7 +43,7 @@ from .train_tokenizer import FILES as TOKENIZER_FILES
 from .train_tokenizer import caption_tokens
 from .train_unet import SCHEDULER, draw_timesteps
 
-TIMESTEP_POWER = 1.5  # of the density of timesteps: what a picture shows is decided at the late ones
+TIMESTEP_POWER = 1.5  # of the density of timesteps: the late ones decide the contents of a picture
 EVERYDAY_WEIGHT = 3.0  # of examples that show what people ask for first, against 1 for the rest
 WARMUP, EMA_DECAY = 50, 0.99
 WORD_SHARE = (

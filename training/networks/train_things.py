@@ -1,6 +1,6 @@
 """Train the judge of things: `python -m training.networks.train_things`.
 
-A convolutional classifier that says what a picture shows, or that it shows nothing that one could name. CLIP, at 64 px,
+A convolutional classifier that names the thing in a picture, or says that it shows nothing nameable. CLIP, at 64 px,
 ranks the right name first for a smear as for a good drawing; this one sees the artwork at full size, and beside it what
 a generator makes when it fails: drawings that are smeared, half drawn, or mixed with another, all of which are called
 nothing. `judging.evaluate` and `judging.everyday` ask it.
@@ -32,7 +32,7 @@ SPOILT = 0.25  # share of the examples that show nothing
 ON_WHITE = 0.5  # share of the backgrounds
 BEND, SMEAR = (0.0, 0.025), (0.07, 0.14)  # deviation of a drawing's points, in sides: still itself, and no more
 KNOTS = 5  # along each side, between which points move together
-KEPT = (0.1, 0.4)  # what is left of a half-drawn thing, in sides
+KEPT = (0.1, 0.4)  # the part of a half-drawn thing that is left, in sides
 MIXED = (0.35, 0.65)  # share of one of two things in each other
 WARMUP = 100  # steps
 EMA_DECAY = 0.995  # a step
@@ -50,7 +50,7 @@ OTHER_WORDS = {
 class ThingClassifier(nn.Module):
     """Pairs of convolutions, each pair halving the picture, averaged over it, and a linear layer.
 
-    concepts: what it can name, as the data set numbers them; a last class is nothing.
+    concepts: how many it can name, numbered as in the data set; the class behind them means nothing nameable.
     """
 
     def __init__(self, concepts: int):
@@ -104,7 +104,7 @@ class ThingJudge:
     def named(self, pictures: Sequence[np.ndarray], things: Sequence[str]) -> list[bool]:
         """Return for each picture (H, W, 3) uint8 whether the judge names its thing, 'a cat'.
 
-        What it takes for nothing rather than for any one thing is not named.
+        A picture that is more likely nothing than any one thing is not named.
         """
         shares = self.model.shares(pictures)
         guesses = torch.where(shares[:, -1] < 0.5, shares[:, :-1].argmax(dim=1), -1).tolist()
@@ -135,7 +135,7 @@ class Drawings:
         numbers[:spoilt] = self.nothing
         pictures[:spoilt] = spoil(pictures[:spoilt], pictures[spoilt : 2 * spoilt], generator)
         pictures[spoilt:] = bent(pictures[spoilt:], BEND, generator)
-        if rng.random() < 0.5:  # how sharp a drawing is does not tell what it is
+        if rng.random() < 0.5:  # so that sharpness does not tell the thing
             pictures = F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2, mode="bilinear")
         return pictures.contiguous(), numbers
 

@@ -1,8 +1,8 @@
 """Train the tiny autoencoder, which previews each step: `python -m training.networks.train_tiny_vae --minutes 60`.
 
 It has TAESD's layers (`stable_diffusion.tiny_vae`) and paints 256 px from the latents of the large one, at a quarter of
-its time. It learns on the same pieces: from what the U-Net leaves vague it need not make anything up, so that no
-discriminator is asked.
+its time. It learns on the same pieces. A preview may stay vague where the U-Net's x_0 is, so that no discriminator is
+needed.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def write_tokenizer(folder: Path, merges: list[tuple[str, str]], max_length: int
 def caption_tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
     """Captions -> int32 (N, S) with start and end, cut and padded to S, the tokenizer's `model_max_length`.
 
-    The tokenizer itself neither cuts nor pads: it would keep the setting, for everybody who shares it.
+    The tokenizer does not cut and pad by itself: it would keep the setting for all its users.
     """
     words = tokenizer(list(captions), add_special_tokens=False, verbose=False).input_ids
     ids = torch.full((len(words), tokenizer.model_max_length), tokenizer.pad_token_id, dtype=torch.int32)

@@ -1,9 +1,9 @@
 """Train an adapter that draws in four evaluations: `python -m training.networks.train_turbo --minutes 60`.
 
-Consistency in segments (arXiv:2403.06807, 2405.18407): the timesteps are cut at `ENDS`, and from anywhere in a segment
-the network is to jump to the segment's end. The target is one step of the guided teacher on its grid, and from there
-the student's own jump. Guidance is folded in, and no noise is added on the way, so that plain DDIM on the trailing grid
-with a guidance scale of 1 draws it. U-Net and text encoder stay frozen.
+Consistency in segments (arXiv:2403.06807, 2405.18407): the timesteps are cut into segments of `SEGMENT`, and from
+anywhere in one the network is to jump to the segment's end. The target is one step of the guided teacher on its grid,
+and from there the student's own jump. Guidance is folded in, and no noise is added on the way, so that plain DDIM on
+the trailing grid with a guidance scale of 1 draws it. U-Net and text encoder stay frozen.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ UNET = UNetConfig(
     down_block_types=(PLAIN_DOWN, ATTENTION_DOWN, ATTENTION_DOWN),
     up_block_types=(ATTENTION_UP, ATTENTION_UP, PLAIN_UP),
     layers_per_block=1,
-    attention_head_dim=(3, 6, 7),  # heads of 32 channels, which matrix units like
+    attention_head_dim=(3, 6, 7),  # heads of 32 channels, a multiple of the matrix units' width
     cross_attention_dim=256,
     in_channels=CONFIG.latent_channels,
     out_channels=CONFIG.latent_channels,
@@ -158,7 +158,7 @@ class Sheets:
 
     def __call__(self, step: int, averaged: TextToLatents) -> None:
         """Draw the sheet of a step."""
-        averaged = copy.deepcopy(averaged)  # the weights of what a pipeline draws with must not change any more
+        averaged = copy.deepcopy(averaged)  # a pipeline packs weights, which must not change afterwards
         mean, std = averaged.latent_mean, averaged.latent_std
         vae = standardise(copy.deepcopy(self.vae).to(mean.device), mean, std)
         models = Models(
@@ -172,8 +172,8 @@ def draw_timesteps(count: int, steps: int, power: float, generator: torch.Genera
     """Draw timesteps int64 (count,) below `steps`, their density growing like t^power: 0 draws all alike.
 
     Little noise drowns small latents. After 130,000 examples the caption lowered the loss by half at t = 950, by a
-    tenth at 650 and by a hundredth at 150: what a picture shows is decided at the late ones. How it is drawn is decided
-    at the early ones.
+    tenth at 650 and by a hundredth at 150: the late ones decide the contents of a picture, the early ones how it is
+    drawn.
     """
     return (torch.rand(count, generator=generator) ** (1 / (1 + power)) * steps).long().clamp(max=steps - 1)
 

@@ -36,7 +36,7 @@ from .train_vae import CONFIG, decibels, psnr, reconstruction_loss
 CONFIG_256 = replace(CONFIG, block_out_channels=(32, 32, 64, 96, 128), sample_size=256, scaling_factor=1.0)
 CLEAN, NOISY = 0.15, 0.30  # shares of the latents that are painted from; the others are the U-Net's x_0
 MOST_NOISE = 0.35  # deviation, where the latents have 1
-SIDE = 8  # of a piece, in latents: what is painted at a time
+SIDE = 8  # of a piece, in latents
 AGREEMENT, SPREAD = 5.0, 0.1  # weights of the latents' squared error, and of their log-variances' in it
 REALISM = 0.05  # weight of the discriminator's opinion
 CRITIC_CHANNELS = (32, 64, 128, 128)
@@ -136,8 +136,8 @@ class AutoencoderWithCritic(nn.Module):
 def adversarial_loss(pair: AutoencoderWithCritic, pictures: Tensor, latents: Tensor) -> Tensor:
     """Return both players' losses on pictures (B, 3, H, W) and their latents: hinge for the critic (arXiv:1705.02894).
 
-    The critic's loss sees the painting detached, and the painter's the critic's weights, so that one step of one
-    optimizer moves each by its own.
+    The critic's loss has the decoded pictures detached, the decoder's loss the critic's weights: so one step of one
+    optimizer moves each by its own loss.
     """
     painted = pair.vae.decode(latents).float()
     fixed = {name: weight.detach() for name, weight in pair.critic.named_parameters()}

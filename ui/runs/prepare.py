@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def prepare(models: LoadedModels, request: Request) -> tuple[Pipeline, Request]:
     """Return a request's model, and the request complete with its pictures; `RequestError` if it can't be served."""
-    from stable_diffusion.photo import with_pictures
+    from stable_diffusion.mask import with_pictures
 
     models.limits.check(request)  # before the model is loaded
     pipeline, defaults = models.pipeline(request.model), models.defaults(request.model)

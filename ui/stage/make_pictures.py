@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from stable_diffusion import Pipeline, Step
-from stable_diffusion.images import fit_image, read_image, to_images
+from stable_diffusion.images import fit_image, read_image
 from stable_diffusion.request import Request
 
 from . import opening
@@ -42,10 +42,9 @@ class Sheet:
         ImageDraw.Draw(self.image).text((left, top + SIDE + 4), text, fill=INK, font=font)
 
 
-def noisy_picture(pipe: Pipeline, step: Step) -> Image.Image:
-    """x_t, brought to unit variance and decoded, as the network sees it."""
-    scale = (step.alpha**2 + step.sigma**2) ** 0.5
-    return to_images(pipe.models.vae.decode_finite(step.latents / scale))[0]
+def noisy_picture(step: Step) -> Image.Image:
+    """Return x_t, scaled to unit variance and decoded."""
+    return step.render(step.latents / step.level.scale).images[0]
 
 
 def animate(pipe: Pipeline, steps: int = 30) -> None:
@@ -58,7 +57,7 @@ def animate(pipe: Pipeline, steps: int = 30) -> None:
     for events in zip(*runs, strict=True):
         sheet = Sheet(len(PROMPTS), 2)
         for column, step in enumerate(events):
-            sheet.place(noisy_picture(pipe, step), column, 0, f"x_t, step {step.index} of {step.total}")
+            sheet.place(noisy_picture(step), column, 0, f"x_t, step {step.index} of {step.total}")
             sheet.place(step.images[0], column, 1, "x_0, the model's guess")
         frames.append(sheet.image)
     durations = [120] * (len(frames) - 1) + [2500]

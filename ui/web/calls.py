@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
+from typing import Any
 
 import gradio as gr
 from gradio.exceptions import InvalidPathError
@@ -24,6 +26,7 @@ CLOSED_ROUTES = tuple(
     )
 )
 """Prefixes of Gradio's routes that this page does not use."""
+ADDRESS = re.compile(r"\s*https?:", re.IGNORECASE)
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, FnIndexInferError)
 """The exceptions that Gradio raises for calls of the wrong form."""
 NOT_A_CALL = "The page takes no such call: `Use via API` on the page lists its calls."
@@ -62,6 +65,19 @@ class CallCheck:
             else:
                 await JSONResponse({"detail": NOT_A_CALL}, status_code=400)(scope, receive, send)
             log.info("refused at %s: %s", traceback.extract_tb(error.__traceback__)[-1], shown(error))
+
+
+def refuse_addresses(values: list[Any]) -> None:
+    """Raise `InvalidPathError` if a file among the values is named by an address on the network: Gradio fetches it."""
+    waiting = [*values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if ADDRESS.match(str(value.get("path"))):
+                raise InvalidPathError(shown(value["path"]))
+            value = [*value.values()]
+        if isinstance(value, list):
+            waiting += value
 
 
 def bad_argument(error: Exception) -> gr.Error:
