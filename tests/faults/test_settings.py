@@ -237,7 +237,7 @@ OTHERS: list[Any] = [
 
 
 def mutated(value: Any, draw: random.Random) -> Any:
-    """Return Return `value` with something else in its place, or deeper down in it."""
+    """Return `value` with something else in its place, or deeper down in it."""
     if isinstance(value, (dict, list)) and value and draw.random() < 0.9:
         changed = dict(value) if isinstance(value, dict) else list(value)
         key = draw.choice(list(value) if isinstance(value, dict) else range(len(value)))

@@ -60,7 +60,7 @@ def prompt_tokens(settings: dict[str, Any], *ends: int) -> Tensor:
 
 
 def text_tower(kind: str) -> Pair:
-    """Return the features of both text towers; Return the features of both text towers; `kind` is sd1, with quick_gelu, or sd2, with gelu."""
+    """Return the features of both text towers; `kind` is sd1, with quick_gelu, or sd2, with gelu."""
     settings = configs(kind)["text_encoder"]
     ours = CLIPTextEncoder(CLIPTextConfig.from_dict(settings))
     theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**settings))

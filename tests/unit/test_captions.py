@@ -209,7 +209,7 @@ def test_counts_draw_that_many(dataset, monkeypatch):
 
 @pytest.fixture(scope="module")
 def one_of_each_style() -> list[tuple]:
-    """Return Return 3,000 examples of a single thing on its own, drawn in all styles."""
+    """Return 3,000 examples of a single thing on its own, drawn in all styles."""
     rows = [row("1f34e", style) for style in STYLES]
     return draw(Composer(Dataset(np.stack([disc((220, 30, 30), 16)] * len(rows)), rows), 8, recipe="plain"), 3000)
 
