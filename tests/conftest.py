@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +30,34 @@ def bundled_model() -> Path:
     from stable_diffusion.loading.config import BUNDLED
 
     return BUNDLED
+
+
+@pytest.fixture(scope="session", params=["sd1", "sd2"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Return the kind of a tiny model: Stable Diffusion 1.x, then 2.x."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of the tiny model of a kind, to be read only."""
+    from tests.tiny import save_model
+
+    return save_model(tmp_path_factory.mktemp("model") / kind, kind)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of the tiny model of kind sd1, to be read only."""
+    from tests.tiny import save_model
+
+    return save_model(tmp_path_factory.mktemp("original") / "tiny")
+
+
+@pytest.fixture
+def model(original: Path, tmp_path: Path) -> Path:
+    """Return the directory of a tiny model that a test may change."""
+    return Path(shutil.copytree(original, tmp_path / "tiny"))
 
 
 @pytest.fixture(scope="session")

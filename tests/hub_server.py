@@ -1,4 +1,4 @@
-"""A hub on loopback: serves model directories in the way that huggingface_hub asks for them, and can misbehave."""
+"""A hub on loopback: it serves model directories to huggingface_hub, and can misbehave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """A running server: which repositories it has, how it misbehaves, and what it was asked for."""
+    """A running server: its repositories, its faults, and the requests that it got."""
 
     repositories: dict[str, Path]
     address: str = ""
@@ -32,7 +32,7 @@ class Hub:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fetched(self) -> list[str]:
-        """The files whose content was asked for, in order."""
+        """Return the files whose content was requested, in order."""
         return [
             path.split(f"/resolve/{COMMIT}/")[1] for method, path, _ in self.requests if self._is_file(method, path)
         ]

@@ -45,29 +45,17 @@ SMALL = {
 """What sets the U-Nets of small models apart, otherwise as in SD 1.x: BK-SDM (arXiv:2305.15798), SDXS (2403.16627)."""
 
 TINY_VAE = {
-    "_class_name": "AutoencoderTiny",
-    "act_fn": "relu",
-    "block_out_channels": [12] * 4,
-    "decoder_block_out_channels": [12] * 4,
-    "encoder_block_out_channels": [8] * 4,
-    "force_upcast": False,
-    "in_channels": 3,
-    "latent_channels": 4,
-    "latent_magnitude": 3,
-    "latent_shift": 0.5,
-    "num_decoder_blocks": [2, 1, 2, 1],
-    "num_encoder_blocks": [1, 2, 1, 1],
-    "out_channels": 3,
-    "scaling_factor": 1.0,
-    "shift_factor": 0.0,
-    "upsample_fn": "nearest",
+    "_class_name": "AutoencoderTiny", "act_fn": "relu", "force_upcast": False, "in_channels": 3, "out_channels": 3,
+    "block_out_channels": [12] * 4, "decoder_block_out_channels": [12] * 4, "encoder_block_out_channels": [8] * 4,
+    "num_decoder_blocks": [2, 1, 2, 1], "num_encoder_blocks": [1, 2, 1, 1], "latent_channels": 4, "latent_magnitude": 3,
+    "latent_shift": 0.5, "scaling_factor": 1.0, "shift_factor": 0.0, "upsample_fn": "nearest",
     "upsampling_scaling_factor": 2,
-}
+}  # fmt: skip
 WORDS = ("a", "red", "blue", "fox", "cat", "sun", "moon", "photo", "of", "the")
 
 
 def vocabulary() -> tuple[dict[str, int], list[str]]:
-    """A byte-level vocabulary that spells every text, with a few whole words; "!" is 0, as in CLIP's."""
+    """Return a byte-level vocabulary with a few whole words, and its merges; "!" is 0, as in CLIP's."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     symbols = list(bytes_to_unicode().values())
@@ -86,84 +74,45 @@ def vocabulary() -> tuple[dict[str, int], list[str]]:
 
 
 def configs(kind: str) -> dict[str, dict[str, Any]]:
-    """The JSON of each component of a tiny model; `kind` is "sd1", "sd2" or one of `SMALL`."""
+    """Return the JSON of each component of a tiny model; `kind` is "sd1", "sd2" or one of `SMALL`."""
     if kind in SMALL:
         base = configs("sd1")
         vae = TINY_VAE if kind == "sdxs" else base["vae"]
         return {**base, "unet": {**base["unet"], **SMALL[kind]}, "vae": vae}
     two = kind == "sd2"
     vocab_size = len(vocabulary()[0])
-    return {
-        "text_encoder": {
-            "_class_name": "CLIPTextModel",
-            "architectures": ["CLIPTextModel"],
-            "model_type": "clip_text_model",
-            "hidden_size": 64 if two else 32,
-            "intermediate_size": 128 if two else 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 1 if two else 2,
-            "vocab_size": vocab_size,
-            "max_position_embeddings": 77,
-            "hidden_act": "gelu" if two else "quick_gelu",
-            "layer_norm_eps": 1e-5,
-            "projection_dim": 64 if two else 32,
-            "bos_token_id": vocab_size - 2,
-            "eos_token_id": vocab_size - 1,
-            "pad_token_id": 0 if two else vocab_size - 1,
-        },
-        "unet": {
-            "_class_name": "UNet2DConditionModel",
-            "act_fn": "silu",
-            "attention_head_dim": [1, 2] if two else 2,
-            "block_out_channels": [8, 16],
-            "center_input_sample": False,
-            "cross_attention_dim": 64 if two else 32,
-            "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
-            "downsample_padding": 1,
-            "flip_sin_to_cos": True,
-            "freq_shift": 0,
-            "in_channels": 4,
-            "layers_per_block": 2,
-            "mid_block_scale_factor": 1,
-            "norm_eps": 1e-5,
-            "norm_num_groups": 4,
-            "out_channels": 4,
-            "sample_size": 8,
-            "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
-            "use_linear_projection": two,
-        },
-        "vae": {
-            "_class_name": "AutoencoderKL",
-            "act_fn": "silu",
-            "block_out_channels": [8, 16, 16, 16],
-            "down_block_types": ["DownEncoderBlock2D"] * 4,
-            "in_channels": 3,
-            "latent_channels": 4,
-            "layers_per_block": 1,
-            "norm_num_groups": 4,
-            "out_channels": 3,
-            "sample_size": 64,
-            "scaling_factor": 0.18215,
-            "up_block_types": ["UpDecoderBlock2D"] * 4,
-        },
-        "scheduler": {
-            "_class_name": "DDIMScheduler" if two else "PNDMScheduler",
-            "beta_end": 0.012,
-            "beta_schedule": "scaled_linear",
-            "beta_start": 0.00085,
-            "clip_sample": False,
-            "num_train_timesteps": 1000,
-            "prediction_type": "v_prediction" if two else "epsilon",
-            "set_alpha_to_one": False,
-            "skip_prk_steps": True,
-            "steps_offset": 1,
-            "trained_betas": None,
-        },
-    }
+    text_encoder = {
+        "_class_name": "CLIPTextModel", "architectures": ["CLIPTextModel"], "model_type": "clip_text_model",
+        "hidden_size": 64 if two else 32, "intermediate_size": 128 if two else 64, "num_hidden_layers": 2,
+        "num_attention_heads": 1 if two else 2, "vocab_size": vocab_size, "max_position_embeddings": 77,
+        "hidden_act": "gelu" if two else "quick_gelu", "layer_norm_eps": 1e-5, "projection_dim": 64 if two else 32,
+        "bos_token_id": vocab_size - 2, "eos_token_id": vocab_size - 1, "pad_token_id": 0 if two else vocab_size - 1,
+    }  # fmt: skip
+    unet = {
+        "_class_name": "UNet2DConditionModel", "act_fn": "silu", "attention_head_dim": [1, 2] if two else 2,
+        "block_out_channels": [8, 16], "center_input_sample": False, "cross_attention_dim": 64 if two else 32,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "downsample_padding": 1, "flip_sin_to_cos": True,
+        "freq_shift": 0, "in_channels": 4, "layers_per_block": 2, "mid_block_scale_factor": 1, "norm_eps": 1e-5,
+        "norm_num_groups": 4, "out_channels": 4, "sample_size": 8,
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "use_linear_projection": two,
+    }  # fmt: skip
+    vae = {
+        "_class_name": "AutoencoderKL", "act_fn": "silu", "block_out_channels": [8, 16, 16, 16],
+        "down_block_types": ["DownEncoderBlock2D"] * 4, "in_channels": 3, "latent_channels": 4, "layers_per_block": 1,
+        "norm_num_groups": 4, "out_channels": 3, "sample_size": 64, "scaling_factor": 0.18215,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+    }  # fmt: skip
+    scheduler = {
+        "_class_name": "DDIMScheduler" if two else "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085, "clip_sample": False, "num_train_timesteps": 1000,
+        "prediction_type": "v_prediction" if two else "epsilon", "set_alpha_to_one": False, "skip_prk_steps": True,
+        "steps_offset": 1, "trained_betas": None,
+    }  # fmt: skip
+    return {"text_encoder": text_encoder, "unet": unet, "vae": vae, "scheduler": scheduler}
 
 
 def networks(kind: str, seed: int = 0) -> dict[str, nn.Module]:
-    """The three networks of a tiny model with random weights, in float32 and evaluation mode."""
+    """Return the three networks of a tiny model with random weights, in float32 and evaluation mode."""
     settings = configs(kind)
     tiny = settings["vae"]["_class_name"] == "AutoencoderTiny"
     made: dict[str, nn.Module] = {
@@ -191,7 +140,7 @@ def randomise(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def save_tokenizer(folder: Path, kind: str) -> None:
-    """A CLIP tokenizer over `vocabulary()`; SD 2.x pads with "!", SD 1.x with the end of text."""
+    """Save a CLIP tokenizer over `vocabulary()`; SD 2.x pads with "!", SD 1.x with the end of text."""
     vocab, merges = vocabulary()
     pad = "!" if kind == "sd2" else "<|endoftext|>"
     tokenizer = CLIPTokenizer(

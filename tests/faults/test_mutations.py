@@ -1,4 +1,4 @@
-"""Model files with anything in the place of anything: whole or refused in a sentence, no code runs, the model stays."""
+"""Mutated model files are loaded or refused in a sentence; no code runs, and the model in use stays."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Code:
 
 
 def damaged(content: bytes, chance: random.Random) -> bytes:
-    """A few bytes changed, most of them at the start, and perhaps the end cut off."""
+    """Return content with a few bytes changed, most of them at the start, and perhaps the end cut off."""
     changed = bytearray(content)
     for _ in range(chance.choice((1, 2, 20))):
         changed[chance.randrange(min(len(changed), chance.choice((8, 400, 10**6))))] = chance.randrange(256)
@@ -60,7 +60,7 @@ def damaged(content: bytes, chance: random.Random) -> bytes:
 
 
 def with_header(content: bytes, chance: random.Random) -> bytes:
-    """A safetensors file whose header says something else of one tensor, or of itself."""
+    """Return a safetensors file with one entry of its header changed."""
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     key = chance.choice([name for name in header if name != "__metadata__"])
@@ -83,7 +83,7 @@ def with_header(content: bytes, chance: random.Random) -> bytes:
 
 
 def with_tensors(content: bytes, chance: random.Random, marker: Path) -> bytes:
-    """A safetensors file, or a pickle, in which one tensor is another, or none."""
+    """Return a safetensors file, or a pickle, with another tensor or object in the place of one tensor."""
     state: dict[Any, Any] = load(content)
     key = chance.choice(list(state))
     tensor = state[key]
@@ -126,7 +126,7 @@ Case = tuple[str, Path]
 
 
 def models(original: Path, folder: Path, chance: random.Random, marker: Path) -> Case:
-    """A model directory with one file changed."""
+    """Make a model directory with one file changed."""
     shutil.copytree(original, folder)
     file = chance.choice([*sorted(folder.glob("*/*.json")), folder / "model_index.json", folder / UNET, folder / TEXT])
     if file.suffix == ".json":
@@ -143,7 +143,7 @@ def models(original: Path, folder: Path, chance: random.Random, marker: Path) ->
 
 
 def singles(original: Path, folder: Path, chance: random.Random, marker: Path) -> Case:
-    """A single file, changed, or its settings."""
+    """Make a single file with changed content or settings."""
     folder.mkdir()
     file = folder / "one.safetensors"
     if chance.random() < 0.3:
@@ -157,7 +157,7 @@ def singles(original: Path, folder: Path, chance: random.Random, marker: Path) -
 
 
 def loras(original: Path, folder: Path, chance: random.Random, marker: Path) -> Case:
-    """A LoRA file, changed, or with other settings."""
+    """Make a LoRA file with changed content or settings."""
     folder.mkdir()
     weight = load_file(original / UNET)["mid_block.attentions.0.transformer_blocks.0.attn1.to_q.weight"]
     down, up = torch.ones(2, weight.shape[1]), torch.ones(weight.shape[0], 2)
@@ -175,7 +175,7 @@ def loras(original: Path, folder: Path, chance: random.Random, marker: Path) -> 
 
 
 def embeddings(original: Path, folder: Path, chance: random.Random, marker: Path) -> Case:
-    """An embedding, changed."""
+    """Make an embedding with changed content."""
     folder.mkdir()
     width = json.loads((original / "text_encoder/config.json").read_text())["hidden_size"]
     content = changed(save({"emb_params": torch.ones(2, width)}), chance, marker)
@@ -189,7 +189,7 @@ MAKERS = (models, singles, loras, embeddings)
 
 
 def read(pipeline: Pipeline, kind: str, path: Path) -> None:
-    """Have the library read a file; what it takes draws, or is told not to."""
+    """Have the library read a file and draw with it; ModelError where it refuses the file."""
     base, words = pipeline.models, list(pipeline.embeddings)
     try:
         if kind == "lora":
@@ -236,7 +236,7 @@ def _read_all(original: str, cases: list[tuple[str, str]], answer: Connection) -
 
 
 def answers(original: Path, cases: list[Case]) -> Iterator[tuple[Path, tuple[str, str] | None]]:
-    """What becomes of each case, None where it draws, in a process of little time and memory."""
+    """Yield each case's error, None where it draws, from a process of little time and memory."""
     ours, theirs = PROCESSES.Pipe(duplex=False)
     sent = [(kind, str(path)) for kind, path in cases]
     process = PROCESSES.Process(target=_read_all, args=(str(original), sent, theirs))

@@ -1,4 +1,4 @@
-"""Settings of the wrong kind: every one of every part is refused by name and value, or the model that it makes runs."""
+"""Wrong settings of every part are refused by name and value, or their model runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from stable_diffusion.loading.config import (
 from stable_diffusion.model_loader import load
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import SAMPLER_LABELS
-from tests.tiny import TINY_VAE, configs, save_model
+from tests.tiny import TINY_VAE, configs
 
 HUGE = 10**400  # JSON has it; no float has
 NAN, INFINITY = math.nan, math.inf
@@ -99,14 +98,12 @@ class Part:
 
 PARTS = [
     Part("text encoder", CLIPTextConfig, TEXT, CLIPTextConfig.from_dict),
-    Part(
-        "clip text_config", CLIPTextConfig, TEXT, lambda values: CLIPConfig.from_dict({**CLIP, "text_config": values})
-    ),
+    Part("clip text_config", CLIPTextConfig, TEXT, lambda text: CLIPConfig.from_dict({**CLIP, "text_config": text})),
     Part(
         "clip vision_config",
         CLIPVisionConfig,
         VISION,
-        lambda values: CLIPConfig.from_dict({**CLIP, "vision_config": values}),
+        lambda seen: CLIPConfig.from_dict({**CLIP, "vision_config": seen}),
     ),
     Part("tokenizer", TokenizerConfig, TOKENIZER, TokenizerConfig.from_dict),
     Part("unet", UNetConfig, UNET, UNetConfig.from_dict),
@@ -128,7 +125,7 @@ FIELDS = [
 
 
 def assert_refused(read: Callable[[], Any], part: str, setting: str, value: Any) -> None:
-    """`read` raises a `ConfigError` that names part, setting and value, and is short."""
+    """Assert that `read` raises a short `ConfigError` with part, setting and value."""
     with pytest.raises(ConfigError) as caught:
         read()
     message = str(caught.value)
@@ -152,12 +149,8 @@ def test_settings_of_the_preprocessor(field: str) -> None:
     CLIPImageConfig.from_dict(IMAGES)
     for value in WRONG[type(IMAGES[field])]:
         if value not in ALLOWED.get(field, []) or value is False:
-            assert_refused(
-                lambda value=value: CLIPImageConfig.from_dict({**IMAGES, field: value}),
-                "clip preprocessor",
-                field,
-                value,
-            )
+            changed = {**IMAGES, field: value}
+            assert_refused(lambda: CLIPImageConfig.from_dict(changed), "clip preprocessor", field, value)  # noqa: B023
 
 
 def test_sizes_of_the_preprocessor() -> None:
@@ -185,8 +178,10 @@ def test_settings_of_a_whole_clip() -> None:
             CLIPConfig.from_dict({**CLIP, "text_config": value})
 
 
-def test_whole_numbers_will_do_for_others() -> None:
+def test_numbers_that_other_settings_bound() -> None:
     assert VAEConfig.from_dict({**VAE, "scaling_factor": 1}).scaling_factor == 1
+    with pytest.raises(ConfigError, match="text encoder: eos_token_id=999999 must be below vocab_size="):
+        CLIPTextConfig.from_dict({**TEXT, "eos_token_id": 999_999})
 
 
 def test_lists_of_other_lengths_than_their_model() -> None:
@@ -214,62 +209,35 @@ def test_schedules_that_leave_nothing() -> None:
         SchedulerConfig.from_dict({**plain, **settings})  # of DDPM, and of many models
 
 
-def test_end_of_text_beyond_the_vocabulary() -> None:
-    with pytest.raises(ConfigError, match="text encoder: eos_token_id=999999 must be below vocab_size="):
-        CLIPTextConfig.from_dict({**TEXT, "eos_token_id": 999_999})
-
-
-def test_pictures_that_the_page_cannot_ask_for(original: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(original, tmp_path / "tiny"))
-    path = folder / "unet" / "config.json"
+def test_pictures_that_the_page_cannot_ask_for(model: Path) -> None:
+    path = model / "unet" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "sample_size": 4096}))
     with pytest.raises(ConfigError, match=r"tiny: unet: sample_size=4096 makes pictures of 32768 pixels a side"):
-        load(folder)
+        load(model)
 
 
 # Tokenizers.
 
 
-@pytest.fixture(scope="module")
-def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("original") / "tiny")
-
-
 @pytest.mark.parametrize("value", ["x", "77", 0, -1, 2, 2.5, NAN, True, [77], {"a": 1}], ids=repr)
-def test_length_limits_of_a_tokenizer(value: Any, original: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(original, tmp_path / "tiny"))
-    path = folder / "tokenizer" / "tokenizer_config.json"
+def test_length_limits_of_a_tokenizer(value: Any, model: Path) -> None:
+    path = model / "tokenizer" / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": value}))
     with pytest.raises(ModelError, match=r"tiny/tokenizer.*model_max_length"):
-        load(folder)
+        load(model)
 
 
 # Many settings at once.
 
 OTHERS: list[Any] = [
     *(None, True, False, 0, 1, 2, 3, 8, 64, -1, HUGE, 2**31, 2**63, 0.5, 2.0, 1e-9, 1e300, NAN, INFINITY, -INFINITY),
-    *(
-        "",
-        "x",
-        "2",
-        "quick_gelu",
-        "linear",
-        "sample",
-        "\0",
-        "ä" * 5000,
-        [],
-        [1, 2],
-        [8, 16],
-        [[]],
-        [None],
-        {},
-        {"a": 1},
-    ),
+    *("", "x", "2", "quick_gelu", "linear", "sample", "\0", "ä" * 5000),
+    *([], [1, 2], [8, 16], [[]], [None], {}, {"a": 1}),
 ]
 
 
 def mutated(value: Any, draw: random.Random) -> Any:
-    """`value` with something else in its place, or deeper down in it."""
+    """Return `value` with something else in its place, or deeper down in it."""
     if isinstance(value, (dict, list)) and value and draw.random() < 0.9:
         changed = dict(value) if isinstance(value, dict) else list(value)
         key = draw.choice(list(value) if isinstance(value, dict) else range(len(value)))
@@ -281,11 +249,10 @@ def mutated(value: Any, draw: random.Random) -> Any:
     return draw.choice(OTHERS)
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 25))])
-def test_mutated_settings_run_or_are_refused(seed: int, original: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 25))])
+def test_mutated_settings_run_or_are_refused(seed: int, model: Path) -> None:
     """Each of 40 models is refused in a sentence, or draws finite pictures with a random sampler."""
-    folder = Path(shutil.copytree(original, tmp_path / "tiny"))
-    files = [*folder.glob("*/*config.json"), folder / "model_index.json"]
+    files = [*model.glob("*/*config.json"), model / "model_index.json"]
     assert len(files) == 6
     contents = {file: file.read_text() for file in sorted(files)}
     draw = random.Random(seed)
@@ -293,7 +260,7 @@ def test_mutated_settings_run_or_are_refused(seed: int, original: Path, tmp_path
         file = draw.choice(list(contents))
         file.write_text(json.dumps(mutated(json.loads(contents[file]), draw)))
         with contextlib.suppress(ModelError):
-            pipeline = Pipeline(load(folder, device="cpu"))
+            pipeline = Pipeline(load(model, device="cpu"))
             sampler = draw.choice(list(SAMPLER_LABELS))
             result = pipeline("a red fox", num_inference_steps=2, width=32, height=32, seed=0, sampler=sampler)
             assert result.latents.isfinite().all(), file.read_text()

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom on the bundled model, and what is committed of them is small and clean."""
+"""The notebooks run from top to bottom on the bundled model; their committed files are small and name no machine."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Everything twice, ours and that of diffusers or transformers, with the same random weights and the same input.
+"""Run networks and pipelines twice, ours and that of diffusers or transformers, with equal weights and input.
 
-Each function gives the two answers. The tests hold them equal, and `python -m benchmarks.parity` prints how equal.
+Each function returns both answers. The tests bound their difference, `python -m benchmarks.parity` prints it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BOUND = 1e-4
 
 
 def difference(pair: Pair) -> float:
-    """The largest difference, in units of the largest number where that is above one."""
+    """Return the largest difference, in units of the largest number where that is above one."""
     ours, theirs = (tensor.detach().double() for tensor in pair)
     assert ours.shape == theirs.shape
     assert ours.isfinite().all()
@@ -44,14 +44,14 @@ def gaussian(*shape: int, seed: int = 0) -> Tensor:
 
 
 def share_weights(ours: nn.Module, theirs: nn.Module, prefix: str = "") -> None:
-    """Random weights for both; `prefix` starts our names but not theirs."""
+    """Give both networks the same random weights; `prefix` starts our names but not theirs."""
     randomise(ours, torch.Generator().manual_seed(7))
     theirs.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in ours.state_dict().items()})
     theirs.eval().requires_grad_(False)
 
 
 def prompt_tokens(settings: dict[str, Any], *ends: int) -> Tensor:
-    """Random words that end at `ends`, and padding behind."""
+    """Return random tokens that end at `ends`, and padding behind."""
     words = torch.Generator().manual_seed(1)
     tokens = torch.randint(0, settings["vocab_size"] - 2, (len(ends), 77), generator=words)
     for row, end in zip(tokens, ends, strict=True):
@@ -60,7 +60,7 @@ def prompt_tokens(settings: dict[str, Any], *ends: int) -> Tensor:
 
 
 def text_tower(kind: str) -> Pair:
-    """`kind` is sd1, with quick_gelu, or sd2, with gelu."""
+    """Return the features of both text towers; `kind` is sd1, with quick_gelu, or sd2, with gelu."""
     settings = configs(kind)["text_encoder"]
     ours = CLIPTextEncoder(CLIPTextConfig.from_dict(settings))
     theirs = transformers.CLIPTextModel(transformers.CLIPTextConfig(**settings))
@@ -70,7 +70,7 @@ def text_tower(kind: str) -> Pair:
 
 
 def clip_settings(hidden_act: str, eos_token_id: int | None = None) -> dict[str, Any]:
-    """`config.json` of a tiny CLIP model; eos_token_id where it differs from the tokenizer's."""
+    """Return `config.json` of a tiny CLIP model; `eos_token_id` is given where it differs from the tokenizer's."""
     text = dict(configs("sd1")["text_encoder"], hidden_act=hidden_act)
     if eos_token_id is not None:
         text["eos_token_id"] = eos_token_id
@@ -94,7 +94,7 @@ def clip_models(settings: dict[str, Any]) -> tuple[CLIPModel, transformers.CLIPM
 
 
 def image_tower(hidden_act: str) -> Pair:
-    """The picture's place in the shared space, of length 1."""
+    """Return the pictures' embeddings, of length 1."""
     ours, theirs = clip_models(clip_settings(hidden_act))
     pixels = gaussian(2, 3, 32, 32)
     embedded = theirs.get_image_features(pixels).pooler_output
@@ -109,7 +109,7 @@ def vaes(**options: Any) -> tuple[VAE, diffusers.AutoencoderKL]:
 
 
 def vae_encoder(size: tuple[int, int] = (48, 64), **options: Any) -> Pair:
-    """Mean and logarithm of the variance of the posterior."""
+    """Return the posterior's mean and the logarithm of its variance."""
     ours, theirs = vaes(**options)
     pictures = gaussian(2, 3, *size).clamp(-1, 1)
     posterior, expected = ours.posterior(pictures), theirs.encode(pictures).latent_dist
@@ -149,7 +149,7 @@ def unets(kind: str, **options: Any) -> tuple[UNet, diffusers.UNet2DConditionMod
 
 
 def unet(kind: str, size: tuple[int, int] = (8, 8), **options: Any) -> Pair:
-    """`options` are settings of the U-Net's config.json; a distilled model is told a guidance embedding."""
+    """Return both predictions; `options` are settings of the U-Net, and a distilled one gets a guidance embedding."""
     ours, theirs = unets(kind, **options)
     latents, context = gaussian(2, 4, *size), gaussian(2, 77, ours.config.cross_attention_dim, seed=1)
     timesteps = torch.tensor([3.0, 981.0])
@@ -162,7 +162,7 @@ def unet(kind: str, size: tuple[int, int] = (8, 8), **options: Any) -> Pair:
 
 
 class Pipelines:
-    """One model directory in our pipeline and in those of diffusers, asked the same."""
+    """One model directory in our pipeline and in those of diffusers, with the same requests."""
 
     PROMPT, NEGATIVE, GUIDANCE, SEED, COUNT = "a red fox on the moon", "blue", 4.0, 5, 2
 
@@ -183,7 +183,7 @@ class Pipelines:
             pipe.set_progress_bar_config(disable=True)
 
     def use_scheduler(self, name: str, **settings: Any) -> None:
-        """The scheduler class of a sampler, made from the model's own file and `settings`, not from the one before."""
+        """Use a sampler's scheduler class, made from the model's own file and `settings`."""
         index = json.loads((self.folder / "model_index.json").read_text())
         own = getattr(diffusers, index["scheduler"][1]).from_pretrained(self.folder, subfolder="scheduler")
         options = settings | ({"algorithm_type": "sde-dpmsolver++"} if name == "dpmpp_2m_sde" else {})
@@ -193,7 +193,7 @@ class Pipelines:
     def latents(
         self, name: str, steps: int, strength: float | None = None, schedule: str = "model", clip_skip: int = 0
     ) -> Pair:
-        """The final latents of a guided request for two pictures; with a strength, image-to-image."""
+        """Return the final latents of a guided request for two pictures; with a strength, image-to-image."""
         self.use_scheduler(name, **({} if schedule == "model" else {f"use_{schedule}_sigmas": True}))
         pipe = self.text2image if strength is None else self.image2image
         options: dict[str, Any] = {} if strength is None else {"image": photo(), "strength": strength}
@@ -211,7 +211,7 @@ class Pipelines:
         return ours.latents, theirs.images
 
     def inpainted(self, name: str, steps: int, strength: float) -> Pair:
-        """As `latents`, in the mask of a photo: given twice, or diffusers would take one sample for both pictures."""
+        """Return the latents inside a mask of a photo, given twice, since diffusers samples each photo once."""
         self.use_scheduler(name)
         options = {"strength": strength, "num_inference_steps": steps, "guidance_scale": self.GUIDANCE}
         theirs = self.inpaint(
@@ -238,6 +238,6 @@ def photo() -> Image.Image:
 
 
 def grey_mask() -> Image.Image:
-    """Levels close to the one from which on grey counts as white, in blobs as large as latents and smaller."""
+    """Return grey near the threshold of a mask, in blobs as large as latents and smaller."""
     levels = np.random.default_rng(1).integers(120, 136, (16, 24), dtype=np.uint8)
     return Image.fromarray(levels).resize(photo().size, Image.Resampling.NEAREST)

@@ -35,7 +35,7 @@ def test_same_noise_same_picture(ours: Pipeline, sampler: str) -> None:
 
 @pytest.mark.weights
 def test_background_and_prompt_are_obeyed(ours: Pipeline) -> None:
-    """Not a measure of quality, which `training.judging.evaluate` takes, but a broken export would not pass."""
+    """A broken export would not pass; `training.judging.evaluate` measures quality."""
     options = {"num_inference_steps": 15, "guidance_scale": 5.0, "sampler": "ddim", "seed": 3}
     for colour, channel in (("red", 0), ("blue", 2)):
         picture = np.asarray(ours(f"a dog, on a {colour} background", **options).images[0], dtype=float)

@@ -27,17 +27,12 @@ from stable_diffusion.loading.single_file import stable_diffusion_1, stable_diff
 from stable_diffusion.model_converter import convert
 from stable_diffusion.model_loader import NETWORKS, Models, load
 from stable_diffusion.tiny_vae import TinyVAE
-from tests.tiny import KINDS, SMALL, save_model
+from tests.tiny import SMALL, save_model
 
 diffusers.utils.logging.set_verbosity_error()
 
 REAL = {"sd1": stable_diffusion_1, "sd2": stable_diffusion_2}
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 def pipeline(folder: Path, **options: Any) -> diffusers.StableDiffusionPipeline:
@@ -87,7 +82,7 @@ def test_what_diffusers_wrote_loads(kind: str, options: dict[str, Any], tmp_path
 
 
 def fill(settings: Settings, meta: bool) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a single file of this model, part by part, numbered or without numbers."""
+    """Return the tensors of a single file of this model, part by part, numbered or on the meta device."""
     config = ModelConfig.from_settings(settings)
     made, start = {}, 0
     for part in NETWORKS:
@@ -101,7 +96,7 @@ def fill(settings: Settings, meta: bool) -> dict[str, dict[str, Tensor]]:
 
 
 def to_directory(settings: Settings, file: dict[str, dict[str, Tensor]]) -> dict[str, dict[str, Tensor]]:
-    """What our table makes of the file's tensors."""
+    """Return the tensors of a directory that our table makes of the file's."""
     config = ModelConfig.from_settings(settings)
     return {
         part: {
@@ -120,7 +115,7 @@ def text_model(settings: Settings) -> CLIPTextModel:
 
 
 def prefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """transformers' names since 5.2 leave out `text_model`; its buffer is no weight."""
+    """Return names with `text_model`, which transformers since 5.2 leaves out, without the buffer of positions."""
     return {
         f"text_model.{name.removeprefix('text_model.')}": tensor
         for name, tensor in state.items()
@@ -164,14 +159,17 @@ def test_real_names_shapes_and_sizes(kind: str) -> None:
     for part, network in ours.items():
         expected = theirs[part].state_dict()
         expected = prefixed(expected) if part == "text_encoder" else expected
-        shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-        assert shapes == {name: tensor.shape for name, tensor in expected.items()}
+        assert shapes(network) == {name: tensor.shape for name, tensor in expected.items()}
     millions = {part: sum(p.numel() for p in network.parameters()) / 1e6 for part, network in ours.items()}
     published = {
         "sd1": {"text_encoder": 123.06, "unet": 859.52, "vae": 83.65},
         "sd2": {"text_encoder": 340.39, "unet": 865.91, "vae": 83.65},
     }
     assert millions == pytest.approx(published[kind], abs=0.005)
+
+
+def shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
 @pytest.mark.parametrize(("name", "billions"), [("bk_small", 0.49), ("bk_tiny", 0.33)])
@@ -184,21 +182,13 @@ def test_real_names_and_sizes_of_small_unets(name: str, billions: float) -> None
     with torch.device("meta"):
         ours = UNet(UNetConfig.from_dict(settings))
         theirs = diffusers.UNet2DConditionModel.from_config(settings)
+        assert shapes(TinyVAE(TinyVAEConfig())) == shapes(diffusers.AutoencoderTiny())
     assert shapes(ours) == shapes(theirs)
     assert sum(p.numel() for p in ours.parameters()) / 1e9 == pytest.approx(billions, abs=0.01)
 
 
-def test_real_names_of_a_tiny_autoencoder() -> None:
-    with torch.device("meta"):
-        assert shapes(TinyVAE(TinyVAEConfig())) == shapes(diffusers.AutoencoderTiny())
-
-
-def shapes(network: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in network.state_dict().items()}
-
-
 def test_file_is_as_large_as_its_weights(tmp_path: Path) -> None:
-    """No tensor is stored twice, or with what it was cut from."""
+    """No tensor is stored twice, or with the tensor that it is a part of."""
     folder, file = save_model(tmp_path / "sd2", "sd2"), tmp_path / "one.safetensors"
     convert(folder, file)
     weights = sum(tensor.nbytes for tensor in load_file(file).values())

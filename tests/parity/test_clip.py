@@ -16,7 +16,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from stable_diffusion.clip import CLIP, CLIPModel, preprocess
 from stable_diffusion.loading.clip_config import CLIPConfig, CLIPImageConfig
 from stable_diffusion.loading.config import ModelError
-from tests.parity.pairs import BOUND, clip_models, clip_settings, difference, image_tower, prompt_tokens
+from tests.parity.pairs import BOUND, clip_models, clip_settings, difference
 from tests.tiny import save_tokenizer
 
 TEXTS = ["a red fox", "the moon", "a photo of a blue cat " * 12, ""]
@@ -30,29 +30,13 @@ def pictures(mode: str = "RGB") -> list[Image.Image]:
 
 
 def save_clip(folder: Path, hidden_act: str = "quick_gelu", eos_token_id: int | None = None) -> transformers.CLIPModel:
-    """A tiny CLIP model on disk, as transformers writes it; returns transformers' own."""
+    """Save a tiny CLIP model as transformers writes it; return transformers' own."""
     folder.mkdir()
     theirs = clip_models(clip_settings(hidden_act, eos_token_id))[1]
     theirs.save_pretrained(folder)
     save_tokenizer(folder, "sd1")
     CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
     return theirs
-
-
-@pytest.mark.parametrize("hidden_act", ["quick_gelu", "gelu"])
-def test_image_tower(hidden_act: str) -> None:
-    assert difference(image_tower(hidden_act)) <= BOUND
-
-
-@pytest.mark.parametrize("eos_token_id", [None, 2])
-@pytest.mark.parametrize("hidden_act", ["quick_gelu", "gelu"])
-def test_text_is_pooled_at_its_end(hidden_act: str, eos_token_id: int | None) -> None:
-    """By the end's id; or by the largest id, where the configuration has the 2 of old."""
-    settings = clip_settings(hidden_act, eos_token_id)
-    ours, theirs = clip_models(settings)
-    tokens = prompt_tokens(clip_settings(hidden_act)["text_config"], 5, 76, 1)
-    embedded = theirs.get_text_features(tokens).pooler_output
-    assert difference((ours.embed_texts(tokens), embedded / embedded.norm(dim=-1, keepdim=True))) <= BOUND
 
 
 @pytest.mark.parametrize("eos_token_id", [None, 2])
@@ -89,7 +73,7 @@ def test_preprocessing(options: dict[str, Any], mode: str, tmp_path: Path) -> No
 
 
 def test_first_configurations_are_read() -> None:
-    """OpenAI's first uploads: plain sizes, and settings repeated under `text_config_dict`, which count."""
+    """OpenAI's first uploads: plain sizes, and settings under `text_config_dict`, which win."""
     config = CLIPImageConfig.from_dict(
         {"size": 224, "crop_size": 224, "image_mean": [0, 0, 0], "image_std": [1, 1, 1], "do_resize": True}
     )
@@ -130,7 +114,7 @@ def test_unusable_directories_are_refused(tmp_path: Path) -> None:
             CLIP.from_pretrained(tmp_path / "clip")
     processor.write_text(original)
     (tmp_path / "clip" / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="holds no weights"):
+    with pytest.raises(ModelError, match="has no weights"):
         CLIP.from_pretrained(tmp_path / "clip")
     with pytest.raises(ModelError, match="no text_config"):
         CLIPConfig.from_dict({"hidden_size": 32})

@@ -1,4 +1,4 @@
-"""Words that an embedding file brings, in both forms, condition as they do in diffusers."""
+"""Words of embedding files, in both forms, condition as they do in diffusers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,10 @@ from stable_diffusion.loading.config import ModelError
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.prompt import encode_prompts
 from tests.parity.pairs import BOUND, difference, gaussian
-from tests.tiny import KINDS, save_model
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model") / request.param, request.param)
 
 
 def write(file: Path, vectors: Tensor) -> Path:
-    """An embedding in the form that the ending of its file says."""
+    """Write an embedding in the form of its file's ending; return its path."""
     if file.suffix == ".safetensors":
         save_file({"<trained-as>": vectors}, file)
     elif file.suffix == ".bin":
@@ -46,14 +40,14 @@ def context(pipe: Pipeline, prompt: str) -> Tensor:
     return encode_prompts(models.tokenizer, models.text_encoder, [prompt])
 
 
-@pytest.mark.parametrize("ending", [".pt", ".bin", ".safetensors"])
-@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize(
+    ("ending", "count"),
+    [(".pt", 1), (".pt", 3), (".bin", 0), (".bin", 1), (".safetensors", 0), (".safetensors", 3)],
+)
 def test_words_condition_as_in_diffusers(folder: Path, ending: str, count: int, tmp_path: Path) -> None:
-    """count 0 is a single vector without the axis that counts."""
+    """A count of 0 is a single vector without an axis for its number; AUTOMATIC1111's .pt always has the axis."""
     pipe = Pipeline.from_pretrained(folder)
     shape = (count, width(pipe)) if count else (width(pipe),)
-    if not count and ending == ".pt":
-        pytest.skip("AUTOMATIC1111's vectors always have the axis")
     files = [write(tmp_path / f"{name}{ending}", gaussian(*shape, seed=i)) for i, name in enumerate(("<zub>", "qx-2"))]
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
     for file in files:
@@ -115,19 +109,19 @@ def test_loras_come_and_go_over_it(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "state", "message"),
     [
-        ("zub", {"a": torch.ones(2, 7)}, r"it is \(2, 7\), torch.float32, and this model's tokens have \d+ numbers"),
+        ("zub", {"a": torch.ones(2, 7)}, r"it is \(2, 7\), torch.float32, and this model's tokens have a width of 32"),
         ("zub", {"clip_g": torch.ones(2, 7), "clip_l": torch.ones(2, 7)}, "holds 2 tensors .* Stable Diffusion XL"),
         ("zub", {}, "holds 0 tensors"),
-        ("zub", {"a": torch.full((1, 32), math.nan)}, "not finite|tokens have 64"),
+        ("zub", {"a": torch.full((1, 32), math.nan)}, "not finite"),
         ("zub", {"a": torch.ones(0, 32)}, r"it is \(0, 32\)"),
         ("zub", {"a": torch.ones(1, 32, dtype=torch.int64)}, "torch.int64"),
-        ("x", {"a": torch.ones(1, 32)}, "can't be the word 'x', which the model has: rename|tokens have 64"),
+        ("x", {"a": torch.ones(1, 32)}, "can't be the word 'x', which the model already has: rename"),
     ],
 )
 def test_a_wrong_file_adds_nothing(
-    folder: Path, name: str, state: dict[str, Tensor], message: str, tmp_path: Path
+    original: Path, name: str, state: dict[str, Tensor], message: str, tmp_path: Path
 ) -> None:
-    pipe = Pipeline.from_pretrained(folder)
+    pipe = Pipeline.from_pretrained(original)
     models = pipe.models
     save_file(state, tmp_path / f"{name}.safetensors")
     with pytest.raises(ModelError, match=message):
@@ -135,19 +129,14 @@ def test_a_wrong_file_adds_nothing(
     assert pipe.models is models
 
 
-def test_a_word_is_added_once(folder: Path, tmp_path: Path) -> None:
-    pipe = Pipeline.from_pretrained(folder)
-    pipe.add_embedding(write(tmp_path / "zub.pt", gaussian(2, width(pipe))))
-    for name in ("Zub", "zub_1"):
-        with pytest.raises(ModelError, match="which the model has: rename the file"):
-            pipe.add_embedding(write(tmp_path / f"{name}.bin", gaussian(1, width(pipe))))
-
-
-def test_a_word_can_be_taken_out_again(folder: Path, tmp_path: Path) -> None:
+def test_a_word_is_added_once_and_can_be_taken_out_again(folder: Path, tmp_path: Path) -> None:
     pipe, other = (Pipeline.from_pretrained(folder) for _ in range(2))
     before = context(pipe, "a zub qx")
     for name, count in (("zub", 2), ("qx", 3)):
         pipe.add_embedding(write(tmp_path / f"{name}.pt", gaussian(count, width(pipe))))
+    for name in ("Zub", "zub_1"):
+        with pytest.raises(ModelError, match="which the model already has: rename the file"):
+            pipe.add_embedding(write(tmp_path / f"{name}.bin", gaussian(1, width(pipe))))
     other.add_embedding(tmp_path / "qx.pt")
     pipe.remove_embedding("zub")
     assert pipe.embeddings == ("qx",)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from stable_diffusion.attention import attention_map
-from stable_diffusion.compute.packed import for_inference
 from stable_diffusion.diffusion import timestep_embedding
 from tests.parity.pairs import (
     BOUND,
@@ -22,9 +21,8 @@ from tests.parity.pairs import (
     unets,
     vae_decoder,
     vae_encoder,
-    vaes,
 )
-from tests.tiny import KINDS, SMALL
+from tests.tiny import SMALL
 
 DOUBLE_BOUND = 1e-12
 """What two orders of the same sums may differ by in float64."""
@@ -35,23 +33,15 @@ THREE_LEVELS = {
 }
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 def test_text_tower(kind: str) -> None:
     assert difference(text_tower(kind)) <= BOUND
 
 
-@pytest.mark.parametrize("attention", [True, False])
-def test_vae(attention: bool) -> None:
-    assert difference(vae_encoder(mid_block_add_attention=attention)) <= BOUND
-    assert difference(vae_decoder(mid_block_add_attention=attention)) <= BOUND
-
-
-def test_vae_of_other_sizes() -> None:
-    """A picture that is no multiple of 8, two residual blocks a level, three levels."""
+def test_vae() -> None:
+    """Also without attention, with a picture whose sides 8 does not divide, two blocks a level, and three levels."""
+    for attention in (True, False):
+        assert difference(vae_encoder(mid_block_add_attention=attention)) <= BOUND
+        assert difference(vae_decoder(mid_block_add_attention=attention)) <= BOUND
     assert difference(vae_encoder(size=(43, 61))) <= BOUND
     assert difference(vae_encoder(layers_per_block=2)) <= BOUND
     levels = {
@@ -67,31 +57,15 @@ def test_vae_of_other_sizes() -> None:
     "options", [{}, {"scaling_factor": 0.18215}, {"num_encoder_blocks": [2, 1, 1, 3], "latent_magnitude": 7}], ids=str
 )
 def test_tiny_vae(options: dict[str, Any]) -> None:
-    """Latents well beyond the 3 at which the decoder presses them together, a picture that is no multiple of 8."""
+    """Latents well beyond the 3 to which the decoder clamps softly; a picture whose sides 8 does not divide."""
     assert difference(tiny_vae_encoder(**options)) <= BOUND
     assert difference(tiny_vae_decoder(**options)) <= BOUND
 
 
-@pytest.mark.parametrize("size", [(8, 8), (7, 9), (5, 11)])
-def test_unet(kind: str, size: tuple[int, int]) -> None:
+def test_unet(kind: str) -> None:
     """Odd sizes are rounded up on the way down and cut on the way up."""
-    assert difference(unet(kind, size)) <= BOUND
-
-
-@torch.no_grad()
-def test_networks_for_inference(kind: str) -> None:
-    """Packed for one size after the other."""
-    ours, theirs = unets(kind)
-    vae, their_vae = vaes()
-    for size in ((8, 8), (7, 9), (16, 12)):
-        latents, context = gaussian(2, 4, *size), gaussian(2, 77, ours.config.cross_attention_dim, seed=1)
-        timesteps = torch.tensor([3.0, 981.0])
-        predicted = for_inference(ours)(latents, timesteps, ours.read(context))
-        assert difference((predicted, theirs(latents, timesteps, context).sample)) <= BOUND
-        decoded = for_inference(vae).decode(latents * vae.config.scaling_factor)
-        assert difference((decoded, their_vae.decode(latents).sample)) <= BOUND
-        mean = for_inference(vae).posterior(decoded).mean
-        assert difference((mean, their_vae.encode(decoded).latent_dist.mean)) <= BOUND
+    for size in ((8, 8), (7, 9), (5, 11)):
+        assert difference(unet(kind, size)) <= BOUND, size
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The safety checker finds what diffusers' finds, in random pictures by random concepts; what it finds is blurred."""
+"""The safety checker agrees with diffusers' on random pictures and concepts, and its finds are blurred."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIDE = 32  # what its image tower sees
 
 
 def pictures(count: int) -> list[Image.Image]:
-    """Half of them noise and half plain, so that they lie apart."""
+    """Return pictures, half of them noise and half plain, so that their features differ."""
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, (count, 40, 48, 3), dtype=np.uint8)
     noise[::2] = random.integers(0, 256, (count // 2, 1, 1, 3), dtype=np.uint8)
@@ -32,7 +32,7 @@ def pictures(count: int) -> list[Image.Image]:
 
 
 def save_checker(folder: Path) -> tuple[StableDiffusionSafetyChecker, CLIPImageProcessorPil]:
-    """One with random weights, whose thresholds lie among the distances of `pictures`; returns diffusers' own."""
+    """Save a checker of random weights, whose thresholds lie among `pictures`; return diffusers' own."""
     torch.manual_seed(0)
     theirs = StableDiffusionSafetyChecker(transformers.CLIPConfig(**clip_settings("quick_gelu"))).eval()
     processor = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
@@ -78,7 +78,7 @@ def test_finds_what_diffusers_finds(folder: Path, published: bool) -> None:
 
 @pytest.mark.parametrize("threshold", [-1.0, 1.0])
 def test_what_is_found_is_blurred(folder: Path, threshold: float) -> None:
-    """A threshold that all lie above or none; previews and the noise beside them are blurred too."""
+    """All pictures or none; previews and the noise beside them are blurred too."""
     theirs, _ = save_checker(folder)
     theirs.concept_embeds_weights.data.fill_(threshold)
     theirs.save_pretrained(folder / "safety_checker")
@@ -99,17 +99,10 @@ def test_what_is_found_is_blurred(folder: Path, threshold: float) -> None:
     assert step.result.found == step.found
 
 
-def test_is_left_out_unless_asked_for(folder: Path) -> None:
+def test_it_is_left_out_unless_asked_for_and_named_where_damaged(folder: Path) -> None:
+    assert load(folder, device="cpu", safety_checker=True).safety_checker is None  # this model has none
     save_checker(folder)
     assert load(folder, device="cpu").safety_checker is None
-
-
-def test_a_model_without_one_loads(folder: Path) -> None:
-    assert load(folder, device="cpu", safety_checker=True).safety_checker is None
-
-
-def test_one_that_is_damaged_is_named(folder: Path) -> None:
-    save_checker(folder)
     config = folder / "safety_checker" / "config.json"
     settings = json.loads(config.read_text())
     del settings["vision_config"]

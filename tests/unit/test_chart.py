@@ -13,19 +13,19 @@ from ui.inside.chart import FOOT, HEIGHT, LEFT, MAX_READINGS, RIGHT, TOP, chart,
 
 
 def parsed(drawn: str) -> ElementTree.Element:
-    """The SVG of a chart; an error where it is not well formed."""
+    """Return the SVG of a chart; ParseError where it is not well formed."""
     return ElementTree.fromstring(drawn).find("svg")
 
 
 def readings(svg: ElementTree.Element, shown: str = "at") -> dict[str, list[str]]:
-    """The values at each place that can be pointed at."""
+    """Return the values at each place with a reading."""
     groups = [one for one in svg.iter("g") if shown in one.attrib["class"].split()]
     return {one.attrib["data-x"]: [text.text for text in one.iter("text")] for one in groups}
 
 
-def test_a_chart_without_points_is_nothing() -> None:
-    """So that no title stands over nothing while a run is on its way."""
+def test_a_chart_without_points_is_nothing_and_one_without_height_is_drawn() -> None:
     assert chart("a", "A title", "step", [line("nothing", []), line("infinite", [(1, math.inf), (2, math.nan)])]) == ""
+    assert "nan" not in chart("a", "A title", "step", [line("flat", [(1, 3), (2, 3)])])
 
 
 def test_lines_reach_from_side_to_side_and_every_point_can_be_read() -> None:
@@ -60,10 +60,6 @@ def test_a_logarithmic_chart_counts_in_powers_of_ten() -> None:
     assert {"10²", "10⁰", "10⁻²"} <= set(labels)
     ys = [float(pair.split(",")[1]) for pair in svg.find("polyline").attrib["points"].split()]
     assert ys[1] - ys[0] == pytest.approx(ys[2] - ys[1], abs=0.2)
-
-
-def test_a_line_without_height_is_drawn_too() -> None:
-    assert "nan" not in chart("a", "A title", "step", [line("flat", [(1, 3), (2, 3)])])
 
 
 def test_labels_are_text() -> None:

@@ -34,7 +34,7 @@ def webp(rgb: tuple[int, int, int]) -> bytes:
 
 @pytest.fixture
 def packages(tmp_path):
-    """A cache directory with tiny packages under the real names, so that nothing is fetched."""
+    """Return a cache directory with tiny packages under the real names, so that nothing is fetched."""
     cache = tmp_path / "cache"
     cache.mkdir()
     entries = [
@@ -67,22 +67,13 @@ def packages(tmp_path):
     return cache
 
 
-def test_code_points_drop_the_variation_selector():
+def test_names_join_to_code_points():
     assert code_points("2764-FE0F") == code_points("2764") == "2764"
-
-
-@pytest.mark.parametrize(
-    ("icon", "expected"),
-    [
-        ("fox-face-2", ("1f98a", 2)),
-        ("waving-hand-dark", ("1f44b-1f3ff", 0)),
-        ("waving-hand-dark-skin-tone", ("1f44b-1f3ff", 0)),
-        ("never-heard-of", None),
-    ],
-)
-def test_icon_names_join_to_code_points(icon, expected):
     slugs = {"fox": "1f98a", slug("waving hand: dark skin tone"): "1f44b-1f3ff"}
-    assert find_code(icon, slugs) == expected
+    assert find_code("fox-face-2", slugs) == ("1f98a", 2)
+    assert find_code("waving-hand-dark", slugs) == ("1f44b-1f3ff", 0)
+    assert find_code("waving-hand-dark-skin-tone", slugs) == ("1f44b-1f3ff", 0)
+    assert find_code("never-heard-of", slugs) is None
 
 
 def test_microsofts_exclusions_apply_to_microsofts_sets_only():
@@ -153,12 +144,9 @@ def test_the_same_pictures_can_be_drawn_at_another_size(packages, tmp_path):
     assert np.abs(np.stack(shrunk).astype(int) - small.pictures).mean() < 0.5
 
 
-def test_missing_data_set_says_how_to_build_it(tmp_path):
+def test_bad_data_sets_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"python -m training\.data\.build_dataset --out"):
         Dataset.load(tmp_path)
-
-
-def test_rows_must_match_pictures():
     with pytest.raises(ValueError, match=r"rows must be as many as pictures \(2\), got 1"):
         Dataset(np.zeros((2, 8, 8, 4), np.uint8), [{}])
     with pytest.raises(ValueError, match=r"pictures must be uint8 \(N, S, S, 4\)"):
@@ -170,9 +158,8 @@ def test_heldout_choice_is_fixed_by_its_seed_and_leaves_the_concept_in_training(
     labels = ["fox", "cat", "dog", "pizza", "bus", "rocket", "horse", "lion", "tiger", "frog"]
     facts = {"group": "objects", "skin_tone": "default", "chroma": 1.0, "unity": 1.0, "hue": 0.0}
     rows = [facts | {"concept": label, "label": label, "style": style} for label in labels for style in styles]
-    data = heldout.choose(rows, seed=1, cells=8, colour_nouns=4, pairs=3)
-    assert data == heldout.choose(rows, seed=1, cells=8, colour_nouns=4, pairs=3)
-    assert data != heldout.choose(rows, seed=2, cells=8, colour_nouns=4, pairs=3)
+    data, again, other = (heldout.choose(rows, seed=n, cells=8, colour_nouns=4, pairs=3) for n in (1, 1, 2))
+    assert data == again != other
     assert len({cell["concept"] for cell in data["cells"]}) == len(data["cells"]) == 8
     assert not {item["colour"] for item in data["colour_nouns"]} & {"red", "orange", "yellow", "pink"}
     heldout.write(data, tmp_path / "heldout.json")

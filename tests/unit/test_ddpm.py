@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -34,9 +34,6 @@ def test_posterior_is_bayes_rule(now: float, before: float) -> None:
     assert posterior.x_t_weight == pytest.approx(gain)
     assert posterior.x_0_weight == pytest.approx(mean_prev - gain * mean_now)
     assert posterior.variance == pytest.approx(variance_prev - gain**2 * variance_now)
-
-
-def test_posterior_at_the_clean_image_is_x_0() -> None:
     assert Posterior.between(0.7, 1.0) == Posterior(x_0_weight=1.0, x_t_weight=0.0, variance=0.0)
 
 
@@ -149,14 +146,8 @@ def test_the_loss_draws_from_its_generator_only() -> None:
     assert len(set(torch.cat(seen).tolist())) > 8
 
 
-def test_the_loss_has_a_gradient() -> None:
-    weight = torch.zeros(4, requires_grad=True)
-    training_loss(lambda x, t: x * weight, torch.ones(2, 4), make_schedule(), generator=generator()).backward()
-    assert weight.grad.abs().min() > 0
-
-
 def test_min_snr_weighting_means_the_same_for_every_prediction_type() -> None:
-    """Whatever the model predicts, the weighted loss is min(SNR, gamma) times the error of the x_0 it stands for."""
+    """For every prediction type the weighted loss is min(SNR, gamma) times the error of the implied x_0."""
     schedule = make_schedule()
     x_0 = torch.randn(5, 8, generator=generator(1), dtype=torch.float64)
     noise = torch.randn(5, 8, generator=generator(2), dtype=torch.float64)
@@ -174,24 +165,14 @@ def test_min_snr_weighting_means_the_same_for_every_prediction_type() -> None:
 
 
 def test_zero_terminal_snr_leaves_the_loss_finite() -> None:
-    schedule = make_schedule(rescale_betas_zero_snr=True)
-    t = torch.full((3,), 999)
-    for prediction_type in ("epsilon", "v_prediction", "sample"):
-        for snr_gamma in (None, 5.0):
-            loss = training_loss(
-                lambda x, t: x * 0.5,
-                torch.ones(3, 4),
-                schedule,
-                t=t,
-                generator=generator(),
-                prediction_type=prediction_type,
-                snr_gamma=snr_gamma,
-            )
-            assert loss.isfinite()
+    schedule, t = make_schedule(rescale_betas_zero_snr=True), torch.full((3,), 999)
+    for kind, gamma in product(("epsilon", "v_prediction", "sample"), (None, 5.0)):
+        options = {"generator": generator(), "prediction_type": kind, "snr_gamma": gamma}
+        assert training_loss(lambda x, t: x * 0.5, torch.ones(3, 4), schedule, t=t, **options).isfinite()
 
 
 def gaussian_denoiser(schedule: NoiseSchedule, variance: float):
-    """The best eps for data N(0, variance): E[x_0 | x_t] is linear in x_t."""
+    """Return the best eps for data N(0, variance): E[x_0 | x_t] is linear in x_t."""
 
     def model(x_t: Tensor, t: Tensor) -> Tensor:
         alpha, sigma = schedule.alpha_sigma(t, x_t)
@@ -214,7 +195,7 @@ def test_the_bound_of_gaussian_data_in_closed_form(timesteps: list[int] | None) 
     ab = schedule.alphas_cumprod
 
     def error(t: int) -> float:
-        """Expected squared error of E[x_0 | x_t], a dimension."""
+        """Return the expected squared error of E[x_0 | x_t] for each dimension."""
         return (variance * (1 - ab[t]) / (ab[t] * variance + 1 - ab[t])).item()
 
     last, first = chain[-1], chain[0]
@@ -233,24 +214,6 @@ def test_the_bound_of_gaussian_data_in_closed_form(timesteps: list[int] | None) 
     assert prior + sum(kl) + reconstruction > entropy
     assert bound.total.mean().item() / dimensions == pytest.approx(prior + sum(kl) + reconstruction, rel=0.02)
     assert bound.bits_per_dim.mean().item() == pytest.approx(bound.total.mean().item() / dimensions / math.log(2))
-
-
-def test_a_longer_chain_gives_a_tighter_bound() -> None:
-    """The likelihood of data with a known entropy: the bound comes down towards it as the steps get finer."""
-    variance, dimensions = 0.3, 16
-    schedule = make_schedule()
-    x_0 = torch.randn(400, dimensions, generator=generator()) * variance**0.5
-    entropy = 0.5 * math.log(2 * math.pi * math.e * variance)
-    gaps = []
-    for stride in (200, 20, 1):
-        chain = list(range(999, -1, -stride))
-        chain = chain if chain[-1] == 0 else [*chain, 0]
-        bound = variational_bound(
-            gaussian_denoiser(schedule, variance), x_0, schedule, generator=generator(1), timesteps=chain
-        )
-        gaps.append(bound.total.mean().item() / dimensions - entropy)
-    assert gaps[0] > gaps[1] > gaps[2] > 0
-    assert gaps[2] < 0.35
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])

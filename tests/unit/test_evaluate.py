@@ -1,8 +1,9 @@
-"""What evaluation measures in pixels and features, on pictures that show a known thing."""
+"""Measures of evaluation in pixels and features, on pictures of known things."""
 
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,30 +20,24 @@ from training.networks.train_things import Vocabulary
 
 
 def picture(colour: str, box: tuple[int, int, int, int], ground: str = "white") -> np.ndarray:
-    """A disc with a black outline on a plain ground, (128, 128, 3)."""
+    """Return a disc with a black outline on a plain ground, (128, 128, 3)."""
     image = Image.new("RGB", (128, 128), BACKGROUNDS[ground])
     ImageDraw.Draw(image).ellipse(box, fill=BACKGROUNDS[colour], outline="black", width=3)
     return np.asarray(image)
 
 
-@pytest.mark.parametrize("ground", BACKGROUNDS)
-def test_the_background_is_read_at_the_border(ground: str):
-    assert nearest(background(picture("red", (10, 10, 118, 118), ground)), BACKGROUNDS) == ground
+def test_the_background_is_read_at_the_border_and_the_colour_through_the_outline():
+    for ground in BACKGROUNDS:
+        assert nearest(background(picture("red", (10, 10, 118, 118), ground)), BACKGROUNDS) == ground
+    for colour in ("red", "orange", "yellow", "green", "blue", "purple", "pink"):
+        for ground in ("white", "light blue"):
+            assert main_colour(picture(colour, (30, 30, 98, 98), ground)) == colour, (colour, ground)
 
 
-@pytest.mark.parametrize("colour", ["red", "orange", "yellow", "green", "blue", "purple", "pink"])
-def test_the_objects_colour_is_read_through_its_outline(colour: str):
-    assert main_colour(picture(colour, (30, 30, 98, 98))) == colour
-    assert main_colour(picture(colour, (30, 30, 98, 98), "light blue")) == colour
-
-
-@pytest.mark.parametrize(("x", "y"), [(x, y) for x in (0, 0.5, 1) for y in (0, 0.5, 1)])
-def test_the_place_is_the_third_in_which_the_object_lies(x: float, y: float):
-    left, top = 2 + x * 84, 2 + y * 84
-    assert place(picture("blue", (left, top, left + 40, top + 40))) == (x, y)
-
-
-def test_an_empty_picture_has_neither_object_nor_place():
+def test_the_place_is_the_third_in_which_the_object_lies():
+    for x, y in product((0, 0.5, 1), repeat=2):
+        left, top = 2 + x * 84, 2 + y * 84
+        assert place(picture("blue", (left, top, left + 40, top + 40))) == (x, y)
     empty = np.full((128, 128, 3), 200, np.uint8)
     assert main_colour(empty) is None
     assert place(empty) is None

@@ -1,4 +1,4 @@
-"""The training loop: that it learns, ends, averages, and goes on after a kill as if nothing had been."""
+"""The training loop learns, ends, averages, and resumes after a kill as if it had run through."""
 
 from __future__ import annotations
 
@@ -81,18 +81,8 @@ def test_a_kill_goes_on_from_the_last_checkpoint(tmp_path: Path, monkeypatch: py
 
 
 def test_a_kill_while_saving_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    model = Line()
-    checkpoint = Checkpoint(tmp_path, {"model": model})
+    checkpoint, saved = Checkpoint(tmp_path, {"model": Line()}), torch.save
     checkpoint.save(3, 48)
-
-    class Killed(nn.Linear):
-        def state_dict(self, *args, **options):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        Checkpoint(tmp_path, {"model": Killed(3, 1)}).save(4, 64)
-    assert checkpoint.load() == (3, 48)
-    saved = torch.save
 
     def half(state: dict, path: Path) -> None:
         saved(state, path)

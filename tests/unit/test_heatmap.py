@@ -12,26 +12,22 @@ from stable_diffusion import attention
 from stable_diffusion.inspect.heat_maps import Word, prompt_words, token_heat, word_heat
 from stable_diffusion.inspect.look_inside import add_noise, look_inside
 from stable_diffusion.pipeline import Pipeline
-from tests.tiny import save_model
-
-SIZES = [(8, 12), (5, 7)]
 
 
-@pytest.fixture(scope="module", params=["sd1", "sd2"])
-def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
-    """A tiny random model; its cross-attention maps are not what is tested, their shapes and places are."""
-    return Pipeline.from_pretrained(save_model(tmp_path_factory.mktemp(request.param), request.param), device="cpu")
+@pytest.fixture(scope="module")
+def tiny(folder: Path) -> Pipeline:
+    return Pipeline.from_pretrained(folder, device="cpu")
 
 
 def planted(height: int, width: int, tokens: int, heads: int) -> Tensor:
-    """Attention (1, heads, pixels, tokens): the left half looks at token 1, the right half at token 2, for sure."""
+    """Return attention (1, heads, pixels, tokens): 1 at token 1 in the left half, at token 2 in the right half."""
     weights = torch.zeros(1, heads, height, width, tokens)
     weights[:, :, :, : width // 2, 1] = 1
     weights[:, :, :, width // 2 :, 2] = 1
     return weights.flatten(2, 3)
 
 
-@pytest.mark.parametrize(("height", "width"), [(16, 16), (16, 24), (24, 16)])
+@pytest.mark.parametrize(("height", "width"), [(16, 24), (24, 16)])
 def test_planted_attention_comes_back_at_its_place(height: int, width: int):
     maps = [planted(height // scale, width // scale, 5, heads=scale + 1) for scale in (1, 2, 4)]
     heat = token_heat(maps, height, width)
@@ -56,9 +52,6 @@ def test_odd_sizes_are_told_from_their_halves_rounded_up():
     assert heat.shape == (1, 3, 5, 7)
     with pytest.raises(ValueError, match="height and width must be those of the latents, got 4 and 4 for 15 pixels"):
         token_heat([planted(5, 3, 3, 1)], 4, 4)
-
-
-def test_no_maps_are_refused():
     with pytest.raises(ValueError, match="maps must hold the attention of at least one layer, got none"):
         token_heat([], 8, 8)
 
@@ -78,12 +71,8 @@ def test_words_beyond_the_limit_are_left_out(tiny: Pipeline):
     words = prompt_words(tiny.models.tokenizer, "cat " * 100)
     assert len(words) == limit - 2
     assert words[-1].positions == (limit - 2,)
-
-
-def test_the_empty_prompt_has_no_words(tiny: Pipeline):
-    words = prompt_words(tiny.models.tokenizer, "")
-    assert words == []
-    assert word_heat(torch.ones(2, 7, 4, 5), words).shape == (2, 0, 4, 5)
+    assert prompt_words(tiny.models.tokenizer, "") == []
+    assert word_heat(torch.ones(2, 7, 4, 5), []).shape == (2, 0, 4, 5)
 
 
 def test_the_heat_of_a_word_is_the_mean_of_its_pieces():
@@ -92,8 +81,7 @@ def test_the_heat_of_a_word_is_the_mean_of_its_pieces():
     assert merged[0, :, 0, 0].tolist() == [1.5, 3.0]
 
 
-@pytest.mark.parametrize(("height", "width"), SIZES)
-@pytest.mark.parametrize("guidance_scale", [1.0, 4.0])
+@pytest.mark.parametrize(("height", "width", "guidance_scale"), [(8, 12, 1.0), (5, 7, 4.0)])
 def test_looking_inside_changes_no_pixel(tiny: Pipeline, height: int, width: int, guidance_scale: float):
     options = {"num_inference_steps": 2, "guidance_scale": guidance_scale, "seed": 3, "num_images": 2}
     options |= {"height": 8 * height, "width": 8 * width, "sampler": "ddim"}
@@ -148,10 +136,9 @@ def test_a_noised_photo_keeps_its_share_of_signal(tiny: Pipeline):
 
 
 @pytest.mark.weights
-@pytest.mark.parametrize("relation", ["next to", "to the left of"])
-def test_the_bundled_model_looks_for_cat_and_pizza_on_different_halves(bundled_model: Path, relation: str):
-    # It was taught that what is named first lies on the left, where the words leave it open.
-    pipeline, prompt = Pipeline.from_pretrained(bundled_model), f"a cat {relation} a pizza"
+def test_the_bundled_model_looks_for_cat_and_pizza_on_different_halves(bundled_model: Path):
+    # Where the words leave it open, it learned to draw the first thing on the left.
+    pipeline, prompt = Pipeline.from_pretrained(bundled_model), "a cat next to a pizza"
     words = prompt_words(pipeline.models.tokenizer, prompt)
     cat, pizza = ([word.text for word in words].index(text) for text in ("cat", "pizza"))
     steps = list(

@@ -44,7 +44,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def use(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does when the library is imported."""
+    """Set the address as HF_ENDPOINT does when the library is imported."""
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
     template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -54,29 +54,18 @@ def served(hub: Hub) -> Path:
     return hub.repositories[REPOSITORY]
 
 
-def test_only_what_is_needed_is_fetched(hub: Hub) -> None:
+def test_only_what_is_needed_is_fetched_and_only_once(hub: Hub) -> None:
     models = load(REPOSITORY, device="cpu")
-    assert sorted(hub.fetched()) == sorted(
-        [
-            "model_index.json",
-            "scheduler/scheduler_config.json",
-            "text_encoder/config.json",
-            "text_encoder/model.safetensors",
-            *(f"tokenizer/{name}" for name in ("merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json")),
-            "unet/config.json",
-            UNET,
-            "vae/config.json",
-            "vae/diffusion_pytorch_model.safetensors",
-        ]
-    )
+    assert sorted(hub.fetched()) == [
+        *("model_index.json", "scheduler/scheduler_config.json"),
+        *("text_encoder/config.json", "text_encoder/model.safetensors"),
+        *(f"tokenizer/{name}" for name in ("merges.txt", "tokenizer.json", "tokenizer_config.json", "vocab.json")),
+        *("unet/config.json", UNET, "vae/config.json", "vae/diffusion_pytorch_model.safetensors"),
+    ]
     assert (models.name, models.source) == (REPOSITORY, REPOSITORY)
     local = load(served(hub), device="cpu")
     for ours, theirs in zip(local.unet.parameters(), models.unet.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-
-
-def test_second_load_fetches_nothing(hub: Hub) -> None:
-    load(REPOSITORY, device="cpu")
     hub.requests.clear()
     load(REPOSITORY, device="cpu")
     load(REPOSITORY, device="cpu", dtype=torch.float16)
@@ -151,20 +140,18 @@ def test_damaged_file_is_removed_and_named(hub: Hub) -> None:
     load(REPOSITORY, device="cpu")
 
 
-def test_unsupported_model_is_refused_before_its_weights_are_fetched(hub: Hub) -> None:
-    index = served(hub) / "model_index.json"
-    index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionXLPipeline"))
-    with pytest.raises(ModelError, match=r"someone/tiny-model .*two text encoders"):
-        load(REPOSITORY, device="cpu")
-    assert not any(name.endswith(".safetensors") for name in hub.fetched())
-
-
-def test_unknown_and_gated_models(hub: Hub) -> None:
+def test_models_that_are_refused(hub: Hub) -> None:
     with pytest.raises(ModelError, match=r"no directory no/such-model here, and no such model on the hub.*spelling"):
         load("no/such-model", device="cpu")
     hub.gated.add(REPOSITORY)
     with pytest.raises(ModelError, match="is gated: accept its terms"):
         load(REPOSITORY, device="cpu")
+    hub.gated.clear()
+    index = served(hub) / "model_index.json"
+    index.write_text(index.read_text().replace("StableDiffusionPipeline", "StableDiffusionXLPipeline"))
+    with pytest.raises(ModelError, match=r"someone/tiny-model .*two text encoders"):
+        load(REPOSITORY, device="cpu")
+    assert not any(name.endswith(".safetensors") for name in hub.fetched())
 
 
 def test_repository_that_holds_no_model(hub: Hub) -> None:
@@ -208,7 +195,7 @@ def test_environment_decides_the_endpoint(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "padding"), [("sd1", 49407), ("sd2", 0)])
 def test_a_single_file_needs_no_network(hub: Hub, kind: str, padding: int, tmp_path: Path) -> None:
-    """The text tower has CLIP's tokens; nothing lies beside the file, and nobody is asked."""
+    """The text tower has CLIP's tokens; no tokenizer lies beside the file, and the hub gets no request."""
     folder, file = save_model(tmp_path / "model", kind), tmp_path / "alone.safetensors"
     tower, weights = folder / "text_encoder" / "config.json", folder / "text_encoder" / "model.safetensors"
     state = load_file(weights)

@@ -1,4 +1,4 @@
-"""Any photo becomes the picture that a person sees, at the size asked for."""
+"""A photo of any kind becomes an RGB picture, upright and at the size asked for."""
 
 from __future__ import annotations
 
@@ -61,12 +61,9 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
 def test_floats_run_from_black_to_white(tmp_path: Path, levels: list[float], seen: list[int]) -> None:
     Image.fromarray(np.array([levels], np.float32)).save(tmp_path / "float.tiff")
     assert np.asarray(read_image(tmp_path / "float.tiff"))[0, :, 1].tolist() == seen
-
-
-def test_floats_without_an_end_are_refused(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0.0, np.inf]], np.float32)).save(tmp_path / "float.tiff")
-    with pytest.raises(ImageError, match=r"'float.tiff' is damaged \(its values are not finite\): save it again"):
-        read_image(tmp_path / "float.tiff")
+    Image.fromarray(np.array([[0.0, np.inf]], np.float32)).save(tmp_path / "endless.tiff")
+    with pytest.raises(ImageError, match=r"'endless.tiff' is damaged \(its values are not finite\): save it again"):
+        read_image(tmp_path / "endless.tiff")
 
 
 def test_integers_beyond_sixteen_bits_are_clipped(tmp_path: Path) -> None:
@@ -98,20 +95,13 @@ def test_every_mode_of_every_format_becomes_rgb(tmp_path: Path, ending: str) -> 
             assert np.allclose(image.getpixel((35, 10)), right, atol=12), mode
 
 
-@pytest.mark.parametrize("ending", ["gif", "webp", "png", "avif"])
-def test_of_an_animation_the_first_frame_is_read(tmp_path: Path, ending: str) -> None:
-    first = left_red_right_blue()
-    first.save(tmp_path / f"film.{ending}", save_all=True, append_images=[Image.new("RGB", (40, 20), "lime")] * 3)
+@pytest.mark.parametrize("ending", ["gif", "webp", "png", "avif", "mpo"])
+def test_of_several_pictures_the_first_is_read(tmp_path: Path, ending: str) -> None:
+    others, kind = [Image.new("RGB", (40, 20), "lime")] * 3, "MPO" if ending == "mpo" else None
+    left_red_right_blue().save(tmp_path / f"film.{ending}", kind, save_all=True, append_images=others, quality=95)
     image = read_image(tmp_path / f"film.{ending}")
     assert np.allclose(image.getpixel((5, 10)), RED, atol=12)
     assert np.allclose(image.getpixel((35, 10)), BLUE, atol=12)
-
-
-def test_of_several_pictures_in_a_jpeg_the_first_is_read(tmp_path: Path) -> None:
-    left_red_right_blue().save(
-        tmp_path / "pair.mpo", "MPO", save_all=True, append_images=[Image.new("RGB", (40, 20), "lime")], quality=95
-    )
-    assert np.allclose(read_image(tmp_path / "pair.mpo").getpixel((5, 10)), RED, atol=12)
 
 
 def test_grey_with_one_clear_level_lies_on_the_background(tmp_path: Path) -> None:

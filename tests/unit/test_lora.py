@@ -39,11 +39,6 @@ TEXT_ATTENTION = [
 TEXT = [*TEXT_ATTENTION, "text_model.encoder.layers.1.mlp.fc1", "text_model.encoder.layers.1.mlp.fc2"]
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model") / request.param, request.param)
-
-
 @pytest.fixture
 def models(folder: Path) -> Models:
     return load(folder)
@@ -54,7 +49,7 @@ def weight(models: Models, part: str, name: str) -> Tensor:
 
 
 def factors(models: Models, part: str, names: list[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Random down and up for each layer, of ranks 2 and 3."""
+    """Yield each layer's name with random down and up factors of ranks 2 and 3."""
     for seed, name in enumerate(names):
         rank, original = 2 + seed % 2, weight(models, part, name)
         up = gaussian(len(original), rank, *[1] * (original.ndim - 2), seed=seed)
@@ -113,13 +108,13 @@ def merged(models: Models, file: Path, scale: float = 1.0) -> Models:
 
 
 def latents(pipe: Pipeline, prompt: str) -> Tensor:
-    """What a short run of a prompt ends with."""
+    """Return the final latents of a short run of a prompt."""
     return pipe(prompt, num_inference_steps=2, seed=3, guidance_scale=2.0).latents
 
 
 @torch.no_grad()
 def outputs(text_encoder: Callable, unet: Callable) -> Tensor:
-    """Features of some words and what the U-Net predicts with them, in one vector."""
+    """Return features of some words and the U-Net's prediction with them, in one vector."""
     features = text_encoder(torch.arange(77)[None])
     context = features if isinstance(features, Tensor) else features.last_hidden_state
     second = unet.read(context) if isinstance(unet, UNet) else context
@@ -149,7 +144,7 @@ def test_merged_as_diffusers_merges(
 
 
 def test_every_layer_has_its_own_alpha(models: Models, tmp_path: Path) -> None:
-    """As kohya's scripts wrote them; diffusers would apply the commonest to all."""
+    """kohya's scripts write one alpha a layer; diffusers applies the commonest to all."""
     file = kohya(models)
     before = state(models)
     for number, key in enumerate(sorted(key for key in file if key.endswith(".alpha"))):
@@ -187,7 +182,7 @@ def test_settings_in_the_metadata_count(folder: Path, models: Models, tmp_path: 
 
 
 def test_names_without_the_part(models: Models, tmp_path: Path) -> None:
-    """The very first files, which diffusers reads no more, say the same as those of the same generation."""
+    """The first files name no part; diffusers no longer reads them."""
     results = []
     for prefix in ("", "unet."):
         save_file(first_generation(models, prefix), tmp_path / "lora.safetensors")
@@ -270,7 +265,7 @@ def test_a_run_keeps_the_weights_that_it_began_with(models: Models, tmp_path: Pa
 
 
 def test_threads_see_one_model_or_the_other(models: Models, tmp_path: Path) -> None:
-    """While one thread merges and unmerges, every run gives one of two pictures, and no merge is lost."""
+    """While one thread merges and unmerges, every run draws one of two pictures; no merge is lost."""
     save_file(kohya(models), tmp_path / "lora.safetensors")
     pipe = Pipeline(models)
 
@@ -292,61 +287,36 @@ def test_threads_see_one_model_or_the_other(models: Models, tmp_path: Path) -> N
     torch.testing.assert_close(state(pipe.models), state(whole))
 
 
-def test_scale_zero_changes_nothing(models: Models, tmp_path: Path) -> None:
-    save_file(kohya(models), tmp_path / "lora.safetensors")
-    assert_state(merged(models, tmp_path / "lora.safetensors", 0.0), state(models))
-
-
-def wrong(models: Models, case: str) -> dict[str, Tensor]:
-    state = kohya(models)
-    stem = "lora_unet_" + LINEAR[0].replace(".", "_")
-    down, up = f"{stem}.lora_down.weight", f"{stem}.lora_up.weight"
-    match case:
-        case "unknown":
-            state |= {f"lora_te2_text_model_encoder_layers_{n}.alpha": torch.ones(()) for n in range(7)}
-        case "mixed":
-            state[f"{stem}.hada_w1_a"] = torch.ones(2, 2)
-        case "twice":
-            state[f"unet.{LINEAR[0]}.lora_A.weight"] = state[down].clone()
-        case "half":
-            del state[up]
-        case "shape":
-            state[down] = torch.ones(2, 7)
-        case "rank":
-            state[down] = torch.ones(5, state[down].shape[1])
-        case "alphas":
-            state[f"{stem}.alpha"] = torch.ones(2)
-        case "vector":
-            state[up] = torch.ones(8)
-        case "nan":
-            state[up] = torch.full_like(state[up], math.nan)
-        case "integers":
-            state[up] = state[up].to(torch.int8)
-        case "empty":
-            state = {}
-        case "huge":
-            state[f"{stem}.alpha"] = torch.tensor(math.inf)
-    return state
-
-
-WRONG = [
-    (
-        "unknown",
+STEM = "lora_unet_" + LINEAR[0].replace(".", "_")
+DOWN, UP, ALPHA = (f"{STEM}.{name}" for name in ("lora_down.weight", "lora_up.weight", "alpha"))
+WRONG_TENSORS: dict[str, tuple[Callable[[dict[str, Tensor]], dict[str, Tensor | None]], str]] = {
+    "unknown": (
+        lambda state: {f"lora_te2_text_model_encoder_layers_{n}.alpha": torch.ones(()) for n in range(7)},
         r"is not a LoRA of this model \(unknown: (lora_te2_text_model_encoder_layers_\d.alpha, ){4}"
         r"lora_te2_text_model_encoder_layers_4.alpha and 2 more\)",
     ),
-    ("mixed", r"lacks factors.*unet/\S+to_q: alpha, down, hada_w1_a, up"),
-    ("twice", r"unknown: unet\.\S+to_q.lora_A.weight"),
-    ("half", r"lacks factors.*unet/\S+to_q: alpha, down"),
-    ("shape", r"the shapes of this model \(unet/\S+to_q: alpha \(\), down \(2, 7\), up .* weight \(8, 8\)"),
-    ("rank", "does not have the shapes"),
-    ("alphas", "does not have the shapes"),
-    ("vector", "does not have the shapes"),
-    ("nan", "not finite"),
-    ("integers", "not finite"),
-    ("huge", "not finite"),
-    ("empty", "it is empty"),
-]
+    "mixed": (
+        lambda state: {f"{STEM}.hada_w1_a": torch.ones(2, 2)},
+        r"lacks factors.*unet/\S+to_q: alpha, down, hada_w1_a, up",
+    ),
+    "twice": (
+        lambda state: {f"unet.{LINEAR[0]}.lora_A.weight": state[DOWN].clone()},
+        r"unknown: unet\.\S+to_q.lora_A.weight",
+    ),
+    "half": (lambda state: {UP: None}, r"lacks factors.*unet/\S+to_q: alpha, down"),
+    "shape": (
+        lambda state: {DOWN: torch.ones(2, 7)},
+        r"the shapes of this model \(unet/\S+to_q: alpha \(\), down \(2, 7\), up .* weight \(8, 8\)",
+    ),
+    "rank": (lambda state: {DOWN: torch.ones(5, state[DOWN].shape[1])}, "does not have the shapes"),
+    "alphas": (lambda state: {ALPHA: torch.ones(2)}, "does not have the shapes"),
+    "vector": (lambda state: {UP: torch.ones(8)}, "does not have the shapes"),
+    "nan": (lambda state: {UP: torch.full_like(state[UP], math.nan)}, "not finite"),
+    "integers": (lambda state: {UP: state[UP].to(torch.int8)}, "not finite"),
+    "huge": (lambda state: {ALPHA: torch.tensor(math.inf)}, "not finite"),
+    "empty": (lambda state: dict.fromkeys(state), "it is empty"),
+}
+"""What goes into a LoRA file, None where a tensor is left out, and the refusal."""
 WRONG_SETTINGS = [
     ("{", "not valid JSON"),
     ("[]", "must hold a JSON object"),
@@ -358,13 +328,14 @@ WRONG_SETTINGS = [
 ]
 
 
-def test_a_wrong_file_merges_nothing(tmp_path: Path) -> None:
-    models = load(save_model(tmp_path / "tiny"))
+def test_a_wrong_file_merges_nothing(original: Path, tmp_path: Path) -> None:
+    models = load(original)
     loras, before, file = LoRAs(models), state(models), tmp_path / "lora.safetensors"
     with pytest.raises(ModelError, match=r"lora.safetensors does not exist"):
         loras.merge(file)
-    for case, message in WRONG:
-        save_file(wrong(models, case), file)
+    for change, message in WRONG_TENSORS.values():
+        tensors = kohya(models) | change(kohya(models))
+        save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, file)
         with pytest.raises(ModelError, match=message):
             loras.merge(file)
     for settings, message in WRONG_SETTINGS:
@@ -378,7 +349,7 @@ def test_a_wrong_file_merges_nothing(tmp_path: Path) -> None:
     assert_state(loras.models, before)
 
 
-PEFT_KINDS: dict[str, Callable[[], PeftConfig]] = {
+PEFT_METHODS: dict[str, Callable[[], PeftConfig]] = {
     "lora": lambda: LoraConfig(
         r=2, lora_alpha=5, alpha_pattern={"attn1.to_q": 9}, rank_pattern={"to_v": 3}, init_lora_weights=False
     ),
@@ -391,14 +362,11 @@ PEFT_KINDS: dict[str, Callable[[], PeftConfig]] = {
     "lokr of split matrices": lambda: LoKrConfig(r=1, alpha=5, decompose_both=True, init_weights=False),
     "lokr with a core": lambda: LoKrConfig(r=2, alpha=5, use_effective_conv2d=True, init_weights=False),
 }
-LAYERS = {
-    "unet": ["to_q", "to_v", "ff.net.2", "conv1", "conv_shortcut", "proj_in"],
-    "text_encoder": ["q_proj", "fc1"],
-}
+LAYERS = {"unet": ["to_q", "to_v", "ff.net.2", "conv1", "conv_shortcut", "proj_in"], "text_encoder": ["q_proj", "fc1"]}
 
 
 def save_adapter(network: nn.Module, settings: PeftConfig, part: str, folder: Path) -> PeftModel:
-    """`network` with random factors, whose folder PEFT writes; DoRA's lengths are made others than the weight's."""
+    """Return `network` with random factors, saved by PEFT; DoRA's magnitudes differ from the weights' norms."""
     settings.target_modules = LAYERS[part]
     adapted = get_peft_model(network, settings)
     numbers = torch.Generator().manual_seed(3)
@@ -410,43 +378,43 @@ def save_adapter(network: nn.Module, settings: PeftConfig, part: str, folder: Pa
 
 
 @pytest.mark.parametrize(
-    ("part", "kind"), [*(("unet", kind) for kind in PEFT_KINDS), ("text_encoder", "dora"), ("text_encoder", "lokr")]
+    ("kind", "part", "method", "scale"),
+    [
+        *((KINDS[i % 2], "unet", method, 1.0) for i, method in enumerate(PEFT_METHODS)),
+        *(("sd1", "text_encoder", "dora", 1.0), ("sd2", "text_encoder", "lokr", 1.0)),
+        *(
+            ("sd1", "unet", "loha", -0.6),
+            ("sd2", "unet", "dora", -0.6),
+            ("sd2", "unet", "lokr of split matrices", -0.6),
+        ),
+    ],
+    indirect=["kind"],
 )
 def test_pefts_folders_merge_as_peft_merges_them(
-    folder: Path, models: Models, kind: str, part: str, tmp_path: Path
+    folder: Path, models: Models, part: str, method: str, scale: float, tmp_path: Path
 ) -> None:
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
     torch.manual_seed(0)  # PEFT draws its factors
-    adapted = save_adapter(getattr(pipe, part), PEFT_KINDS[kind](), part, tmp_path)
+    adapted = save_adapter(getattr(pipe, part), PEFT_METHODS[method](), part, tmp_path)
+    for module in adapted.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.scale_layer(scale)
     before = outputs(models.text_encoder, models.unet)
     theirs = {"text_encoder": pipe.text_encoder, "unet": pipe.unet, part: adapted.merge_and_unload()}
-    models = merged(models, tmp_path)
+    models = merged(models, tmp_path, scale)
     after = outputs(models.text_encoder, models.unet)
     assert difference((after, before)) > 100 * BOUND
     assert difference((after, outputs(theirs["text_encoder"], theirs["unet"]))) <= BOUND
-    again = merged(load(folder), tmp_path / "adapter_model.safetensors")
+    again = merged(load(folder), tmp_path / "adapter_model.safetensors", scale)
     assert_state(again, state(models))
 
 
-@pytest.mark.parametrize("kind", ["dora", "loha", "lokr of split matrices"])
-def test_the_scale_counts_as_in_peft(folder: Path, models: Models, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["dora", "loha with a core", "lokr of split matrices"])
+def test_lycoris_names_say_the_same(folder: Path, models: Models, method: str, tmp_path: Path) -> None:
+    """kohya's and LyCORIS' names, an alpha for each layer, and DoRA's magnitudes as a column."""
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
     torch.manual_seed(0)
-    adapted = save_adapter(pipe.unet, PEFT_KINDS[kind](), "unet", tmp_path)
-    for module in adapted.modules():
-        if isinstance(module, BaseTunerLayer):
-            module.scale_layer(-0.6)
-    models = merged(models, tmp_path, -0.6)
-    theirs = outputs(pipe.text_encoder, adapted.merge_and_unload())
-    assert difference((outputs(models.text_encoder, models.unet), theirs)) <= BOUND
-
-
-@pytest.mark.parametrize("kind", ["dora", "loha with a core", "lokr of split matrices"])
-def test_lycoris_names_say_the_same(folder: Path, models: Models, kind: str, tmp_path: Path) -> None:
-    """kohya's and LyCORIS' names, an alpha for each layer, and DoRA's lengths as a column."""
-    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
-    torch.manual_seed(0)
-    save_adapter(pipe.unet, PEFT_KINDS[kind](), "unet", tmp_path)
+    save_adapter(pipe.unet, PEFT_METHODS[method](), "unet", tmp_path)
     file = {}
     for key, tensor in load_file(tmp_path / "adapter_model.safetensors").items():
         name, ending = re.fullmatch(r"base_model\.model\.(.+?)\.((?:lora|hada|lokr)_.+)", key).groups()
@@ -462,7 +430,7 @@ def test_lycoris_names_say_the_same(folder: Path, models: Models, kind: str, tmp
 
 
 def test_lengths_of_the_inputs(models: Models, tmp_path: Path) -> None:
-    """LyCORIS' first DoRA normalises what each input contributes, over outputs and kernel."""
+    """LyCORIS' first DoRA normalises over outputs and kernel, a magnitude for each input."""
     file = kohya(models)
     lengths = {name: gaussian(weight(models, "unet", name).shape[1], seed=9).abs() for name in CONVOLUTIONS}
     for name, one in lengths.items():

@@ -1,4 +1,4 @@
-"""OpenVINO's U-Net answers as ours, at every size, and is taken only where it is right and faster."""
+"""OpenVINO's U-Net answers as ours at every size, and runs only where it is right and faster."""
 
 from __future__ import annotations
 

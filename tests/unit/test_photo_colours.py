@@ -16,7 +16,7 @@ D50 = (0.9642, 1.0, 0.8249)
 
 
 def fixed(*numbers: float) -> bytes:
-    """s15Fixed16Number, as ICC.1:2022 writes real numbers."""
+    """Return real numbers as s15Fixed16Number of ICC.1:2022."""
     return struct.pack(f">{len(numbers)}i", *(round(number * 65536) for number in numbers))
 
 
@@ -30,7 +30,7 @@ LINEAR = b"curv\0\0\0\0\0\0\0\0"
 
 
 def profile(space: bytes, kind: bytes, pcs: bytes, **tags: bytes) -> bytes:
-    """A profile of the ICC: header, table of tags, tags."""
+    """Return an ICC profile: header, table of tags, tags."""
     table, body = struct.pack(">I", len(tags)), b""
     for name, tag in tags.items():
         table += name.encode() + struct.pack(">II", 132 + 12 * len(tags) + len(body), len(tag))
@@ -41,7 +41,7 @@ def profile(space: bytes, kind: bytes, pcs: bytes, **tags: bytes) -> bytes:
 
 
 def of_primaries(red: tuple[float, ...], green: tuple[float, ...], blue: tuple[float, ...], **more: bytes) -> bytes:
-    """A profile of three primaries (XYZ under D50) and the sRGB curve."""
+    """Return a profile of three primaries (XYZ under D50) and the sRGB curve."""
     primaries = {"rXYZ": xyz(*red), "gXYZ": xyz(*green), "bXYZ": xyz(*blue)}
     curves = dict.fromkeys(("rTRC", "gTRC", "bTRC"), CURVE)
     return profile(b"RGB ", b"mntr", b"XYZ ", wtpt=xyz(*D50), **primaries, **curves, **more)
@@ -55,7 +55,7 @@ GREY = profile(b"GRAY", b"mntr", b"XYZ ", wtpt=xyz(*D50), kTRC=LINEAR)
 
 
 def inks() -> bytes:
-    """A press on which full cyan is the grey L* 50, full black is L* 20, and every other full ink is L* 0."""
+    """Return the profile of a press: full cyan is the grey L* 50, full black L* 20, every other full ink L* 0."""
     lightness = {(0, 0, 0, 0): 100, (1, 0, 0, 0): 50, (0, 0, 0, 1): 20}
     corners = [[(n >> bit) & 1 for bit in (3, 2, 1, 0)] for n in range(16)]  # cyan varies slowest
     table = b"".join(bytes([round(lightness.get(tuple(corner), 0) * 2.55), 128, 128]) for corner in corners)

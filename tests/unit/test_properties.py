@@ -1,4 +1,4 @@
-"""What holds for every input: settings in pictures and links come back, prompts are read, grids stay in range."""
+"""Properties of every input: settings in pictures and links come back, prompts are read, grids stay in range."""
 
 from __future__ import annotations
 
@@ -174,14 +174,14 @@ def test_escaped_text_is_text(text: str) -> None:
 
 @every_input
 @given(
-    total=st.integers(1, 1000), data=st.data(), spacing=st.sampled_from(["leading", "linspace", "trailing"]),
+    total=st.integers(10, 1000), data=st.data(), spacing=st.sampled_from(["leading", "linspace", "trailing"]),
     offset=st.integers(0, 1), spare=st.integers(0, 1),
 )  # fmt: skip
 def test_grids_have_n_descending_timesteps_in_range(
     total: int, data: st.DataObject, spacing: str, offset: int, spare: int
 ) -> None:
     schedule = NoiseSchedule(SchedulerConfig(num_train_timesteps=total, steps_offset=offset))
-    assume(total > spare)
+
     n = data.draw(st.integers(1, total - spare), "num_inference_steps")
     if spacing == "leading" and (n + spare - 1) * (total // (n + spare)) + offset >= total:
         with pytest.raises(ValueError, match=f"num_inference_steps {n} with steps_offset {offset} reaches timestep"):

@@ -1,4 +1,4 @@
-"""What a single file does not have or say: a VAE from elsewhere, and whether its U-Net predicts noise or velocity."""
+"""Single files without a VAE, and without a word on whether their U-Net predicts noise or velocity."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VAE = Path("vae", "diffusion_pytorch_model.safetensors")
 
 @pytest.fixture
 def without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A published single file without a VAE, of a family as small as our tiny models."""
+    """Return a published single file without a VAE, of a family as small as our tiny models."""
     folder = save_model(tmp_path / "tiny")
     convert(folder, tmp_path / "whole.safetensors")
     state = load_file(tmp_path / "whole.safetensors")
@@ -41,7 +41,7 @@ def without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def vae_of(seed: int, form: str, tmp_path: Path) -> Path:
-    """The VAE of the tiny model of a seed, in one of the forms in which people have it."""
+    """Write the VAE of the tiny model of a seed in one of its usual forms."""
     folder, whole = save_model(tmp_path / f"other{seed}", seed=seed), tmp_path / f"other{seed}.safetensors"
     if form == "model directory":
         return folder
@@ -83,11 +83,10 @@ def test_a_vae_from_elsewhere(form: str, without: Path, tmp_path: Path) -> None:
 
 
 def test_a_vae_in_place_of_a_models_own(without: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "tiny"
-    [own] = Pipeline.from_pretrained(folder, device="cpu")("a fox", num_inference_steps=1).images
-    [other] = Pipeline.from_pretrained(folder, vae=vae_of(7, "directory", tmp_path), device="cpu")(
-        "a fox", num_inference_steps=1
-    ).images
+    own, other = (
+        Pipeline.from_pretrained(tmp_path / "tiny", vae=vae, device="cpu")("a fox", num_inference_steps=1).images[0]
+        for vae in (None, vae_of(7, "directory", tmp_path))
+    )
     assert own.tobytes() != other.tobytes()
 
 
@@ -127,7 +126,7 @@ def test_what_is_no_vae_of_this_model(form: str, message: str, without: Path, tm
 
 
 def trained(kind: str) -> UNet:
-    """A tiny network of the 2.x family, trained for a moment on smooth latents to predict `kind`."""
+    """Return a tiny network of the 2.x family, trained for a moment on smooth latents to predict `kind`."""
     torch.manual_seed(0)
     unet = UNet(UNetConfig.from_dict(configs("sd2")["unet"]))
     schedule = NoiseSchedule(SchedulerConfig.from_dict(configs("sd2")["scheduler"]))

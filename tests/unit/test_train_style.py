@@ -1,4 +1,4 @@
-"""The judge of styles: what it is shown, and that it learns to tell two hands apart."""
+"""The classifier of styles: its training pictures, and that it learns to tell two styles apart."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HELDOUT = Heldout(cells=frozenset({("3", STYLES[0])}))
 
 
 def drawing(style: int, size: int) -> np.ndarray:
-    """A disc of `size` pixels, flat in the first style, outlined in the second, (128, 128, 4)."""
+    """Return a disc of `size` pixels, flat in the first style, outlined in the second, (128, 128, 4)."""
     image = Image.new("RGBA", (128, 128))
     outline = ("black", 8) if style else (None, 0)
     ImageDraw.Draw(image).ellipse((20, 20, 20 + size, 20 + size), fill="red", outline=outline[0], width=outline[1])

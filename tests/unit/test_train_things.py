@@ -1,4 +1,4 @@
-"""The judge of things: what it is shown, what it calls nothing, and that it learns to tell two things apart."""
+"""The classifier of things: its training pictures, spoilt ones, and that it learns to tell two things apart."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FACTS = {"group": "objects", "subgroup": "tool", "skin_tone": "default"}
 
 
 def drawing(shape: str) -> np.ndarray:
-    """A red disc or a blue bar, (128, 128, 4)."""
+    """Return a red disc or a blue bar, (128, 128, 4)."""
     image = Image.new("RGBA", (128, 128))
     draw = ImageDraw.Draw(image)
     if shape == "disc":

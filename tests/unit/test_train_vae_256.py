@@ -1,4 +1,4 @@
-"""The autoencoder of 256 px and the tiny one: what they begin as, what they are shown, and that each half learns."""
+"""The autoencoder of 256 px and the tiny one: their first weights, their training pictures, and that both learn."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def known() -> VAE:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Examples whose picture and latents say which example they are, and where in it."""
+    """Return a folder of examples whose pictures and latents hold the example's number and the place in it."""
     out, count = tmp_path / "predictions", MEASURED + 3
     out.mkdir()
     pictures = np.zeros((count, 256, 256, 3), np.uint8)
@@ -142,14 +142,8 @@ class TestVAE256:
         pieces, vae = Pieces([folder]), grown(known)
         vae.encoder.requires_grad_(False)
         vae.quant_conv.requires_grad_(False)
-        fit(
-            AutoencoderWithCritic(vae),
-            adversarial_loss,
-            lambda g: pieces.batch(1, g)[::2],
-            tmp_path / "decoder",
-            steps=2,
-            **OPTIONS,
-        )
+        pair = AutoencoderWithCritic(vae)
+        fit(pair, adversarial_loss, lambda g: pieces.batch(1, g)[::2], tmp_path / "decoder", steps=2, **OPTIONS)
         other = grown(known)
         take_decoder(other, tmp_path / "decoder" / "checkpoint.pt")
         other.decoder.requires_grad_(False)

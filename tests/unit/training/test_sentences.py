@@ -25,23 +25,15 @@ ROWS = [
 ]
 NAMES = {"1f98a": "Fuchs", "1f355": "Pizza", "1f511": "Schlüssel"}
 FACTS: dict[str, Any] = {
-    "rows": [0],
-    "labels": ["fox"],
-    "concepts": ["1f98a"],
-    "colours": [None],
-    "style": "noto",
-    "background": "white",
-    "relation": None,
-    "size": None,
-    "place": None,
-    "count": 1,
+    **{"rows": [0], "labels": ["fox"], "concepts": ["1f98a"], "colours": [None], "style": "noto", "count": 1},
+    **{"background": "white", "relation": None, "size": None, "place": None},
 }
 PAIR = {"rows": [0, 1], "labels": ["fox", "pizza"], "concepts": ["1f98a", "1f355"], "colours": [None, "blue"]}
 
 
 @pytest.fixture(scope="module")
 def paraphraser() -> Paraphraser:
-    """Three things, WordNet's word for one kind of one of them, and one list of names for all languages."""
+    """Return a paraphraser of three things, one hyponym, and one list of names for all languages."""
     senses = {
         "1": Sense("animal", ("fox",), ()),
         "2": Sense("animal", ("vixen",), ("1",)),
@@ -104,7 +96,7 @@ def test_every_language_says_every_kind_of_picture(paraphraser: Paraphraser, cod
 
 
 def test_the_first_noun_is_the_picture(paraphraser: Paraphraser) -> None:
-    """Even where somebody holds, chases or eats another thing, and by whatever name."""
+    """Also where the thing holds, chases or eats another one, and under each of its names."""
     second = 0
     for seed in range(600):
         sentence = paraphraser.english.say(Scene.of(FACTS | {"style": None}, ROWS), Random(seed))
@@ -130,7 +122,7 @@ def test_pairs_of_a_picture_share_their_plain_caption(paraphraser: Paraphraser) 
 
 
 def test_a_tiny_thing_is_drawn_large_unless_it_has_a_place(paraphraser: Paraphraser) -> None:
-    """A person who says "a tiny turtle" means a cute one."""
+    """The words "a tiny turtle" mean a cute one."""
     plain = {paraphraser.pair(FACTS | {"size": "tiny"}, Random(seed), "en").plain for seed in range(40)}
     assert plain == {"a fox", "a fox, noto style"}
     placed = FACTS | {"size": "tiny", "place": "on the left"}
@@ -151,11 +143,8 @@ def test_a_keyword_of_many_things_weighs_less_and_a_part_of_the_name_more() -> N
             {"hexcode": "1F431", "label": "Katze", "tags": ["Tier"]},
         ]
     )
-    assert dict(zip(names["1f436"].keywords, names["1f436"].weights, strict=True)) == {
-        "Hund": OWN_WORD,
-        "Tier": 0.5,
-        "treu": 1.0,
-    }
+    weights = dict(zip(names["1f436"].keywords, names["1f436"].weights, strict=True))
+    assert weights == {"Hund": OWN_WORD, "Tier": 0.5, "treu": 1.0}
 
 
 def test_an_emoji_comes_with_and_without_its_variation_selector(paraphraser: Paraphraser) -> None:

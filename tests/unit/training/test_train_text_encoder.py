@@ -61,7 +61,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
 
 @pytest.fixture
 def batch(teacher: Teacher) -> tuple[Tensor, ...]:
-    """Plain captions as sentences, two of each picture."""
+    """Return a batch: plain captions as sentences, two of each picture."""
     plain = caption_tokens(teacher.tokenizer, CAPTIONS).long()
     generator = torch.Generator().manual_seed(1)
     latents, noise = torch.randn((2, len(CAPTIONS), 4, 4, 4), generator=generator)
@@ -134,7 +134,7 @@ def test_held_out_errors_are_0_for_the_teacher_and_1_for_a_reader_of_nothing(tea
 
 
 def test_an_exported_reader_is_what_the_pipeline_reads(tmp_path: Path) -> None:
-    """The bundled model with a grown encoder in it: the files load, and give what the trained conditioner gave."""
+    """The bundled model with a grown encoder: the files load, and give the trained conditioner's keys and values."""
     models = load(BUNDLED, dtype=torch.float32)
     larger = make_tokenizer(tmp_path / "tokenizer", 100, 40)
     conditioner = TextConditioner(models.text_encoder, models.unet)
