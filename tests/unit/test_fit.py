@@ -180,6 +180,14 @@ class TestClock:
         assert large.progress(10) == 0
         assert large.state_dict()["64"] == 30
 
+    def test_a_process_that_was_stopped_does_not_use_up_its_budget(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = [0.0]
+        monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+        clock = Clock("64", minutes=100)
+        for now[0] in (10.0, 20.0, 20.0 + 3600):
+            clock.tick()
+        assert clock.seconds["64"] == 20 + loop.LONGEST_STEP
+
     def test_the_budget_that_ends_first_counts(self) -> None:
         clock = Clock("64", minutes=1, steps=10)
         clock.seconds["64"] = 30.0

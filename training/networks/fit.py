@@ -28,6 +28,7 @@ MAX_GRADIENT_NORM = 1.0
 EMA_EVERY = 4  # steps; averaging costs less than at every one, and is as smooth
 SAVE_MINUTES, LOOK_MINUTES = 4.0, 10.0
 LOG_EVERY = 50  # steps
+LONGEST_STEP = 180.0  # seconds, measuring included
 
 Model = TypeVar("Model", bound=nn.Module)
 Draw = Callable[[torch.Generator], tuple[Tensor, ...]]
@@ -197,9 +198,9 @@ class Clock:
         self._last = time.monotonic()
 
     def tick(self) -> None:
-        """Count up to now."""
+        """Count up to now; more than `LONGEST_STEP` since the last time means that the process was stopped."""
         now = time.monotonic()
-        self.seconds[self.stage] += now - self._last
+        self.seconds[self.stage] += min(now - self._last, LONGEST_STEP)
         self._last = now
 
     def progress(self, step: int) -> float:
