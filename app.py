@@ -29,7 +29,7 @@ from ui.runs.catalogue import Catalogue
 from ui.runs.limits import MAX_RUNNING, SMALL_EVENTS, Limits
 from ui.runs.measured import Measured
 from ui.runs.models import LoadedModels
-from ui.runs.zero import ZERO_GPU, Zero
+from ui.runs.zero import SPEED_UP, ZERO_GPU, Zero
 from ui.theme import look
 from ui.web.bodies import BodyLimit, unreadable_body, unwritten_upload
 from ui.web.calls import CallCheck
@@ -45,11 +45,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line. Only this machine reaches the page by default; in a Space everybody does."""
     parser = argparse.ArgumentParser(
         description="Watch Stable Diffusion work: serve the page and open http://127.0.0.1:7860 in a browser.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     host = "0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1"
-    parser.add_argument("--host", default=host, help="address to listen on; 0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=int, default=7860, help="port to listen on")
+    parser.add_argument(
+        "--host", default=host, help="address to listen on; 0.0.0.0 lets other machines in; default: %(default)s"
+    )
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on; default: %(default)s")
     parser.add_argument("--share", action="store_true", help="also open a public link through Gradio's relay")
     parser.add_argument(
         "--model",
@@ -66,7 +67,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=("auto", "float32", "bfloat16", "float16"),
         default="auto",
         help="number type of the networks; auto: float16 on CUDA, bfloat16 on processors that are faster in it; "
-        "float32 gives the exact pictures",
+        "float32 gives the exact pictures; default: %(default)s",
     )
     parser.add_argument(
         "--safety-checker",
@@ -104,7 +105,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options.public = options.share or "SPACE_ID" in os.environ or not is_loopback(options.host)
     if options.safety_checker is None:
         options.safety_checker = "on" if options.public else "off"
-    if options.safety_checker not in ("on", "off"):  # argparse takes a default as it is
+    if options.safety_checker not in ("on", "off"):  # argparse does not check a default against the choices
         parser.error(f"SD_SAFETY_CHECKER must be on or off, got {options.safety_checker!r}")
     limits: dict[str, Any] = {}
     for one in dataclasses.fields(Limits):
@@ -173,18 +174,18 @@ def open_page(options: argparse.Namespace, models: LoadedModels, backend: Backen
     log.info("%s on port %d, safety checker %s", models.catalogue.first, options.port, options.safety_checker)
     log.info("limits: %s", options.limits)
     if options.public and "SPACE_ID" not in os.environ:
-        log.warning("open to others: whoever reaches this address can use the page, and there is no password")
+        log.warning("open to others: anybody who reaches this address can use the page without a password")
     return page
 
 
-def load_models(options: argparse.Namespace, device: str | None) -> LoadedModels:
+def load_models(options: argparse.Namespace, device: str | None, limits: Limits) -> LoadedModels:
     """Return the models that the options name, none of them loaded yet."""
     return LoadedModels(
         Catalogue(options.model),
         device,
         options.dtype,
         vae=options.vae,
-        limits=options.limits,
+        limits=limits,
         safety_checker=options.safety_checker == "on",
     )
 
@@ -194,12 +195,16 @@ def main() -> None:
     options = parse_arguments()
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("ui").setLevel(logging.INFO)
+    if "SD_MAX_WORK" in os.environ:
+        log.warning("SD_MAX_WORK has no effect any more: SD_MAX_SECONDS limits requests in seconds")
     backend: Local
     if ZERO_GPU:
-        models = load_models(options, "cpu")
-        backend = Zero(models, load_models(options, options.device or "cuda"))
+        # Estimated at the processor's pace; the process with the GPU checks the limit itself at the GPU's.
+        generous = dataclasses.replace(options.limits, max_seconds=SPEED_UP * options.limits.max_seconds)
+        models = load_models(options, "cpu", generous)
+        backend = Zero(models, load_models(options, options.device or "cuda", options.limits))
     else:
-        models = load_models(options, options.device)
+        models = load_models(options, options.device, options.limits)
         backend = Local(models)
     page = open_page(options, models, backend)
     models.start()

@@ -25,15 +25,20 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
     parser = argparse.ArgumentParser(
         prog="python -m serving",
         description="One page in front, replicas of the model behind it. Takes the options of app.py too.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--replicas", type=int, default=1, help="how many there are at least")
-    parser.add_argument("--max-replicas", type=int, help="how many at most, when queues are long; default: no more")
+    parser.add_argument("--replicas", type=int, default=1, help="the least number of replicas; default: %(default)s")
+    parser.add_argument("--max-replicas", type=int, help="the largest number, reached when queues are long")
     parser.add_argument(
-        "--line", type=float, default=16, metavar="RUNS", help="start one more when each has so many, drawn or waiting"
+        "--line",
+        type=float,
+        default=16,
+        metavar="RUNS",
+        help="start another replica when each has this many runs, drawn or waiting; default: %(default)s",
     )
     parser.add_argument("--cpus", type=float, help="processor cores of each; default: an equal part of this machine's")
-    parser.add_argument("--gpus", type=float, default=0, help="GPUs of each; a fraction shares one")
+    parser.add_argument(
+        "--gpus", type=float, default=0, help="GPUs of each; a fraction shares one; default: %(default)s"
+    )
     parser.add_argument("--cluster", metavar="ADDRESS", help="a Ray cluster to start them on; default: this machine")
     mine, others = parser.parse_known_args(arguments)
     if mine.max_replicas is None:

@@ -17,7 +17,7 @@ from ui.runs.models import LoadedModels
 log = logging.getLogger("ui.serving")
 
 MAX_REPLICAS_PER_RUN = 3
-"""On how many replicas a run may begin, so that a run that kills replicas does not reach all of them."""
+"""Number of replicas on which one run may begin, so that a run that kills them does not reach all."""
 
 
 @dataclass
@@ -72,13 +72,13 @@ class Remote:
             self._handle.options(session_id=run_id).stop.remote(run_id)
 
     async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
-        """See `Backend.stream`. Photo and mask are read here and sent as pictures of the run's size.
+        """See `Backend.stream`. Photo and mask are read here and sent as pictures.
 
         If a replica dies the run begins again on another, with the same seed, and yields nothing until it is past its
         last event. RuntimeError if that many replicas in a row die.
         """
         self._models.limits.check(request)
-        request = await asyncio.to_thread(self._with_pictures, request)
+        request = await asyncio.to_thread(read_pictures, request)
         handle = self._handle.options(stream=True, session_id=run_id, multiplexed_model_id=request.model or "").stream
         progress = self._runs[run_id] = _Progress()
         try:
@@ -105,9 +105,12 @@ class Remote:
             if self._runs.get(run_id) is progress:
                 del self._runs[run_id]
 
-    def _with_pictures(self, request: Request) -> Request:
-        from stable_diffusion.mask import with_pictures
 
-        if request.image is None:  # the replica, which has the model loaded, completes the request
-            return request
-        return with_pictures(request, self._models.defaults(request.model))
+def read_pictures(request: Request) -> Request:
+    """Return the request with photo and mask as pictures; the replica, which has the model, completes and fits them."""
+    from stable_diffusion.images import read_image
+
+    if request.image is None:
+        return request
+    mask = None if request.mask is None else read_image(request.mask, background="black", name="mask")
+    return request.with_values(image=read_image(request.image), mask=mask)

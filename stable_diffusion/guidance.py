@@ -16,7 +16,7 @@ from .schedule import Level, predict_x_0
 
 @dataclass(frozen=True)
 class Query:
-    """A run's query: the x_0 in its latents x = alpha x_0 + sigma eps, (N, C, h, w), float32.
+    """A run's question to the network: the x_0 in the latents x = alpha x_0 + sigma eps, (N, C, h, w), float32.
 
     context and negative are (N, S, K), prompt and negative prompt as `UNet.read` gives them; negative is None for a run
     without guidance. guidance_scale is Stable Diffusion's w in uncond + w (cond - uncond): the paper's plus one.

@@ -62,9 +62,10 @@ def read_image(source: str | Path | Image.Image, *, background: str = "white", n
             size = _checked_size(label, *source.size)
             return _upright_rgb(ImageOps.exif_transpose(source), background)  # a copy in any case
         label = f"{name} {(Path(source).name or str(source))[:255]!r}"
-        # Checked before opening: opening a pipe waits for its writer, and opening a device may start something.
+        # Check for a regular file before opening it: opening a pipe blocks until somebody writes to it, and
+        # opening a device can have side effects.
         if not (os.path.isfile(source) and os.access(source, os.R_OK)):
-            raise ImageError(f"{label} is no file that can be read: check its path")
+            raise ImageError(f"{label} is not a readable file: check its path")
         with open(source, "rb") as file:
             image = open_image(label, file)
             size = "{}x{}".format(*image.size)
@@ -161,7 +162,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _grey_from_floats(image: Image.Image) -> Image.Image:
-    """Convert F to L: 0 is black and 1 is white; if other values occur, the smallest and the largest one are."""
+    """Convert F to L: [0, 1] is black to white or, if other values occur, the smallest value to the largest."""
     values = np.asarray(image)
     low, high = (float(bound(values, axis=None)) for bound in (np.fmin.reduce, np.fmax.reduce))  # NaN left out
     if not math.isfinite(high - low):

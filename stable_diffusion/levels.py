@@ -41,8 +41,8 @@ def ddpm_steps(schedule: NoiseSchedule, n: int, settings: Settings) -> list[Tran
 def ddim_steps(schedule: NoiseSchedule, n: int, settings: Settings) -> list[Transition]:
     """Lay out trained timesteps; each step leads T // n below, the last one to timestep 0 or the clean image.
 
-    set_alpha_to_one chooses the clean image. T // n below is the next timestep of leading grids alone; on other grids
-    diffusers' class is a little off, and so is this function.
+    set_alpha_to_one chooses the clean image. Only on a leading grid is T // n below the next timestep; on other grids
+    this function repeats the small error of diffusers' class.
     """
     end = CLEAN if schedule.config.set_alpha_to_one else schedule.level(0)
     stride = schedule.num_train_timesteps // n
@@ -70,7 +70,7 @@ def heun_steps(schedule: NoiseSchedule, n: int, settings: Settings) -> list[Tran
 
 
 def dpm_steps(schedule: NoiseSchedule, n: int, settings: Settings) -> list[Transition]:
-    """Lay out as `multistep_steps` does, but on a cosine schedule cut the fractions of all timesteps, as diffusers."""
+    """Lay out as `multistep_steps` does, but truncate all timesteps of a cosine schedule, as diffusers does."""
     cosine = schedule.config.beta_schedule == "squaredcos_cap_v2"
     return multistep_steps(schedule, n, settings, rounded=() if cosine else ("use_karras_sigmas", "use_lu_lambdas"))
 
@@ -130,7 +130,11 @@ def _ddpm_options(settings: Settings, n: int) -> Options:
 
 
 def _dpm_options(settings: Settings, n: int) -> Options:
-    """The usual solver ends short runs in first order, and on request any run; other orders end in falling orders."""
+    """Return the order and its ending.
+
+    The second-order solver takes its last step in first order in runs of fewer than 15 steps, or if `euler_at_final` is
+    set; the others lower their order step by step.
+    """
     order, curved = settings["solver_order"], settings["solver_type"] == "heun"
     ending = 2 if settings["lower_order_final"] and n < 15 else int(settings["euler_at_final"])
     if order == 2 and not curved:

@@ -146,7 +146,8 @@ def load(
         state, origin = parts.pop(part)
         packed = part in ("unet", "vae") and packs(device, dtype)
         unread = packed or part == "text_encoder"
-        # Packing converts them. Converting here too would take memory and make merging LoRA files less exact.
+        # `for_inference` converts these weights when it packs them. Converting here too would take memory and
+        # make merging LoRA files less exact.
         kept = packed and part == "unet" and dtype != torch.float32
         networks[part] = build(
             network, getattr(config, part), state, origin, device=device, dtype=None if kept else dtype, unread=unread

@@ -112,7 +112,7 @@ class Pipeline:
         return defaults_for(unet, vae, scheduler, words, tiny_vae=models.tiny_vae is not None)
 
     def __call__(self, prompt: str | Request = "", **settings: Unpack[Settings]) -> Result:
-        """Run a request to its end; arguments and errors are those of `stream`. Without previews unless asked for."""
+        """Run a request to its end; arguments and errors as in `stream`. There are no previews unless asked for."""
         if not isinstance(prompt, Request):
             settings = {"preview": "none", **settings}
         result = None
@@ -141,6 +141,8 @@ class Pipeline:
         """
         request = prompt if isinstance(prompt, Request) else Request(prompt, **settings)
         request = with_pictures(request, self.defaults).seeded()
+        assert request.preview is not None
+        self.models.decoder_for(request.preview)  # refused or fetched here, and not when the first preview is due
         photo, white = request.image, request.mask
         plan, conditioning = self.plan(request), self.condition(request)
         draw = self._noise_source(request)

@@ -35,7 +35,8 @@ Decode = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures that may be shown. `found` tells which ones the model's safety checker found: those are blurred.
+    """Pictures ready to show. `found`: for each, whether the model's safety checker flagged it; flagged ones are
+    blurred.
 
     `found` is empty for a model without a safety checker.
     """
@@ -68,7 +69,7 @@ class Renderer:
         return self.screen(images if self.mask is None else self.mask.paste(images))
 
     def screen(self, images: list[Image.Image]) -> Pictures:
-        """Return `images` with those blurred that the model's safety checker finds, if the model has one."""
+        """Blur the images that the model's safety checker flags, if it has one, and return all of them."""
         if self.models.safety_checker is None:
             return Pictures(images)
         found = self.models.safety_checker.find(images)

@@ -112,7 +112,7 @@ class Settings(TypedDict, total=False):
 class Request:
     """One request for images. The constructor raises `RequestError`, naming argument, value and remedy.
 
-    None means "what suits the model": `Defaults.complete` fills it in where the run begins.
+    None means "what suits the model": `Defaults.complete` fills it in before the run begins.
 
     prompt: the text; `<lora:name:weight>` in it merges a LoRA file for this run.
     image: the picture that image-to-image starts from; None for text-to-image.
@@ -122,7 +122,7 @@ class Request:
     height, width: pixels. None: the size of a photo that suits the model, otherwise the model's own.
     clip_skip: how many of the text encoder's last layers to leave out.
     seed: image i of num_images uses seed + i. None or -1: a random seed.
-    preview, preview_every: decoder of the intermediate pictures, and of which steps there are any.
+    preview: decoder of the steps' pictures, one of `PREVIEW_LABELS`. preview_every: n for a picture of every n-th step.
     model: which of several models draws; a `Pipeline` ignores it.
     """
 
@@ -229,7 +229,7 @@ class Defaults:
 
     @property
     def min_side(self) -> int:
-        """Smallest side worth asking for."""
+        """Smallest side that a form offers: half the trained one."""
         return self.side // 2
 
     @property
@@ -246,7 +246,7 @@ class Defaults:
         """Return `request` with these defaults for every setting that it leaves open.
 
         photo_size: width and height of the request's photo. A size that the request leaves open is the photo's, in
-        whole latents, up to one and a half times the trained side; a larger photo is drawn at the model's own size.
+        whole latents, from half to one and a half times the trained side; others are drawn at the model's own.
         Raises `RequestError` where the schedule does not go with the default sampler, or a size has part latents.
         """
         names = ("num_inference_steps", "guidance_scale", "sampler", "strength", "preview")
@@ -266,7 +266,7 @@ class Defaults:
         return complete
 
     def _size(self, photo_size: tuple[int, int] | None) -> tuple[int, int]:
-        if photo_size is None or max(photo_size) > 1.5 * self.side:
+        if photo_size is None or min(photo_size) < self.min_side or max(photo_size) > 1.5 * self.side:
             return self.side, self.side
         width, height = (max(self.size_unit, side // self.size_unit * self.size_unit) for side in photo_size)
         return width, height
@@ -300,7 +300,7 @@ def shown(value: object) -> str:
     """Return a refused value as text, cut to the length that an error message has room for."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # integers of thousands of digits have no text, nor do nested lists
+    except (ValueError, RecursionError):  # repr fails for integers of thousands of digits and for deeply nested lists
         return "a value that is too long to show"
     return text if len(text) <= 100 else f"{text[:100]}…"
 

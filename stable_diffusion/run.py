@@ -77,7 +77,7 @@ class Step:
         return str(next(self.render.models.vae.parameters()).dtype).removeprefix("torch.")
 
     def noisy(self) -> list[Image.Image]:
-        """Return pictures of x_t, the noise that the network is shown."""
+        """Return pictures of x_t, the noisy latents that the network receives."""
         return self.render.noisy(self.latents, self.level, self.found)
 
     def previewed(self, preview: Preview) -> Step:

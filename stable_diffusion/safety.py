@@ -22,7 +22,7 @@ from .loading.model_config import SAFETY_FILES
 
 CONCEPTS, SPECIAL = 17, 3
 STRICTER = 0.01
-"""Added to the similarities of a picture after it was near a special concept."""
+"""Increment of a picture's similarities once it is near a special concept."""
 BLUR = 1 / 12
 """The radius as a share of a picture's longer side, which leaves only colours."""
 
@@ -87,7 +87,7 @@ class SafetyChecker:
 
 
 def blur(pictures: Sequence[Image.Image], found: Sequence[bool]) -> list[Image.Image]:
-    """Return the pictures, with those that were found blurred to their colours."""
+    """Return the pictures; flagged ones are blurred until only their colours remain."""
     return [
         picture.filter(ImageFilter.GaussianBlur(BLUR * max(picture.size))) if hit else picture
         for picture, hit in zip(pictures, found, strict=True)

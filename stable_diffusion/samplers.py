@@ -60,7 +60,7 @@ def euler(x: Tensor, steps: Steps, noise: Noise) -> Sampling:
     """Euler steps along the probability flow (Algorithm 2 without churn or correction, arXiv:2206.00364)."""
     for here, there in steps:
         x_0 = yield x, here
-        # x + (x - x_0) / sigma * (sigma_next - sigma), without its difference of numbers as large as 4096.
+        # x + (x - x_0) / sigma * (sigma_next - sigma), without the cancellation between sigmas as large as 4096.
         x = x_0 + (x - x_0) * (there.sigma / here.sigma)
     return x
 

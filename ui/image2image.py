@@ -148,7 +148,10 @@ def connect_steps(controls: Controls, defaults: Defaults, note: gr.Markdown) -> 
     note.value = describe(defaults.strength, defaults.num_inference_steps)
 
 
-STARTS = ("image", "fit", "strength", "num_inference_steps", "width", "height")
+STARTS = (
+    *("image", "fit", "strength", "num_inference_steps", "width", "height"),
+    *("sampler", "schedule", "seed", "model"),
+)
 """The settings that change the start of a run."""
 
 

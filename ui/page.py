@@ -37,7 +37,7 @@ class Page(gr.Blocks):
     """Blocks with a bounded queue, whose events refuse values of the wrong form in a sentence."""
 
     def queue(self, *args: Any, **options: Any) -> gr.Blocks:
-        """Set the queue up. `Blocks` calls it when it is made; a second call would build all routes again.
+        """Set the queue up. The constructor of `Blocks` calls this; a second call would build all routes again.
 
         Closes the routes that compute at once, past the queue.
         """
@@ -45,7 +45,7 @@ class Page(gr.Blocks):
         push = self._queue.push
 
         async def push_named(body: PredictBodyInternal, request: Any, username: str | None) -> Any:
-            """Put an event into the queue. Gradio would fail at the event after one of a visit with an empty name."""
+            """Queue an event, but refuse an empty session_hash, which would make Gradio fail at the next event."""
             if body.session_hash == "":
                 return False, "session_hash must not be empty: choose any name for the visit", "error"
             return await push(body, request, username)
@@ -54,7 +54,7 @@ class Page(gr.Blocks):
         return self
 
     async def process_api(self, *args: Any, **options: Any) -> dict[str, Any]:
-        """Answer an event. Of the browser's own data about it only the place of a click is read."""
+        """Answer an event. Of the data that the browser sends about it, keep the clicked element's index."""
         event = options.get("event_data")
         if event is not None:
             options["event_data"] = gr.EventData(event.target, {"index": place(event._data), "value": None})

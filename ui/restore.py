@@ -103,7 +103,7 @@ PLAY = """() => {
 
 
 def connect_link(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, page: gr.Blocks) -> None:
-    """Put the settings of the page's address into the form when it opens, and draw those with a seed."""
+    """Put the settings of the page's address into the form, and press Generate if it has a seed and no photo."""
     menu = tabs["t2i"].controls["model"]
 
     def read(chosen: str, request: gr.Request) -> Updates:

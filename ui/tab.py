@@ -34,7 +34,7 @@ BLURRED = (
 NOT_KEPT = "The picture stays on the stage until you draw the next one: save it from there."
 
 PAUSE = 0.1
-"""Seconds between two answers that the page must both draw: of two in quick succession Gradio may skip the first."""
+"""Seconds between two answers: Gradio's page may skip the first of two that follow each other quickly."""
 
 COPY_LINK = """async () => {
   const live = document.querySelector("#%s .live");
@@ -48,7 +48,7 @@ COPY_LINK = """async () => {
 
 @dataclass(frozen=True)
 class Services:
-    """What the page is built around: the models, the backend that runs requests, and the registry of runs."""
+    """The services of the page: the models, the backend that draws runs, and the registry of runs."""
 
     models: LoadedModels
     backend: Backend
@@ -217,7 +217,7 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
 
 
 def keep_in_history(tab: Tab, ended: Dependency) -> None:
-    """Add a finished run to the visit's pictures, by an event of its own: the visit may have more by then."""
+    """Add a finished run to the visit's pictures in a second event: the list may have grown during the run."""
     history = tab.history
     ended.success(history.add, [history.runs, tab.view.last], [history.runs, history.gallery], **QUIET)
 
@@ -238,7 +238,7 @@ async def follow(tab: Tab, backend: Backend, run: PageRun, owner: str | None) ->
             async for news in stream:
                 if run.page is not page:
                     return
-                if run.stopped:  # by now the backend has the run
+                if run.stopped:  # Stop was pressed before the backend had the run
                     backend.stop(run.run_id)
                 if isinstance(news, Started):
                     run.request = news.request
@@ -254,12 +254,14 @@ async def follow(tab: Tab, backend: Backend, run: PageRun, owner: str | None) ->
                     yield {**await end(tab, run, news), **idle}
     except Exception as error:
         sentence = explain(error)
+        run.drop_pictures()
         yield {view.live: live.failed(run.run_id, sentence), **idle}
         raise page_error(sentence) from None
     finally:
         if run.page is page:
             run.page = None
     if not ended:
+        run.drop_pictures()
         yield {view.live: live.idle(), **idle}
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 GAIN = 0.95
-"""A row of the larger batch must cost at most this part of the smaller batch's to be worth the longer turn."""
-TRIES = 6  # the first batches of a size also pay for its preparation, and other programs may disturb any
+"""Largest cost of a row in the larger batch, relative to the smaller one, at which the batch grows."""
+TRIES = 6  # the first batches of a size include its preparation, and other programs can slow any batch
 LONGEST_TURN = 1.0  # seconds; a departure, and a newcomer's first step, wait for the turn that is under way
 REST = 256
 

@@ -34,15 +34,15 @@ class QueueFull(RequestError):
 class Engine:
     """Draws for many owners at once: every turn is one evaluation of the network, led by the least served owner.
 
-    In a turn, runs that left are dropped and at most one run of the queue gets a slot. Queries of other runs with the
-    same network, latent size and context length ride along in the leader's batch; sampler, steps, guidance and seed may
-    differ. Runs begin on a second thread, one after the other, so that a long prompt or a large photo holds up nobody's
-    steps; pictures are rendered on the engine's thread, unless the preview worker has its own. An error ends the run
-    that it belongs to and no other. A run whose handle was closed stays as it is and may be submitted again.
+    Each turn drops runs whose handle is closed, and gives a slot to at most one run of the queue. Queries of other runs
+    with the same network, latent size and context length ride along in the leader's batch; sampler, steps, guidance and
+    seed may differ. Runs begin on a second thread, one after the other, so that a long prompt or a large photo holds up
+    nobody's steps; pictures are rendered on the engine's thread, unless the preview worker has its own. An error ends
+    only its own run. A run whose handle is closed keeps its state and can be submitted again.
 
     Owners are served in measured seconds. A batch's seconds are shared among its rows; beginning a run and rendering
-    its pictures count too. No run rides along that is further ahead of the least served owner than one image's
-    estimated seconds. A newcomer starts with the account of the least served owner in a slot.
+    its pictures count too. A run joins the batch only if its owner is ahead of the least served owner by at most the
+    estimated seconds of one image. A newcomer starts with the account of the least served owner in a slot.
     """
 
     def __init__(
@@ -178,7 +178,10 @@ class Engine:
             self._worker.earn(self._clock() - started, alone=alone)
         for slot, step in steps:
             if slot.wants_picture(step):
-                self._worker.add(slot.handle, step, slot.preview(self._clock))
+                try:
+                    self._worker.add(slot.handle, step, slot.preview(self._clock))
+                except Exception as error:  # the next turn drops the run, if it has a slot still
+                    slot.handle.fail(error)
         self._worker.work()
         for owner, seconds in self._worker.take_costs().items():
             self._charge(owner, seconds)
@@ -193,18 +196,20 @@ class Engine:
             self._beginning = None
             try:
                 run, seconds = begun.result()
+                slot = _Slot(handle, run, self._clock())
             except Exception as error:
                 handle.fail(error)
             else:
                 if not handle.ended:
                     self._served.setdefault(handle.owner, min(self._served.values(), default=0.0))
                     self._charge(handle.owner, seconds)
-                    self._slots = [*self._slots, _Slot(handle, run, self._clock())]
+                    self._slots = [*self._slots, slot]
         with self._changed:
             self._queue = [entry for entry in self._queue if not entry[0].ended]
             if self._beginning is None and self._can_admit():
-                handle, begin = self._queue.pop(0)
+                handle, begin = self._queue[0]
                 self._beginning = handle, self._beginner.submit(self._begin, begin)
+                self._queue.pop(0)
                 self._beginning[1].add_done_callback(self._notify)
             return bool(self._queue) and len(self._slots) + (self._beginning is not None) < self.max_running
 
@@ -241,8 +246,8 @@ class Engine:
     def _choose(self, more_wait: bool) -> list[tuple[_Slot, Query]]:
         """Return the next batch, one query for each run: an image of the least served owner, and those that ride along.
 
-        The accounts are planned with the batch size's last seconds per row. While runs of the queue wait for free
-        slots, each of which takes a turn to be admitted, turns are kept short.
+        The accounts are planned with the batch size's last seconds per row. While queued runs wait for free slots, the
+        batch is cut to a quarter, because each turn admits one run.
         """
         planned = dict(self._served)
 

@@ -79,7 +79,8 @@ class PreviewWorker:
             self._waiting.pop(handle, None)
 
     def earn(self, seconds: float, *, alone: bool = False) -> None:
-        """Add credit for time that the network took. Unused credit expires: a quiet hour allows no flood.
+        """Add credit for time that the network took. Unused credit expires, so that an hour without runs does not pay
+        for many previews at once.
 
         alone: a single run on a processor delays nobody else with its previews, so all of them are due.
         """
@@ -153,14 +154,14 @@ class PreviewWorker:
 
 
 def stream(device: torch.device, priority: int = 0) -> AbstractContextManager[object]:
-    """Put a thread's work on a stream of its own, on devices that have streams; lower priorities go first."""
+    """Run a thread's work on a CUDA stream of its own; a smaller priority number goes first."""
     if device.type != "cuda":
         return nullcontext()
     return torch.cuda.stream(torch.cuda.Stream(device, priority=priority))
 
 
 def finish(device: torch.device) -> None:
-    """Wait for this thread's work on an accelerator, so that other threads may read the results, and for the clock."""
+    """Wait until the accelerator has finished this thread's work: before others read it, or a clock measures it."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
     elif device.type != "cpu":

@@ -30,10 +30,10 @@ class Queue(Protocol):
 class RunHandle:
     """A run that an engine was asked for: iterate over its steps, close it to leave.
 
-    The newest steps are kept: a slow reader misses some, but never the last. The engine publishes a step as soon as it
-    was taken; if its pictures are rendered later, the step is published again with them, and may then be older than the
-    one before. Any number of threads may read independently, from any time on. A run without readers goes on; a closed
-    one gives its slot back at the engine's next turn.
+    The newest steps are kept: a slow reader misses some, but never the last. The engine publishes every step without
+    pictures, and the preview worker publishes it with pictures: before that on a processor, where the plain step is
+    then dropped; otherwise afterwards, possibly behind later steps. Any number of threads may read independently, from
+    any time on. A run without readers goes on; a closed one gives its slot back at the engine's next turn.
     """
 
     def __init__(self, owner: Hashable, queue: Queue):

@@ -1,8 +1,8 @@
 """OpenVINO's kernels for a U-Net on a CPU: an optional package, `pip install openvino`, and faster on many machines.
 
-They are compiled for the shapes of one guided picture of the model's own size; compiled for any shape they are no
-faster. Our layers evaluate all other shapes. A U-Net is converted once, in ten seconds for the bundled model, and kept
-in the user's cache folder. In memory its weights are a second copy.
+They are compiled for the shapes of one guided picture of the model's own size; kernels compiled for all shapes are not
+faster than ours. Our layers evaluate all other shapes. A U-Net is converted once, in ten seconds for the bundled model,
+and kept in the user's cache folder. In memory its weights are a second copy.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ class CLIPVisionConfig(_TowerConfig):
 def _tower(name: str, kind: type[_TowerConfig], values: Json, part: str) -> _TowerConfig:
     """Read one tower's settings, which lie within those of a CLIP model."""
     settings: Json = {}
-    for key in (name, f"{name}_dict"):  # OpenAI's first uploads repeat settings under the second, and those count
+    for key in (name, f"{name}_dict"):  # OpenAI's first uploads repeat them under the second
         section = values.get(key) or {}
         require(isinstance(section, dict), f"{part}: {key}={short_repr(section)} must be a JSON object: {CORRECT_IT}")
         settings |= section

@@ -255,7 +255,7 @@ class UNetConfig(FileSettings):
         "time_embedding_type": "positional",
         "transformer_layers_per_block": 1,
     }
-    # `attend` keeps its scores in float32 for every model, which is what upcast_attention asks for.
+    # `attend` keeps its scores in float32 for every model, as upcast_attention requests.
     IGNORED = frozenset({"addition_embed_type_num_heads", "upcast_attention"})
 
     def __post_init__(self) -> None:

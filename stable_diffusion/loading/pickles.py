@@ -2,8 +2,8 @@
 
 PyTorch executes no code from a file (`weights_only`), but a file can still request more than weights need:
 `bytearray(10**12)`, a text that a codec doubles many times, or a key that is a pair of equal pairs, nested forty times.
-A few bytes would take all memory, or a year. This module therefore lists the names that a pickle may contain, and
-counts the work of reading it.
+A file of a few bytes could exhaust memory, or take a year to read. This module therefore lists the names that a pickle
+may contain, and counts the work of reading it.
 """
 
 from __future__ import annotations

@@ -193,8 +193,8 @@ def recognise(
 ) -> Settings:
     """Return the settings of the model in the single file `path`, whose tensors are `state`.
 
-    They are those in the file's metadata, from our converter, or else those of the family with these shapes. A 2.x
-    model's prediction type comes from a .yaml of the same name beside the file, as Stability AI publishes them, or
+    The settings come from the file's metadata, which our converter writes, or else from the family with these shapes. A
+    2.x model's prediction type comes from a .yaml of the same name beside the file, as Stability AI publishes them, or
     else from `probe`, which is called with the family's settings. Raises `ModelError` for any other model, and for one
     without a VAE if `own_vae`.
     """

@@ -42,7 +42,7 @@ def test_a_client_runs_as_the_readme_says(clone: Path, server: Server):
     names: dict[str, Any] = {}
     exec(readme_code("from gradio_client import").replace("http://127.0.0.1:7860", server.url), names)
     assert names["step"]["finished"]
-    assert [Image.open(picture["image"]).size for picture in names["pictures"]] == [(256, 256)]
+    assert [Image.open(picture["image"]).size for picture in names["pictures"]] == [(256, 256)] * 2
 
 
 def test_a_language_model_finds_and_calls_the_tools(server: Server):

@@ -102,11 +102,12 @@ def test_a_path_of_the_servers_opens_nothing_and_tells_nothing(caller: Caller, s
         "a\0b.png",
         "x" * 5000,
         "",
-        "http://127.0.0.1:9/x.png",
     ]
     answers = {str(caller.ask(photo_calls(caller, {"path": str(path)})[way]).get("error")) for path in paths}
     [sentence] = answers
     assert sentence.startswith(f"{'mask' if way == 'mask' else 'image'} must be uploaded here")
+    address = photo_calls(caller, {"path": "http://127.0.0.1:9/x.png"})[way]
+    assert str(caller.ask(address).get("error")).startswith("A file must be uploaded here")
 
 
 PATHS = ("/etc/passwd", "/etc/none", "../../etc/passwd")

@@ -25,6 +25,7 @@ from stable_diffusion.batching.preview_worker import PreviewWorker
 from stable_diffusion.batching.run_handle import KEPT_STEPS, RunHandle
 from stable_diffusion.guidance import Query
 from stable_diffusion.levels import Plan
+from stable_diffusion.loading.config import ModelError
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.preview import Pictures, Preview
 from stable_diffusion.request import Request
@@ -778,3 +779,25 @@ def test_a_run_that_leaves_while_it_begins_takes_no_slot(pipe: Pipeline, engine:
     settle(engine)
     assert last(engine.submit(beginning(pipe, Request("a", num_inference_steps=1)), "next")).result is not None
     assert runs[0].query is not None  # as it was: it may be submitted again
+
+
+def test_a_run_that_can_not_begin_or_be_shown_ends_alone(
+    exact: Pipeline, alone: dict[int, Tensor], engine: Engine
+) -> None:
+    """A decoder that is not there, and a run that is over already, are their own runs' errors."""
+
+    def begin_without_decoder() -> Run:
+        run = exact.begin("a fox", num_inference_steps=3)
+        run.preview = fail  # type: ignore[method-assign]
+        return run
+
+    def fail(*timing: object) -> Preview:
+        raise ModelError("there is no decoder")
+
+    over = exact.begin("a fox", num_inference_steps=1)
+    over.close()
+    with pytest.raises(ModelError, match="there is no decoder"):
+        list(engine.submit(begin_without_decoder, "no decoder"))
+    with pytest.raises(AssertionError):
+        list(engine.submit(lambda: over, "over"))
+    check(engine.submit(beginning(exact, CROWD[0]), "well"), CROWD[0], alone)

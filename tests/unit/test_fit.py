@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from training.networks import fit as loop
-from training.networks.fit import EMA, EMA_EVERY, Checkpoint, Clock, cosine, fit, linear_end
+from training.networks.fit import EMA, EMA_EVERY, Checkpoint, Clock, LossByNoise, cosine, fit, linear_end
 
 TARGET, BIAS = torch.tensor([[1.0, -2.0, 0.5]]), 0.25
 
@@ -192,3 +192,11 @@ class TestClock:
     def test_a_run_needs_an_end(self, budget: dict, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             Clock("64", **budget)
+
+
+def test_the_loss_is_told_by_noise_level_since_the_last_line() -> None:
+    by_noise = LossByNoise(1000, bands=4)
+    t, losses = torch.tensor([0, 249, 250, 999]), torch.tensor([1.0, 3.0, 5.0, 7.0])
+    assert by_noise.add(t, losses).item() == 4
+    assert by_noise.take() == {"0-249": 2, "250-499": 5, "750-999": 7}
+    assert by_noise.take() == {}

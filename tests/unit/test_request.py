@@ -46,9 +46,18 @@ def test_defaults_complete_a_request_where_it_leaves_something_open() -> None:
 
 
 @pytest.mark.parametrize(
-    ("photo", "size"), [((100, 70), (96, 64)), ((9, 2000), (128, 128)), ((192, 5), (192, 16)), ((193, 8), (128, 128))]
+    ("photo", "size"),
+    [
+        ((100, 70), (96, 64)),
+        ((192, 64), (192, 64)),
+        ((193, 64), (128, 128)),
+        ((192, 63), (128, 128)),
+        ((9, 2000), (128, 128)),
+    ],
 )
-def test_an_open_size_is_the_photos_unless_that_is_large(photo: tuple[int, int], size: tuple[int, int]) -> None:
+def test_an_open_size_is_the_photos_unless_that_is_small_or_large(
+    photo: tuple[int, int], size: tuple[int, int]
+) -> None:
     request = Defaults(side=128, size_unit=16).complete(Request(image="photo.png"), photo)
     assert (request.width, request.height) == size
 

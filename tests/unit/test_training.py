@@ -22,7 +22,7 @@ from training.judging.curves import read_log
 from training.networks import train_unet
 from training.networks.cache_latents import channel_statistics, encode, load_latents, load_vae, standardise
 from training.networks.export import export, export_clip
-from training.networks.fit import fit, linear_end
+from training.networks.fit import LossByNoise, fit, linear_end
 from training.networks.optimizer import MuonAdamW
 from training.networks.train_clip import IMAGES, CaptionedPictures, clip_loss, contrastive_loss, new_clip
 from training.networks.train_tokenizer import (
@@ -207,7 +207,9 @@ class TestTraining:
         latents = 5 + 3 * torch.randn(256, 8, 4, 4)
         model.latent_mean, model.latent_std = channel_statistics(latents)
         tokens, t = torch.ones(256, MAX_LENGTH, dtype=torch.long), torch.randint(1000, (256,))
-        loss = denoising_loss(NoiseSchedule(SCHEDULER), model, latents, tokens, t, torch.randn_like(latents))
+        loss = denoising_loss(
+            NoiseSchedule(SCHEDULER), LossByNoise(1000), model, latents, tokens, t, torch.randn_like(latents)
+        )
         # 32,768 squares of unit normals average to 1 +- sqrt(2 / 32768) = 0.008
         assert loss.item() == pytest.approx(1, abs=0.03)
 
@@ -237,7 +239,7 @@ class TestTraining:
         schedule, losses = NoiseSchedule(SCHEDULER), []
 
         def loss(*batch) -> torch.Tensor:
-            losses.append(denoising_loss(schedule, *batch))
+            losses.append(denoising_loss(schedule, LossByNoise(1000), *batch))
             return losses[-1]
 
         def draw(generator: torch.Generator) -> tuple[torch.Tensor, ...]:

@@ -54,6 +54,7 @@ def fit(
     look: Look[Model] | None = None,
     mixed_precision: str | None = None,
     word_share: float | None = None,
+    by_noise: LossByNoise | None = None,
 ) -> None:
     """Train `model` in the folder `out`, going on from the checkpoint there, until its budget is used up.
 
@@ -65,6 +66,7 @@ def fit(
     steps, minutes: the budget; whichever ends first. `minutes` are those of `stage`, over all restarts.
     mixed_precision: accelerate's name for it, "no" or "bf16"; None leaves it to `precision`.
     word_share: see `MuonAdamW`.
+    by_noise: told of by `loss`, and logged with it.
     """
     clock = Clock(stage, steps=steps, minutes=minutes)
     # Without `cpu=True`, processes on a machine without a GPU would not be joined: each would train for itself
@@ -74,7 +76,7 @@ def fit(
     ema, optimizer = EMA(model, ema_decay), MuonAdamW(model, rate, word_share)
     checkpoint = Checkpoint(out, {"model": model, "ema": ema.model, "optimizer": optimizer, "clock": clock})
     step, samples = checkpoint.load()
-    log = Log(out / "log.jsonl", device, samples, clock.progress(step))
+    log = Log(out / "log.jsonl", device, samples, clock.progress(step), by_noise)
     save_due, look_due = Every(SAVE_MINUTES), Every(LOOK_MINUTES)
     generator = torch.Generator()
     clock.start()
@@ -264,14 +266,44 @@ class Checkpoint:
         os.replace(partial, self.path)
 
 
+class LossByNoise:
+    """The mean loss of the examples in each band of timesteps, for the log: one number hides what late steps learn.
+
+    timesteps: of the schedule. bands: of equal width.
+    """
+
+    def __init__(self, timesteps: int, bands: int = 5):
+        self.width, self._sums, self._counts = timesteps // bands, torch.zeros(bands), torch.zeros(bands)
+
+    def add(self, t: Tensor, losses: Tensor) -> Tensor:
+        """Note the losses (B,) of examples at timesteps (B,); returns their mean, which is to be minimised."""
+        band = (t // self.width).clamp(max=len(self._sums) - 1).cpu()
+        self._sums.index_add_(0, band, losses.detach().float().cpu())
+        self._counts.index_add_(0, band, torch.ones(len(band)))
+        return losses.mean()
+
+    def take(self) -> dict[str, float]:
+        """Return the mean loss of each band that had examples since the last call, by its first and last timestep."""
+        bands = {
+            f"{band * self.width}-{(band + 1) * self.width - 1}": (total / count).item()
+            for band, (total, count) in enumerate(zip(self._sums, self._counts, strict=True))
+            if count
+        }
+        self._sums.zero_()
+        self._counts.zero_()
+        return bands
+
+
 class Log:
     """A line every `LOG_EVERY` steps, printed and in a file: loss, samples a second, and where the time goes.
 
     samples, progress: the examples seen and the share of the budget used when the run starts or goes on.
     """
 
-    def __init__(self, path: Path, device: torch.device, samples: int, progress: float):
-        self.path, self.device = path, device
+    def __init__(
+        self, path: Path, device: torch.device, samples: int, progress: float, by_noise: LossByNoise | None = None
+    ):
+        self.path, self.device, self.by_noise = path, device, by_noise
         self._start(samples, progress)
 
     def _start(self, samples: int, progress: float) -> None:
@@ -302,6 +334,8 @@ class Log:
             "samples_per_second": (samples - self._samples) / seconds,
             "shares": shares,
         }
+        bands = self.by_noise.take() if self.by_noise else {}
+        entry |= {"loss_by_noise": bands} if bands else {}
         with self.path.open("a") as log:
             log.write(json.dumps(entry) + "\n")
         left = seconds * (1 - progress) / (progress - self._progress)
@@ -309,6 +343,7 @@ class Log:
         print(
             f"step {step}  {entry['samples_per_second']:.1f} samples/s  loss {entry['loss']:.4f}  "
             f"{left / 60:.0f} min left  ({parts})",
+            *(f" t {band}: {loss:.4f}" for band, loss in bands.items()),
             flush=True,
         )
         self._start(samples, progress)

@@ -37,7 +37,7 @@ from training.data.sentences.paraphraser import HELDOUT, Paraphraser
 
 from .cache_latents import load_facts, load_latents
 from .export import write_json
-from .fit import Loss, fit, linear_end, precision
+from .fit import Loss, LossByNoise, fit, linear_end, precision
 from .text_conditioner import TextConditioner, cross_attentions, grow, widths
 from .train_tokenizer import FILES as TOKENIZER_FILES
 from .train_tokenizer import caption_tokens
@@ -91,7 +91,7 @@ def recorded(modules: Iterable[Attention]) -> Iterator[list[tuple[Attention, Ten
             hook.remove()
 
 
-def attention_loss(teacher: Teacher) -> Loss:
+def attention_loss(teacher: Teacher, by_noise: LossByNoise) -> Loss:
     """Return a loss: the squared error of each cross-attention's answer, over its variance between captions."""
     spans = widths(teacher.unet)
 
@@ -105,14 +105,14 @@ def attention_loss(teacher: Teacher) -> Loss:
         for (module, query, answer), (start, end) in zip(teacher.attentions(x_t, t, plain), spans, strict=True):
             key, value = words[:, :, start:end].chunk(2, dim=2)
             said = module.to_out[0](attend(query.repeat_interleave(copies, 0), key, value, module.heads))
-            error = (said.float() - answer.float().repeat_interleave(copies, 0)).square().mean()
+            error = (said.float() - answer.float().repeat_interleave(copies, 0)).square().flatten(1).mean(1)
             errors.append(error / answer.float().var(dim=0).mean().clamp(min=1e-6))
-        return torch.stack(errors).mean()
+        return by_noise.add(t.repeat_interleave(copies, 0), torch.stack(errors).mean(0))
 
     return loss
 
 
-def velocity_loss(teacher: Teacher) -> Loss:
+def velocity_loss(teacher: Teacher, by_noise: LossByNoise) -> Loss:
     """Return a loss: the squared error of the velocities."""
 
     def loss(
@@ -122,7 +122,8 @@ def velocity_loss(teacher: Teacher) -> Loss:
         target = teacher.velocity(x_t, t, plain)
         copies = len(sentences) // len(plain)
         x_t, t, target = (tensor.repeat_interleave(copies, 0) for tensor in (x_t, t, target))
-        return (teacher.unet(x_t, t.float(), conditioner(sentences)).float() - target.float()).square().mean()
+        error = teacher.unet(x_t, t.float(), conditioner(sentences)).float() - target.float()
+        return by_noise.add(t, error.square().flatten(1).mean(1))
 
     return loss
 
@@ -292,7 +293,7 @@ def main() -> None:
     tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
     tokenizer.model_max_length = args.length or tokenizer.model_max_length
     examples = Examples(args.latents, paraphraser, teacher.tokenizer, tokenizer)
-    heldout = HeldoutSentences(teacher)
+    heldout, by_noise = HeldoutSentences(teacher), LossByNoise(SCHEDULER.num_train_timesteps)
 
     def look(step: int, averaged: TextConditioner) -> None:
         save_conditioner(averaged, args.tokenizer, args.out)
@@ -303,7 +304,7 @@ def main() -> None:
 
     fit(
         new_conditioner(teacher, tokenizer, paraphraser, args.layers, args.start),
-        {"attention": attention_loss, "velocity": velocity_loss}[args.target](teacher),
+        {"attention": attention_loss, "velocity": velocity_loss}[args.target](teacher, by_noise),
         lambda generator: examples.batch(args.pictures, args.copies, args.timestep_power, generator),
         args.out,
         rate=args.rate,
@@ -315,6 +316,7 @@ def main() -> None:
         look=look,
         mixed_precision=args.precision,
         word_share=WORD_SHARE,
+        by_noise=by_noise,
     )
 
 

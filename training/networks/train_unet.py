@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from stable_diffusion.clip import CLIPTextEncoder
-from stable_diffusion.ddpm import training_loss
+from stable_diffusion.ddpm import q_sample
 from stable_diffusion.diffusion import UNet
 from stable_diffusion.loading.clip_config import CLIPTextConfig
 from stable_diffusion.loading.config import (
@@ -39,7 +39,7 @@ from training.data.grammar import everyday
 from training.sheets import contact_sheet
 
 from .cache_latents import channel_statistics, load_latents, load_vae, standardise
-from .fit import Look, fit, linear_end
+from .fit import Look, LossByNoise, fit, linear_end
 from .train_tokenizer import caption_tokens
 from .train_vae import CONFIG
 
@@ -179,11 +179,18 @@ def draw_timesteps(count: int, steps: int, power: float, generator: torch.Genera
 
 
 def denoising_loss(
-    schedule: NoiseSchedule, model: TextToLatents, latents: Tensor, tokens: Tensor, t: Tensor, noise: Tensor
+    schedule: NoiseSchedule,
+    by_noise: LossByNoise,
+    model: TextToLatents,
+    latents: Tensor,
+    tokens: Tensor,
+    t: Tensor,
+    noise: Tensor,
 ) -> Tensor:
     """Return the simple loss (Eq. 14, arXiv:2006.11239): latents and noise (B, C, h, w), tokens (B, S), t (B,)."""
     x_0 = (latents - model.latent_mean) / model.latent_std
-    return training_loss(lambda x_t, t: model(x_t, t, tokens), x_0, schedule, t=t, noise=noise)
+    error = model(q_sample(schedule, x_0, t, noise), t, tokens) - schedule.velocity(x_0, noise, t)
+    return by_noise.add(t, error.float().square().flatten(1).mean(1))
 
 
 def train(
@@ -191,6 +198,7 @@ def train(
 ) -> None:
     """Train until the minutes at this resolution, or `args.steps`, are used up."""
     schedule = NoiseSchedule(SCHEDULER)
+    by_noise = LossByNoise(schedule.num_train_timesteps)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         latents, tokens = examples.batch(args.batch, generator)
@@ -199,7 +207,7 @@ def train(
 
     fit(
         model,
-        partial(denoising_loss, schedule),
+        partial(denoising_loss, schedule, by_noise),
         draw,
         args.out,
         rate=args.rate,
@@ -210,6 +218,7 @@ def train(
         minutes=args.minutes,
         stage=str(args.resolution),
         look=look,
+        by_noise=by_noise,
     )
 
 

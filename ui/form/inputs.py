@@ -29,7 +29,7 @@ def place(clicked: Any) -> int:
 def picked(event: gr.SelectData, choices: Sequence[Choice]) -> Choice:
     """Return the clicked choice; gr.Error if there is none at that index."""
     if not 0 <= event.index < len(choices):
-        raise page_error("What was clicked is not there any more: choose one that is.")
+        raise page_error("The entry that you clicked is gone: choose another.")
     return choices[event.index]
 
 

@@ -78,7 +78,7 @@ def connect_menu(
     menu.focus(lambda name: name, menu, before, **QUIET)  # a link or the history may have chosen since
 
     changed = [form[control] for form in forms for control in (*model_sliders(models.defaults()), *SAMPLED)]
-    # A menu loses focus once however one chooses: Gradio 6.31's `input` comes twice, its `select` never by keyboard.
+    # Use `blur`, which comes once for each choice: Gradio 6.31 sends `input` twice, and no `select` for the keyboard.
     chosen = menu.blur(
         choose,
         [menu, before],

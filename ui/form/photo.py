@@ -58,7 +58,9 @@ class PhotoInput(gr.Image):
                 return own_file(payload.path or "", self.argument)
             try:
                 path = super().preprocess(payload)
-            except Exception:  # text that is not a picture makes Gradio and Pillow raise nearly anything
+            except Exception as error:  # text that is not a picture makes Gradio and Pillow raise nearly anything
+                if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the picture
+                    raise
                 raise RequestError(f"{self.argument} is damaged on its way: take or choose it again") from None
             assert isinstance(path, str), "the component's type is filepath"
             return path

@@ -21,8 +21,7 @@ WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 MAX_WORDS, MAX_LETTERS = 3, 30
 """How many unknown words a sentence names, and how many letters of each."""
 SIMILARITY = 0.8
-"""Least similarity of two spellings (difflib's ratio); both also begin with the same letter, unlike fridge and
-bridge."""
+"""Least similarity of two spellings (difflib's ratio) that begin alike: fridge is not taken for bridge."""
 
 
 @dataclass(frozen=True)

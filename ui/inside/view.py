@@ -12,7 +12,7 @@ import gradio as gr
 HERE = Path(__file__).parent
 
 Value = dict[str, object]
-"""What a view's template and script draw."""
+"""Value of a view: the data that its template and script draw."""
 
 
 def inside_view(kind: str, script: str | None = None) -> gr.HTML:

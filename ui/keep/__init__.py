@@ -1,1 +1,1 @@
-"""Keep what a visitor has made: files, history, settings inside pictures, links."""
+"""Keep a visitor's pictures: files, history, settings inside pictures, links."""

@@ -34,7 +34,8 @@ NUMBERS: dict[str, tuple[str, Callable[[str], int | float]]] = {
 SYNTAX = "Prompt syntax"
 """Our own name: other programs read every prompt as a weighted one."""
 MASK, PAINTED = "Mask", "painted"
-"""Our own name and value for a run with a mask, which is in no file. AUTOMATIC1111 writes "Mask blur" instead."""
+"""Our own name and value for a run with a mask; the mask itself is not in the file. AUTOMATIC1111 writes
+"Mask blur" instead."""
 
 LINE = re.compile(r"^Steps: *\d", re.MULTILINE)
 NAME = re.compile(r"\w[\w /-]*")

@@ -1,4 +1,4 @@
-"""The settings of a request as the page handles them: how text is read as each, and what the page allows.
+"""Define the table of a request's settings: how to read each from text, and its largest value on the page.
 
 A table over the fields of `Request`: form, links, API and limits go through it instead of naming each setting.
 """
@@ -18,8 +18,8 @@ MAX_GUIDANCE = 30
 class Setting:
     """One setting.
 
-    kind: the type that its text is read as. choices: the names to choose from. for_photos: whether text-to-image has
-    no use for it. linked: whether links carry it, because it changes the picture.
+    kind: the type that its text is read as. choices: the names to choose from. for_photos: whether only image-to-image
+    uses it. linked: whether links carry it, because it changes the picture.
     most: the largest value here, or the name of the field of `Limits` that holds it.
     """
 

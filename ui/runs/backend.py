@@ -1,4 +1,4 @@
-"""`Backend`, the interface of whatever runs requests, and `Local`, an engine in this process."""
+"""Define `Backend`, the protocol of a place that draws runs, and `Local`, an engine in this process."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Backend(Protocol):
 
     @property
     def status(self) -> str:
-        """State: "ready", "loading" or "failed", as the first model; "broken" if only a restart of the server helps."""
+        """State of the first model, "ready", "loading" or "failed"; or "broken" if the server must be restarted."""
         ...
 
     def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:

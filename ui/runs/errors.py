@@ -1,4 +1,4 @@
-"""How an error ends an event: the log gets its traceback, the visitor or the program one sentence."""
+"""Log an error, and turn it into one sentence for the visitor or the program."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from contextlib import contextmanager
 
 import gradio as gr
 
+from stable_diffusion.compute.memory import is_out_of_memory
 from stable_diffusion.request import RequestError
 
 log = logging.getLogger(__name__)
 
-NO_MEMORY_SIGNS = ("out of memory", "not enough memory", "can't allocate memory")
-"""Parts of torch's error messages: the first is an accelerator's, the others are a processor's."""
 NO_MEMORY = "There is not enough memory for this: choose a smaller size or fewer pictures."
 UNEXPECTED = "Something went wrong on the server: try again. Its log tells more."
 
@@ -38,12 +37,6 @@ def where(error: BaseException) -> str:
     """Return file and line that raised an error, for a line of the log."""
     frames = traceback.extract_tb(error.__traceback__)
     return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error of Python or torch says that memory ran out."""
-    text = str(error)
-    return isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY_SIGNS)
 
 
 def titled(title: str, text: str) -> str:

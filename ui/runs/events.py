@@ -30,7 +30,7 @@ side noise takes 65 kB without loss, and 7 kB at a quality of 90."""
 class Waiting:
     """The run has no step yet.
 
-    text: what it waits for; empty if that is not worth a word. position: its place in the queue, 1 for the next; 0
+    text: the reason of the wait; may be empty. position: its place in the queue, 1 for the next; 0
     outside the queue. seconds: the expected wait, if it is known.
     """
 
@@ -41,7 +41,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Started:
-    """The run can be drawn.
+    """The run is prepared: its model is loaded and its request complete.
 
     request: complete and seeded, with photo and mask as pictures of its size. dropped: by field, the end of prompt and
     negative prompt that exceeds the model's limit.

@@ -30,7 +30,7 @@ class Measured:
         self._going = Gauge("sd_runs_going", "Runs that wait or are drawn.", registry=registry)
         self._ended = Counter("sd_runs", "Runs that ended, by how.", ["end"], registry=registry)
         self._waits = Histogram(
-            "sd_wait_seconds", "From the question to the first step.", buckets=SECONDS, registry=registry
+            "sd_wait_seconds", "From the request to the first step.", buckets=SECONDS, registry=registry
         )
         self._times = Histogram(
             "sd_run_seconds", "From the first step to the last.", buckets=SECONDS, registry=registry

@@ -23,8 +23,8 @@ def prepare(models: LoadedModels, request: Request) -> tuple[Pipeline, Request]:
 
     models.limits.check(request)  # before the model is loaded
     pipeline, defaults = models.pipeline(request.model), models.defaults(request.model)
-    models.limits.check(request, defaults)
     request = with_pictures(request, defaults)
+    models.limits.check(request, defaults)
     check_seconds(pipeline, request, defaults, models.limits)
     add_files(pipeline)
     pipeline.loras.models_for(request.loras)

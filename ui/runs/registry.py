@@ -52,6 +52,11 @@ class PageRun:
         """Note the files of the run, and free the memory of its film and pictures."""
         self.finished, self.request, self.film = finished, finished.request, []
 
+    def drop_pictures(self) -> None:
+        """Free the memory of photo and mask of a run that ended without a result: the files are read again."""
+        if self.request is not None:
+            self.request = self.request.with_values(image=self.asked.image, mask=self.asked.mask)
+
 
 class Registry:
     """The newest runs, finished or not."""

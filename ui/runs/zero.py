@@ -29,11 +29,10 @@ from .prepare import prepare
 ZERO_GPU = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 """Whether this is such a Space, by the variable that the `spaces` package reads."""
 LOADING = 15.0
-"""Seconds to load a model in the process with the GPU. An estimate on the safe side: a longer call is cut off, and a
-longer estimate waits longer for a GPU."""
+"""Seconds to load a model in the process with the GPU, a high estimate: ZeroGPU cuts off a call that takes longer than
+it asked for, and a call that asks for more waits longer."""
 SPEED_UP = 10.0
-"""How many times as fast as this processor the GPU is taken to be, for a model that is slow here; also on the safe
-side."""
+"""Assumed speed of the GPU relative to this processor, for a model that is slow here; a low estimate."""
 LONGEST = 120.0
 """Seconds that a run borrows a GPU for at most."""
 
@@ -46,7 +45,7 @@ class Zero(Local):
     """
 
     def __init__(self, models: LoadedModels, lent: LoadedModels):
-        """To be called before the page is launched: it tells the Space that this program borrows a GPU."""
+        """Tell the Space that this program borrows a GPU; call this before the page is launched."""
         import spaces
 
         super().__init__(models)
@@ -84,7 +83,7 @@ class Zero(Local):
 
         loop = asyncio.get_running_loop()
         try:
-            # In a copy of this context: ZeroGPU reads from it whose quota the time counts against.
+            # Run in a copy of this context, from which ZeroGPU reads the visitor whose quota pays for the time.
             while (event := await loop.run_in_executor(self._threads, copy_context().run, take)) is not None:
                 yield event
         except gr.Error as error:  # ZeroGPU's, if there is no GPU to be had, or the run's

@@ -22,7 +22,7 @@ from ..runs.events import Event
 from .live import Message, address
 
 FILMS: set[str] = set()
-"""The files of all films. Gradio deletes those of this list that are a day old, and all when the server ends."""
+"""The files of all films. Gradio deletes a film of this list after a day, and all of them when the server ends."""
 PLAY_SECONDS, REST_SECONDS, MAX_FRAMES = 3.0, 1.5, 40
 STRIP_FRAMES = 10
 FRAME_SIDE = 512

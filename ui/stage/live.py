@@ -27,7 +27,7 @@ MAX_LIGHT_FILM = 1_500_000
 
 
 class Message(TypedDict, total=False):
-    """What ui/stage/live.js draws: the state of a run, or one of its steps.
+    """A message to ui/stage/live.js: the state of a run, or one of its steps.
 
     state: idle, waiting, step, finished, stopped, failed or sketch. The steps of a film have all of `index` to `start`.
     x0, xt: pictures as data URIs, or an address; None where a step has no preview.
@@ -36,9 +36,9 @@ class Message(TypedDict, total=False):
     run: str
     state: str
     text: str
-    """What stands on the empty stage."""
+    """Text on the empty stage."""
     status: str
-    """What stands below it, and is read aloud."""
+    """Status line below the stage, which a screen reader reads aloud."""
     link: str
     index: int
     total: int

@@ -1,4 +1,4 @@
-"""What the page shows before its first run: a film, and examples as cards, all of them files.
+"""The opening film and the example cards, files that the page shows before its first run.
 
 `python -m ui.stage.make_pictures` draws them with the bundled model.
 """
@@ -35,7 +35,7 @@ their system for less motion."""
 
 
 def example(photo: str | None = None) -> tuple[str, int | None]:
-    """Return a prompt for a visitor who wrote none, and its seed: over a photo the example photo's prompt, and None."""
+    """Return an example prompt and its seed, for an empty prompt; for a photo the prompt of that example, and None."""
     if photo is None:
         return random.choice(EXAMPLES)
     return dict(PHOTO_EXAMPLES).get(Path(photo).name, PHOTO_EXAMPLES[0][1]), None

@@ -18,7 +18,7 @@ UPLOAD = "/gradio_api/upload"
 
 
 class BodyLimit:
-    """An ASGI middleware that ends calls with more than `MAX_BODY` bytes by 413, whatever length was announced."""
+    """An ASGI middleware that answers 413 to calls of more than `MAX_BODY` bytes, whatever their Content-Length."""
 
     def __init__(self, app: ASGIApp):
         self.app = app

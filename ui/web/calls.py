@@ -21,7 +21,7 @@ CLOSED_ROUTES = tuple(
     f"/gradio_api/{route}"
     for route in (
         *("file=http", "file/http", "proxy="),  # fetch files from other servers
-        *("deep_link", "process_recording", "stream/"),  # keep whatever is sent
+        *("deep_link", "process_recording", "stream/"),  # store any data that a caller sends
         *("component_server", "custom_component/", "dev/", "vibe"),
     )
 )

@@ -1,4 +1,4 @@
-"""The headers of every answer: what a browser may load for the page, and which sites may frame it."""
+"""Add security headers to every answer: the sources that the page may load, and the sites that may frame it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POLICY = {
     "base-uri": "'self'",
     "form-action": "'self'",
 }
-"""What the page may load, and from where: nothing from another host. (https://www.w3.org/TR/CSP3/)"""
+"""The Content-Security-Policy by directive: the page loads nothing from another host. (https://www.w3.org/TR/CSP3/)"""
 
 
 class SecurityHeaders:

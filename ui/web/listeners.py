@@ -92,7 +92,7 @@ def forget(queue: Queue, session: str) -> None:
 def release_memory() -> None:
     """Return freed memory to the system (malloc_trim(3)): glibc keeps what each thread has freed.
 
-    Runs go on in many threads, each with megabytes of its own, which are hundreds after a day.
+    Runs use many threads, and each keeps megabytes of freed memory: hundreds in all after a day.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:

@@ -13,7 +13,7 @@ from training.data.paint import BACKGROUNDS, COLOURS
 from training.data.sentences import paraphraser as module
 from training.data.sentences.language import FOLDER, word_list
 from training.data.sentences.names import OWN_WORD, local_names
-from training.data.sentences.paraphraser import CUTE_SIZES, Paraphraser
+from training.data.sentences.paraphraser import Paraphraser
 from training.data.sentences.scene import Scene, plain_caption
 from training.data.thesaurus import Sense, Thesaurus
 
@@ -55,7 +55,7 @@ def test_a_word_list_has_words_for_all_that_is_composed(code: str) -> None:
     assert words["colours"].keys() >= {*COLOURS, *BACKGROUNDS} - {"white"}
     assert words["relations"].keys() == RELATIONS.keys()
     assert words["places"].keys() == PLACES.keys()
-    assert words["sizes"].keys() >= SIZES.keys() - {*CUTE_SIZES}
+    assert words["sizes"].keys() == SIZES.keys()
     assert words["numbers"].keys() == {"2", "3", "4", "5"}
 
 
@@ -150,3 +150,11 @@ def test_a_keyword_of_many_things_weighs_less_and_a_part_of_the_name_more() -> N
 def test_an_emoji_comes_with_and_without_its_variation_selector(paraphraser: Paraphraser) -> None:
     thing = Scene.of(FACTS, ROWS).things[0]
     assert {paraphraser.english.emoji(thing, Random(seed)) for seed in range(30)} == {"🦊", "🦊\ufe0f"}
+
+
+def test_words_that_a_language_joins_are_mostly_joined(paraphraser: Paraphraser) -> None:
+    scene = Scene.of(FACTS | {"style": None}, ROWS)
+    rng = Random(0)
+    said = [paraphraser.languages["fr"].say(scene, rng) for _ in range(4000)]
+    joined, apart = (sum(words in sentence for sentence in said) for words in ("d'un", "de un"))
+    assert joined > apart > 0

@@ -16,6 +16,7 @@ from stable_diffusion.loading.config import ATTENTION_DOWN, ATTENTION_UP, BUNDLE
 from stable_diffusion.model_loader import load
 from stable_diffusion.schedule import NoiseSchedule
 from training.networks.export_text import export_text
+from training.networks.fit import LossByNoise
 from training.networks.text_conditioner import TextConditioner, grow
 from training.networks.train_text_encoder import (
     HeldoutSentences,
@@ -104,13 +105,17 @@ def test_a_new_word_starts_as_its_parts_or_as_its_translation(teacher: Teacher, 
 
 @pytest.mark.parametrize("make_loss", [attention_loss, velocity_loss])
 def test_a_loss_is_nothing_for_the_teachers_own_reader_and_teaches_another(make_loss, teacher: Teacher, batch) -> None:
-    loss, conditioner = make_loss(teacher), TextConditioner(teacher.text_encoder, teacher.unet)
+    by_noise = LossByNoise(1000)
+    loss, conditioner = make_loss(teacher, by_noise), TextConditioner(teacher.text_encoder, teacher.unet)
     assert loss(conditioner, *batch).item() < 1e-8
     conditioner.requires_grad_(True)
     with torch.no_grad():
         conditioner.text_encoder.text_model.embeddings.token_embedding.weight[batch[0][0, 3]] += torch.randn(32)
     value = loss(conditioner, *batch)
     value.backward()
+    bands = by_noise.take()
+    assert bands.keys() == {"0-199", "600-799", "800-999"}
+    assert max(bands.values()) > 1e-8
     assert value.item() > 1e-7
     assert all(
         parameter.grad is not None and parameter.grad.abs().sum() > 0

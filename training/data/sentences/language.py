@@ -21,7 +21,8 @@ FOLDER = Path(__file__).with_name("languages")
 BARE = 0.28  # no more than the facts
 OPENING, ADJECTIVE, ACTION, SECOND, SETTING = 0.36, 0.4, 0.25, 0.34, 0.3
 QUALITY, ENDING, KEYWORD = 0.28, 0.1, 0.14
-EMOJI = 0.05  # share of the names that are the emoji itself
+CONTRACTED = 0.8
+EMOJI = 0.07  # share of the names that are the emoji itself
 KEYWORD_FOR_NAME = 0.4  # share of the names that are a keyword, in languages whose names are translated labels
 NAMED_BY_HAND = 0.7  # share of the names that are those of the word list, where it has some
 
@@ -120,7 +121,14 @@ class Language:
         head = rng.choice(self.words["patterns"]).format(
             opening=slots.opening, noun=noun, action=slots.action, setting=slots.setting
         )
-        return tidy(head)
+        return self._contracted(tidy(head), rng)
+
+    def _contracted(self, text: str, rng: Random) -> str:
+        """Return text with the language's contractions, which some people leave out: 'de un' as "d'un"."""
+        if rng.random() < CONTRACTED:
+            for apart, together in self.words.get("contractions", {}).items():
+                text = re.sub(rf"\b{apart}", together, text)
+        return text
 
     def _slots(self, scene: Scene, rng: Random) -> Slots:
         """Return words that change nothing of the picture; fewer where two things or a place are told."""
@@ -150,7 +158,7 @@ class Language:
             return rng.choice(self.words["relations"][scene.relation]).format(*parts)
         if scene.count > 1:
             return self.several(first, scene.count, rng, adjective=adjective)
-        size = rng.choice(self.words["sizes"].get(scene.size, [""])) if scene.size else ""
+        size = rng.choice(self.words["sizes"][scene.size]) if scene.size else ""
         noun = self.phrase(first, rng, adjective=adjective, size=size)
         if scene.place is None:
             return noun

@@ -28,7 +28,7 @@ HELDOUT = Path(__file__).with_name("heldout.json")
 # Shares of the pairs
 PLAIN, EMPTY, NEGATIVE = 0.12, 0.04, 0.02
 ENGLISH_SHARE, OTHERS_SHARE = 0.5, 0.08  # the languages with a word list of their own share the rest
-EMOJI_ALONE = 0.04
+EMOJI_ALONE = 0.08
 STYLED = {HOUSE_STYLE: 0.2}  # share of the sentences that name the style; 0.55 for every other style
 STYLED_OTHERS = 0.55
 TONED = 0.4  # share of the sentences that say a skin tone, where it is not the default
@@ -126,27 +126,27 @@ class Paraphraser:
 
     def _spoken(self, scene: Scene, code: str, rng: Random) -> Pair | None:
         """Return the scene in one language, or None where that has no words for it or the sentence is held out."""
-        paraphraser: Language = self.english if code == "en" else self.languages[code]
-        if not paraphraser.can_say(scene):
+        language: Language = self.english if code == "en" else self.languages[code]
+        if not language.can_say(scene):
             return None
         if scene.single and scene.background is None and scene.style is None and rng.random() < EMOJI_ALONE:
             sentence = self.english.emoji(scene.things[0], rng) * rng.choice((1, 1, 1, 2))
         else:
-            sentence = self._disturbed(paraphraser.say(scene, rng), paraphraser, rng)
+            sentence = self._disturbed(language.say(scene, rng), language, rng)
         if sentence.lower() in heldout_sentences():
             return None
         return Pair(plain_caption(scene), sentence, code)
 
-    def _disturbed(self, sentence: str, paraphraser: Language, rng: Random) -> str:
+    def _disturbed(self, sentence: str, language: Language, rng: Random) -> str:
         """Return the sentence with mistakes and with words that mean nothing here, as people type."""
-        if paraphraser.space:
+        if language.space:
             if rng.random() < UNKNOWN_WORD:
                 words = sentence.split(" ")
                 words.insert(rng.randrange(1, len(words) + 1), rng.choice(self.english.unknown))
                 sentence = " ".join(words)
             if rng.random() < MISSPELT:
                 sentence = misspelt(sentence, rng)
-            if rng.random() < HURRIED:
+            if language is self.english and rng.random() < HURRIED:
                 sentence = without_articles(sentence)
         if rng.random() < LONG:
             sentence = ", ".join((sentence, *rng.sample(word_list("en")["qualities"], 20)))
