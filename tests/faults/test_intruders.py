@@ -233,7 +233,7 @@ def test_nobody_stops_reads_or_restores_anothers_run(caller: Caller) -> None:
         assert answer["error"].startswith("There is no picture yet"), answer
     number, _ = caller.private("history", "select")
     answer = caller.ask((number, [[forged_run]]), other, event_data={"index": 0, "value": None})
-    assert answer["error"].startswith("What was clicked is not there"), answer
+    assert answer["error"].startswith("The entry that you clicked is gone"), answer
 
 
 def test_a_name_that_is_no_runs_finds_none(caller: Caller) -> None:

@@ -139,7 +139,7 @@ def test_a_photo_crosses_as_a_picture(
     assert isinstance(told[0], Started)
     assert isinstance(told[0].request.image, Image.Image)
     assert_same(told, run(local, "photo", request))
-    with pytest.raises(RequestError, match="is no file that can be read"):
+    with pytest.raises(RequestError, match="is not a readable file"):
         run(remote, "gone", replace(request, image="gone.png"))
 
 

@@ -158,7 +158,7 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path) -> None:
     (tmp_path / "round.png").symlink_to(tmp_path / "round.png")
     names = ["folder.png", "pipe.png", "link.png", "round.png", "missing.png", "x" * 5_000, "nul\0.png"]
     for path in [*(tmp_path / name for name in names), Path("/dev/zero"), Path("/")]:
-        with pytest.raises(ImageError, match=r"^image '.{1,300}' is no file that can be read: check its path$"):
+        with pytest.raises(ImageError, match=r"^image '.{1,300}' is not a readable file: check its path$"):
             read_image(path)
 
 

@@ -167,7 +167,7 @@ def test_a_long_prompt_is_cut_and_the_lost_words_are_named(pipe: Pipeline) -> No
         ({"image": 3}, "image must be a picture or the path of one, got 3"),
         ({"image": PHOTO, "mask": 3}, "mask must be a picture or the path of one, got 3"),
         ({"mask": "mask.png"}, "mask must come with an image, got 'mask.png' alone"),
-        ({"image": PHOTO, "mask": "nowhere.png"}, "mask 'nowhere.png' is no file that can be read"),
+        ({"image": PHOTO, "mask": "nowhere.png"}, "mask 'nowhere.png' is not a readable file"),
         ({"prompt_syntax": ["plain"]}, r"prompt_syntax must be one of plain, weighted, got \['plain'\]"),
         ({"sampler": "magic"}, "sampler must be one of ddpm, .*, got 'magic'"),
         ({"preview": "hd"}, "preview must be one of auto, .*, got 'hd'"),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TRIES = 2
+TRIES = 4
 LONG = 1.0
 """Seconds after which a first evaluation, which may also prepare weights, is not repeated."""
 MEASURED_SIDE = 256
@@ -125,22 +125,19 @@ def _measure(pipeline: Pipeline) -> Pace:
     begin = _seconds(lambda: pipeline.begin(request).close())
     photo = _seconds(lambda: pipeline.begin(request.with_values(image=Image.new("RGB", (small, small)))).close())
     run = pipeline.begin(Request(seed=0))
-    query, evaluations = run.query, list[float]()
+    query = run.query
     assert query is not None, "a run that begins has a query"
-    for _ in range(TRIES):
-        evaluations.append(_seconds(lambda: run.denoise([query])[0].cpu()))  # .cpu() waits for the accelerator
-        if evaluations[-1] > LONG:
-            break
+    evaluation = _seconds(lambda: run.denoise([query])[0].cpu(), TRIES)  # .cpu() waits for the accelerator
     height, width = (length * small // side for length in query.x.shape[-2:])
     decoding = _seconds(lambda: run.render(query.x[..., :height, :width]))
     run.close()
-    return Pace(side, text / 2, max(0.0, photo - begin) * area, min(evaluations), decoding * area)
+    return Pace(side, text / 2, max(0.0, photo - begin) * area, evaluation, decoding * area)
 
 
-def _seconds(function: Callable[[], object]) -> float:
-    """Return the seconds that a call takes: the better of two, because the first may also prepare weights."""
+def _seconds(function: Callable[[], object], tries: int = 2) -> float:
+    """Return the least seconds of a few calls, because the first may also prepare weights; of one call that is long."""
     taken: list[float] = []
-    while len(taken) < 2 and not (taken and taken[0] > LONG):
+    while len(taken) < tries and not (taken and taken[0] > LONG):
         started = time.perf_counter()
         function()
         taken.append(time.perf_counter() - started)
