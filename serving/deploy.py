@@ -9,7 +9,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from ui.runs.limits import MAX_RUNNING, USUAL, Limits
+from ui.runs.limits import LOCAL_LIMITS, MAX_RUNNING, Limits
 
 from .replica import Replica
 from .router import RunRouter
@@ -32,7 +32,7 @@ def deploy(
     cpus: float,
     gpus: float = 0,
     kind: type = Replica,
-    limits: Limits = USUAL,
+    limits: Limits = LOCAL_LIMITS,
     **options: Any,
 ) -> DeploymentHandle:
     """Start replicas on the Ray cluster that this process is connected to, and wait until they are there.

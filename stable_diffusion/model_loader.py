@@ -33,7 +33,6 @@ from .loading.config import (
     TinyVAEConfig,
     VAEConfig,
     require,
-    short_repr,
 )
 from .loading.files import read_json
 from .loading.hub import OnProgress, locate
@@ -41,6 +40,7 @@ from .loading.key_table import PREFIXES, KeyTable
 from .loading.model_config import PART_CLASSES, SAFETY_FILES, TINY_VAE_FILES, ModelConfig, read_config, vae_config
 from .loading.single_file import carried_settings, read_single_file
 from .loading.tokenizer import find_tokenizer, load_tokenizer
+from .request import shown
 from .safety import SafetyChecker
 from .tiny_vae import TinyVAE
 from .vae import VAE, Autoencoder
@@ -205,7 +205,7 @@ def _vae_directory(folder: Path, prefer_half: bool) -> tuple[VAEConfig | TinyVAE
     """Return settings, weights and weight file of a VAE in diffusers' layout."""
     settings = read_json(folder / "config.json")
     kind, supported = settings.get("_class_name", PART_CLASSES["vae"][0]), PART_CLASSES["vae"]
-    require(kind in supported, f"{folder} is not a VAE: {short_repr(kind)}, only {' or '.join(supported)} is supported")
+    require(kind in supported, f"{folder} is not a VAE: {shown(kind)}, only {' or '.join(supported)} is supported")
     names = [Path(name).name for name in weight_names("vae", prefer_half=prefer_half)]
     path = next((folder / name for name in names if (folder / name).exists()), None)
     if path is None:

@@ -85,8 +85,13 @@ class Renderer:
 
 
 def wait_for(device: torch.device) -> None:
-    """Wait until the device has finished all queued work; an accelerator computes asynchronously."""
-    if device.type != "cpu":
+    """Wait until an accelerator has finished this thread's work, before a clock measures it or another thread reads it.
+
+    Threads may have CUDA streams of their own: others' work is not waited for.
+    """
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    elif device.type != "cpu":
         torch.accelerator.synchronize(device)
 
 

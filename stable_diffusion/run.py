@@ -6,14 +6,13 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from .guidance import Denoiser, Query
 from .levels import Plan
 from .loading.checkpoints import finite
-from .preview import Pictures, Preview, Renderer, wait_for
+from .preview import Pictures, Preview, Renderer
 from .request import Request
 from .schedule import CLEAN, Level
 from .vae import unet_not_finite
@@ -136,12 +135,10 @@ class Run:
         self._sampling = plan.run(x, noise)
         self.query: Query | None = self._ask(*next(self._sampling))
 
-    def preview(
-        self, clock: Callable[[], float] = time.perf_counter, wait: Callable[[torch.device], None] = wait_for
-    ) -> Preview:
-        """Return the decoder of this run's previews; see `Preview` for clock and wait."""
+    def preview(self, clock: Callable[[], float] = time.perf_counter) -> Preview:
+        """Return the decoder of this run's previews; `clock` gives seconds."""
         assert self.request.preview is not None, "a run's request is complete"
-        return Preview(self.render, self.request.preview, clock, wait)
+        return Preview(self.render, self.request.preview, clock)
 
     def answer(self, x_0: Tensor) -> Step:
         """Continue with the network's x_0 for `query` and return the step, without pictures.

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from ..compute.memory import is_out_of_memory
 from ..guidance import Query
-from ..preview import Preview
+from ..preview import Preview, wait_for
 from ..request import RequestError
 from ..run import Run, Step
 from .batch_size import BatchSize
-from .preview_worker import PreviewWorker, finish, stream
+from .preview_worker import PreviewWorker, stream
 from .run_handle import RunHandle
 
 Begin = Callable[[], Run]
@@ -286,7 +286,7 @@ class Engine:
         started = self._clock()
         try:
             answers = slots[0].run.denoise(queries)
-            finish(self.device)
+            wait_for(self.device)
         except Exception as error:
             if is_out_of_memory(error) and sum(len(query.x) for query in queries) > 1:
                 size.too_large(rows)
@@ -299,7 +299,7 @@ class Engine:
             for slot, query in batch:
                 self._charge(slot.handle.owner, query.rows * size.row_seconds)
             steps = [(slot, self._answer(slot, answer)) for slot, answer in zip(slots, answers, strict=True)]
-            finish(self.device)
+            wait_for(self.device)
             return [(slot, step) for slot, step in steps if step is not None]
         return [step for part in batch for step in self._evaluate([part])]
 
@@ -364,7 +364,7 @@ class _Slot:
     def preview(self, clock: Callable[[], float]) -> Preview:
         """Return the run's preview decoder, which knows the cost of its previews so far."""
         if self._preview is None:
-            self._preview = self.run.preview(clock, finish)
+            self._preview = self.run.preview(clock)
         return self._preview
 
     def seconds(self, now: float) -> float:

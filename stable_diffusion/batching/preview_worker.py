@@ -158,11 +158,3 @@ def stream(device: torch.device, priority: int = 0) -> AbstractContextManager[ob
     if device.type != "cuda":
         return nullcontext()
     return torch.cuda.stream(torch.cuda.Stream(device, priority=priority))
-
-
-def finish(device: torch.device) -> None:
-    """Wait until the accelerator has finished this thread's work: before others read it, or a clock measures it."""
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()
-    elif device.type != "cpu":
-        torch.accelerator.synchronize(device)

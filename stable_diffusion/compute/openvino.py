@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..diffusion import UNet
 from ..loading.checkpoints import outline
 from .packed import for_inference, set_inference_network
-from .precision import GAIN, ROUNDS
+from .precision import ROUNDS, WORTHWHILE
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "stable-diffusion-live", "openvino")
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
@@ -48,7 +48,7 @@ def use_where_faster(unet: UNet, dtype: torch.dtype, cache: Path = CACHE) -> boo
             outputs.append(network.evaluate(latents, time_embedding, keys_values).float())
             times.append(time.perf_counter() - started)
     right = (outputs[-1] - outputs[-2]).norm() <= AGREEMENT[dtype] * outputs[-2].norm()
-    if right and min(seconds[theirs]) < GAIN * min(seconds[ours]):
+    if right and min(seconds[theirs]) < WORTHWHILE * min(seconds[ours]):
         set_inference_network(unet, dtype, theirs)
     return for_inference(unet, dtype) is theirs
 

@@ -22,7 +22,7 @@ PROBE = UNetConfig(
     up_block_types=("CrossAttnUpBlock2D", PLAIN_UP),
 )
 """A U-Net with layers like the bundled model's, which gains least: a gain here is larger in larger networks."""
-GAIN = 0.9
+WORTHWHILE = 0.9
 """The largest share of float32's time that makes a less exact precision worthwhile."""
 ROUNDS = 5
 
@@ -46,7 +46,7 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
             step()
             seconds[dtype].append(time.perf_counter() - started)
     best = {dtype: min(times) for dtype, times in seconds.items()}  # other work on the machine only adds time
-    return torch.bfloat16 if best[torch.bfloat16] < GAIN * best[torch.float32] else torch.float32
+    return torch.bfloat16 if best[torch.bfloat16] < WORTHWHILE * best[torch.float32] else torch.float32
 
 
 class _Step:

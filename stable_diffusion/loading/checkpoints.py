@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .config import ConfigError, ModelError, one_line, short_repr
+from ..request import shown
+from .config import ConfigError, ModelError, one_line
 from .files import MAX_WEIGHTS, check_file, read_json
 from .pickles import read_pickle
 
@@ -107,7 +108,7 @@ def shards(index: Path) -> dict[str, Path]:
     except (ConfigError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{index} is not an index of shards: download it again") from None
     if outside:
-        raise ModelError(f"{index} names the shard {short_repr(outside[0])}, outside its folder: download it again")
+        raise ModelError(f"{index} names the shard {shown(outside[0])}, outside its folder: download it again")
     return {name: index.parent / file for name, file in placed.items()}
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ..request import shown
 from .config import (
     CORRECT_IT,
     STRICT,
@@ -19,7 +20,6 @@ from .config import (
     Token,
     Width,
     require,
-    short_repr,
 )
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _tower(name: str, kind: type[_TowerConfig], values: Json, part: str) -> _Tow
     settings: Json = {}
     for key in (name, f"{name}_dict"):  # OpenAI's first uploads repeat them under the second
         section = values.get(key) or {}
-        require(isinstance(section, dict), f"{part}: {key}={short_repr(section)} must be a JSON object: {CORRECT_IT}")
+        require(isinstance(section, dict), f"{part}: {key}={shown(section)} must be a JSON object: {CORRECT_IT}")
         settings |= section
     require(bool(settings), f"{part}: config.json has no {name}: give the directory of a whole CLIP model")
     return kind.from_dict(settings, f"{part} {name}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 from pydantic import ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
-from ..request import RequestError
+from ..request import RequestError, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -57,16 +57,7 @@ Factor = Annotated[float, Field(ge=1e-4, le=1e4)]  # multiplied and divided by, 
 Beta = Annotated[float, Field(ge=1e-8, le=0.999)]
 
 CORRECT_IT = "correct it in the model's settings, or download them again"
-SHORT, LINE = 100, 250  # characters
-
-
-def short_repr(value: object) -> str:
-    """Return `repr(value)`, cut after 100 characters."""
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # integers of thousands of digits, lists within thousands of lists
-        return "a value that is too long to show"
-    return text if len(text) <= SHORT else f"{text[:SHORT]}…"
+LINE = 250  # characters
 
 
 def one_line(text: object) -> str:
@@ -113,7 +104,7 @@ class FileSettings:
         for name, value in values.items():
             if name in cls.IGNORED or name.startswith("_") or value is None:
                 continue
-            setting = f"{part}: {one_line(name)}={short_repr(value)}"
+            setting = f"{part}: {one_line(name)}={shown(value)}"
             if name not in fixed:
                 require(value is False, f"{setting} is an unknown setting: its model is of another kind")
                 continue
@@ -138,7 +129,7 @@ def _sentence(error: ValidationError, part: str, values: Json) -> str:
     name = str(problems[0]["loc"][0])
     messages = (one["msg"] for one in problems if one["loc"][0] == name)
     reasons = dict.fromkeys(re.sub(r"^\w+ should", "must", text).replace("tuple", "list") for text in messages)
-    return f"{part}: {name}={short_repr(values[name])} {' or '.join(reasons)}: {CORRECT_IT}"
+    return f"{part}: {name}={shown(values[name])} {' or '.join(reasons)}: {CORRECT_IT}"
 
 
 @dataclass(frozen=True, config=STRICT)

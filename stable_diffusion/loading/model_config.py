@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..request import MAX_SIDE, SIZE_UNIT
+from ..request import MAX_SIDE, SIZE_UNIT, shown
 from .clip_config import CLIPTextConfig
 from .config import (
     CORRECT_IT,
@@ -16,7 +16,6 @@ from .config import (
     UNetConfig,
     VAEConfig,
     require,
-    short_repr,
 )
 from .files import read_json
 
@@ -164,12 +163,12 @@ def _check_pipeline(index: Json) -> str:
     name = str(index.get("_class_name", "StableDiffusionPipeline"))
     if name.removesuffix("Pipeline") not in PIPELINES:
         reason = next((reason for piece, reason in RELATIVES.items() if piece in name), "it is of another kind")
-        raise ConfigError(f"model_index.json: {short_repr(name)} is not supported, {reason}; {ONLY_THESE}")
+        raise ConfigError(f"model_index.json: {shown(name)} is not supported, {reason}; {ONLY_THESE}")
     for part, classes in PART_CLASSES.items():
         entry = index.get(part)
         found = entry[1] if isinstance(entry, (list, tuple)) and len(entry) == 2 else entry
         require(
             found in classes,
-            f"model_index.json: the {part} is {short_repr(found)}, only {' or '.join(classes)} is supported",
+            f"model_index.json: the {part} is {shown(found)}, only {' or '.join(classes)} is supported",
         )
     return name

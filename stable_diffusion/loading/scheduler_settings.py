@@ -13,7 +13,8 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from .config import STRICT, ConfigError, Factor, SchedulerConfig, short_repr
+from ..request import shown
+from .config import STRICT, ConfigError, Factor, SchedulerConfig
 
 
 class Rule(NamedTuple):
@@ -121,7 +122,7 @@ def settings_for(sampler: str, config: SchedulerConfig) -> dict[str, Any]:
         refusal = _refusal(rule, value)
         if refusal is not None:
             raise ConfigError(
-                f"sampler {sampler}: the model's scheduler asks for {name}={short_repr(value)}, {refusal}: "
+                f"sampler {sampler}: the model's scheduler asks for {name}={shown(value)}, {refusal}: "
                 f"choose another sampler, or change {name} in scheduler_config.json"
             )
         settings[name] = value

@@ -31,7 +31,7 @@ from tests.e2e.conftest import PATIENCE
 from tests.e2e.visitor import Visitor
 from tests.unit.test_hostile_images import png
 from ui.runs import cost
-from ui.runs.limits import USUAL
+from ui.runs.limits import LOCAL_LIMITS
 from ui.stage.live import data_uri
 from ui.web.bodies import MAX_BODY
 from ui.web.headers import SecurityHeaders
@@ -242,12 +242,12 @@ def test_a_person_can_not_take_all_the_time(caller: Caller, slow: None):
 
 
 def test_what_one_may_ask_for_is_a_setting_and_less_where_anybody_may_come(monkeypatch: pytest.MonkeyPatch):
-    assert parse_arguments([]).limits == USUAL
+    assert parse_arguments([]).limits == LOCAL_LIMITS
     for public in (["--host", "0.0.0.0"], ["--share"]):
-        assert parse_arguments(public).limits == replace(USUAL, max_seconds=60, max_upload=20)
+        assert parse_arguments(public).limits == replace(LOCAL_LIMITS, max_seconds=60, max_upload=20)
     monkeypatch.setenv("SD_MAX_SECONDS", "77")
     monkeypatch.setenv("SD_SESSIONS", "3")
-    assert parse_arguments(["--share"]).limits == replace(USUAL, max_seconds=77, max_upload=20, sessions=3)
+    assert parse_arguments(["--share"]).limits == replace(LOCAL_LIMITS, max_seconds=77, max_upload=20, sessions=3)
     assert parse_arguments(["--share", "--max-seconds", "88"]).limits.max_seconds == 88
 
 

@@ -41,7 +41,7 @@ def test_a_model_is_measured_once_with_few_evaluations(tmp_path: Path, monkeypat
     pace = cost.pace_of(pipeline)
     assert cost.pace_of(pipeline) is pace
     assert min(pace.text, pace.evaluation, pace.decoding) > 0
-    assert len(asked) == (1 if long == 0 else cost.TRIES)
+    assert len(asked) == (1 if long == 0 else cost.EVALUATIONS)
     assert asked[0].negative is not None  # guided, as the model's pictures are by default
 
 

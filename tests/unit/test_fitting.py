@@ -17,7 +17,7 @@ from ui.form.prompt import prompt_controls
 from ui.keep.infotext import parse_infotext
 from ui.restore import model_by_name
 from ui.runs.catalogue import Catalogue
-from ui.runs.limits import USUAL
+from ui.runs.limits import LOCAL_LIMITS
 from ui.runs.models import LoadedModels
 
 SMALL = Defaults(128, max_clip_skip=2)  # sides from 64 to 256 in steps of 16
@@ -31,7 +31,7 @@ def controls() -> Controls:
         menu = gr.Dropdown(["one", "two"], label="Model")
         found = prompt_controls("", menu, holder, "t2i")
         found |= sampling_controls(SMALL, "t2i")
-        found |= more_controls(SMALL, "t2i", found, USUAL)
+        found |= more_controls(SMALL, "t2i", found, LOCAL_LIMITS)
     del found["_reuse"]
     return {**found, "model": menu}
 

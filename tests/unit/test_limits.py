@@ -17,7 +17,7 @@ from tests.tiny import save_model
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
 from ui.runs.events import Event, News, Started
-from ui.runs.limits import USUAL, Limits
+from ui.runs.limits import LOCAL_LIMITS, Limits
 from ui.runs.models import LoadedModels
 from ui.runs.prepare import check, prepare
 
@@ -46,7 +46,7 @@ def test_a_side_above_the_models_largest_is_refused():
 
 
 def test_the_usual_limits_allow_an_empty_request():
-    USUAL.check(Request())
+    LOCAL_LIMITS.check(Request())
 
 
 @pytest.mark.parametrize("loaded", [False, True])

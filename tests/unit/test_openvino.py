@@ -28,7 +28,7 @@ def pipe(request: pytest.FixtureRequest, tmp_path: Path) -> Pipeline:
 
 @pytest.fixture
 def always_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino_backend, "GAIN", float("inf"))
+    monkeypatch.setattr(openvino_backend, "WORTHWHILE", float("inf"))
 
 
 def test_a_run_draws_what_ours_draws(pipe: Pipeline, tmp_path: Path, always_faster: None) -> None:
@@ -61,7 +61,7 @@ def test_a_slower_or_wrong_network_is_not_taken(
     unet = pipe.models.unet
     ours = for_inference(unet)
     with monkeypatch.context() as patched:
-        patched.setattr(openvino_backend, "GAIN", 0.0)
+        patched.setattr(openvino_backend, "WORTHWHILE", 0.0)
         assert not use_where_faster(unet, torch.float32, tmp_path)
 
     def wrong(self: OpenVINOUNet, latents: Tensor, *others: Tensor) -> Tensor:

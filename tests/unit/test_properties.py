@@ -25,15 +25,15 @@ from stable_diffusion.request import (
 from stable_diffusion.schedule import NoiseSchedule, karras_sigmas
 from ui.keep.infotext import parse_infotext, write_infotext
 from ui.keep.link import LINKED, from_query, to_query
-from ui.keep.settings import MAX_GUIDANCE, MAX_SEED
-from ui.runs.limits import USUAL
+from ui.keep.settings import PAGE_MAX_GUIDANCE, PAGE_MAX_SEED
+from ui.runs.limits import LOCAL_LIMITS
 
 # Where CI is set, Hypothesis draws the same examples every time.
 KINDS = {setting.name: setting.kind for setting in LINKED}
 
 every_input = settings(deadline=None, max_examples=100)
 
-seeds = st.integers(0, MAX_SEED)
+seeds = st.integers(0, PAGE_MAX_SEED)
 sides = st.integers(1, 512).map(lambda units: 8 * units)
 model_names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
 requests = st.builds(
@@ -41,13 +41,13 @@ requests = st.builds(
     prompt=st.text(max_size=60),
     negative_prompt=st.text(max_size=60),
     num_inference_steps=st.integers(1, MAX_STEPS),
-    guidance_scale=st.integers(0, int(10 * MAX_GUIDANCE)).map(lambda tenths: tenths / 10),
+    guidance_scale=st.integers(0, int(10 * PAGE_MAX_GUIDANCE)).map(lambda tenths: tenths / 10),
     height=sides,
     width=sides,
     sampler=st.sampled_from(sorted(SAMPLER_LABELS)),
     clip_skip=st.integers(0, MAX_CLIP_SKIP),
     seed=seeds,
-    num_images=st.integers(1, USUAL.max_images),
+    num_images=st.integers(1, LOCAL_LIMITS.max_images),
 )
 spaced_requests = st.builds(
     replace, requests, sampler=st.sampled_from(SPACED_SAMPLERS), schedule=st.sampled_from(sorted(SCHEDULE_LABELS))

@@ -18,7 +18,7 @@ from stable_diffusion.request import (
     RequestError,
 )
 
-from ..keep.settings import MAX_GUIDANCE
+from ..keep.settings import PAGE_MAX_GUIDANCE
 from ..runs.adapter_files import find_files
 from ..runs.limits import MAX_SLIDER_STEPS, Limits
 from .inputs import Dropdown, Slider
@@ -146,7 +146,7 @@ def steps_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
 def guidance_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
     """Return the guidance scale; `look` holds arguments of the slider."""
     value = defaults.guidance_scale
-    return {"guidance_scale": Slider(0, MAX_GUIDANCE, value, step=0.5, label="Guidance", elem_id=elem_id, **look)}
+    return {"guidance_scale": Slider(0, PAGE_MAX_GUIDANCE, value, step=0.5, label="Guidance", elem_id=elem_id, **look)}
 
 
 def more_controls(defaults: Defaults, kind: str, prompts: Controls, limits: Limits) -> Controls:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from stable_diffusion.request import LORA_TAG, MAX_PROMPT, SIZE_UNIT, Defaults, RequestError, check_schedule
 
-from ..keep.settings import MAX_SEED
+from ..keep.settings import PAGE_MAX_SEED
 from ..runs.adapter_files import find_files
 from ..runs.models import LoadedModels
 from .controls import SIZED, Controls, ModelSlider, Updates, model_sliders
@@ -94,7 +94,7 @@ def _fit_one(fitted: Fitted, name: str, component: Any, value: Any, defaults: De
     elif name == "seed":
         if value in (None, -1):
             fitted.values[name] = ""
-        elif 0 <= value <= MAX_SEED:
+        elif 0 <= value <= PAGE_MAX_SEED:
             fitted.values[name] = str(value)
             fitted.taken.append(_named(label, value))
         else:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from stable_diffusion.request import FIT_LABELS, PREVIEW_LABELS, SAMPLER_LABELS, SCHEDULE_LABELS, SYNTAX_LABELS
 
-MAX_SEED = 2**32 - 1
-MAX_GUIDANCE = 30
+PAGE_MAX_SEED = 2**32 - 1
+PAGE_MAX_GUIDANCE = 30
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ SETTINGS = (
     Setting("fit", str, choices=FIT_LABELS, for_photos=True),
     Setting("negative_prompt", str),
     Setting("num_inference_steps", int, most="max_steps"),
-    Setting("guidance_scale", float, most=MAX_GUIDANCE),
+    Setting("guidance_scale", float, most=PAGE_MAX_GUIDANCE),
     Setting("height", int, most="max_side"),
     Setting("width", int, most="max_side"),
     Setting("sampler", str, choices=SAMPLER_LABELS),
     Setting("schedule", str, choices=SCHEDULE_LABELS),
     Setting("clip_skip", int),
-    Setting("seed", int, most=MAX_SEED),
+    Setting("seed", int, most=PAGE_MAX_SEED),
     Setting("num_images", int, most="max_images"),
     Setting("preview", str, choices=PREVIEW_LABELS, linked=False),
     Setting("preview_every", int, linked=False),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-TRIES = 4
+EVALUATIONS = 4
 LONG = 1.0
 """Seconds after which a first evaluation, which may also prepare weights, is not repeated."""
 MEASURED_SIDE = 256
@@ -30,7 +30,7 @@ MEASURED_SIDE = 256
 SKETCH_STEPS = 5
 QUICK = 0.5
 """Seconds below which a sketch feels immediate."""
-USUAL = Request()
+ONE_PICTURE = Request()
 """One picture with the settings that suit the model."""
 
 
@@ -88,7 +88,7 @@ def check_seconds(pipeline: Pipeline, request: Request, defaults: Defaults, limi
     One picture with the model's own settings, `defaults`, is always allowed.
     """
     seconds = estimate(pipeline, request)
-    most = max(limits.max_seconds, estimate(pipeline, defaults.complete(USUAL)))
+    most = max(limits.max_seconds, estimate(pipeline, defaults.complete(ONE_PICTURE)))
     if seconds > most:
         raise RequestError(
             f"{request.steps} {request.sampler} steps x {request.num_images} of {request.width}x{request.height} take "
@@ -104,7 +104,7 @@ def is_quick(pipeline: Pipeline) -> bool:
 
 def describe(pipeline: Pipeline) -> str:
     """Return "A picture of 20 steps takes about 0.8 s here.", or nothing if the pace is not known."""
-    request = pipeline.defaults.complete(USUAL)
+    request = pipeline.defaults.complete(ONE_PICTURE)
     seconds = estimate(pipeline, request)
     return "" if math.isinf(seconds) else f"A picture of {request.steps} steps takes about {duration(seconds)} here."
 
@@ -127,7 +127,7 @@ def _measure(pipeline: Pipeline) -> Pace:
     run = pipeline.begin(Request(seed=0))
     query = run.query
     assert query is not None, "a run that begins has a query"
-    evaluation = _seconds(lambda: run.denoise([query])[0].cpu(), TRIES)  # .cpu() waits for the accelerator
+    evaluation = _seconds(lambda: run.denoise([query])[0].cpu(), EVALUATIONS)  # .cpu() waits for the accelerator
     height, width = (length * small // side for length in query.x.shape[-2:])
     decoding = _seconds(lambda: run.render(query.x[..., :height, :width]))
     run.close()

@@ -80,5 +80,5 @@ class Limits:
         return ", ".join(f"{name} {value:.4g}" for name, value in asdict(self).items())
 
 
-USUAL = Limits()
+LOCAL_LIMITS = Limits()
 """The limits of a page that only this machine reaches."""

@@ -17,7 +17,7 @@ from stable_diffusion.request import Defaults, Request, RequestError
 from .adapter_files import add_files
 from .catalogue import Catalogue
 from .cost import pace_of
-from .limits import USUAL, Limits
+from .limits import LOCAL_LIMITS, Limits
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +64,7 @@ class LoadedModels:
         dtype: str | None = None,
         *,
         vae: str | None = None,
-        limits: Limits = USUAL,
+        limits: Limits = LOCAL_LIMITS,
         safety_checker: bool = False,
         load: Load | None = None,
     ):
