@@ -198,7 +198,7 @@ def fit_image(
 ) -> Image.Image:
     """Return an RGB picture at width x height: `crop` fills and cuts, `pad` shows all of it, `stretch` distorts."""
     if fit not in FIT_LABELS:
-        raise ValueError(f"fit must be one of {', '.join(FIT_LABELS)}, got {fit!r}")
+        raise RequestError(f"fit must be one of {', '.join(FIT_LABELS)}, got {fit!r}")
     if image.size == (width, height):
         return image
     if fit == "crop":

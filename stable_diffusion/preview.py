@@ -19,7 +19,7 @@ from .compute.memory import is_out_of_memory
 from .images import to_images
 from .mask import Mask
 from .model_loader import Models
-from .request import PREVIEW_LABELS
+from .request import PREVIEW_LABELS, RequestError
 from .safety import blur
 from .schedule import Level
 from .vae import Autoencoder
@@ -112,7 +112,7 @@ class Preview:
         wait: Callable[[torch.device], None] = wait_for,
     ):
         if name not in PREVIEW_LABELS:
-            raise ValueError(f"preview must be one of {', '.join(PREVIEW_LABELS)}, got {name!r}")
+            raise RequestError(f"preview must be one of {', '.join(PREVIEW_LABELS)}, got {name!r}")
         self.autoencoder: Autoencoder = render.models.decoder_for(name)
         self.render, self.name, self.clock, self.wait = render, name, clock, wait
         self._earned = 0.0

@@ -30,7 +30,7 @@ from transformers import CLIPTokenizer
 from .clip import CLIPTextEncoder
 from .loading.checkpoints import check_finite, finite
 from .loading.tokenizer import encode_text, frame
-from .request import SYNTAX_LABELS
+from .request import SYNTAX_LABELS, RequestError
 
 EMPHASIS = {"(": 1.1, "[": 1 / 1.1}
 OPENING = {")": "(", "]": "["}
@@ -67,7 +67,7 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, syntax: str = "plain") -> To
     A chunk has `tokenizer.model_max_length` tokens with start and end, which are always kept.
     """
     if syntax not in SYNTAX_LABELS:
-        raise ValueError(f"prompt_syntax must be one of {', '.join(SYNTAX_LABELS)}, got {syntax!r}")
+        raise RequestError(f"prompt_syntax must be one of {', '.join(SYNTAX_LABELS)}, got {syntax!r}")
     length = tokenizer.model_max_length
     if syntax == "plain":
         found = encode_text(tokenizer, prompt)

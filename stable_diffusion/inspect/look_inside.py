@@ -19,7 +19,7 @@ from ..guidance import Denoiser, Query
 from ..images import to_images, to_tensor
 from ..pipeline import Pipeline
 from ..preview import Renderer
-from ..request import Request, Settings
+from ..request import Request, RequestError, Settings
 from ..run import Step
 from ..safety import blur
 from ..schedule import Level
@@ -93,7 +93,7 @@ def add_noise(pipeline: Pipeline, photo: Image.Image, t: int, *, prompt: str = "
     """
     schedule, models = pipeline.schedule, pipeline.models
     if not 0 <= t < schedule.num_train_timesteps:
-        raise ValueError(f"t must be in [0, {schedule.num_train_timesteps - 1}], got {t}")
+        raise RequestError(f"t must be in [0, {schedule.num_train_timesteps - 1}], got {t}")
     generator = torch.Generator().manual_seed(seed)
     pixels = to_tensor([photo]).to(next(models.vae.parameters()))
     x_0 = models.vae.encode(pixels).float()
