@@ -59,6 +59,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "default: the bundled model",
     )
     parser.add_argument(
+        "--models",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="another model that visitors may choose, or a folder of models; may be given again, and goes with the "
+        "places in $SD_MODELS. A local page also offers the bundled model, those in models/ and some of the hub; a "
+        "public page offers no others, and the hub only by id",
+    )
+    parser.add_argument(
         "--vae", help="another VAE for that model, or one for a file without a VAE: directory, file, or hub id"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1 or mps; default: the fastest one here")
@@ -181,7 +190,7 @@ def open_page(options: argparse.Namespace, models: LoadedModels, backend: Backen
 def load_models(options: argparse.Namespace, device: str | None, limits: Limits) -> LoadedModels:
     """Return the models that the options name, none of them loaded yet."""
     return LoadedModels(
-        Catalogue(options.model),
+        Catalogue(options.model, options.models, public=options.public),
         device,
         options.dtype,
         vae=options.vae,

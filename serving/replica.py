@@ -21,12 +21,12 @@ class Replica:
     """A deployment of Ray Serve: `Local` with models of its own, for a page in another process."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
-        self, model: str | None = None, **options: Any
+        self, catalogue: Catalogue, **options: Any
     ) -> None:
-        """Load the first model, `model`; options are those of `LoadedModels`. RequestError if that fails."""
+        """Load the first model of the page's catalogue; options: see `LoadedModels`. RequestError if that fails."""
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("ui").setLevel(logging.INFO)
-        self._local = Local(LoadedModels(Catalogue(model), **options))
+        self._local = Local(LoadedModels(catalogue, **options))
         await self._load(self._local.models.catalogue.first)
 
     async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:

@@ -59,7 +59,7 @@ def handle(model: Path) -> Iterator[Any]:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init("local", num_cpus=3, include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder)
         size = {"replicas": 2, "max_replicas": 3, "line": 4, "cpus": 1}
-        yield deploy(str(model), kind=Mortal, device="cpu", limits=LIMITS, **size)
+        yield deploy(Catalogue(str(model)), kind=Mortal, device="cpu", limits=LIMITS, **size)
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
