@@ -10,6 +10,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # /monitoring is closed: otherwise Gradio would keep 10,000 events for it, and read all of them at each event.
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
+# Uvicorn would believe any X-Forwarded-For that reaches it through this machine: --address-header decides.
+os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
 
 import argparse
 import dataclasses
@@ -37,6 +39,7 @@ from ui.web.headers import IN_A_SPACE, NOWHERE, SecurityHeaders
 from ui.web.health import health, metrics
 from ui.web.hosts import THIS_MACHINE, HostCheck, is_loopback
 from ui.web.listeners import lifespan_with
+from ui.web.proxies import ProxyAddress
 
 log = logging.getLogger("ui")
 
@@ -100,6 +103,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         metavar="NAME",
         help="another name that the page answers to, for one behind a proxy; may be given again",
     )
+    parser.add_argument(
+        "--address-header",
+        default=os.environ.get("SD_ADDRESS_HEADER"),
+        metavar="NAME",
+        help="header in which your proxy passes a visitor's address on, such as X-Forwarded-For, of which the last "
+        "address counts ($SD_ADDRESS_HEADER); default: none, the address of the connection counts",
+    )
     for one in dataclasses.fields(Limits):
         name, default, public = f"SD_{one.name.upper()}", one.default, one.metadata["public"]
         differs = f", and {public:g} for a public page" if public != default else ""
@@ -135,7 +145,8 @@ def guards(options: argparse.Namespace) -> list[Middleware]:
     headers = Middleware(SecurityHeaders, frame_ancestors=IN_A_SPACE if "SPACE_ID" in os.environ else NOWHERE)
     hosts = [] if options.public and not options.allow_host else [*THIS_MACHINE, *options.allow_host]
     checks = [Middleware(HostCheck, hosts=hosts)] if hosts else []
-    return [headers, *checks, Middleware(CallCheck), Middleware(BodyLimit)]
+    addresses = [Middleware(ProxyAddress, header=options.address_header)] if options.address_header else []
+    return [headers, *checks, *addresses, Middleware(CallCheck), Middleware(BodyLimit)]
 
 
 def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -> gr.Blocks:

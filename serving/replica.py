@@ -15,6 +15,7 @@ from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
 from ui.runs.events import News
 from ui.runs.models import MAX_LOADED, LoadedModels
+from ui.runs.visitors import Visitor
 
 
 class Replica:
@@ -29,7 +30,7 @@ class Replica:
         self._local = Local(LoadedModels(catalogue, **options))
         await self._load(self._local.models.catalogue.first)
 
-    async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
+    async def stream(self, run_id: str, request: Request, owner: Visitor) -> AsyncGenerator[News]:
         """See `Backend.stream`."""
         loading = asyncio.create_task(self._load(request.model or self._local.models.catalogue.first))
         loading.add_done_callback(lambda task: task.exception())  # retrieved: the stream raises the same

@@ -28,6 +28,7 @@ from .runs.backend import Backend
 from .runs.errors import errors_as_text
 from .runs.events import Event, Started, Waiting
 from .runs.registry import new_run_id
+from .runs.visitors import Visitor, visitor_of
 
 BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults))}
 
@@ -63,7 +64,7 @@ def endpoint(backend: Backend, names: list[str]) -> Callable[..., AsyncIterator[
             if "image" in given:
                 require_photo(given["image"])
             request = Request(**{name: value for name, value in given.items() if value is not None})
-            async with aclosing(answers(backend, request, visitor.session_hash)) as stream:
+            async with aclosing(answers(backend, request, visitor_of(visitor))) as stream:
                 async for answer in stream:
                     yield answer
 
@@ -92,10 +93,10 @@ def argument(setting: Setting) -> Component:
     return kind(None, label=setting.name + choices + default, visible=False)
 
 
-async def answers(backend: Backend, request: Request, owner: str | None) -> AsyncGenerator[Answer]:
+async def answers(backend: Backend, request: Request, owner: Visitor) -> AsyncGenerator[Answer]:
     """Run a request and yield an answer for each step; `RequestError`, naming the argument, if it can't be served."""
     run_id, started = new_run_id(), None
-    async with aclosing(backend.stream(run_id, request, owner or run_id)) as stream:
+    async with aclosing(backend.stream(run_id, request, owner)) as stream:
         async for news in stream:
             if isinstance(news, Waiting):
                 yield [], waiting(news)

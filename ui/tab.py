@@ -24,6 +24,7 @@ from .runs.events import Event, Started, Waiting
 from .runs.models import LoadedModels
 from .runs.prepare import check
 from .runs.registry import PageRun, Registry
+from .runs.visitors import Visitor, visitor_of
 from .stage.film import film_files, finish, with_final_picture
 from .stage.opening import example
 
@@ -192,12 +193,13 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
             if request.seed is None and sketch.seed is not None:  # the sketch is drawn in full
                 request = request.with_values(seed=sketch.seed)
             await asyncio.to_thread(check, services.models, request)
-            run = registry.add(tab.kind, request)
+        asker = visitor_of(visitor)
+        run = PageRun(tab.kind, request, asker.address)
         sketch.run_id, sketch.seed = "", None
         if example:
             yield example
             await asyncio.sleep(PAUSE)
-        async with aclosing(follow(tab, backend, run, visitor.session_hash)) as updates:
+        async with aclosing(follow(tab, services, run, asker)) as updates:
             async for update in updates:
                 yield update
 
@@ -222,10 +224,10 @@ def keep_in_history(tab: Tab, ended: Dependency) -> None:
     ended.success(history.add, [history.runs, tab.view.last], [history.runs, history.gallery], **QUIET)
 
 
-async def follow(tab: Tab, backend: Backend, run: PageRun, owner: str | None) -> AsyncGenerator[Updates]:
+async def follow(tab: Tab, services: Services, run: PageRun, owner: Visitor) -> AsyncGenerator[Updates]:
     """Yield the page's updates for a run until it ends, or another page takes it over."""
-    view, page = tab.view, object()
-    run.page = page
+    view, backend, registry, page = tab.view, services.backend, services.registry, object()
+    registry.show(run, page)
     idle: Updates = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
     # Repeated with every step: of two answers in quick succession Gradio 6.31's page may draw only the second.
     busy: Updates = {view.generate: gr.Button(interactive=False), view.stop: gr.Button(interactive=True)}
@@ -234,7 +236,7 @@ async def follow(tab: Tab, backend: Backend, run: PageRun, owner: str | None) ->
     if film:
         await asyncio.sleep(PAUSE)
     try:
-        async with aclosing(backend.stream(run.run_id, run.request or run.asked, owner or run.run_id)) as stream:
+        async with aclosing(backend.stream(run.run_id, run.request or run.asked, owner)) as stream:
             async for news in stream:
                 if run.page is not page:
                     return
@@ -254,14 +256,14 @@ async def follow(tab: Tab, backend: Backend, run: PageRun, owner: str | None) ->
                     yield {**await end(tab, run, news), **idle}
     except Exception as error:
         sentence = explain(error)
-        run.drop_pictures()
+        registry.forget(run)
         yield {view.live: live.failed(run.run_id, sentence), **idle}
         raise page_error(sentence) from None
     finally:
         if run.page is page:
             run.page = None
     if not ended:
-        run.drop_pictures()
+        registry.forget(run)
         yield {view.live: live.idle(), **idle}
 
 

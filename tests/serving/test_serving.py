@@ -27,6 +27,7 @@ from ui.runs.catalogue import Catalogue
 from ui.runs.events import Event, News, Started
 from ui.runs.limits import Limits
 from ui.runs.models import LoadedModels
+from ui.runs.visitors import Visitor
 
 ray = pytest.importorskip("ray", reason="requirements-serve.txt is not installed")
 pytestmark = pytest.mark.serving
@@ -94,7 +95,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 90) -> None:
 
 
 def news(backend: Backend, run_id: str, request: Request) -> aclosing[AsyncGenerator[News]]:
-    return aclosing(backend.stream(run_id, request, owner="visitor"))
+    return aclosing(backend.stream(run_id, request, owner=Visitor("visitor")))
 
 
 def run(backend: Backend, run_id: str, request: Request) -> list[News]:
