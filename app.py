@@ -24,7 +24,7 @@ import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
-from ui.keep.files import sweep_hourly
+from ui.keep.files import sweep
 from ui.page import build_page
 from ui.runs.backend import Backend, Local
 from ui.runs.catalogue import Catalogue
@@ -177,7 +177,7 @@ def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -
             "routes": routes,
             "middleware": guards(options),
             "exception_handlers": {RequestValidationError: unreadable_body, OSError: unwritten_upload},
-            "lifespan": lifespan_with(options.limits.unheard, sweep_hourly),
+            "lifespan": lifespan_with(options.limits.unheard, sweep),
         },
         **look(),
     )

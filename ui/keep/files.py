@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import shutil
 import time
@@ -34,13 +33,6 @@ def keep(name: str, content: bytes) -> str:
         shutil.rmtree(folder, ignore_errors=True)  # the half that was written takes room from the next file
         raise NoRoom(f"The server can't keep a file ({error.strerror}): try again later.") from error
     return str(path)
-
-
-async def sweep_hourly() -> None:
-    """Call `sweep` every hour, in a thread."""
-    while True:
-        await asyncio.to_thread(sweep)
-        await asyncio.sleep(HOUR)
 
 
 def sweep() -> None:

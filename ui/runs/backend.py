@@ -136,9 +136,9 @@ class Local:
                         return
                     yield Waiting(f"{text}…")
                 loop = asyncio.get_running_loop()
-                active, dropped = await loop.run_in_executor(self._preparing, self._prepare, request)
-                stream.active = active
-                yield Started(active.request, dropped)
+                prepared, dropped = await loop.run_in_executor(self._preparing, self._prepare, request)
+                active = stream.active = prepared
+                yield Started(prepared.request, dropped)
             async with aclosing(self._events(run_id, stream, active)) as events:
                 async for event in events:
                     yield event
