@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from dataclasses import replace
@@ -140,6 +141,8 @@ def test_any_text_is_read_as_infotext(text: str) -> None:
 
 # Settings in a link.
 
+ODD_NUMBERS = ["-1", "0", "-0.0", "nan", "inf", "-inf", "1e400", "1e-400", "9" * 4000, "-" + "9" * 400, "9" * 5000]
+
 
 @every_input
 @given(requests | spaced_requests | photo_requests, st.none() | model_names)
@@ -150,11 +153,13 @@ def test_a_link_comes_back(request: Request, model: str | None) -> None:
 
 
 @every_input
-@given(st.dictionaries(st.sampled_from([*KINDS, "other"]), st.text(max_size=10)))
+@given(st.dictionaries(st.sampled_from([*KINDS, "other"]), st.text(max_size=10) | st.sampled_from(ODD_NUMBERS)))
 def test_any_link_is_read(query: dict[str, str]) -> None:
     read = from_query(query)
-    assert read.keys() <= query.keys() & KINDS.keys()
+    others = read.pop("others", {})
+    assert read.keys() | others.keys() == query.keys() & KINDS.keys(), "each is taken or named"
     assert all(isinstance(value, KINDS[name]) for name, value in read.items())
+    assert all(math.isfinite(value) for value in read.values() if not isinstance(value, str))
 
 
 # Weighted prompts: characters with their weights, whatever the texts that they come in.
