@@ -102,6 +102,8 @@ class Tab:
     history: History
     sketch: gr.Checkbox
     """The switch of drawing while the form changes."""
+    fill: gr.Button
+    """Restores the settings of a text in the prompt; visible for such a text alone."""
 
     def request(self, values: Values) -> Request:
         """Return the request of the form; `RequestError` for a value that no model takes."""

@@ -33,7 +33,7 @@ def controls() -> Controls:
         found = prompt_controls("", menu, holder, "t2i")
         found |= sampling_controls(SMALL, "t2i")
         found |= more_controls(SMALL, "t2i", found, LOCAL_LIMITS)
-    del found["_reuse"]
+    del found["_reuse"], found["_fill"]
     return {**found, "model": menu}
 
 

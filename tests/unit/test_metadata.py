@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from stable_diffusion.request import Request
 from tests.marks import is_marked
 from tests.unit.test_film import film
-from ui.keep.infotext import parse_infotext, write_infotext
+from ui.keep.infotext import holds_settings, parse_infotext, write_infotext
 from ui.keep.metadata import FORMAT_OPTIONS, KEY, MAX_TEXT, encoded, read_infotext
 from ui.stage.film import animation, strip
 
@@ -109,6 +109,19 @@ def test_what_was_not_understood_is_kept_apart():
 def test_a_models_name_can_hold_anything(model: str):
     settings = parse_infotext(write_infotext(REQUEST, 42, model))
     assert (settings["others"], settings["seed"]) == ({"Model": model}, 42)
+
+
+def test_a_text_with_settings_is_told_from_a_prompt():
+    written = write_infotext(REQUEST, 42, "emoji")
+    for text in (
+        written,
+        f"{written}\nTemplate: a fox",
+        "Steps: 9, Size: 8x8, Sampler: Euler",
+        "a\nSteps: 2, Sampler: x",
+    ):
+        assert holds_settings(text)
+    for text in ("", "a fox", "a fox\nSteps: 3", "a fox, Steps: 3, Sampler: Euler", "Steps: 3\nSampler: Euler"):
+        assert not holds_settings(text)
 
 
 @pytest.mark.parametrize("text", ["", "just a prompt", "Steps: many, Sampler: ?, CFG scale: high", "a: 1, b: 2, c: 3"])
