@@ -13,7 +13,7 @@ from PIL import Image, ImageChops
 
 from stable_diffusion.request import Request
 from ui.keep.history import FinishedRun
-from ui.keep.metadata import KEY, encoded, read_infotext
+from ui.keep.metadata import encoded, read_infotext
 from ui.stage.film import (
     BAR,
     FRAME_SIDE,
@@ -140,9 +140,7 @@ def test_text_is_in_one_line_and_what_has_no_letters_is_a_question_mark():
 
 def test_a_saved_film_carries_the_settings_of_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    image = Image.new("RGB", (16, 16))
-    image.info[KEY] = TEXT
-    (tmp_path / "fox.png").write_bytes(encoded(image))
+    (tmp_path / "fox.png").write_bytes(encoded(Image.new("RGB", (16, 16)), TEXT))
     path = keep_film([*film(3), {"x0": None, "xt": None, "index": 4, "total": 4}])
     run = FinishedRun("t2i", Request("a red fox", seed=7), (str(tmp_path / "fox.png"),), path)
     files = film_files(run)

@@ -17,7 +17,7 @@ from stable_diffusion.request import Request
 from tests.marks import is_marked
 from tests.unit.test_film import film
 from ui.keep.infotext import holds_settings, parse_infotext, write_infotext
-from ui.keep.metadata import FORMAT_OPTIONS, KEY, MAX_TEXT, encoded, read_infotext
+from ui.keep.metadata import FORMAT_OPTIONS, MAX_TEXT, encoded, read_infotext
 from ui.stage.film import animation, strip
 
 REQUEST = Request(
@@ -129,37 +129,35 @@ def test_odd_infotext_gives_no_settings(text: str):
     assert parse_infotext(text).keys() == {"prompt", "negative_prompt"}
 
 
-def picture(prompt: str = "ein Füchslein 🦊") -> Image.Image:
-    image = Image.new("RGB", (8, 8), "red")
-    image.info[KEY] = write_infotext(replace(REQUEST, prompt=prompt), 1, "emoji")
-    return image
+def picture(kind: str, prompt: str = "ein Füchslein 🦊") -> bytes:
+    text = write_infotext(replace(REQUEST, prompt=prompt), 1, "emoji")
+    return encoded(Image.new("RGB", (8, 8), "red"), text, kind)
 
 
 @pytest.mark.parametrize("kind", FORMAT_OPTIONS)
 def test_a_picture_carries_its_settings(tmp_path: Path, kind: str):
     file = tmp_path / f"fox.{kind.lower()}"
-    file.write_bytes(encoded(picture(), kind))
+    file.write_bytes(picture(kind))
     with Image.open(file) as image:
         assert image.format == kind
     settings = read_infotext(file)
     assert (settings["prompt"], settings["seed"]) == ("ein Füchslein 🦊", 1)
-    file.write_bytes(encoded(picture("half a character: \ud83e"), kind))
+    file.write_bytes(picture(kind, "half a character: \ud83e"))
     assert read_infotext(file)["prompt"] == "half a character: ?"
 
 
 def test_a_jpeg_has_no_room_for_the_longest_prompts(tmp_path: Path):
-    image = picture("a fox " * 3333 + "🦊")
-    (tmp_path / "fox.webp").write_bytes(encoded(image, "WEBP"))
+    longest = "a fox " * 3333 + "🦊"
+    (tmp_path / "fox.webp").write_bytes(picture("WEBP", longest))
     assert read_infotext(tmp_path / "fox.webp")["seed"] == 1
-    image.info[KEY] += "\n" * 20_000
     with pytest.raises(ValueError, match="of settings are too long for a JPEG: choose PNG"):
-        encoded(image, "JPEG")
+        encoded(Image.new("RGB", (8, 8)), longest + "\n" * 20_000, "JPEG")
 
 
 @pytest.mark.parametrize("text", ["一只狐狸", "가", "Āa", "一" * 1000, "{a|b} fox", '{"prompt": "a fox"}'])
 @pytest.mark.parametrize("kind", FORMAT_OPTIONS)
 def test_a_prompt_may_begin_like_the_other_byte_order_or_like_json(tmp_path: Path, text: str, kind: str):
-    (tmp_path / "fox").write_bytes(encoded(picture(text), kind))
+    (tmp_path / "fox").write_bytes(picture(kind, text))
     assert read_infotext(tmp_path / "fox")["prompt"] == text
 
 
@@ -188,7 +186,7 @@ def test_comments_of_every_code_are_read(tmp_path: Path, comment: bytes):
 @pytest.mark.parametrize(
     "file",
     [
-        *(encoded(picture(), kind) for kind in FORMAT_OPTIONS),
+        *(picture(kind) for kind in FORMAT_OPTIONS),
         animation(film(3), ""),
         animation(film(1), ""),
         strip(film(3)),

@@ -31,7 +31,7 @@ from stable_diffusion.request import (
 from stable_diffusion.schedule import NoiseSchedule, karras_sigmas
 from ui.keep.infotext import parse_infotext, write_infotext
 from ui.keep.link import LINKED, from_query, to_query
-from ui.keep.metadata import FORMAT_OPTIONS, KEY, encoded, read_infotext
+from ui.keep.metadata import FORMAT_OPTIONS, encoded, read_infotext
 from ui.keep.settings import PAGE_MAX_GUIDANCE, PAGE_MAX_SEED
 from ui.runs.limits import LOCAL_LIMITS
 
@@ -108,14 +108,13 @@ photo_requests = st.builds(
     st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)),
 )
 def test_every_request_comes_back_from_a_file(request: Request, kind: str, stopped_at: tuple[int, int] | None) -> None:
-    image = Image.new("RGB", (8, 8))
-    image.info[KEY] = write_infotext(request, request.seed, "emoji", stopped_at)
-    if kind == "JPEG" and len(image.info[KEY]) > 32_500:  # of two bytes each or more
+    image, text = Image.new("RGB", (8, 8)), write_infotext(request, request.seed, "emoji", stopped_at)
+    if kind == "JPEG" and len(text) > 32_500:  # of two bytes each or more
         with pytest.raises(RequestError, match="are too long for a JPEG: choose PNG"):
-            encoded(image, kind)
+            encoded(image, text, kind)
         return
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "picture").write_bytes(encoded(image, kind))
+        (Path(folder) / "picture").write_bytes(encoded(image, text, kind))
         read = read_infotext(Path(folder) / "picture")
     names = ["prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "seed", "width", "height", "sampler"]
     names += ["schedule", "clip_skip", "prompt_syntax"] + (["strength", "fit"] if request.image is not None else [])

@@ -1,4 +1,4 @@
-"""The contents of a picture's file beside its pixels: settings as text, and the mark of generated media."""
+"""The contents of a picture's file beside its pixels: settings as text, mark, and content credentials."""
 
 from __future__ import annotations
 
@@ -13,22 +13,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from stable_diffusion.request import RequestError
 
+from .credentials import with_credentials
 from .infotext import LINE, Infotext, parse_infotext
+from .marks import Mark
 from .other_programs import read_graph, read_json_settings
 
 KEY = "parameters"
 """The text chunk of a PNG that holds the settings, as in AUTOMATIC1111's files."""
 MAX_TEXT = 2**20
 """Characters of settings that are read from a file."""
-
-XMP = (
-    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
-    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-)
-"""The mark of generated media (IPTC Photo Metadata Standard, Digital Source Type)."""
 
 FORMAT_OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {},
@@ -53,33 +46,34 @@ TEXTS = {
 """By the name of a text in a file: the reader of its JSON, and the program that writes it."""
 
 
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    """Return a picture as a file of one of the formats, with the text in its `info` and the mark inside.
+def encoded(image: Image.Image, text: str = "", kind: str = "PNG", mark: Mark | None = None, **options: Any) -> bytes:
+    """Return a picture as a file of one of the formats, with settings as text, its mark, and content credentials.
 
-    Raises `RequestError` where the text is too long for the format.
+    mark: without one, that of trained algorithmic media. options: Pillow's, beside `FORMAT_OPTIONS`. Raises
+    `RequestError` where the text is too long for the format.
     """
-    buffer = io.BytesIO()
-    text = image.info[KEY].encode("utf-8", "replace").decode("utf-8")  # without halves of surrogate pairs
+    buffer, mark = io.BytesIO(), mark or Mark()
+    text = text.encode("utf-8", "replace").decode("utf-8")  # without halves of surrogate pairs
     try:
-        image.save(buffer, kind, **FORMAT_OPTIONS[kind], **save_options(kind, text))
+        image.save(buffer, kind, **FORMAT_OPTIONS[kind] | options, **save_options(kind, text, mark))
     except ValueError:  # Pillow's, for more than the 64 kB that a JPEG has room for
         raise RequestError(f"{len(text):,} characters of settings are too long for a {kind}: choose PNG") from None
-    return buffer.getvalue()
+    return with_credentials(buffer.getvalue(), kind, mark)  # last: any later change would break their signature
 
 
-def save_options(kind: str, text: str = "") -> dict[str, Any]:
-    """Return the options of Pillow's `save` that write the mark and a text into a file of that format."""
+def save_options(kind: str, text: str, mark: Mark) -> dict[str, Any]:
+    """Return the options of Pillow's `save` that write a mark and a text into a file of that format."""
     if kind == "PNG":
         chunks = PngInfo()
-        chunks.add_itxt("XML:com.adobe.xmp", XMP)
+        chunks.add_itxt("XML:com.adobe.xmp", mark.xmp)
         if text:
             chunks.add_text(KEY, text)
         return {"pnginfo": chunks}
     if not text:
-        return {"xmp": XMP.encode()}
+        return {"xmp": mark.xmp.encode()}
     exif = Image.Exif()
     exif.get_ifd(IFD.Exif)[Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")  # as Pillow writes all EXIF data
-    return {"xmp": XMP.encode(), "exif": exif}
+    return {"xmp": mark.xmp.encode(), "exif": exif}
 
 
 def read_infotext(path: str | Path) -> Infotext:

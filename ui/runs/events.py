@@ -13,7 +13,8 @@ from PIL import Image
 from stable_diffusion.request import Request
 
 from ..keep.infotext import write_infotext
-from ..keep.metadata import KEY, encoded
+from ..keep.marks import mark_of
+from ..keep.metadata import encoded
 
 if TYPE_CHECKING:
     from stable_diffusion.guidance import Query
@@ -116,9 +117,7 @@ def event_of(
         seconds_per_step=seconds_per_step,
         x_0=None if shown is None else webp(tile(shown)),
         x_t=None if not previewed or request.preview == "none" else webp(tile(step.noisy())),
-        images=None
-        if images is None
-        else [encoded(image) for image in signed(images, request, model, stopped_at, step.precision)],
+        images=None if images is None else files_of(images, request, model, stopped_at, step.precision),
         stopped=stopped,
         blurred=0 if images is None else sum(step.found),
         start=None if start is None or request.preview == "none" else noise_of(step, start),
@@ -161,12 +160,13 @@ def webp(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def signed(
+def files_of(
     images: Sequence[Image.Image], request: Request, model: str, stopped_at: tuple[int, int] | None, precision: str
-) -> list[Image.Image]:
-    """Return copies of a seeded request's images with their settings in `info`; image i has seed + i."""
+) -> list[bytes]:
+    """Return a seeded request's images as PNG files with their settings and their mark; image i has seed + i."""
     assert request.seed is not None
-    copies = [image.copy() for image in images]
-    for seed, copy in enumerate(copies, request.seed):
-        copy.info[KEY] = write_infotext(request, seed, model, stopped_at, precision)
-    return copies
+    mark = mark_of(request)
+    return [
+        encoded(image, write_infotext(request, seed, model, stopped_at, precision), mark=mark)
+        for seed, image in enumerate(images, request.seed)
+    ]
