@@ -278,6 +278,8 @@ async def end(tab: Tab, run: PageRun, last: Event) -> Updates:
         gr.Warning(titled("Not kept", f"{explain(error)} {NOT_KEPT}"))
         return {tab.view.live: live.last(film, run.link)}
     run.finish(finished)
+    if film and finished.film is None:
+        gr.Warning(titled("Film not kept", "The server has no room for this run's film. Its pictures are kept."))
     if last.blurred:
         gr.Warning(titled("Blurred", BLURRED))
     return {tab.view.live: live.last(with_final_picture(film, finished), finished.link), **tab.show(finished)}

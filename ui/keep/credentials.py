@@ -60,5 +60,5 @@ def check_credentials() -> None:
 def png(image: Image.Image) -> bytes:
     """Return a picture as a PNG file without any text."""
     buffer = io.BytesIO()
-    Image.Image.save(image, buffer, "PNG", compress_level=1)
+    image.save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

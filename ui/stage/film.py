@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -15,12 +16,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stable_diffusion.request import Request, RequestError
 
-from ..keep.files import keep, stem
+from ..keep.files import NoRoom, keep, stem
 from ..keep.history import FinishedRun, keep_pictures
 from ..keep.marks import COMPOSITE, INFO, Mark, terms_in
 from ..keep.metadata import KEY, encoded, save_options
 from ..runs.events import Event
 from .live import Message, address
+
+log = logging.getLogger(__name__)
 
 FILMS: set[str] = set()
 """The files of all films. Gradio deletes a film of this list after a day, and all of them when the server ends."""
@@ -34,18 +37,25 @@ PAPER, INK, FAINT = "#1c1917", "#fafaf9", "#d6d3d1"
 
 
 def finish(kind: str, asked: Request, request: Request, event: Event, film: Sequence[Message]) -> FinishedRun:
-    """Write the pictures of a run, its photo and its film to files. Raises `NoRoom` where the disk is full.
+    """Write the pictures of a run, its photo and its film to files.
+
+    Raises `NoRoom` where the disk has no room for the pictures; without room for the rest, the run is kept without.
 
     kind: the tab that asked, "t2i" or "i2i". asked: the request with the uploaded files of photo and mask. request: the
     run's own, complete and seeded, with both as pictures. event: the run's last.
     """
     assert event.images is not None
-    photo = None
-    if isinstance(request.image, Image.Image):
-        photo = keep("photo.png", photo_file(request.image))
     files = keep_pictures(request, event.images, event.index if event.stopped else None)
+    photo = film_file = None
+    try:
+        if isinstance(request.image, Image.Image):
+            photo = keep("photo.png", photo_file(request.image))
+        if film:
+            film_file = keep_film(film)
+    except NoRoom as error:
+        log.warning("a run is kept without its film: %s", error)
     request = request.with_values(image=asked.image, mask=asked.mask)
-    return FinishedRun(kind, request, tuple(files), keep_film(film) if film else None, photo)
+    return FinishedRun(kind, request, tuple(files), film_file, photo)
 
 
 def photo_file(photo: Image.Image) -> bytes:
