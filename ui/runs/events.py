@@ -13,8 +13,8 @@ from PIL import Image
 from stable_diffusion.request import Request
 
 from ..keep.infotext import write_infotext
-from ..keep.marks import mark_of
-from ..keep.metadata import encoded
+from ..keep.marks import Mark, mark_of
+from ..keep.metadata import encoded, save_options
 
 if TYPE_CHECKING:
     from stable_diffusion.guidance import Query
@@ -115,7 +115,7 @@ def event_of(
         sigma=step.level.noise_to_signal,
         seed=step.seed,
         seconds_per_step=seconds_per_step,
-        x_0=None if shown is None else webp(tile(shown)),
+        x_0=None if shown is None else webp(tile(shown), None if images is None else mark_of(request)),
         x_t=None if not previewed or request.preview == "none" else webp(tile(step.noisy())),
         images=None if images is None else files_of(images, request, model, stopped_at, step.precision),
         stopped=stopped,
@@ -150,13 +150,14 @@ def tile(images: list[Image.Image]) -> Image.Image:
     return sheet
 
 
-def webp(image: Image.Image) -> bytes:
-    """Encode a preview fast, as WebP of at most 1,024 pixels a side."""
+def webp(image: Image.Image, mark: Mark | None = None) -> bytes:
+    """Encode a preview fast, as WebP of at most 1,024 pixels a side; one that a visitor may keep gets its mark."""
     if max(image.size) > MAX_PREVIEW:
         image = image.copy()
         image.thumbnail((MAX_PREVIEW, MAX_PREVIEW))
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=90, method=0, lossless=max(image.size) <= LOSSLESS)
+    options = {} if mark is None else save_options("WEBP", "", mark)
+    image.save(buffer, "WEBP", quality=90, method=0, lossless=max(image.size) <= LOSSLESS, **options)
     return buffer.getvalue()
 
 
