@@ -22,6 +22,7 @@ import gradio as gr
 from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
+from ui.keep.credentials import check_credentials
 from ui.keep.files import sweep_hourly
 from ui.page import build_page
 from ui.runs.backend import Backend, Local
@@ -118,6 +119,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for flag, package, name in (("mcp", "mcp", "'gradio[mcp]'"), ("metrics", "prometheus_client", "prometheus-client")):
         if getattr(options, flag) and importlib.util.find_spec(package) is None:
             parser.error(f"--{flag} needs a package that is not here: pip install {name}")
+    try:
+        check_credentials()
+    except ValueError as error:
+        parser.error(str(error))
     return options
 
 

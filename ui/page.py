@@ -17,7 +17,7 @@ from .image2image import image2image
 from .inside import build_inside
 from .keep.files import DAY, HOUR
 from .keep.history import History
-from .restore import connect_file, connect_history, connect_inside, connect_link, connect_use
+from .restore import connect_file, connect_history, connect_inside, connect_link, connect_text, connect_use
 from .resume import connect_form, connect_run
 from .runs.backend import Backend
 from .runs.errors import errors_on_page
@@ -106,6 +106,7 @@ def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
         connect_menu(menu, note, models, [words.controls, photos.controls], page)
         connect_history(tabs, models, pages, history)
         connect_file(tabs, models, pages, file)
+        connect_text(tabs, models, pages)
         connect_link(tabs, models, pages, page)
         connect_use(tabs, pages)
         connect_inside(tabs["t2i"], pages, inside)

@@ -105,6 +105,8 @@ class Tab:
     history: History
     sketch: gr.Checkbox
     """The switch of drawing while the form changes."""
+    fill: gr.Button
+    """Restores the settings of a text in the prompt; visible for such a text alone."""
 
     def request(self, values: Values) -> Request:
         """Return the request of the form; `RequestError` for a value that no model takes."""
@@ -292,6 +294,8 @@ async def end(tab: Tab, run: PageRun, last: Event) -> Updates:
         gr.Warning(titled("Not kept", f"{explain(error)} {NOT_KEPT}"))
         return {tab.view.live: live.last(film, run.link)}
     run.finish(finished)
+    if film and finished.film is None:
+        gr.Warning(titled("Film not kept", "The server has no room for this run's film. Its pictures are kept."))
     if last.blurred:
         gr.Warning(titled("Blurred", BLURRED))
     return {tab.view.live: live.last(with_final_picture(film, finished), finished.link), **tab.show(finished)}

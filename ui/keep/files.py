@@ -31,9 +31,14 @@ def keep(name: str, content: bytes) -> str:
         folder.mkdir(parents=True)
         path.write_bytes(content)
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)  # the half that was written takes room from the next file
+        discard(path)  # the half that was written takes room from the next file
         raise NoRoom(f"The server can't keep a file ({error.strerror}): try again later.") from error
     return str(path)
+
+
+def discard(path: str | Path) -> None:
+    """Delete a kept file, and its folder."""
+    shutil.rmtree(Path(path).parent, ignore_errors=True)
 
 
 async def sweep_hourly() -> None:

@@ -13,7 +13,8 @@ from PIL import Image
 from stable_diffusion.request import Request
 
 from ..keep.infotext import write_infotext
-from ..keep.metadata import KEY, encoded
+from ..keep.marks import Mark, mark_of
+from ..keep.metadata import encoded, save_options
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,13 +120,11 @@ def event_of(
         sigma=step.level.noise_to_signal,
         seed=step.seed,
         seconds_per_step=seconds_per_step,
-        x_0=None if shown is None else webp(tile(shown)),
+        x_0=None if shown is None else webp(tile(shown), None if images is None else mark_of(request)),
         x_t=webp(tile(step.noisy())) if pictured else None,
         guided=layer(step, step.answer.x_0) if pictured else None,
         unguided=layer(step, step.answer.unconditional) if pictured else None,
-        images=None
-        if images is None
-        else [encoded(image) for image in signed(images, request, model, stopped_at, step.precision)],
+        images=None if images is None else files_of(images, request, model, stopped_at, step.precision),
         stopped=stopped,
         blurred=0 if images is None else sum(step.found),
         start=None if start is None or request.preview == "none" else noise_of(step, start),
@@ -163,22 +162,24 @@ def tile(images: list[Image.Image]) -> Image.Image:
     return sheet
 
 
-def webp(image: Image.Image) -> bytes:
-    """Encode a preview fast, as WebP of at most 1,024 pixels a side."""
+def webp(image: Image.Image, mark: Mark | None = None) -> bytes:
+    """Encode a preview fast, as WebP of at most 1,024 pixels a side; one that a visitor may keep gets its mark."""
     if max(image.size) > MAX_PREVIEW:
         image = image.copy()
         image.thumbnail((MAX_PREVIEW, MAX_PREVIEW))
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=90, method=0, lossless=max(image.size) <= LOSSLESS)
+    options = {} if mark is None else save_options("WEBP", "", mark)
+    image.save(buffer, "WEBP", quality=90, method=0, lossless=max(image.size) <= LOSSLESS, **options)
     return buffer.getvalue()
 
 
-def signed(
+def files_of(
     images: Sequence[Image.Image], request: Request, model: str, stopped_at: tuple[int, int] | None, precision: str
-) -> list[Image.Image]:
-    """Return copies of a seeded request's images with their settings in `info`; image i has seed + i."""
+) -> list[bytes]:
+    """Return a seeded request's images as PNG files with their settings and their mark; image i has seed + i."""
     assert request.seed is not None
-    copies = [image.copy() for image in images]
-    for seed, copy in enumerate(copies, request.seed):
-        copy.info[KEY] = write_infotext(request, seed, model, stopped_at, precision)
-    return copies
+    mark = mark_of(request)
+    return [
+        encoded(image, write_infotext(request, seed, model, stopped_at, precision), mark=mark)
+        for seed, image in enumerate(images, request.seed)
+    ]
