@@ -16,6 +16,7 @@ from stable_diffusion.prompt import EMPHASIS, parse_weights
 from stable_diffusion.request import (
     FIT_LABELS,
     MAX_CLIP_SKIP,
+    MAX_MASK_BLUR,
     MAX_STEPS,
     SAMPLER_LABELS,
     SCHEDULE_LABELS,
@@ -58,6 +59,7 @@ photo_requests = st.builds(
     image=st.just("photo.png"),
     strength=st.integers(1, 100).map(lambda hundredths: hundredths / 100),
     fit=st.sampled_from(sorted(FIT_LABELS)),
+    mask_blur=st.integers(0, MAX_MASK_BLUR),
 )
 
 
