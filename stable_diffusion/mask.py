@@ -89,7 +89,7 @@ def read_mask(source: str | Path | Image.Image, photo: Image.Image, width: int, 
                 *mask.size, *photo.size
             )
         )
-    brightest = max(high for _, high in mask.getextrema())
+    brightest = int(np.asarray(mask).max())
     if brightest == 1:
         mask = mask.point(lambda level: 255 * level)
     fitted = fit_image(mask.resize(photo.size), width, height, fit, background="black")
@@ -119,11 +119,12 @@ def with_pictures(request: Request, defaults: Defaults) -> Request:
     """
     if request.image is None:
         return defaults.complete(request)
-    request = defaults.complete(request, upright_size(request.image))
-    width, height, mask = request.width, request.height, request.mask
+    source, mask = request.image, request.mask
+    request = defaults.complete(request, upright_size(source))
+    width, height = request.width, request.height
     assert width is not None
     assert height is not None
-    photo = read_image(request.image, jpeg_size=(max(width, JPEG_SIZE[0]), max(height, JPEG_SIZE[1])))
+    photo = read_image(source, jpeg_size=(max(width, JPEG_SIZE[0]), max(height, JPEG_SIZE[1])))
     return request.with_values(
         image=fit_image(photo, width, height, request.fit),
         mask=None if mask is None else read_mask(mask, photo, width, height, request.fit),
