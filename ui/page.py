@@ -11,11 +11,10 @@ from stable_diffusion.images import read_few_formats
 
 from .api import add_endpoints
 from .form.inputs import place
-from .form.mask import MASKS
 from .form.model_menu import connect_menu, model_menu, model_note
 from .image2image import image2image
 from .inside import build_inside
-from .keep.files import DAY, HOUR
+from .keep.files import DAY, HOUR, UPLOADS
 from .keep.history import History
 from .restore import connect_file, connect_history, connect_inside, connect_link, connect_text, connect_use
 from .resume import connect_form, connect_run
@@ -115,5 +114,5 @@ def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
             connect_form(tab, services, page)
             connect_sketch(tab, services, page)
         add_endpoints(backend, services.rate)
-    page.temp_file_sets += [FILMS, MASKS]  # Gradio deletes only files of components by itself
+    page.temp_file_sets += [FILMS, UPLOADS]  # Gradio deletes only files of components by itself
     return page
