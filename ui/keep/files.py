@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import os
@@ -67,13 +66,6 @@ def keep_data(name: str, uri: str) -> str:
             new.parent.rename(path.parent)
     UPLOADS.add(str(path))
     return str(path)
-
-
-async def sweep_hourly() -> None:
-    """Call `sweep` every hour, in a thread."""
-    while True:
-        await asyncio.to_thread(sweep)
-        await asyncio.sleep(HOUR)
 
 
 def sweep() -> None:
