@@ -34,8 +34,9 @@ from ui.runs.measured import Measured
 from ui.runs.models import LoadedModels
 from ui.runs.zero import SPEED_UP, ZERO_GPU, Zero
 from ui.theme import look
-from ui.web.bodies import BodyLimit, unreadable_body, unwritten_upload
+from ui.web.bodies import BodyCheck, unreadable_body, unwritten_upload
 from ui.web.calls import CallCheck
+from ui.web.connections import bound_connections
 from ui.web.headers import IN_A_SPACE, NOWHERE, SecurityHeaders
 from ui.web.health import health, metrics
 from ui.web.hosts import THIS_MACHINE, HostCheck, is_loopback
@@ -151,7 +152,7 @@ def guards(options: argparse.Namespace) -> list[Middleware]:
     hosts = [] if options.public and not options.allow_host else [*THIS_MACHINE, *options.allow_host]
     checks = [Middleware(HostCheck, hosts=hosts)] if hosts else []
     addresses = [Middleware(ProxyAddress, header=options.address_header)] if options.address_header else []
-    return [headers, *checks, *addresses, Middleware(CallCheck), Middleware(BodyLimit)]
+    return [headers, *checks, *addresses, Middleware(CallCheck), Middleware(BodyCheck)]
 
 
 def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -> gr.Blocks:
@@ -186,6 +187,7 @@ def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -
         },
         **look(),
     )
+    bound_connections(page.server.config)
     return page
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import PredictBodyInternal
+from gradio.state_holder import SessionState
 
 from stable_diffusion.images import read_few_formats
 
@@ -28,6 +29,7 @@ from .sketch import connect_sketch
 from .stage.film import FILMS
 from .tab import Services
 from .text2image import text2image
+from .web.bodies import bound_uploads
 from .web.calls import bad_argument, refuse_addresses
 
 TITLE = "Stable Diffusion, live"
@@ -59,7 +61,10 @@ class Page(gr.Blocks):
         if event is not None:
             options["event_data"] = gr.EventData(event.target, {"index": place(event._data), "value": None})
         with errors_on_page():
-            return await super().process_api(*args, **options)
+            try:
+                return await super().process_api(*args, **options)
+            finally:
+                forget_values(options["state"])
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> list[Any]:
         """Return the values that an event gets. Raises gr.Error for values of the wrong form, and for addresses."""
@@ -72,9 +77,16 @@ class Page(gr.Blocks):
             raise bad_argument(error) from None
 
 
+def forget_values(state: SessionState) -> None:
+    """Drop the values that Gradio keeps of every component of a visit for its deep links, which this page has not."""
+    for config in state.config_values.values():
+        config["props"]["value"] = None
+
+
 def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
     """Build the whole page around models that may still be loading, and the backend that draws with them."""
     read_few_formats()
+    bound_uploads()
     services = Services(models, backend, Registry(), MessageRate())
     # Results stay for a day, for their visitors to download; previews never become files.
     with Page(title=TITLE, delete_cache=(HOUR, DAY), analytics_enabled=False, fill_width=True) as page:
