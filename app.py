@@ -26,6 +26,7 @@ from fastapi.exceptions import RequestValidationError
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
+from ui.keep.credentials import check_credentials
 from ui.keep.files import sweep
 from ui.page import build_page
 from ui.runs.backend import Backend, Local
@@ -35,8 +36,9 @@ from ui.runs.measured import Measured
 from ui.runs.models import LoadedModels
 from ui.runs.zero import SPEED_UP, ZERO_GPU, Zero
 from ui.theme import look
-from ui.web.bodies import BodyLimit, unreadable_body, unwritten_upload
+from ui.web.bodies import BodyCheck, unreadable_body, unwritten_upload
 from ui.web.calls import CallCheck
+from ui.web.connections import bound_connections
 from ui.web.headers import IN_A_SPACE, NOWHERE, SecurityHeaders
 from ui.web.health import health, metrics
 from ui.web.hosts import THIS_MACHINE, HostCheck, is_loopback
@@ -139,6 +141,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for flag, package, name in (("mcp", "mcp", "'gradio[mcp]'"), ("metrics", "prometheus_client", "prometheus-client")):
         if getattr(options, flag) and importlib.util.find_spec(package) is None:
             parser.error(f"--{flag} needs a package that is not here: pip install {name}")
+    try:
+        check_credentials()
+    except ValueError as error:
+        parser.error(str(error))
     return options
 
 
@@ -148,7 +154,7 @@ def guards(options: argparse.Namespace) -> list[Middleware]:
     hosts = [] if options.public and not options.allow_host else [*THIS_MACHINE, *options.allow_host]
     checks = [Middleware(HostCheck, hosts=hosts)] if hosts else []
     addresses = [Middleware(ProxyAddress, header=options.address_header)] if options.address_header else []
-    return [headers, *checks, *addresses, Middleware(CallCheck), Middleware(BodyLimit)]
+    return [headers, *checks, *addresses, Middleware(CallCheck), Middleware(BodyCheck)]
 
 
 def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -> gr.Blocks:
@@ -186,6 +192,7 @@ def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -
         },
         **look(),
     )
+    bound_connections(page.server.config)
     return page
 
 

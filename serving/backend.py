@@ -11,6 +11,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from stable_diffusion.request import Request
+from ui.keep.marks import keep_mark
 from ui.runs.events import Event, News, Started
 from ui.runs.models import LoadedModels
 from ui.runs.visitors import Visitor, Visitors
@@ -120,4 +121,6 @@ def read_pictures(request: Request) -> Request:
     if request.image is None:
         return request
     mask = None if request.mask is None else read_image(request.mask, background="black", name="mask")
-    return request.with_values(image=read_image(request.image), mask=mask)
+    photo = read_image(request.image)
+    keep_mark(request.image, photo)
+    return request.with_values(image=photo, mask=mask)
