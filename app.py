@@ -90,7 +90,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=("on", "off"),
         default=os.environ.get("SD_SAFETY_CHECKER"),
         help="blur the pictures that the safety checker in the model's directory finds ($SD_SAFETY_CHECKER); "
-        "default: on for a public page",
+        "default: on for a public page, otherwise off",
     )
     parser.add_argument(
         "--mcp", action="store_true", help="also serve tools for language models; needs `pip install 'gradio[mcp]'`"
@@ -116,13 +116,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     for one in dataclasses.fields(Limits):
         name, default, public = f"SD_{one.name.upper()}", one.default, one.metadata["public"]
-        differs = f", and {public:g} for a public page" if public != default else ""
+        usual = f"{default:.4g}" + (f", and {public:g} for a public page" if public != default else "")
         parser.add_argument(
             f"--{one.name.replace('_', '-')}",
             type=type(default),
             default=os.environ.get(name),
             metavar="NUMBER",
-            help=f"{one.metadata['help']} (${name}); default: {default:.4g}{differs}",
+            help=f"{one.metadata['help']} (${name}); default: {os.environ.get(name, usual).replace('%', '%%')}",
         )
     options = parser.parse_args(arguments)
     options.public = options.share or "SPACE_ID" in os.environ or not is_loopback(options.host)

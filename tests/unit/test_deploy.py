@@ -83,3 +83,16 @@ def test_the_reason_for_which_nothing_can_listen_is_the_systems():
     with socket.create_server(("127.0.0.1", 0)) as busy:
         assert why_deaf("127.0.0.1", busy.getsockname()[1]) == "Address already in use"
     assert why_deaf("203.0.113.9", 7860) == "Cannot assign requested address"
+
+
+def test_help_says_one_default_for_each_option_and_the_one_that_holds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("SD_MAX_STEPS", "77")
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    options = {" ".join(one.split()) for one in capsys.readouterr().out.split("\n  --")[1:]}
+    assert all(one.count("default:") <= 1 for one in options)
+    [steps] = [one for one in options if one.startswith("max-steps")]
+    assert steps.endswith("default: 77")
+    assert parse_arguments([]).limits.max_steps == 77
