@@ -94,6 +94,8 @@ class Settings(TypedDict, total=False):
     """The fields of `Request` apart from the prompt, for signatures that take them as keyword arguments."""
 
     negative_prompt: str
+    then: str
+    then_at: int
     image: Picture | None
     mask: Picture | None
     mask_blur: int
@@ -121,6 +123,7 @@ class Request:
     None means "what suits the model": `Defaults.complete` fills it in before the run begins.
 
     prompt: the text; `<lora:name:weight>` in it merges a LoRA file for this run.
+    then: the text that takes the prompt's place from step `then_at` on, counted from 1; empty: the prompt to the end.
     image: the picture that image-to-image starts from; None for text-to-image.
     mask: a picture laid over `image`: white areas are drawn anew, black ones stay, grey ones mix both.
     mask_blur: pixels around the mask's white over which the picture fades into `image`.
@@ -136,6 +139,8 @@ class Request:
     prompt: str = ""
     _: KW_ONLY
     negative_prompt: str = ""
+    then: str = ""
+    then_at: int = 10
     image: Picture | None = None
     mask: Picture | None = None
     mask_blur: int = 4
@@ -159,6 +164,8 @@ class Request:
         checked = {
             "prompt": _text("prompt", self.prompt),
             "negative_prompt": _text("negative_prompt", self.negative_prompt),
+            "then": _text("then", self.then),
+            "then_at": _int("then_at", self.then_at, 1, MAX_STEPS),
             "mask_blur": _int("mask_blur", self.mask_blur, 0, MAX_MASK_BLUR),
             "strength": None if self.strength is None else _strength(self.strength),
             "num_inference_steps": _optional_int("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS),

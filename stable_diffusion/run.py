@@ -109,13 +109,16 @@ class Step:
 class Conditioning:
     """The prompt's part of a run, fixed when it begins: keys and values of the cross-attention, and the network.
 
-    context and negative are (N, S, K), as `UNet.read` gives them; negative is None for a run without guidance.
+    context, negative and then are (N, S, K), as `UNet.read` gives them; negative is None for a run without guidance.
+    then: takes the place of context from step `then_at` on, counted from 1.
     """
 
     denoise: Denoiser
     context: Tensor
     negative: Tensor | None
     guidance_scale: float
+    then: Tensor
+    then_at: int
 
 
 class Run:
@@ -195,4 +198,5 @@ class Run:
 
     def _ask(self, x: Tensor, level: Level) -> Query:
         given = self._conditioning
-        return Query(x, level, given.context, given.negative, given.guidance_scale)
+        context = given.context if self._index + 1 < given.then_at else given.then
+        return Query(x, level, context, given.negative, given.guidance_scale)

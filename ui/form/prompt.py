@@ -10,8 +10,10 @@ from stable_diffusion.request import MAX_PROMPT, SYNTAX_LABELS
 
 from ..keep.infotext import holds_settings
 from ..runs.adapter_files import add_files, find_files
+from ..runs.limits import MAX_SLIDER_STEPS
 from ..runs.models import LoadedModels
 from .controls import QUIET, Controls, menu
+from .inputs import Slider
 from .vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ NEARLY_FULL = 3 / 4
 
 
 def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, kind: str) -> Controls:
-    """Return prompt, negative prompt and syntax, with notes on the prompt, and the button for a text with settings.
+    """Return prompt, later prompt, negative prompt and syntax, with notes, and the button for a text with settings.
 
     `kind` prefixes the tab's element ids.
     """
@@ -38,10 +40,15 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
         elem_id=f"{kind}-negative",
         render=False,
     )
+    with gr.Accordion("Change its mind during the run", open=False, elem_id=f"{kind}-change"):
+        then = gr.Textbox(label="Then", placeholder="Other words, for example: a red heart", elem_id=f"{kind}-then")
+        info = "The first step that hears the other words"
+        then_at = Slider(1, MAX_SLIDER_STEPS, 10, step=1, label="From step", info=info, elem_id=f"{kind}-then-at")
     fill = gr.Button("Fill the form with the settings in this text", size="sm", visible=False, elem_id=f"{kind}-fill")
     connect_prompt_note(prompt, syntax, model, fill, models, kind)
     connect_embeddings_note(model, models, kind)
-    return {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax, "_fill": fill}
+    prompts = {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
+    return {**prompts, "then": then, "then_at": then_at, "_fill": fill}
 
 
 def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str) -> None:
