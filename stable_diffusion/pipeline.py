@@ -23,7 +23,7 @@ from .loading.model_defaults import defaults_for
 from .mask import Mask, soften, with_pictures
 from .model_loader import Models, load
 from .preview import Renderer
-from .prompt import Tokens, encode_tokens, tokenize
+from .prompt import Tokens, encode_tokens, tokenize, tokenize_request
 from .request import Defaults, Request, RequestError, Settings, without_loras
 from .run import Conditioning, Result, Run, Step
 from .schedule import NoiseSchedule
@@ -186,8 +186,7 @@ class Pipeline:
             raise RequestError(
                 f"clip_skip must be below the {layers} layers of this model's text encoder, got {request.clip_skip}"
             )
-        texts = {"prompt": without_loras(request.prompt), "negative_prompt": request.negative_prompt}
-        tokens = {name: tokenize(models.tokenizer, text, request.prompt_syntax) for name, text in texts.items()}
+        tokens = tokenize_request(models.tokenizer, request)
         for name, read in tokens.items():
             if read.dropped:
                 limit = models.tokenizer.model_max_length - 2

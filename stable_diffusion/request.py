@@ -60,12 +60,16 @@ SYNTAX_LABELS: dict[str, str] = {"plain": "Plain", "weighted": "Weighted"}
 LORA_TAG = re.compile(r"<lora:(?P<name>[^:<>]*)(?::(?P<weight>[^<>]*))?>")
 """The tag by which a prompt names a LoRA file, as in AUTOMATIC1111's web UI: `<lora:name:weight>`."""
 
+BREAK = re.compile(r"\bBREAK\b\s*")
+"""The word that ends a chunk of a weighted prompt (`prompt.py`)."""
+
 SIZE_UNIT = 8
 MAX_SIDE = 4096
 MAX_STEPS = 1000  # the number of trained timesteps; some samplers allow a few less, and say so
 MAX_GUIDANCE = 100.0
 MAX_IMAGES = 1000
 MAX_PROMPT = 20_000  # characters
+MAX_CONTEXT = 640  # tokens of all chunks of a prompt: eight chunks of CLIP's 77, which is 8 times the usual memory
 MAX_CLIP_SKIP = 11  # CLIP's text encoder has 12 layers; a smaller one refuses more than its own
 MAX_LORAS = 8
 MAX_MASK_BLUR = 64  # as in AUTOMATIC1111

@@ -87,9 +87,11 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
             controls |= strength_controls(defaults, kind)
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, models.limits)
-    reuse, start, steps_note, photos = (controls.pop(name) for name in ("_reuse", "_start", "_steps", "_photos"))
+    reuse, fill, start, steps_note, photos = (
+        controls.pop(name) for name in ("_reuse", "_fill", "_start", "_steps", "_photos")
+    )
     controls["prompt"].value = PHOTO_EXAMPLES[0][1]
-    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, compared, slider)
+    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill, compared, slider)
     connect(tab, services, reuse)
     connect_start(tab, models, opened, start)
     connect_steps(controls, defaults, steps_note)

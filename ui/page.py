@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.data_classes import PredictBodyInternal
+from gradio.state_holder import SessionState
 
 from stable_diffusion.images import read_few_formats
 
@@ -16,17 +17,19 @@ from .image2image import image2image
 from .inside import build_inside
 from .keep.files import DAY, HOUR, UPLOADS
 from .keep.history import History
-from .restore import connect_file, connect_history, connect_inside, connect_link, connect_use
+from .restore import connect_file, connect_history, connect_inside, connect_link, connect_text, connect_use
 from .resume import connect_form, connect_run
 from .runs.backend import Backend
 from .runs.errors import errors_on_page
 from .runs.limits import QUEUE_SIZE
+from .runs.message_rate import MessageRate
 from .runs.models import LoadedModels
 from .runs.registry import Registry
 from .sketch import connect_sketch
 from .stage.film import FILMS
 from .tab import Services
 from .text2image import text2image
+from .web.bodies import bound_uploads
 from .web.calls import bad_argument, refuse_addresses
 
 TITLE = "Stable Diffusion, live"
@@ -58,7 +61,10 @@ class Page(gr.Blocks):
         if event is not None:
             options["event_data"] = gr.EventData(event.target, {"index": place(event._data), "value": None})
         with errors_on_page():
-            return await super().process_api(*args, **options)
+            try:
+                return await super().process_api(*args, **options)
+            finally:
+                forget_values(options["state"])
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> list[Any]:
         """Return the values that an event gets. Raises gr.Error for values of the wrong form, and for addresses."""
@@ -71,10 +77,17 @@ class Page(gr.Blocks):
             raise bad_argument(error) from None
 
 
+def forget_values(state: SessionState) -> None:
+    """Drop the values that Gradio keeps of every component of a visit for its deep links, which this page has not."""
+    for config in state.config_values.values():
+        config["props"]["value"] = None
+
+
 def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
     """Build the whole page around models that may still be loading, and the backend that draws with them."""
     read_few_formats()
-    services = Services(models, backend, Registry())
+    bound_uploads()
+    services = Services(models, backend, Registry(), MessageRate())
     # Results stay for a day, for their visitors to download; previews never become files.
     with Page(title=TITLE, delete_cache=(HOUR, DAY), analytics_enabled=False, fill_width=True) as page:
         history = History()
@@ -104,6 +117,7 @@ def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
         connect_menu(menu, note, models, [words.controls, photos.controls], page)
         connect_history(tabs, models, pages, history)
         connect_file(tabs, models, pages, file)
+        connect_text(tabs, models, pages)
         connect_link(tabs, models, pages, page)
         connect_use(tabs, pages)
         connect_inside(tabs["t2i"], pages, inside)
@@ -111,6 +125,6 @@ def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
             connect_run(tab, services, page)
             connect_form(tab, services, page)
             connect_sketch(tab, services, page)
-        add_endpoints(backend)
+        add_endpoints(backend, services.rate)
     page.temp_file_sets += [FILMS, UPLOADS]  # Gradio deletes only files of components by itself
     return page

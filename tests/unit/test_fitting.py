@@ -11,10 +11,11 @@ from safetensors.torch import save_file
 
 from stable_diffusion.request import Defaults
 from tests import tiny
-from ui.form.controls import Controls, model_sliders, more_controls, sampling_controls
+from ui.form.controls import SIZED, Controls, model_sliders, more_controls, sampling_controls
 from ui.form.fitting import fit
 from ui.form.prompt import prompt_controls
 from ui.keep.infotext import parse_infotext
+from ui.keep.link import LINKED, from_query
 from ui.restore import model_by_name
 from ui.runs.catalogue import Catalogue
 from ui.runs.limits import LOCAL_LIMITS
@@ -32,7 +33,7 @@ def controls() -> Controls:
         found = prompt_controls("", menu, holder, "t2i")
         found |= sampling_controls(SMALL, "t2i")
         found |= more_controls(SMALL, "t2i", found, LOCAL_LIMITS)
-    del found["_reuse"]
+    del found["_reuse"], found["_fill"]
     return {**found, "model": menu}
 
 
@@ -86,6 +87,28 @@ def test_what_there_is_not_is_left_and_said(controls: Controls):
         "Seed 99999999999", "LoRA pen (not here)", "Sampler DPM++ 3M SDE", "Denoising strength 0.7", "Hires upscale 2",
         "Model dreams",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ["-1", "-512", "0", "nan", "inf", "-inf", "1e400", "9" * 300, "9" * 4000, "x" * 999])
+def test_odd_numbers_of_a_link_are_fitted_or_named(controls: Controls, number: str):
+    names = [one.name for one in LINKED if one.kind is not str and one.name in controls]
+    for query in [*({name: number} for name in names), dict.fromkeys(names, number)]:
+        fitted = fit(from_query(query), controls, SMALL)
+        told = fitted.report()
+        assert len(told) < 1000
+        for name in query.keys() - {"seed"}:
+            assert controls[name].label in told or (name in SIZED and "Size" in told)
+        for name in fitted.values.keys() - {"seed"}:
+            low, high = (64, 256) if name in SIZED else (controls[name].minimum, controls[name].maximum)
+            assert low <= fitted.values[name] <= high
+
+
+def test_a_report_is_short_and_has_no_control_characters(controls: Controls):
+    pairs = {f"name {i}": "a\nb\u202e\0\x1b[31m" for i in range(1000)}
+    told = fit({"others": pairs, "model": "two\nlines"}, controls, SMALL).report()
+    assert told.isprintable()
+    assert told.startswith("Not taken: Model two lines, name 0 a b [31m, name 1")
+    assert told.endswith(" and 981 more.")
 
 
 @pytest.mark.parametrize(

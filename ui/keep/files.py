@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import os
@@ -38,9 +37,14 @@ def keep(name: str, content: bytes) -> str:
         folder.mkdir(parents=True)
         path.write_bytes(content)
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)  # the half that was written takes room from the next file
+        discard(path)  # the half that was written takes room from the next file
         raise NoRoom(f"The server can't keep a file ({error.strerror}): try again later.") from error
     return str(path)
+
+
+def discard(path: str | Path) -> None:
+    """Delete a kept file, and its folder."""
+    shutil.rmtree(Path(path).parent, ignore_errors=True)
 
 
 def keep_data(name: str, uri: str) -> str:
@@ -62,13 +66,6 @@ def keep_data(name: str, uri: str) -> str:
             new.parent.rename(path.parent)
     UPLOADS.add(str(path))
     return str(path)
-
-
-async def sweep_hourly() -> None:
-    """Call `sweep` every hour, in a thread."""
-    while True:
-        await asyncio.to_thread(sweep)
-        await asyncio.sleep(HOUR)
 
 
 def sweep() -> None:
