@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.data_classes import PredictBodyInternal
 from gradio.state_holder import SessionState
 
@@ -75,6 +77,19 @@ class Page(gr.Blocks):
             raise
         except Exception as error:  # a value in the place of a file makes Gradio raise nearly anything
             raise bad_argument(error) from None
+
+    async def postprocess_data(self, block_fn: Any, predictions: Any, state: SessionState | None) -> list[Any]:
+        """Return the outputs of an event. Of those that it skips, Gradio would build component and JSON schema anew."""
+        if not isinstance(predictions, dict) or not all(isinstance(key, Block) for key in predictions):
+            return await super().postprocess_data(block_fn, predictions, state)
+        skipped = gr.skip()
+        updated = [block for block in block_fn.outputs if predictions.get(block, skipped) != skipped]
+        values = [predictions[block] for block in updated]
+        part = copy(block_fn)
+        part.outputs = updated
+        outputs = await super().postprocess_data(part, values[0] if len(values) == 1 else values, state)
+        found = dict(zip(updated, outputs, strict=True))
+        return [found.get(block, None if block.stateful else skipped) for block in block_fn.outputs]
 
 
 def forget_values(state: SessionState) -> None:
