@@ -175,6 +175,15 @@ class Pipeline:
         """Return a prompt's tokens as this model reads them, with their number and the text that does not fit."""
         return tokenize(self.models.tokenizer, without_loras(prompt), syntax)
 
+    def models_for(self, request: Request) -> Models:
+        """Return the models of a request, with its LoRA files merged and the U-Net's weights ready.
+
+        They stay so for as long as something holds them, and then `begin` need not wait for it.
+        """
+        models = self.loras.models_for(request.loras)
+        for_inference(models.unet, next(models.text_encoder.parameters()).dtype)
+        return models
+
     @torch.no_grad()
     def condition(self, request: Request) -> Conditioning:
         """Encode prompt and negative prompt for each image of a request; the latter only for a guided run.
@@ -184,7 +193,7 @@ class Pipeline:
         """
         scale = self.defaults.complete(request).guidance_scale
         assert scale is not None
-        models = self.loras.models_for(request.loras)
+        models = self.models_for(request)
         layers = models.text_encoder.config.num_hidden_layers
         if request.clip_skip >= layers:
             raise RequestError(
@@ -205,7 +214,7 @@ class Pipeline:
         guided = scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)
         later = then[0] if then else context
-        return Conditioning(denoise, context, negative if guided else None, scale, later, request.then_at)
+        return Conditioning(models, denoise, context, negative if guided else None, scale, later, request.then_at)
 
     def _noise_source(self, request: Request) -> Callable[[], Tensor]:
         """Return a source of standard normal draws (count, C, h, w) of a complete request.

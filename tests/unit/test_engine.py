@@ -112,7 +112,8 @@ def beginning(pipe: Pipeline, request: Request, denoise: Denoise | None = None) 
     def begin() -> Run:
         run = pipe.begin(request)
         if denoise is not None:
-            run.denoise = denoise  # one object for all runs: only those of the same network share a batch
+            # One object for all runs: only those of the same network share a batch.
+            run.conditioning = replace(run.conditioning, denoise=denoise)
         return run
 
     return begin

@@ -241,7 +241,7 @@ def test_half_precision_overflow_is_decoded_again(
     with torch.no_grad():
         assert not overflowing.decode(latents.half()).isfinite().all()
     wide = overflowing.decode_finite(latents)
-    assert "the VAE's output overflowed in float16: decoding again in float32" in caplog.text
+    assert "the VAE's output overflowed in float16: such pictures are decoded again in float32" in caplog.text
     assert wide.dtype == torch.float32
     assert wide.isfinite().all()
     assert np.isfinite(np.asarray(Preview(Renderer(overflowing_models), "vae")(latents).images[0])).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import gradio as gr
@@ -58,13 +59,20 @@ def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str)
         files, pipeline = find_files("embeddings"), models.loaded(name)
         if pipeline is not None:
             add_files(pipeline)
-        words = [f"`{word}`" for word in (files if pipeline is None else pipeline.embeddings)]
-        text = f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
+        words = files if pipeline is None else pipeline.embeddings
+        text = f"Words of your embeddings: {listed(words) or 'none that this model can take'}"
+        if words and (others := files.keys() - words):
+            text += f"; not for this model: {listed(sorted(others))}"
         return gr.Markdown(text, visible=bool(files))
 
     note = gr.Markdown(visible=False, elem_id=f"{kind}-embeddings", elem_classes="note")
     gr.on(None, note_embeddings, None, note, **QUIET)
     model.change(note_embeddings, model, note, **QUIET)
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return words as code in Markdown."""
+    return ", ".join(f"`{word}`" for word in words)
 
 
 def connect_prompt_note(
