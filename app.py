@@ -17,11 +17,13 @@ import argparse
 import dataclasses
 import importlib.util
 import logging
+import socket
 import sys
 from typing import Any
 
 import gradio as gr
 from fastapi.exceptions import RequestValidationError
+from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from ui.keep.credentials import check_credentials
@@ -88,7 +90,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         choices=("on", "off"),
         default=os.environ.get("SD_SAFETY_CHECKER"),
         help="blur the pictures that the safety checker in the model's directory finds ($SD_SAFETY_CHECKER); "
-        "default: on for a public page",
+        "default: on for a public page, otherwise off",
     )
     parser.add_argument(
         "--mcp", action="store_true", help="also serve tools for language models; needs `pip install 'gradio[mcp]'`"
@@ -114,13 +116,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     for one in dataclasses.fields(Limits):
         name, default, public = f"SD_{one.name.upper()}", one.default, one.metadata["public"]
-        differs = f", and {public:g} for a public page" if public != default else ""
+        usual = f"{default:.4g}" + (f", and {public:g} for a public page" if public != default else "")
         parser.add_argument(
             f"--{one.name.replace('_', '-')}",
             type=type(default),
             default=os.environ.get(name),
             metavar="NUMBER",
-            help=f"{one.metadata['help']} (${name}); default: {default:.4g}{differs}",
+            help=f"{one.metadata['help']} (${name}); default: {os.environ.get(name, usual).replace('%', '%%')}",
         )
     options = parser.parse_args(arguments)
     options.public = options.share or "SPACE_ID" in os.environ or not is_loopback(options.host)
@@ -156,7 +158,10 @@ def guards(options: argparse.Namespace) -> list[Middleware]:
 
 
 def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -> gr.Blocks:
-    """Serve the page and return at once; OSError if the address can't be listened on."""
+    """Serve the page and return at once.
+
+    OSError if a file can't be written, or, without a number, if nothing can listen at the address.
+    """
     routes = [health(models.catalogue.first, lambda: backend.status)]
     if options.metrics:
         from prometheus_client import CollectorRegistry
@@ -191,13 +196,30 @@ def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -
     return page
 
 
+def why_deaf(host: str, port: int) -> str:
+    """Return why nothing can listen at an address: Gradio's error, which has no number, does not tell."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host.strip("[]"), port)[0]
+        with socket.socket(family) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(address)
+            return "it is free now"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
 def open_page(options: argparse.Namespace, models: LoadedModels, backend: Backend) -> gr.Blocks:
-    """Serve the page and log its limits; end the program if the address can't be listened on."""
+    """Serve the page and log its limits; end the program with a sentence if that fails."""
     try:
         page = serve(options, models, backend)
-    except OSError:
-        at = f"port {options.port} of {options.host}"
-        sys.exit(f"{at} is taken, or not this machine's: choose another with --port or --host")
+    except OSError as error:
+        if error.errno is not None:
+            sys.exit(
+                f"the page can't write to {get_upload_folder()} ({error.strerror}): "
+                "make room there, or name another folder as GRADIO_TEMP_DIR"
+            )
+        at, reason = f"port {options.port} of {options.host}", why_deaf(options.host, options.port)
+        sys.exit(f"{at} is taken, or not this machine's ({reason}): choose another with --port or --host")
     log.info("%s on port %d, safety checker %s", models.catalogue.first, options.port, options.safety_checker)
     log.info("limits: %s", options.limits)
     if options.public and "SPACE_ID" not in os.environ:

@@ -27,7 +27,9 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
         description="One page in front, replicas of the model behind it. Takes the options of app.py too.",
     )
     parser.add_argument("--replicas", type=int, default=1, help="the least number of replicas; default: %(default)s")
-    parser.add_argument("--max-replicas", type=int, help="the largest number, reached when queues are long")
+    parser.add_argument(
+        "--max-replicas", type=int, help="the largest number, reached when queues are long; default: that of --replicas"
+    )
     parser.add_argument(
         "--line",
         type=float,

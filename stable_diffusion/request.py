@@ -63,7 +63,7 @@ LORA_TAG = re.compile(r"<lora:(?P<name>[^:<>]*)(?::(?P<weight>[^<>]*))?>")
 BREAK = re.compile(r"\bBREAK\b\s*")
 """The word that ends a chunk of a weighted prompt (`prompt.py`)."""
 
-SIZE_UNIT = 8
+SIZE_UNIT = 8  # pixels that one latent of Stable Diffusion stands for, on a side; other models have their own
 MAX_SIDE = 4096
 MAX_STEPS = 1000  # the number of trained timesteps; some samplers allow a few less, and say so
 MAX_GUIDANCE = 100.0
@@ -172,8 +172,8 @@ class Request:
             "guidance_scale": None
             if self.guidance_scale is None
             else _number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE),
-            "height": _side("height", self.height),
-            "width": _side("width", self.width),
+            "height": _optional_int("height", self.height, 1, MAX_SIDE),
+            "width": _optional_int("width", self.width, 1, MAX_SIDE),
             "clip_skip": _int("clip_skip", self.clip_skip, 0, MAX_CLIP_SKIP),
             "seed": None if self.seed == -1 else _optional_int("seed", self.seed, 0, MAX_SEED, SEED_REMEDY),
             "num_images": _int("num_images", self.num_images, 1, MAX_IMAGES),
@@ -275,9 +275,9 @@ class Defaults:
         for name in ("width", "height"):
             side = getattr(complete, name)
             if side % self.size_unit:
-                nearest = max(1, round(side / self.size_unit)) * self.size_unit
+                lower = max(1, side // self.size_unit) * self.size_unit  # a larger one may exceed a limit
                 raise RequestError(
-                    f"{name} must be a multiple of {self.size_unit} with this model, got {side}: try {nearest}"
+                    f"{name} must be a multiple of {self.size_unit} with this model, got {side}: try {lower}"
                 )
         return complete
 
@@ -372,14 +372,6 @@ def _int(name: str, value: object, low: int, high: int, remedy: str = "") -> int
 
 def _optional_int(name: str, value: object, low: int, high: int, remedy: str = "") -> int | None:
     return None if value is None else _int(name, value, low, high, remedy)
-
-
-def _side(name: str, value: object) -> int | None:
-    side = _optional_int(name, value, SIZE_UNIT, MAX_SIDE)
-    if side is not None and side % SIZE_UNIT:
-        lower = side // SIZE_UNIT * SIZE_UNIT
-        raise RequestError(f"{name} must be a multiple of {SIZE_UNIT}, got {side}: try {lower} or {lower + SIZE_UNIT}")
-    return side
 
 
 def _choice(name: str, value: object, choices: Container[str]) -> None:

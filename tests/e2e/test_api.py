@@ -77,7 +77,7 @@ BAD = {
     "num_inference_steps 0": ({"num_inference_steps": 0}, "num_inference_steps must be between 1 and 1,000, got 0"),
     "num_inference_steps 5000": ({"num_inference_steps": 5000}, "num_inference_steps must be .* got 5000"),
     "num_inference_steps 2.5": ({"num_inference_steps": 2.5}, "num_inference_steps must be a whole number, got 2.5"),
-    "width 100": ({"width": 100}, "width must be a multiple of 8, got 100: try 96 or 104"),
+    "width 100": ({"width": 100}, "width must be a multiple of 16 with this model, got 100: try 96"),
     "width 104": ({"width": 104}, "width must be a multiple of 16 with this model, got 104: try 96"),
     "height 2048": ({"height": 2048}, "height must be at most .* with this model, got 2048: choose a smaller number"),
     "seed -2": ({"seed": -2}, "seed must be between 0 and .* got -2: .* leave it empty for a random one"),

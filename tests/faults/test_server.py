@@ -243,11 +243,12 @@ def test_a_person_can_not_take_all_the_time(caller: Caller, slow: None):
 
 def test_what_one_may_ask_for_is_a_setting_and_less_where_anybody_may_come(monkeypatch: pytest.MonkeyPatch):
     assert parse_arguments([]).limits == LOCAL_LIMITS
+    usual = replace(LOCAL_LIMITS, max_upload=20, max_address_runs=128)
     for public in (["--host", "0.0.0.0"], ["--share"]):
-        assert parse_arguments(public).limits == replace(LOCAL_LIMITS, max_seconds=60, max_upload=20)
+        assert parse_arguments(public).limits == replace(usual, max_seconds=60)
     monkeypatch.setenv("SD_MAX_SECONDS", "77")
     monkeypatch.setenv("SD_SESSIONS", "3")
-    assert parse_arguments(["--share"]).limits == replace(LOCAL_LIMITS, max_seconds=77, max_upload=20, sessions=3)
+    assert parse_arguments(["--share"]).limits == replace(usual, max_seconds=77, sessions=3)
     assert parse_arguments(["--share", "--max-seconds", "88"]).limits.max_seconds == 88
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import gradio as gr
 import pytest
 from safetensors.torch import save_file
 
-from stable_diffusion.request import Defaults
+from stable_diffusion.request import Defaults, Request
 from tests import tiny
 from ui.form.controls import SIZED, Controls, model_sliders, more_controls, sampling_controls
 from ui.form.fitting import fit
@@ -73,6 +74,15 @@ def test_what_is_out_of_range_is_changed_and_said(controls: Controls):
 def test_a_size_becomes_one_that_the_model_draws(controls: Controls, size: tuple[int, int], fitted: tuple[int, int]):
     values = fit({"width": size[0], "height": size[1]}, controls, SMALL).values
     assert (values["width"], values["height"]) == fitted
+
+
+@pytest.mark.parametrize("unit", [4, 8, 16, 32])
+def test_a_form_takes_the_sizes_that_its_model_takes(controls: Controls, unit: int):
+    defaults = replace(SMALL, size_unit=unit)
+    for side in (100, 104, 112, 120, 128, 144, 160):
+        fitted = fit({"width": side, "height": 128}, controls, defaults)
+        defaults.complete(Request(width=fitted.values["width"], height=fitted.values["height"]))
+        assert (fitted.values["width"] == side) is (side % unit == 0)
 
 
 def test_what_there_is_not_is_left_and_said(controls: Controls):

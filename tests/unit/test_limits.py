@@ -46,6 +46,23 @@ def test_a_side_above_the_models_largest_is_refused():
         check(models, Request(width=side + 64))
 
 
+def test_a_size_that_a_refusal_names_is_taken():
+    models = LoadedModels(Catalogue(), device="cpu", limits=Limits(max_side=300))
+    models.pipeline()
+    for width in (7, 248, 250, 299, 300):
+        sentences = set()
+        for door in (check, prepare):
+            with pytest.raises(RequestError, match="width must be a multiple of 16 with this model") as refused:
+                door(models, Request(width=width))
+            sentences.add(str(refused.value))
+        [sentence] = sentences
+        named = int(sentence.rpartition("try ")[2])
+        check(models, Request(width=named))
+        assert prepare(models, Request(width=named))[1].width == named
+    with pytest.raises(RequestError, match="width must be at most 300 here, got 530"):
+        prepare(models, Request(width=530))
+
+
 def test_the_usual_limits_allow_an_empty_request():
     LOCAL_LIMITS.check(Request())
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stable_diffusion.loading.config import ModelError
 from stable_diffusion.request import RequestError
 from tests.conftest import awaited
 from ui.runs.catalogue import BUNDLED_NAME, HUB, Catalogue
@@ -45,7 +46,7 @@ class Loader:
         if name in self.slow:
             assert self.slow[name].wait(PATIENCE)
         if name in self.broken:
-            raise RuntimeError("the disk is full")
+            raise ModelError(f"{source}/unet/config.json is not valid JSON: download it again")
         return name
 
 
@@ -119,7 +120,7 @@ def test_a_failed_load_is_a_sentence_for_all_who_wait_and_the_next_ask_tries_aga
     first, second = holder.start("a"), holder.start("a")
     loader.slow["a"].set()
     for waiting in (first, second):
-        with pytest.raises(RequestError, match="The model 'a' could not be loaded: the disk is full"):
+        with pytest.raises(RequestError, match=r"^The model 'a' could not be loaded: a/unet/config\.json is not"):
             waiting.future.result(PATIENCE)
     with pytest.raises(RequestError, match="could not be loaded"):
         gathered(holder, "a")

@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 import gradio as gr
 
-from stable_diffusion.request import LORA_TAG, MAX_PROMPT, SIZE_UNIT, Defaults, RequestError, check_schedule
+from stable_diffusion.request import LORA_TAG, MAX_PROMPT, Defaults, RequestError, check_schedule
 
 from ..keep.settings import PAGE_MAX_SEED
 from ..runs.adapter_files import find_files
@@ -114,7 +114,7 @@ def _fit_size(fitted: Fitted, width: int, height: int, defaults: Defaults) -> No
     """Take a size that the model draws, or else the nearest with the same proportions."""
     low, high, step = defaults.min_side, defaults.max_side, defaults.side_step
     sides = [max(1, width), max(1, height)]
-    if any(not low <= side <= high or side % SIZE_UNIT for side in sides):
+    if any(not low <= side <= high or side % defaults.size_unit for side in sides):
         scale = min(1, high / max(sides))
         sides = [min(max(round(side * scale / step) * step, low), high) for side in sides]
     fitted.values |= dict(zip(SIZED, sides, strict=True))

@@ -49,7 +49,10 @@ class Limits:
     max_waiting: int = limit(256, "how many runs may wait for a place")
     max_upload: int = limit(64, "the largest file that is taken, in megabytes", 20)
     sessions: int = limit(200, "how many visits are remembered, the least recent forgotten first")
-    unheard: float = limit(60.0, "end a run that nobody has listened to for so many seconds")
+    unheard: float = limit(
+        60.0,
+        "end a run that nobody has listened to for so many seconds; one that never had a listener after 10 at most",
+    )
     preview_share: float = limit(1 / 3, "the most of a processor's time that live previews may take, below 1")
 
     def __post_init__(self) -> None:

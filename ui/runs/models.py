@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from stable_diffusion.request import Defaults, Request, RequestError
 
 from .adapter_files import add_files
 from .catalogue import Catalogue
 from .cost import pace_of
+from .errors import explain
 from .limits import LOCAL_LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -142,12 +147,14 @@ class LoadedModels:
         try:
             pipeline = self._load(source, self._vae if first else None, self._device, self._dtype, report)
         except Exception as error:
-            log.exception("the model %r could not be loaded", name)
+            log.error("the model %r could not be loaded", name)
             with self._changed:
                 self._last = "failed" if first else self._last
                 del self._table[name]
                 self._changed.notify_all()
-            failure = RequestError(f"The model {name!r} could not be loaded: {error}")
+            failure = RequestError(
+                f"The model {name!r} could not be loaded: {self._without_folders(explain(error), name)}"
+            )
             failure.__cause__ = error
             loading.future.set_exception(failure)
         else:
@@ -156,6 +163,13 @@ class LoadedModels:
                 loading.future.set_result(pipeline)
                 self._displace_for(name)
                 self._changed.notify_all()
+
+    def _without_folders(self, sentence: str, name: str) -> str:
+        """Return a sentence for visitors without the server's folders: files by their paths in the model or the hub."""
+        for path in (self.catalogue.path(name), Path(self._vae or ""), Path(HF_HUB_CACHE, "models")):
+            if path.is_absolute():
+                sentence = sentence.replace(f"{path.parent}{os.sep}", "")
+        return sentence
 
     def _displace_for(self, newcomer: str) -> None:
         """Drop the surplus of ready models, least recently needed first, but neither the first nor the newcomer."""

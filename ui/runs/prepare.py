@@ -26,6 +26,7 @@ def prepare(models: LoadedModels, request: Request) -> tuple[Pipeline, Request]:
 
     models.limits.check(request)  # before the model is loaded
     pipeline, defaults = models.pipeline(request.model), models.defaults(request.model)
+    models.limits.check(request, defaults)  # before a size is refused for its unit: the size to try is smaller
     photo, request = request.image, with_pictures(request, defaults)
     if photo is not None:
         assert isinstance(request.image, Image.Image)
