@@ -167,12 +167,15 @@ def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -
 
 
 def open_page(options: argparse.Namespace, models: LoadedModels, backend: Backend) -> gr.Blocks:
-    """Serve the page and log its limits; end the program if the address can't be listened on."""
+    """Serve the page and log its limits; end the program if the address can't be listened on, or mcp is too new."""
     try:
         page = serve(options, models, backend)
     except OSError:
         at = f"port {options.port} of {options.host}"
         sys.exit(f"{at} is taken, or not this machine's: choose another with --port or --host")
+    if options.mcp and not page.mcp_server:  # Gradio serves the page without tools, and prints why
+        page.close(verbose=False)
+        sys.exit(f"--mcp needs another version of the package mcp ({page.mcp_error}): pip install 'gradio[mcp]'")
     log.info("%s on port %d, safety checker %s", models.catalogue.first, options.port, options.safety_checker)
     log.info("limits: %s", options.limits)
     if options.public and "SPACE_ID" not in os.environ:

@@ -60,6 +60,9 @@ SYNTAX_LABELS: dict[str, str] = {"plain": "Plain", "weighted": "Weighted"}
 LORA_TAG = re.compile(r"<lora:(?P<name>[^:<>]*)(?::(?P<weight>[^<>]*))?>")
 """The tag by which a prompt names a LoRA file, as in AUTOMATIC1111's web UI: `<lora:name:weight>`."""
 
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+"""Half of a letter in UTF-16, which no encoding of text has room for."""
+
 SIZE_UNIT = 8
 MAX_SIDE = 4096
 MAX_STEPS = 1000  # the number of trained timesteps; some samplers allow a few less, and say so
@@ -322,6 +325,8 @@ def _text(name: str, value: object) -> str:
     text = "" if value is None else value
     if not isinstance(text, str):
         raise RequestError(f"{name} must be text, got {shown(value)}")
+    if half := SURROGATE.search(text):
+        raise RequestError(f"{name} has half of a letter at place {half.start()}, a lone surrogate: write it again")
     if len(text) > MAX_PROMPT:
         raise RequestError(f"{name} must be at most {MAX_PROMPT:,} characters long, got {len(text):,}: shorten it")
     return text

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from stable_diffusion.request import MAX_PROMPT, SYNTAX_LABELS
+from stable_diffusion.request import SYNTAX_LABELS, Request, RequestError
 
 from ..runs.adapter_files import add_files, find_files
 from ..runs.models import LoadedModels
@@ -77,9 +77,11 @@ def connect_prompt_note(
 
 
 def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
-    """Return a sentence about a prompt near or beyond the model's token limit, else an empty string."""
-    if len(text) > MAX_PROMPT:
-        return f"It is too long: at most {MAX_PROMPT:,} characters are read."
+    """Return a sentence about a prompt near or beyond the model's token limit or refused, else an empty string."""
+    try:
+        Request(text)
+    except RequestError as error:
+        return f"It can't be drawn: {error}."
     tokens, limit = pipeline.tokenize(text, syntax), pipeline.models.tokenizer.model_max_length - 2
     if tokens.dropped:
         # The text goes into a code span, where Markdown and HTML mean nothing.

@@ -48,6 +48,7 @@ class BodyCheck:
         else:
             try:
                 messages = await read_call(in_time(receive, CALL_SECONDS))
+                scope["size"] = sum(len(message.get("body", b"")) for message in messages)
             except HTTPException as error:
                 log.info("refused: %s", error.detail)
                 await JSONResponse({"detail": error.detail}, error.status_code)(scope, receive, send)
