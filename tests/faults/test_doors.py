@@ -14,6 +14,7 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from gradio import routes
 
 import ui.page
 from tests.unit.test_hostile_images import png
@@ -144,6 +145,15 @@ def test_an_upload_is_a_few_files_and_nothing_else(caller: Caller, files: object
     answer = caller.http.post("gradio_api/upload", files=files)
     assert answer.status_code == 400
     assert "Too many" in answer.text
+
+
+def test_the_names_of_old_uploads_are_forgotten(page: gr.Blocks):
+    progress = routes.file_upload_statuses
+    for number in range(2 * bodies.MAX_UPLOADS):
+        progress.track(f"upload {number}")
+        assert progress._signals[f"question {number}"]
+    assert len(progress._statuses) == len(progress._signals) == bodies.MAX_UPLOADS
+    assert not progress.is_done(f"upload {number}")
 
 
 META = {"meta": {"_type": "gradio.FileData"}}
