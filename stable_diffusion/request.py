@@ -63,6 +63,9 @@ LORA_TAG = re.compile(r"<lora:(?P<name>[^:<>]*)(?::(?P<weight>[^<>]*))?>")
 BREAK = re.compile(r"\bBREAK\b\s*")
 """The word that ends a chunk of a weighted prompt (`prompt.py`)."""
 
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+"""Half of a letter in UTF-16, which no encoding of text has room for."""
+
 SIZE_UNIT = 8  # pixels that one latent of Stable Diffusion stands for, on a side; other models have their own
 MAX_SIDE = 4096
 MAX_STEPS = 1000  # the number of trained timesteps; some samplers allow a few less, and say so
@@ -338,6 +341,8 @@ def _text(name: str, value: object) -> str:
     text = "" if value is None else value
     if not isinstance(text, str):
         raise RequestError(f"{name} must be text, got {shown(value)}")
+    if half := SURROGATE.search(text):
+        raise RequestError(f"{name} has half of a letter at place {half.start()}, a lone surrogate: write it again")
     if len(text) > MAX_PROMPT:
         raise RequestError(f"{name} must be at most {MAX_PROMPT:,} characters long, got {len(text):,}: shorten it")
     return text

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from stable_diffusion.request import MAX_PROMPT, SYNTAX_LABELS
+from stable_diffusion.request import SYNTAX_LABELS, Request, RequestError
 
 from ..keep.infotext import holds_settings
 from ..runs.adapter_files import add_files, find_files
@@ -102,11 +102,13 @@ def connect_prompt_note(
 
 
 def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
-    """Return a sentence about a prompt near or beyond the model's token limit, else an empty string."""
+    """Return a sentence about a prompt near or beyond the model's token limit or refused, else an empty string."""
     from stable_diffusion.prompt import max_chunks
 
-    if len(text) > MAX_PROMPT:
-        return f"It is too long: at most {MAX_PROMPT:,} characters are read."
+    try:
+        Request(text)
+    except RequestError as error:
+        return f"It can't be drawn: {error}."
     tokens, limit = pipeline.tokenize(text, syntax), pipeline.models.tokenizer.model_max_length - 2
     if tokens.dropped:
         # The text goes into a code span, where Markdown and HTML mean nothing.
