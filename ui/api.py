@@ -27,6 +27,7 @@ from .keep.settings import SETTINGS, Setting
 from .runs.backend import Backend
 from .runs.errors import errors_as_text
 from .runs.events import Event, Started, Waiting
+from .runs.message_rate import MessageRate
 from .runs.registry import new_run_id
 
 BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults))}
@@ -34,14 +35,14 @@ BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults
 Answer = tuple[list[str], dict[str, Any]]
 
 
-def add_endpoints(backend: Backend) -> None:
+def add_endpoints(backend: Backend, rate: MessageRate) -> None:
     """Add both endpoints to the Blocks that are being built; the page does not show their components."""
     for name, text in (
         ("text2image", "Draw a picture from words."),
         ("image2image", "Draw a new picture over a photo."),
     ):
         inputs = arguments(photo=name == "image2image")
-        function = endpoint(backend, list(inputs))
+        function = endpoint(backend, rate, list(inputs))
         function.__name__ = name  # the name of the tool for language models
         function.__doc__ = f"{text} Streams every step; the last answer holds the pictures as PNG files."
         gr.Button(visible=False).click(
@@ -53,7 +54,7 @@ def add_endpoints(backend: Backend) -> None:
         )
 
 
-def endpoint(backend: Backend, names: list[str]) -> Callable[..., AsyncIterator[Answer]]:
+def endpoint(backend: Backend, rate: MessageRate, names: list[str]) -> Callable[..., AsyncIterator[Answer]]:
     """Return a function with arguments of these names: image and prompt are required, the others default to None."""
 
     async def function(*arguments: Any) -> AsyncIterator[Answer]:
@@ -63,7 +64,7 @@ def endpoint(backend: Backend, names: list[str]) -> Callable[..., AsyncIterator[
             if "image" in given:
                 require_photo(given["image"])
             request = Request(**{name: value for name, value in given.items() if value is not None})
-            async with aclosing(answers(backend, request, visitor.session_hash)) as stream:
+            async with aclosing(answers(backend, rate, request, visitor.session_hash)) as stream:
                 async for answer in stream:
                     yield answer
 
@@ -92,26 +93,33 @@ def argument(setting: Setting) -> Component:
     return kind(None, label=setting.name + choices + default, visible=False)
 
 
-async def answers(backend: Backend, request: Request, owner: str | None) -> AsyncGenerator[Answer]:
-    """Run a request and yield an answer for each step; `RequestError`, naming the argument, if it can't be served."""
+async def answers(backend: Backend, rate: MessageRate, request: Request, owner: str | None) -> AsyncGenerator[Answer]:
+    """Run a request and yield an answer for each step, or the newest ones in a crowd.
+
+    Raises `RequestError`, naming the argument, if the request can't be served.
+    """
     run_id, started = new_run_id(), None
-    async with aclosing(backend.stream(run_id, request, owner or run_id)) as stream:
-        async for news in stream:
-            if isinstance(news, Waiting):
-                yield [], waiting(news)
-            elif isinstance(news, Started):
-                started = news
-            else:
-                assert started is not None, "a run starts before it has steps"
-                step, files = describe(news, started.dropped), list[str]()
-                if news.images is not None:
+    stream = backend.stream(run_id, request, owner or run_id)
+    with rate.stream() as due:
+        async with aclosing(stream):
+            async for news in stream:
+                if isinstance(news, Waiting):
+                    yield [], waiting(news)
+                elif isinstance(news, Started):
+                    started = news
+                elif news.images is None:
+                    assert started is not None, "a run starts before it has steps"
+                    if due():
+                        yield [], describe(news, started.dropped)
+                else:
+                    assert started is not None, "a run starts before it ends"
+                    step, stopped_at = describe(news, started.dropped), news.index if news.stopped else None
                     try:
-                        stopped_at = news.index if news.stopped else None
                         files = await asyncio.to_thread(keep_pictures, started.request, news.images, stopped_at)
                     except NoRoom:
                         yield [], step  # its preview is the picture
                         raise
-                yield files, step
+                    yield files, step
 
 
 def waiting(news: Waiting) -> dict[str, Any]:
@@ -129,7 +137,7 @@ def describe(event: Event, dropped: dict[str, str]) -> dict[str, Any]:
         "sigma": None if math.isinf(event.sigma) else event.sigma,
         "seed": event.seed,
         "seconds_per_step": event.seconds_per_step,
-        "preview": None if event.x_0 is None else live.webp_uri(event.x_0),
+        "preview": live.webp_uri(event.x_0),
         "finished": event.images is not None,
         "dropped": dropped,
         "blurred": event.blurred,

@@ -22,6 +22,7 @@ from .resume import connect_form, connect_run
 from .runs.backend import Backend
 from .runs.errors import errors_on_page
 from .runs.limits import QUEUE_SIZE
+from .runs.message_rate import MessageRate
 from .runs.models import LoadedModels
 from .runs.registry import Registry
 from .sketch import connect_sketch
@@ -75,7 +76,7 @@ class Page(gr.Blocks):
 def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
     """Build the whole page around models that may still be loading, and the backend that draws with them."""
     read_few_formats()
-    services = Services(models, backend, Registry())
+    services = Services(models, backend, Registry(), MessageRate())
     # Results stay for a day, for their visitors to download; previews never become files.
     with Page(title=TITLE, delete_cache=(HOUR, DAY), analytics_enabled=False, fill_width=True) as page:
         history = History()
@@ -113,6 +114,6 @@ def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
             connect_run(tab, services, page)
             connect_form(tab, services, page)
             connect_sketch(tab, services, page)
-        add_endpoints(backend)
+        add_endpoints(backend, services.rate)
     page.temp_file_sets += [FILMS, MASKS]  # Gradio deletes only files of components by itself
     return page

@@ -56,7 +56,7 @@ def connect_run(tab: Tab, services: Services, page: gr.Blocks) -> None:
                 return
             yield {view.live: live.so_far(run_id, film, run.link), **tab.show(run.finished)}
         else:
-            async with aclosing(follow(tab, services.backend, run, visitor.session_hash)) as updates_of_run:
+            async with aclosing(follow(tab, services, run, visitor.session_hash)) as updates_of_run:
                 async for update in updates_of_run:
                     yield update
 

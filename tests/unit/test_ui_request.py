@@ -30,6 +30,7 @@ from ui.keep.settings import SETTINGS
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
 from ui.runs.errors import NO_MEMORY, UNEXPECTED, errors_on_page, explain
+from ui.runs.message_rate import MessageRate
 from ui.runs.models import LoadedModels
 from ui.stage.film import FILMS, keep_film, read_film
 from ui.stage.live import data_uri
@@ -59,7 +60,7 @@ def last_answer(models: LoadedModels, request: Request) -> Answer:
     """The last of the answers that a program gets."""
 
     async def read() -> Answer:
-        return [answer async for answer in answers(Local(models), request, "somebody")][-1]
+        return [answer async for answer in answers(Local(models), MessageRate(), request, "somebody")][-1]
 
     with ThreadPoolExecutor(1) as pool:  # where no loop runs: in this thread, the browser's driver may have one
         return pool.submit(asyncio.run, read()).result()

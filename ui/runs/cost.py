@@ -127,7 +127,7 @@ def _measure(pipeline: Pipeline) -> Pace:
     run = pipeline.begin(Request(seed=0))
     query = run.query
     assert query is not None, "a run that begins has a query"
-    evaluation = _seconds(lambda: run.denoise([query])[0].cpu(), EVALUATIONS)  # .cpu() waits for the accelerator
+    evaluation = _seconds(lambda: run.denoise([query])[0].x_0.cpu(), EVALUATIONS)  # .cpu() waits for the accelerator
     height, width = (length * small // side for length in query.x.shape[-2:])
     decoding = _seconds(lambda: run.render(query.x[..., :height, :width]))
     run.close()

@@ -17,6 +17,8 @@ from ..keep.marks import Mark, mark_of
 from ..keep.metadata import encoded, save_options
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stable_diffusion.guidance import Query
     from stable_diffusion.pipeline import Pipeline
     from stable_diffusion.run import Step
@@ -58,8 +60,9 @@ class Event:
 
     index: 1 to total. Steps may be left out if many runs share the network, and a preview may belong to an earlier step
     than the last event.
-    x_0, x_t: WebP files of the network's guess and of the noisy latents before it, several images side by side; None
-    where no preview was due.
+    x_0: WebP file of the network's guess with the prompt, before guidance, several images side by side; None where no
+    preview was due. x_t, guided, unguided: the same with a pixel for each latent, of the noisy latents before it, the
+    guided guess, and the guess without the prompt; the last two are None in a run without guidance.
     images: the final images as PNG files with their settings, on the last event only.
     stopped: whether the images are partial because the run was stopped.
     blurred: how many final images the model's safety checker found.
@@ -74,6 +77,8 @@ class Event:
     seconds_per_step: float
     x_0: bytes | None
     x_t: bytes | None
+    guided: bytes | None = None
+    unguided: bytes | None = None
     images: list[bytes] | None = None
     stopped: bool = False
     blurred: int = 0
@@ -102,7 +107,7 @@ def event_of(
     request: the run's, seeded. model: its name. stopped: whether this step ends the run, with the images so far. start:
     the run's first query, for its first event.
     """
-    previewed = step.images is not None
+    pictured = step.images is not None and request.preview != "none"
     if stopped:
         step = step.decoded()
     shown = step.images
@@ -116,12 +121,19 @@ def event_of(
         seed=step.seed,
         seconds_per_step=seconds_per_step,
         x_0=None if shown is None else webp(tile(shown), None if images is None else mark_of(request)),
-        x_t=None if not previewed or request.preview == "none" else webp(tile(step.noisy())),
+        x_t=webp(tile(step.noisy())) if pictured else None,
+        guided=layer(step, step.answer.x_0) if pictured else None,
+        unguided=layer(step, step.answer.unconditional) if pictured else None,
         images=None if images is None else files_of(images, request, model, stopped_at, step.precision),
         stopped=stopped,
         blurred=0 if images is None else sum(step.found),
         start=None if start is None or request.preview == "none" else noise_of(step, start),
     )
+
+
+def layer(step: Step, x_0: Tensor | None) -> bytes | None:
+    """Return a WebP file of another x_0 of a step, a pixel for each latent; None in a run without guidance."""
+    return None if x_0 is None or step.answer.unconditional is None else webp(tile(step.coarse(x_0)))
 
 
 def noise_of(step: Step, start: Query) -> Event:
