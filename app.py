@@ -10,6 +10,8 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 # /monitoring is closed: otherwise Gradio would keep 10,000 events for it, and read all of them at each event.
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
+# Uvicorn would believe any X-Forwarded-For that reaches it through this machine: --address-header decides.
+os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
 
 import argparse
 import dataclasses
@@ -23,7 +25,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.middleware import Middleware
 
 from ui.keep.credentials import check_credentials
-from ui.keep.files import sweep_hourly
+from ui.keep.files import sweep
 from ui.page import build_page
 from ui.runs.backend import Backend, Local
 from ui.runs.catalogue import Catalogue
@@ -32,12 +34,14 @@ from ui.runs.measured import Measured
 from ui.runs.models import LoadedModels
 from ui.runs.zero import SPEED_UP, ZERO_GPU, Zero
 from ui.theme import look
-from ui.web.bodies import BodyLimit, unreadable_body, unwritten_upload
+from ui.web.bodies import BodyCheck, unreadable_body, unwritten_upload
 from ui.web.calls import CallCheck
+from ui.web.connections import bound_connections
 from ui.web.headers import IN_A_SPACE, NOWHERE, SecurityHeaders
 from ui.web.health import health, metrics
 from ui.web.hosts import THIS_MACHINE, HostCheck, is_loopback
 from ui.web.listeners import lifespan_with
+from ui.web.proxies import ProxyAddress
 
 log = logging.getLogger("ui")
 
@@ -58,6 +62,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=os.environ.get("SD_MODEL"),
         help="directory in diffusers' layout, .safetensors or .ckpt file, or hub id ($SD_MODEL); "
         "default: the bundled model",
+    )
+    parser.add_argument(
+        "--models",
+        action="append",
+        default=[],
+        metavar="MODEL",
+        help="another model that visitors may choose, or a folder of models; may be given again, and goes with the "
+        "places in $SD_MODELS. A local page also offers the bundled model, those in models/ and some of the hub; a "
+        "public page offers no others, and the hub only by id",
     )
     parser.add_argument(
         "--vae", help="another VAE for that model, or one for a file without a VAE: directory, file, or hub id"
@@ -91,6 +104,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         default=[],
         metavar="NAME",
         help="another name that the page answers to, for one behind a proxy; may be given again",
+    )
+    parser.add_argument(
+        "--address-header",
+        default=os.environ.get("SD_ADDRESS_HEADER"),
+        metavar="NAME",
+        help="header in which your proxy passes a visitor's address on, such as X-Forwarded-For, of which the last "
+        "address counts ($SD_ADDRESS_HEADER); default: none, the address of the connection counts",
     )
     for one in dataclasses.fields(Limits):
         name, default, public = f"SD_{one.name.upper()}", one.default, one.metadata["public"]
@@ -131,7 +151,8 @@ def guards(options: argparse.Namespace) -> list[Middleware]:
     headers = Middleware(SecurityHeaders, frame_ancestors=IN_A_SPACE if "SPACE_ID" in os.environ else NOWHERE)
     hosts = [] if options.public and not options.allow_host else [*THIS_MACHINE, *options.allow_host]
     checks = [Middleware(HostCheck, hosts=hosts)] if hosts else []
-    return [headers, *checks, Middleware(CallCheck), Middleware(BodyLimit)]
+    addresses = [Middleware(ProxyAddress, header=options.address_header)] if options.address_header else []
+    return [headers, *checks, *addresses, Middleware(CallCheck), Middleware(BodyCheck)]
 
 
 def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -> gr.Blocks:
@@ -162,10 +183,11 @@ def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -
             "routes": routes,
             "middleware": guards(options),
             "exception_handlers": {RequestValidationError: unreadable_body, OSError: unwritten_upload},
-            "lifespan": lifespan_with(options.limits.unheard, sweep_hourly),
+            "lifespan": lifespan_with(options.limits.unheard, sweep),
         },
         **look(),
     )
+    bound_connections(page.server.config)
     return page
 
 
@@ -186,7 +208,7 @@ def open_page(options: argparse.Namespace, models: LoadedModels, backend: Backen
 def load_models(options: argparse.Namespace, device: str | None, limits: Limits) -> LoadedModels:
     """Return the models that the options name, none of them loaded yet."""
     return LoadedModels(
-        Catalogue(options.model),
+        Catalogue(options.model, options.models, public=options.public),
         device,
         options.dtype,
         vae=options.vae,

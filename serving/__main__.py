@@ -62,8 +62,9 @@ def main() -> None:
         ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=STORE)
     models = {"device": page.device, "dtype": page.dtype, "vae": page.vae, "limits": page.limits}
     models["safety_checker"] = page.safety_checker == "on"
+    catalogue = Catalogue(page.model, page.models, public=page.public)
     handle = deploy(
-        page.model,
+        catalogue,
         **models,
         replicas=options.replicas,
         max_replicas=options.max_replicas,
@@ -71,7 +72,7 @@ def main() -> None:
         cpus=options.cpus,
         gpus=options.gpus,
     )
-    here = LoadedModels(Catalogue(page.model), **models)
+    here = LoadedModels(catalogue, **models)
     app.open_page(page, here, Remote(handle, here)).block_thread()
 
 

@@ -20,10 +20,10 @@ from .guidance import Denoiser
 from .images import to_tensor
 from .levels import Plan, plan
 from .loading.model_defaults import defaults_for
-from .mask import Mask, with_pictures
+from .mask import Mask, soften, with_pictures
 from .model_loader import Models, load
 from .preview import Renderer
-from .prompt import Tokens, encode_tokens, tokenize
+from .prompt import Tokens, encode_tokens, tokenize, tokenize_request
 from .request import Defaults, Request, RequestError, Settings, without_loras
 from .run import Conditioning, Result, Run, Step
 from .schedule import NoiseSchedule
@@ -126,8 +126,8 @@ class Pipeline:
 
         prompt: the text, with `settings` named as the fields of `Request`; or a `Request`, which has them all. With an
         image the run takes the last int(num_inference_steps * strength) steps (SDEdit, arXiv:2108.01073), from the
-        image with noise; with a mask it changes the white area alone, and at strength 1 starts from pure noise. Image i
-        uses seed + i and is, up to rounding, the image that a request of that seed alone gives.
+        image with noise; with a mask it changes the white area and its edge, and at strength 1 starts from pure noise.
+        Image i uses seed + i and is, up to rounding, the image that a request of that seed alone gives.
         Raises `RequestError`, naming the argument, before the first step. Text beyond the model's limit is dropped with
         a warning that quotes it.
         """
@@ -151,7 +151,7 @@ class Pipeline:
             return Run(request, plan, conditioning, plan.start(draw()), draw, Renderer(self.models))
         x_0, noise, mask = self._encode(photo, draw), draw(), None
         if isinstance(white, Image.Image):
-            mask = Mask(white, photo, x_0, noise)
+            mask = Mask(soften(white, request.mask_blur), photo, x_0, noise)
             if isinstance(self.models.vae, VAE):
                 draw()  # diffusers also draws the latents of the masked photo, which inpainting networks need
         start = plan.start(noise, None if plan.strength is None else x_0)
@@ -186,8 +186,7 @@ class Pipeline:
             raise RequestError(
                 f"clip_skip must be below the {layers} layers of this model's text encoder, got {request.clip_skip}"
             )
-        texts = {"prompt": without_loras(request.prompt), "negative_prompt": request.negative_prompt}
-        tokens = {name: tokenize(models.tokenizer, text, request.prompt_syntax) for name, text in texts.items()}
+        tokens = tokenize_request(models.tokenizer, request)
         for name, read in tokens.items():
             if read.dropped:
                 limit = models.tokenizer.model_max_length - 2

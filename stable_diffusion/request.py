@@ -60,14 +60,19 @@ SYNTAX_LABELS: dict[str, str] = {"plain": "Plain", "weighted": "Weighted"}
 LORA_TAG = re.compile(r"<lora:(?P<name>[^:<>]*)(?::(?P<weight>[^<>]*))?>")
 """The tag by which a prompt names a LoRA file, as in AUTOMATIC1111's web UI: `<lora:name:weight>`."""
 
+BREAK = re.compile(r"\bBREAK\b\s*")
+"""The word that ends a chunk of a weighted prompt (`prompt.py`)."""
+
 SIZE_UNIT = 8
 MAX_SIDE = 4096
 MAX_STEPS = 1000  # the number of trained timesteps; some samplers allow a few less, and say so
 MAX_GUIDANCE = 100.0
 MAX_IMAGES = 1000
 MAX_PROMPT = 20_000  # characters
+MAX_CONTEXT = 640  # tokens of all chunks of a prompt: eight chunks of CLIP's 77, which is 8 times the usual memory
 MAX_CLIP_SKIP = 11  # CLIP's text encoder has 12 layers; a smaller one refuses more than its own
 MAX_LORAS = 8
+MAX_MASK_BLUR = 64  # as in AUTOMATIC1111
 MAX_SEED = 2**63 - 1 - MAX_IMAGES  # image i uses seed + i
 RANDOM_SEEDS = 2**32
 SEED_REMEDY = "or leave it empty for a random one"
@@ -91,6 +96,7 @@ class Settings(TypedDict, total=False):
     negative_prompt: str
     image: Picture | None
     mask: Picture | None
+    mask_blur: int
     strength: float | None
     fit: str
     num_inference_steps: int | None
@@ -116,7 +122,8 @@ class Request:
 
     prompt: the text; `<lora:name:weight>` in it merges a LoRA file for this run.
     image: the picture that image-to-image starts from; None for text-to-image.
-    mask: a picture laid over `image`: white areas are drawn anew, black ones stay.
+    mask: a picture laid over `image`: white areas are drawn anew, black ones stay, grey ones mix both.
+    mask_blur: pixels around the mask's white over which the picture fades into `image`.
     strength: in (0, 1]; the share of the steps that image-to-image runs.
     fit: how `image` is brought to width x height, one of `FIT_LABELS`.
     height, width: pixels. None: the size of a photo that suits the model, otherwise the model's own.
@@ -131,6 +138,7 @@ class Request:
     negative_prompt: str = ""
     image: Picture | None = None
     mask: Picture | None = None
+    mask_blur: int = 4
     strength: float | None = None
     fit: str = "crop"
     num_inference_steps: int | None = None
@@ -151,6 +159,7 @@ class Request:
         checked = {
             "prompt": _text("prompt", self.prompt),
             "negative_prompt": _text("negative_prompt", self.negative_prompt),
+            "mask_blur": _int("mask_blur", self.mask_blur, 0, MAX_MASK_BLUR),
             "strength": None if self.strength is None else _strength(self.strength),
             "num_inference_steps": _optional_int("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS),
             "guidance_scale": None

@@ -29,6 +29,7 @@ from .runs.errors import errors_as_text
 from .runs.events import Event, Started, Waiting
 from .runs.message_rate import MessageRate
 from .runs.registry import new_run_id
+from .runs.visitors import Visitor, visitor_of
 
 BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults))}
 
@@ -64,7 +65,7 @@ def endpoint(backend: Backend, rate: MessageRate, names: list[str]) -> Callable[
             if "image" in given:
                 require_photo(given["image"])
             request = Request(**{name: value for name, value in given.items() if value is not None})
-            async with aclosing(answers(backend, rate, request, visitor.session_hash)) as stream:
+            async with aclosing(answers(backend, rate, request, visitor_of(visitor))) as stream:
                 async for answer in stream:
                     yield answer
 
@@ -93,13 +94,13 @@ def argument(setting: Setting) -> Component:
     return kind(None, label=setting.name + choices + default, visible=False)
 
 
-async def answers(backend: Backend, rate: MessageRate, request: Request, owner: str | None) -> AsyncGenerator[Answer]:
+async def answers(backend: Backend, rate: MessageRate, request: Request, owner: Visitor) -> AsyncGenerator[Answer]:
     """Run a request and yield an answer for each step, or the newest ones in a crowd.
 
     Raises `RequestError`, naming the argument, if the request can't be served.
     """
     run_id, started = new_run_id(), None
-    stream = backend.stream(run_id, request, owner or run_id)
+    stream = backend.stream(run_id, request, owner)
     with rate.stream() as due:
         async with aclosing(stream):
             async for news in stream:

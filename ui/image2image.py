@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.blocks import Block
 from PIL import Image
 
-from stable_diffusion.request import FIT_LABELS, Defaults, Request, steps_for_strength
+from stable_diffusion.request import FIT_LABELS, MAX_MASK_BLUR, Defaults, Request, steps_for_strength
 from ui.stage import live
 
 from .form.controls import QUIET, Controls, Updates, Values, more_controls, sampling_controls
@@ -105,7 +105,7 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
 
 
 def photo_controls(kind: str) -> Controls:
-    """Return the photo, the mask, and example photos."""
+    """Return the photo, the mask with its blur, and example photos."""
     photo = photo_input(
         value=str(PHOTOS / PHOTO_EXAMPLES[0][0]),
         label="Photo",
@@ -117,8 +117,17 @@ def photo_controls(kind: str) -> Controls:
     with gr.Accordion("Change only a part", open=False) as part:
         gr.Markdown(MASK_NOTE, elem_classes="note")
         mask = mask_painter(f"{kind}-mask")
+        blur = Slider(
+            0,
+            MAX_MASK_BLUR,
+            value=Request.mask_blur,
+            step=1,
+            label="Mask blur",
+            info="Pixels around the paint over which the picture fades into the photo",
+            elem_id=f"{kind}-mask-blur",
+        )
     gr.on([part.expand, photo.change], backdrop, photo, mask, **QUIET)
-    return {"image": photo, "mask": mask, "_photos": photos}
+    return {"image": photo, "mask": mask, "mask_blur": blur, "_photos": photos}
 
 
 def strength_controls(defaults: Defaults, kind: str) -> Controls:

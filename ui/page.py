@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 from gradio.data_classes import PredictBodyInternal
+from gradio.state_holder import SessionState
 
 from stable_diffusion.images import read_few_formats
 
 from .api import add_endpoints
 from .form.inputs import place
-from .form.mask import MASKS
 from .form.model_menu import connect_menu, model_menu, model_note
 from .image2image import image2image
 from .inside import build_inside
-from .keep.files import DAY, HOUR
+from .keep.files import DAY, HOUR, UPLOADS
 from .keep.history import History
 from .restore import connect_file, connect_history, connect_inside, connect_link, connect_text, connect_use
 from .resume import connect_form, connect_run
@@ -29,6 +31,7 @@ from .sketch import connect_sketch
 from .stage.film import FILMS
 from .tab import Services
 from .text2image import text2image
+from .web.bodies import bound_uploads
 from .web.calls import bad_argument, refuse_addresses
 
 TITLE = "Stable Diffusion, live"
@@ -60,7 +63,10 @@ class Page(gr.Blocks):
         if event is not None:
             options["event_data"] = gr.EventData(event.target, {"index": place(event._data), "value": None})
         with errors_on_page():
-            return await super().process_api(*args, **options)
+            try:
+                return await super().process_api(*args, **options)
+            finally:
+                forget_values(options["state"])
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> list[Any]:
         """Return the values that an event gets. Raises gr.Error for values of the wrong form, and for addresses."""
@@ -72,10 +78,30 @@ class Page(gr.Blocks):
         except Exception as error:  # a value in the place of a file makes Gradio raise nearly anything
             raise bad_argument(error) from None
 
+    async def postprocess_data(self, block_fn: Any, predictions: Any, state: SessionState | None) -> list[Any]:
+        """Return the outputs of an event. Of those that it skips, Gradio would build component and JSON schema anew."""
+        if not isinstance(predictions, dict) or not all(isinstance(key, Block) for key in predictions):
+            return await super().postprocess_data(block_fn, predictions, state)
+        skipped = gr.skip()
+        updated = [block for block in block_fn.outputs if predictions.get(block, skipped) != skipped]
+        values = [predictions[block] for block in updated]
+        part = copy(block_fn)
+        part.outputs = updated
+        outputs = await super().postprocess_data(part, values[0] if len(values) == 1 else values, state)
+        found = dict(zip(updated, outputs, strict=True))
+        return [found.get(block, None if block.stateful else skipped) for block in block_fn.outputs]
+
+
+def forget_values(state: SessionState) -> None:
+    """Drop the values that Gradio keeps of every component of a visit for its deep links, which this page has not."""
+    for config in state.config_values.values():
+        config["props"]["value"] = None
+
 
 def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
     """Build the whole page around models that may still be loading, and the backend that draws with them."""
     read_few_formats()
+    bound_uploads()
     services = Services(models, backend, Registry(), MessageRate())
     # Results stay for a day, for their visitors to download; previews never become files.
     with Page(title=TITLE, delete_cache=(HOUR, DAY), analytics_enabled=False, fill_width=True) as page:
@@ -115,5 +141,5 @@ def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
             connect_form(tab, services, page)
             connect_sketch(tab, services, page)
         add_endpoints(backend, services.rate)
-    page.temp_file_sets += [FILMS, MASKS]  # Gradio deletes only files of components by itself
+    page.temp_file_sets += [FILMS, UPLOADS]  # Gradio deletes only files of components by itself
     return page

@@ -25,6 +25,7 @@ from .runs.message_rate import MessageRate
 from .runs.models import LoadedModels
 from .runs.prepare import check
 from .runs.registry import PageRun, Registry
+from .runs.visitors import Visitor, visitor_of
 from .stage.film import film_files, finish, with_final_picture
 from .stage.opening import example
 
@@ -204,12 +205,13 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
             if request.seed is None and sketch.seed is not None:  # the sketch is drawn in full
                 request = request.with_values(seed=sketch.seed)
             await asyncio.to_thread(check, services.models, request)
-            run = registry.add(tab.kind, request)
+        asker = visitor_of(visitor)
+        run = PageRun(tab.kind, request, asker.address)
         sketch.run_id, sketch.seed = "", None
         if example:
             yield example
             await asyncio.sleep(PAUSE)
-        async with aclosing(follow(tab, services, run, visitor.session_hash)) as updates:
+        async with aclosing(follow(tab, services, run, asker)) as updates:
             async for update in updates:
                 yield update
 
@@ -225,6 +227,7 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
         if run is not None:
             run.page = None
             stop(run_id)
+            registry.forget(run)
 
     outputs = [*tab.run_outputs, tab.controls["prompt"], tab.controls["seed"]]
     inputs = {*tab.controls.values(), view.sketch, view.run_id}
@@ -242,20 +245,20 @@ def keep_in_history(tab: Tab, ended: Dependency) -> None:
     ended.success(history.add, [history.runs, tab.view.last], [history.runs, history.gallery], **QUIET)
 
 
-async def follow(tab: Tab, services: Services, run: PageRun, owner: str | None) -> AsyncGenerator[Updates]:
+async def follow(tab: Tab, services: Services, run: PageRun, owner: Visitor) -> AsyncGenerator[Updates]:
     """Yield the page's updates for a run until it ends, or another page takes it over.
 
     Steps that come faster than messages are due travel with the next message.
     """
-    view, page, backend = tab.view, object(), services.backend
-    run.page = page
+    view, backend, registry, page = tab.view, services.backend, services.registry, object()
+    registry.show(run, page)
     film, ended, unsent = live.steps(run.run_id, run.film), False, list[live.Message]()
     yield {view.live: live.so_far(run.run_id, film, run.link), view.run_id: run.run_id}
     if film:
         await asyncio.sleep(PAUSE)
     try:
         with services.rate.stream(PAUSE) as due:
-            async with aclosing(backend.stream(run.run_id, run.request or run.asked, owner or run.run_id)) as stream:
+            async with aclosing(backend.stream(run.run_id, run.request or run.asked, owner)) as stream:
                 async for news in stream:
                     if run.page is not page:
                         return
@@ -276,17 +279,17 @@ async def follow(tab: Tab, services: Services, run: PageRun, owner: str | None) 
                     else:
                         ended = True
                         yield await end(tab, run, news)
-            if run.page is page and not ended:
-                yield {view.live: live.idle()}
+        if run.page is page and not ended:
+            registry.forget(run)
+            yield {view.live: live.idle()}
     except Exception as error:
         sentence = explain(error)
+        registry.forget(run)
         yield {view.live: live.failed(run.run_id, sentence)}
         raise page_error(sentence) from None
     finally:
         if run.page is page:
             run.page = None
-        if not ended:
-            run.drop_pictures()
 
 
 async def end(tab: Tab, run: PageRun, last: Event) -> Updates:

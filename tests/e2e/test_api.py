@@ -105,7 +105,7 @@ def test_a_mask_keeps_the_rest_of_the_photo(client: Client, photo: dict, tmp_pat
     options = {**settings, "mask": handle_file(str(tmp_path / "mask.png")), "api_name": "/image2image"}
     drawn = np.asarray(picture(list(client.submit(photo, "a dog", **options))[-1]))
     kept = np.asarray(fit_image(read_image(photo["path"]), 128, 64))
-    assert np.array_equal(drawn[:, 66:], kept[:, 66:])
+    assert np.array_equal(drawn[:, 70:], kept[:, 70:])  # the mask, and its blur
     assert not np.array_equal(drawn[:, :62], kept[:, :62])
     (tmp_path / "mask.png").write_text("This is no picture.")
     with pytest.raises(AppError, match=r"mask 'mask.png' is not a picture that can be read"):

@@ -110,6 +110,13 @@ def test_only_what_is_painted_over_changes(page: Page):
     visitor.ask("a dog face", steps=4, seed="1")
     visitor.set_number("strength", 1)
     visitor.paint()
+    fold = page.get_by_role("button", name="Change only a part")
+    fold.click()
+    expect(page.locator("#i2i-mask canvas")).to_be_hidden()
+    with page.expect_response(lambda response: "/run/" in response.url) as opened:
+        fold.click()
+    opened.value.finished()
+    page.wait_for_timeout(500)  # Gradio draws the answer
     visitor.generate()
     visitor.wait_until("finished")
     visitor.expect_result()

@@ -51,7 +51,7 @@ def test_a_model_is_measured_once_with_few_evaluations(tmp_path: Path, monkeypat
         ({}, 2 * 1 + 10 * 100 + 1000),
         ({"num_images": 3}, 2 * 1 + 3 * (10 * 100 + 1000)),
         ({"sampler": "heun"}, 2 * 1 + 20 * 100 + 1000),
-        ({"prompt": "cat " * 100, "prompt_syntax": "weighted"}, 3 * 1 + 10 * 100 + 1000),
+        ({"prompt": "cat " * 100, "prompt_syntax": "weighted"}, 4 * 1 + 10 * 100 + 1000),
         ({"image": Image.new("RGB", (8, 8)), "strength": 0.5}, 2 * 1 + 10 + 5 * 100 + 1000),
     ],
 )
@@ -63,7 +63,7 @@ def test_the_parts_of_a_run_add_up(
     request = Request(**{"width": side, "height": side, "num_inference_steps": 10, "sampler": "ddim", **settings})
     assert cost.estimate(pipeline, request) == pytest.approx(seconds)
     wide = replace(request, width=2 * side)
-    text = (3 if "prompt" in settings else 2) * 1
+    text = (4 if "prompt" in settings else 2) * 1
     assert cost.estimate(pipeline, wide) - text == pytest.approx(2 * (seconds - text))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stable_diffusion.images import ImageError, fit_image, read_image, to_images, to_tensor
+from stable_diffusion.images import ImageError, fit_image, read_image, to_images, to_tensor, upright_size
 from stable_diffusion.request import FIT_LABELS
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -21,14 +21,24 @@ def left_red_right_blue(size: tuple[int, int] = (40, 20)) -> Image.Image:
     return image
 
 
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
-    left_red_right_blue().save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    image = read_image(tmp_path / "turned.jpg")
-    assert image.size == (20, 40)
-    assert np.allclose(image.getpixel((10, 5)), RED, atol=12)
-    assert np.allclose(image.getpixel((10, 35)), BLUE, atol=12)
+SEEN = {1: "rb/gg", 2: "br/gg", 3: "gg/br", 4: "gg/rb", 5: "rg/bg", 6: "gr/gb", 7: "gb/gr", 8: "bg/rg"}
+"""By EXIF orientation (TIFF 6.0, tag 274), how a picture with red and blue above green is seen."""
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tiff", "avif"])
+def test_exif_rotation_is_applied(tmp_path: Path, ending: str) -> None:
+    image = left_red_right_blue()
+    image.paste((0, 128, 0), (0, 10, 40, 20))
+    for orientation, seen in SEEN.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.save(tmp_path / f"turned.{ending}", exif=exif, quality=95)
+        upright = read_image(tmp_path / f"turned.{ending}")
+        assert upright.size == ((40, 20) if orientation < 5 else (20, 40))
+        assert upright_size(tmp_path / f"turned.{ending}") == upright.size
+        corners = [(3, 3), (-4, 3), (3, -4), (-4, -4)]
+        colours = [upright.getpixel((x % upright.width, y % upright.height)) for x, y in corners]
+        assert ["rgb"[int(np.argmax(colour))] for colour in colours] == list(seen.replace("/", "")), orientation
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

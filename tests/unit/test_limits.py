@@ -20,6 +20,7 @@ from ui.runs.events import Event, News, Started
 from ui.runs.limits import LOCAL_LIMITS, Limits
 from ui.runs.models import LoadedModels
 from ui.runs.prepare import check, prepare
+from ui.runs.visitors import Visitor
 
 
 @pytest.mark.parametrize(
@@ -75,14 +76,14 @@ def test_a_visitor_has_a_bounded_number_of_runs():
     request = Request("a", num_inference_steps=50)
 
     async def ask() -> None:
-        runs = [backend.stream(str(i), request, "one") for i in range(2)]
+        runs = [backend.stream(str(i), request, Visitor("one")) for i in range(2)]
         for run in runs:
             await anext(run)
         with pytest.raises(RequestError, match="2 of your runs are under way already: wait for one to end, or stop it"):
-            await anext(backend.stream("third", request, "one"))
-        await anext(other := backend.stream("other", request, "another"))
+            await anext(backend.stream("third", request, Visitor("one")))
+        await anext(other := backend.stream("other", request, Visitor("another")))
         await runs[0].aclose()
-        await anext(third := backend.stream("third", request, "one"))
+        await anext(third := backend.stream("third", request, Visitor("one")))
         for run in (runs[1], other, third):
             await run.aclose()
 
@@ -96,7 +97,7 @@ def test_of_parked_runs_the_newest_go_on_and_the_oldest_begins_again(tmp_path: P
     request = Request("a", num_inference_steps=50, seed=1, preview="none")
 
     async def leave_after_a_step(run_id: str) -> None:
-        run = backend.stream(run_id, request, "somebody")
+        run = backend.stream(run_id, request, Visitor("somebody"))
         while not isinstance(await anext(run), Event):
             pass
         await run.aclose()
@@ -105,7 +106,7 @@ def test_of_parked_runs_the_newest_go_on_and_the_oldest_begins_again(tmp_path: P
         for i in range(3):
             await leave_after_a_step(str(i))
         for run_id, begins_again in (("1", False), ("0", True)):
-            run = backend.stream(run_id, request, "somebody")
+            run = backend.stream(run_id, request, Visitor("somebody"))
             news = [await anext(run)]
             assert any(isinstance(one, Started) for one in news) == begins_again
             await run.aclose()
@@ -125,7 +126,7 @@ def test_slow_downloads_delay_no_other_run(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("ui.runs.backend.prepare", slow)
 
     async def last(run_id: str, prompt: str) -> News:
-        stream = backend.stream(run_id, Request(prompt, num_inference_steps=2), run_id)
+        stream = backend.stream(run_id, Request(prompt, num_inference_steps=2), Visitor(run_id))
         return [news async for news in stream][-1]
 
     async def ask() -> None:

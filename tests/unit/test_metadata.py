@@ -30,10 +30,10 @@ def test_a_mask_is_told_and_what_is_drawn_without_one_says_nothing():
     photo = replace(REQUEST, image=Image.new("RGB", (8, 8)), strength=0.6)
     plain, masked = (write_infotext(one, 42, "emoji") for one in (photo, replace(photo, mask=Image.new("L", (8, 8)))))
     assert "Mask" not in plain
-    assert ", Mask: painted" in masked
-    assert parse_infotext(masked) == {**parse_infotext(plain), "mask": "painted"}
-    other = parse_infotext("a fox\nSteps: 20, Sampler: Euler, Denoising strength: 0.5, Mask blur: 4")
-    assert (other["mask"], other["others"]) == ("painted", {"Mask blur": "4"})
+    assert ", Mask: painted, Mask blur: 4" in masked
+    assert parse_infotext(masked) == {**parse_infotext(plain), "mask": "painted", "mask_blur": 4}
+    other = parse_infotext("a fox\nSteps: 20, Sampler: Euler, Denoising strength: 0.5, Mask blur: 12")
+    assert (other["mask"], other["mask_blur"], "others" in other) == ("painted", 12, False)
 
 
 def test_the_infotext_of_another_program_is_read():

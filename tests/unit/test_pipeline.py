@@ -166,6 +166,7 @@ def test_a_long_prompt_is_cut_and_the_lost_words_are_named(pipe: Pipeline) -> No
         ({"num_images": 0}, "num_images must be between 1 and 1,000, got 0"),
         ({"image": 3}, "image must be a picture or the path of one, got 3"),
         ({"image": PHOTO, "mask": 3}, "mask must be a picture or the path of one, got 3"),
+        ({"image": PHOTO, "mask": PHOTO, "mask_blur": 65}, "mask_blur must be between 0 and 64, got 65"),
         ({"mask": "mask.png"}, "mask must come with an image, got 'mask.png' alone"),
         ({"image": PHOTO, "mask": "nowhere.png"}, "mask 'nowhere.png' is not a readable file"),
         ({"prompt_syntax": ["plain"]}, r"prompt_syntax must be one of plain, weighted, got \['plain'\]"),

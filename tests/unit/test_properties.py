@@ -20,6 +20,7 @@ from stable_diffusion.prompt import EMPHASIS, parse_weights
 from stable_diffusion.request import (
     FIT_LABELS,
     MAX_CLIP_SKIP,
+    MAX_MASK_BLUR,
     MAX_STEPS,
     SAMPLER_LABELS,
     SCHEDULE_LABELS,
@@ -95,6 +96,7 @@ photo_requests = st.builds(
     image=st.just("photo.png"),
     strength=st.floats(0, 1, exclude_min=True),
     fit=st.sampled_from(sorted(FIT_LABELS)),
+    mask_blur=st.integers(0, MAX_MASK_BLUR),
 )
 
 

@@ -32,6 +32,7 @@ from ui.runs.catalogue import Catalogue
 from ui.runs.errors import NO_MEMORY, UNEXPECTED, errors_on_page, explain
 from ui.runs.message_rate import MessageRate
 from ui.runs.models import LoadedModels
+from ui.runs.visitors import Visitor
 from ui.stage.film import FILMS, keep_film, read_film
 from ui.stage.live import data_uri
 
@@ -60,7 +61,7 @@ def last_answer(models: LoadedModels, request: Request) -> Answer:
     """The last of the answers that a program gets."""
 
     async def read() -> Answer:
-        return [answer async for answer in answers(Local(models), MessageRate(), request, "somebody")][-1]
+        return [answer async for answer in answers(Local(models), MessageRate(), request, Visitor("somebody"))][-1]
 
     with ThreadPoolExecutor(1) as pool:  # where no loop runs: in this thread, the browser's driver may have one
         return pool.submit(asyncio.run, read()).result()
@@ -136,7 +137,7 @@ def test_a_link_says_that_there_was_a_mask_and_carries_none():
     run = replace(REQUEST, image="photo.png", mask="/tmp/mask.png", seed=42)
     assert "tmp" not in to_query(run)
     assert from_query(dict(parse_qsl(to_query(run))))["mask"] == "painted"
-    assert "mask" not in to_query(replace(run, mask=None))
+    assert "mask=" not in to_query(replace(run, mask=None))
 
 
 def test_a_broken_link_is_read_as_far_as_it_goes():

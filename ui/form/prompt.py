@@ -27,7 +27,7 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
     `kind` prefixes the tab's element ids.
     """
     prompt = gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_lines=6, elem_id=f"{kind}-prompt")
-    info = "Weighted: (more:1.3), [less], and of any length"
+    info = "Weighted: (more:1.3), [less], and several times as long"
     # `more_controls` renders this and the next.
     syntax = menu(SYNTAX_LABELS, "plain", "Prompt syntax", info, f"{kind}-syntax", render=False)
     negative = gr.Textbox(
@@ -88,6 +88,8 @@ def connect_prompt_note(
 
 def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
     """Return a sentence about a prompt near or beyond the model's token limit, else an empty string."""
+    from stable_diffusion.prompt import max_chunks
+
     if len(text) > MAX_PROMPT:
         return f"It is too long: at most {MAX_PROMPT:,} characters are read."
     tokens, limit = pipeline.tokenize(text, syntax), pipeline.models.tokenizer.model_max_length - 2
@@ -95,6 +97,9 @@ def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
         # The text goes into a code span, where Markdown and HTML mean nothing.
         left_out = tokens.dropped[:200].replace("`", "")
         return f"It is too long, {tokens.count} of {limit} tokens: the model will not read `{left_out}`"
+    most = max_chunks(pipeline.models.tokenizer)
+    if len(tokens.ids) > most:
+        return f"It is too long, {len(tokens.ids)} parts of {limit} tokens: at most {most} are drawn."
     if len(tokens.ids) > 1:
         return f"{tokens.count} tokens, in {len(tokens.ids)} parts of {limit}."
     return f"{tokens.count} of {limit} tokens." if tokens.count > NEARLY_FULL * limit else ""

@@ -28,6 +28,7 @@ NUMBERS: dict[str, tuple[str, Callable[[str], int | float]]] = {
     "guidance_scale": ("CFG scale", float),
     "seed": ("Seed", int),
     "strength": ("Denoising strength", float),
+    "mask_blur": ("Mask blur", int),
     # Counted from the last layer, which is 1 there and 0 here.
     "clip_skip": ("Clip skip", lambda text: max(0, int(text) - 1)),
 }
@@ -36,7 +37,7 @@ SYNTAX = "Prompt syntax"
 """Our own name: other programs read every prompt as a weighted one."""
 MASK, PAINTED = "Mask", "painted"
 """Our own name and value for a run with a mask; the mask itself is not in the file. AUTOMATIC1111 writes
-"Mask blur" instead."""
+only "Mask blur"."""
 FIT = "Fit"
 """Our own name for the way in which a photo was brought to the picture's size."""
 EXACT = "Exact prompts"
@@ -75,7 +76,7 @@ def write_infotext(
         pairs["Denoising strength"] = shortest(request.strength)
         pairs[FIT] = request.fit
     if request.mask is not None:
-        pairs[MASK] = PAINTED
+        pairs |= {MASK: PAINTED, "Mask blur": request.mask_blur}
     if precision != "float32":
         pairs["Precision"] = precision
     if stopped_at is not None:
@@ -126,6 +127,8 @@ def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str =
     if not pairs:
         return settings
     others = {key: value for key, value in pairs.items() if NAME.fullmatch(key) and not IGNORED.fullmatch(key)}
+    if others.pop(MASK, None) or "Mask blur" in others:
+        settings["mask"] = PAINTED
     enlarged = any(key.startswith("Hires") for key in others)
     for name, (key, read) in NUMBERS.items():
         if name == "strength" and enlarged:
@@ -152,8 +155,6 @@ def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str =
             del others["Schedule type"]
         # A line without these means the usual values, not those that the form holds now.
         settings = {"clip_skip": 0, **settings, "sampler": sampler, "schedule": schedule or "model"}
-    if others.pop(MASK, None) or "Mask blur" in others:
-        settings["mask"] = PAINTED
     named = others.pop(SYNTAX, syntax)
     settings["prompt_syntax"] = named if named in SYNTAX_LABELS else syntax
     return {**settings, "others": others} if others else settings

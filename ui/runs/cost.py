@@ -70,11 +70,17 @@ def pace_of(pipeline: Pipeline) -> Pace:
 
 
 def estimate(pipeline: Pipeline, request: Request) -> float:
-    """Return the seconds that a complete request takes on this machine, without waiting and previews."""
+    """Return the seconds that a complete request takes on this machine, without waiting and previews.
+
+    Raises `RequestError` for a prompt that is too long.
+    """
     assert request.width is not None
     assert request.height is not None
-    pace, texts = pace_of(pipeline), (request.prompt, request.negative_prompt)
-    chunks = sum(len(pipeline.tokenize(text, request.prompt_syntax).ids) for text in texts)
+    from stable_diffusion.prompt import tokenize_request
+
+    pace, tokens = pace_of(pipeline), tokenize_request(pipeline.models.tokenizer, request)
+    # The shorter of prompt and negative prompt is filled with empty chunks; clip_skip encodes both again.
+    chunks = 2 * max(len(read.ids) for read in tokens.values()) * (2 if request.clip_skip else 1)
     area = request.width * request.height / pace.side**2
     evaluations = request.steps * (2 if request.sampler == "heun" else 1)
     per_image = evaluations * pace.evaluation + pace.decoding

@@ -145,9 +145,10 @@ def noise_of(step: Step, start: Query) -> Event:
 
 def dropped_text(pipeline: Pipeline, request: Request) -> dict[str, str]:
     """Return, by field, the end of prompt and negative prompt that exceeds the model's limit."""
-    texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-    dropped = {name: pipeline.tokenize(text, request.prompt_syntax).dropped for name, text in texts.items()}
-    return {name: text for name, text in dropped.items() if text}
+    from stable_diffusion.prompt import tokenize_request
+
+    tokens = tokenize_request(pipeline.models.tokenizer, request)
+    return {name: read.dropped for name, read in tokens.items() if read.dropped}
 
 
 def tile(images: list[Image.Image]) -> Image.Image:
