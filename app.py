@@ -132,8 +132,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"SD_SAFETY_CHECKER must be on or off, got {options.safety_checker!r}")
     limits: dict[str, Any] = {}
     for one in dataclasses.fields(Limits):
-        usual = one.metadata["public"] if options.public else one.default
-        limits[one.name] = usual if getattr(options, one.name) is None else getattr(options, one.name)
+        chosen = getattr(options, one.name)
+        suited = one.metadata["public"] if options.public else one.default
+        limits[one.name] = suited if chosen is None else chosen
     try:
         options.limits = Limits(**limits)
     except ValueError as error:

@@ -17,7 +17,15 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from stable_diffusion.request import MAX_CLIP_SKIP, MAX_STEPS, SIZE_UNIT, Defaults, Request, RequestError
+from stable_diffusion.request import (
+    MAX_CLIP_SKIP,
+    MAX_MASK_BLUR,
+    MAX_STEPS,
+    SIZE_UNIT,
+    Defaults,
+    Request,
+    RequestError,
+)
 from ui.stage import live
 
 from .form.photo import MaskFile, PhotoInput, photo_input, require_photo
