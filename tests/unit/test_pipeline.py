@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stable_diffusion.compute.packed import packs
 from stable_diffusion.levels import SAMPLERS
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import SAMPLER_LABELS, Request, RequestError
@@ -249,6 +250,16 @@ def test_a_run_that_leaves_half_precision_says_so(tmp_path: Path) -> None:
         NotFinite, match="overflowed in float16, and the picture would be black: load the model with dtype"
     ):
         steps_of(half)
+
+
+@pytest.mark.skipif(not packs(torch.device("cpu"), torch.bfloat16), reason="no bfloat16 here")
+def test_the_error_names_the_type_that_computes_and_a_remedy_for_it(tmp_path: Path) -> None:
+    """A packed U-Net computes in bfloat16 and keeps its weights in the type of the file."""
+    pipe = Pipeline.from_pretrained(save_model(tmp_path), dtype=torch.bfloat16)
+    pipe.models.unet.conv_out.bias.data.fill_(3e38)
+    assert pipe.models.unet.conv_out.bias.dtype == torch.float32
+    with pytest.raises(NotFinite, match="overflowed in bfloat16, and the picture would be black: lower guidance_scale"):
+        steps_of(pipe)
 
 
 @pytest.mark.parametrize("preview", ["none", "linear", "vae"])

@@ -91,7 +91,7 @@ def connect_prompt_note(
         sentences = []
         if text and vocabulary is not None:
             embeddings = () if pipeline is None else {word.lower() for word in pipeline.embeddings}
-            sentences.append(vocabulary.sentence(text, embeddings))
+            sentences.append(vocabulary.sentence(text, embeddings, syntax))
         if text and pipeline is not None:
             sentences.append(room_left(text, syntax, pipeline))
         shown = " ".join(filter(None, sentences))
