@@ -132,8 +132,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"SD_SAFETY_CHECKER must be on or off, got {options.safety_checker!r}")
     limits: dict[str, Any] = {}
     for one in dataclasses.fields(Limits):
-        usual = one.metadata["public"] if options.public else one.default
-        limits[one.name] = usual if getattr(options, one.name) is None else getattr(options, one.name)
+        chosen = getattr(options, one.name)
+        suited = one.metadata["public"] if options.public else one.default
+        limits[one.name] = suited if chosen is None else chosen
     try:
         options.limits = Limits(**limits)
     except ValueError as error:
@@ -209,7 +210,7 @@ def why_deaf(host: str, port: int) -> str:
 
 
 def open_page(options: argparse.Namespace, models: LoadedModels, backend: Backend) -> gr.Blocks:
-    """Serve the page and log its limits; end the program with a sentence if that fails."""
+    """Serve the page and log its limits; end the program with a sentence if that fails, or if mcp is too new."""
     try:
         page = serve(options, models, backend)
     except OSError as error:
@@ -220,6 +221,9 @@ def open_page(options: argparse.Namespace, models: LoadedModels, backend: Backen
             )
         at, reason = f"port {options.port} of {options.host}", why_deaf(options.host, options.port)
         sys.exit(f"{at} is taken, or not this machine's ({reason}): choose another with --port or --host")
+    if options.mcp and not page.mcp_server:  # Gradio serves the page without tools, and prints why
+        page.close(verbose=False)
+        sys.exit(f"--mcp needs another version of the package mcp ({page.mcp_error}): pip install 'gradio[mcp]'")
     log.info("%s on port %d, safety checker %s", models.catalogue.first, options.port, options.safety_checker)
     log.info("limits: %s", options.limits)
     if options.public and "SPACE_ID" not in os.environ:

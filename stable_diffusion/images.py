@@ -17,7 +17,7 @@ from PIL import Image, ImageCms, ImageOps
 from PIL.ExifTags import Base
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TILELENGTH, TILEWIDTH, TiffImageFile
 
 from .request import FIT_LABELS, RequestError
 
@@ -218,7 +218,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow clips on conversion instead of scaling.
         clear, wide = image.info.pop("transparency", None), image.convert("I")
-        grey = wide.point([round(level / 257) for level in range(65_536)], "L")
+        levels = [round(level / 257) for level in range(65_536)]
+        if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
+            levels.reverse()  # white is zero, which Pillow turns around in 8 bits alone
+        grey = wide.point(levels, "L")
         if isinstance(clear, int):
             grey.putalpha(wide.point([255 * (level != clear) for level in range(65_536)], "L"))
         return grey

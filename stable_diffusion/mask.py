@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -40,16 +41,20 @@ class Mask:
     x_0: Tensor
     noise: Tensor
 
-    def blend(self, x: Tensor, level: Level) -> Tensor:
-        """Return latents x (N, C, h, w) inside the mask, and the photo's with the noise of `level` outside.
+    @cached_property
+    def inside(self) -> Tensor:
+        """Whether each latent (h, w) is inside the mask: if any of its pixels is, so that nothing white is left out.
 
-        A latent is inside the mask if any of its pixels is, so that nothing white is left out. In diffusers the first
-        pixel decides.
+        In diffusers the latent's first pixel decides.
         """
-        factor = self.white.height // x.shape[-2]
-        inside = F.max_pool2d(_to_tensor(self.white), factor)[0].to(x.device) > 0
-        assert inside.shape == x.shape[-2:]
-        return torch.where(inside, x, level.alpha * self.x_0 + level.sigma * self.noise)
+        factor = self.white.height // self.x_0.shape[-2]
+        inside = F.max_pool2d(_to_tensor(self.white), factor)[0] > 0
+        assert inside.shape == self.x_0.shape[-2:]
+        return inside.to(self.x_0.device)
+
+    def blend(self, x: Tensor, level: Level) -> Tensor:
+        """Return latents x (N, C, h, w) inside the mask, and the photo's with the noise of `level` outside."""
+        return torch.where(self.inside, x, level.alpha * self.x_0 + level.sigma * self.noise)
 
     def paste(self, pictures: Sequence[Image.Image]) -> list[Image.Image]:
         """Return pictures with the photo's own pixels outside the mask."""
@@ -120,7 +125,8 @@ def with_pictures(request: Request, defaults: Defaults) -> Request:
     if request.image is None:
         return defaults.complete(request)
     source, mask = request.image, request.mask
-    request = defaults.complete(request, upright_size(source))
+    sized = request.width is not None and request.height is not None
+    request = defaults.complete(request, None if sized else upright_size(source))
     width, height = request.width, request.height
     assert width is not None
     assert height is not None

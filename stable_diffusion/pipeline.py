@@ -145,6 +145,10 @@ class Pipeline:
         self.models.decoder_for(request.preview)  # refused or fetched here, and not when the first preview is due
         photo, white = request.image, request.mask
         plan, conditioning = self.plan(request), self.condition(request)
+        if request.then and request.then_at > plan.evaluations:
+            raise RequestError(
+                f"then_at must be at most {plan.evaluations}, the number of steps of this run, got {request.then_at}"
+            )
         draw = self._noise_source(request)
         # diffusers' order of draws: the photo's posterior, then the first noise, then the sampler's.
         if not isinstance(photo, Image.Image):
@@ -171,16 +175,25 @@ class Pipeline:
         """Return a prompt's tokens as this model reads them, with their number and the text that does not fit."""
         return tokenize(self.models.tokenizer, without_loras(prompt), syntax)
 
+    def models_for(self, request: Request) -> Models:
+        """Return the models of a request, with its LoRA files merged and the U-Net's weights ready.
+
+        They stay so for as long as something holds them, and then `begin` need not wait for it.
+        """
+        models = self.loras.models_for(request.loras)
+        for_inference(models.unet, next(models.text_encoder.parameters()).dtype)
+        return models
+
     @torch.no_grad()
     def condition(self, request: Request) -> Conditioning:
         """Encode prompt and negative prompt for each image of a request; the latter only for a guided run.
 
         At a guidance scale of 1 or less the negative prompt is not evaluated; a distilled model is told its scale.
-        As in diffusers, clip_skip holds for the prompt alone.
+        As in diffusers, clip_skip does not hold for the negative prompt.
         """
         scale = self.defaults.complete(request).guidance_scale
         assert scale is not None
-        models = self.loras.models_for(request.loras)
+        models = self.models_for(request)
         layers = models.text_encoder.config.num_hidden_layers
         if request.clip_skip >= layers:
             raise RequestError(
@@ -194,13 +207,14 @@ class Pipeline:
         features = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()))
         if request.clip_skip:
             skipped = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()), request.clip_skip)
-            features = torch.cat([skipped[:1], features[1:]])
+            features = torch.cat([skipped[:1], features[1:2], skipped[2:]])
         # Keys and values stay the same for the run: they are computed here once, not at every step.
         keys_values = for_inference(models.unet, features.dtype).read(features)
-        context, negative = (half.expand(request.num_images, -1, -1) for half in keys_values.chunk(2))
+        context, negative, *then = (one.expand(request.num_images, -1, -1) for one in keys_values.split(1))
         guided = scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)
-        return Conditioning(denoise, context, negative if guided else None, scale)
+        later = then[0] if then else context
+        return Conditioning(models, denoise, context, negative if guided else None, scale, later, request.then_at)
 
     def _noise_source(self, request: Request) -> Callable[[], Tensor]:
         """Return a source of standard normal draws (count, C, h, w) of a complete request.

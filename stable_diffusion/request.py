@@ -63,6 +63,9 @@ LORA_TAG = re.compile(r"<lora:(?P<name>[^:<>]*)(?::(?P<weight>[^<>]*))?>")
 BREAK = re.compile(r"\bBREAK\b\s*")
 """The word that ends a chunk of a weighted prompt (`prompt.py`)."""
 
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+"""Half of a letter in UTF-16, which no encoding of text has room for."""
+
 SIZE_UNIT = 8  # pixels that one latent of Stable Diffusion stands for, on a side; other models have their own
 MAX_SIDE = 4096
 MAX_STEPS = 1000  # the number of trained timesteps; some samplers allow a few less, and say so
@@ -94,6 +97,8 @@ class Settings(TypedDict, total=False):
     """The fields of `Request` apart from the prompt, for signatures that take them as keyword arguments."""
 
     negative_prompt: str
+    then: str
+    then_at: int
     image: Picture | None
     mask: Picture | None
     mask_blur: int
@@ -121,6 +126,7 @@ class Request:
     None means "what suits the model": `Defaults.complete` fills it in before the run begins.
 
     prompt: the text; `<lora:name:weight>` in it merges a LoRA file for this run.
+    then: the text that takes the prompt's place from step `then_at` on, counted from 1; empty: the prompt to the end.
     image: the picture that image-to-image starts from; None for text-to-image.
     mask: a picture laid over `image`: white areas are drawn anew, black ones stay, grey ones mix both.
     mask_blur: pixels around the mask's white over which the picture fades into `image`.
@@ -136,6 +142,8 @@ class Request:
     prompt: str = ""
     _: KW_ONLY
     negative_prompt: str = ""
+    then: str = ""
+    then_at: int = 10
     image: Picture | None = None
     mask: Picture | None = None
     mask_blur: int = 4
@@ -159,6 +167,8 @@ class Request:
         checked = {
             "prompt": _text("prompt", self.prompt),
             "negative_prompt": _text("negative_prompt", self.negative_prompt),
+            "then": _text("then", self.then),
+            "then_at": _int("then_at", self.then_at, 1, MAX_STEPS),
             "mask_blur": _int("mask_blur", self.mask_blur, 0, MAX_MASK_BLUR),
             "strength": None if self.strength is None else _strength(self.strength),
             "num_inference_steps": _optional_int("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS),
@@ -331,6 +341,8 @@ def _text(name: str, value: object) -> str:
     text = "" if value is None else value
     if not isinstance(text, str):
         raise RequestError(f"{name} must be text, got {shown(value)}")
+    if half := SURROGATE.search(text):
+        raise RequestError(f"{name} has half of a letter at place {half.start()}, a lone surrogate: write it again")
     if len(text) > MAX_PROMPT:
         raise RequestError(f"{name} must be at most {MAX_PROMPT:,} characters long, got {len(text):,}: shorten it")
     return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,8 +13,10 @@ from torch import Tensor
 from .guidance import Answer, Denoiser, Query
 from .levels import Plan
 from .loading.checkpoints import finite
+from .model_loader import Models
 from .preview import Pictures, Preview, Renderer
 from .request import Request
+from .samplers import Sampling
 from .schedule import CLEAN, Level
 from .vae import unet_not_finite
 
@@ -107,15 +110,33 @@ class Step:
 
 @dataclass(frozen=True)
 class Conditioning:
-    """The prompt's part of a run, fixed when it begins: keys and values of the cross-attention, and the network.
+    """The prompt's part of a run: keys and values of the cross-attention, and the network.
 
-    context and negative are (N, S, K), as `UNet.read` gives them; negative is None for a run without guidance.
+    models: the model with the LoRA files of the prompt, which stay merged for as long as something holds it.
+    context, negative and then are (N, S, K), as `UNet.read` gives them; negative is None for a run without guidance.
+    then: takes the place of context from step `then_at` on, counted from 1.
     """
 
+    models: Models
     denoise: Denoiser
     context: Tensor
     negative: Tensor | None
     guidance_scale: float
+    then: Tensor
+    then_at: int
+
+
+@dataclass
+class Progress:
+    """The state of a run between two evaluations: a few latents.
+
+    asked: x_t and its noise level, of which the network is asked next; None when the run is over.
+    """
+
+    total: int
+    sampling: Sampling
+    asked: tuple[Tensor, Level] | None
+    index: int = 0
 
 
 class Run:
@@ -127,7 +148,7 @@ class Run:
             [answer] = run.denoise([run.query])
             step = run.answer(answer)
 
-    request: the request, complete and with its seed.
+    request: the request, complete and with its seed. conditioning: None while the run is parked (`conditioned`).
     """
 
     def __init__(
@@ -139,11 +160,40 @@ class Run:
         noise: Callable[[], Tensor],
         render: Renderer,
     ):
-        self.request, self.denoise, self.render = request, conditioning.denoise, render
-        self._conditioning, self._total = conditioning, plan.evaluations
-        self._index = 0
-        self._sampling = plan.run(x, noise)
-        self.query: Query | None = self._ask(*next(self._sampling))
+        self.request, self.render = request, render
+        self.conditioning: Conditioning | None = conditioning
+        sampling = plan.run(x, noise)
+        self._progress = Progress(plan.evaluations, sampling, next(sampling))
+
+    @property
+    def denoise(self) -> Denoiser:
+        """The network that answers the run's queries."""
+        assert self.conditioning is not None, "a parked run is conditioned again before it goes on"
+        return self.conditioning.denoise
+
+    @property
+    def query(self) -> Query | None:
+        """The next question to the network; None when the run is over."""
+        if self._progress.asked is None:
+            return None
+        given = self.conditioning
+        assert given is not None, "a parked run is conditioned again before it goes on"
+        context = given.context if self._progress.index + 1 < given.then_at else given.then
+        return Query(*self._progress.asked, context, given.negative, given.guidance_scale)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has its last step, or was closed."""
+        return self._progress.asked is None
+
+    def conditioned(self, conditioning: Conditioning | None) -> Run:
+        """Return the same run, at the same step, with another conditioning; None while it is parked.
+
+        Both runs go on together. Keys and values are the largest part of a run, and its request gives them again.
+        """
+        other = copy.copy(self)
+        other.conditioning = conditioning
+        return other
 
     def preview(self, clock: Callable[[], float] = time.perf_counter) -> Preview:
         """Return the decoder of this run's previews; `clock` gives seconds."""
@@ -156,23 +206,24 @@ class Run:
         Afterwards `query` is the next question, or None: then the step has the run's `final` latents. Raises
         `NotFinite` where these hold numbers that are not finite.
         """
-        assert self.query is not None, "a run that is over has no question to answer"
+        query, progress, final = self.query, self._progress, None
+        assert query is not None, "a run that is over has no question to answer"
         assert self.request.seed is not None, "a run's request is seeded"
-        query, self._index, final = self.query, self._index + 1, None
+        progress.index += 1
         try:
-            x, level = self._sampling.send(answer.x_0)
-            self.query = self._ask(self._blend(x, level), level)
+            x, level = progress.sampling.send(answer.x_0)
+            progress.asked = self._blend(x, level), level
         except StopIteration as stop:
-            self.query, final = None, self._blend(stop.value, CLEAN)
+            progress.asked, final = None, self._blend(stop.value, CLEAN)
             if not finite(final):
-                raise unet_not_finite(self.render.models.unet.conv_in.weight.dtype) from None
-        step = Step(self._index, self._total, query.level, query.x, answer, self.request.seed, self.render)
+                raise unet_not_finite(query.context.dtype) from None
+        step = Step(progress.index, progress.total, query.level, query.x, answer, self.request.seed, self.render)
         return replace(step, final=final)
 
     def close(self) -> None:
         """End the run where it is."""
-        self._sampling.close()
-        self.query = None
+        self._progress.sampling.close()
+        self._progress.asked = None
 
     def steps(self, denoise: Callable[[Sequence[Query]], list[Answer]] | None = None) -> Generator[Step, None, None]:
         """Run to the end and yield each step with its pictures; closing the iterator closes the run.
@@ -192,7 +243,3 @@ class Run:
     def _blend(self, x: Tensor, level: Level) -> Tensor:
         mask = self.render.mask
         return x if mask is None else mask.blend(x, level)
-
-    def _ask(self, x: Tensor, level: Level) -> Query:
-        given = self._conditioning
-        return Query(x, level, given.context, given.negative, given.guidance_scale)

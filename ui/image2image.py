@@ -29,7 +29,8 @@ from .tab import Services, Tab, connect, run_buttons, run_view
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
 MASK_NOTE = (
-    "The area that you paint over is drawn anew, the rest stays as it is. At strength 1 it is drawn from noise alone."
+    "The area that you paint over is drawn anew and fades into the photo around it; the rest stays as it is. "
+    "At strength 1 it is drawn from noise alone."
 )
 
 

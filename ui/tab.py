@@ -41,11 +41,17 @@ PAUSE = 0.1
 COPY_LINK = """async () => {
   const live = document.querySelector("#%s .live");
   if (!live.dataset.link) return;
+  if (live.dataset.link.length > 30000) {
+    live.querySelector(".status").textContent =
+      "The prompt is too long for a link: the downloaded picture carries all settings.";
+    return;
+  }
   history.replaceState(null, "", "?" + live.dataset.link);
   const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
   live.querySelector(".status").textContent = copied ? "The link is copied." : `Copy this link: ${location.href}`;
 }"""
-"""Copy the run's link, which also becomes the page's address: a browser may forbid copying."""
+"""Copy the run's link, which also becomes the page's address: a browser may forbid copying. A server takes addresses of
+64 kB at most, with the other headers of a request."""
 
 
 @dataclass(frozen=True)

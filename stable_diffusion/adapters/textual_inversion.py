@@ -77,7 +77,7 @@ def read_word(file: Path, models: Models) -> Word:
             f"{file} is not an embedding of this model: it is {tuple(vectors.shape)}, {vectors.dtype}, "
             f"and this model's tokens have a width of {width}"
         )
-    vectors = vectors.to(table)
+    vectors = vectors.to(table, copy=True)  # not the mapped file, which may be replaced
     if not finite(vectors):
         raise ModelError(f"{file} holds numbers that are not finite in {table.dtype}: use float32, or another file")
     return unicodedata.normalize("NFC", file.stem), vectors  # as the tokenizer reads a prompt; file systems may differ

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from gradio import routes
 
+import ui.page
 from tests.unit.test_hostile_images import png
 from ui.web import bodies, connections
 
@@ -29,6 +31,7 @@ def page() -> Iterator[gr.Blocks]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(connections, "MAX_CONNECTIONS", MOST)
         patch.setattr(connections, "HEAD_SECONDS", SECONDS)
+        patch.setattr(ui.page, "MAX_QUEUED", 3_000_000)
         patch.setattr(bodies, "CALL_SECONDS", SECONDS)
         patch.setattr(bodies, "UPLOAD_SECONDS", SECONDS)
         with served() as page:
@@ -103,8 +106,7 @@ def test_connections_busy_with_requests_are_bounded(caller: Caller, caplog: pyte
 
 
 def test_the_head_of_a_request_is_bounded(caller: Caller):
-    assert caller.http.get("health", params={"prompt": "가" * 20_000}).status_code == 200
-    assert answer_to(caller, b"GET / HTTP/1.1\r\nX: " + b"a" * 2 * connections.MAX_HEAD)[:12] in (b"", b"HTTP/1.1 400")
+    assert answer_to(caller, b"GET / HTTP/1.1\r\nX: " + b"a" * 200_000)[:12] in (b"", b"HTTP/1.1 400")
 
 
 CALLS = {
@@ -143,3 +145,48 @@ def test_an_upload_is_a_few_files_and_nothing_else(caller: Caller, files: object
     answer = caller.http.post("gradio_api/upload", files=files)
     assert answer.status_code == 400
     assert "Too many" in answer.text
+
+
+def test_the_names_of_old_uploads_are_forgotten(page: gr.Blocks):
+    progress = routes.file_upload_statuses
+    for number in range(2 * bodies.MAX_UPLOADS):
+        progress.track(f"upload {number}")
+        assert progress._signals[f"question {number}"]
+    assert len(progress._statuses) == len(progress._signals) == bodies.MAX_UPLOADS
+    assert not progress.is_done(f"upload {number}")
+
+
+META = {"meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize("what", ["a lone surrogate", "its note", "its other prompt", "a file of another kind"])
+def test_what_nobody_can_read_is_refused_without_a_traceback(
+    caller: Caller, what: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+):
+    half = "a \ud800 cat"
+    restore, _ = caller.private("restore", "upload")
+    call, sentence = {
+        "a lone surrogate": (caller.private("t2i-generate", "click", Prompt=half), "prompt has half of a letter"),
+        "its note": (caller.private("t2i-prompt", "change", Prompt=half), ""),
+        "its other prompt": (
+            caller.public("text2image", prompt="a", negative_prompt=half),
+            "negative_prompt has half of a letter at place 2",
+        ),
+        "a file of another kind": (
+            (restore, [{"path": caller.upload("a.tga", b"x"), **META}, None]),
+            "Invalid file type",
+        ),
+    }[what]
+    answer = caller.ask(call) if sentence else caller.post("run/predict", {"fn_index": call[0], "data": call[1]}).json()
+    assert str(answer.get("error", "")).startswith(sentence)
+    assert "Traceback" not in capfd.readouterr().err
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_calls_that_wait_take_no_more_memory_than_there_is(caller: Caller):
+    number, data = caller.public("text2image", prompt="a", num_inference_steps=60)
+    body = json.dumps({"fn_index": number, "data": data, "session_hash": "a"}) + " " * 1_000_000
+    headers = {"Content-Type": "application/json"}
+    answers = [caller.http.post("gradio_api/queue/join", content=body, headers=headers) for _ in range(4)]
+    assert [one.status_code for one in answers] == [200, 200, 503, 503]
+    assert answers[-1].json()["detail"].startswith("The page is busy with large calls")

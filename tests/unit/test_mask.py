@@ -52,6 +52,7 @@ def test_outside_the_mask_is_the_photo_in_every_picture_and_every_question(
     levels = np.asarray(run.render.mask.white)
     white, photo = levels > 0, np.asarray(fit_image(PHOTO, **SIZE))
     outside = torch.from_numpy(~white.reshape(8, 8, 8, 8).any(axis=(1, 3)))
+    assert torch.equal(outside, ~run.render.mask.inside)
     assert 0 < outside.sum() < outside.numel()
 
     steps = list(run.steps())

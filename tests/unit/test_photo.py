@@ -96,6 +96,8 @@ def test_a_mask_is_written_once(request_of_files: Request):
     assert painter.preprocess(as_text(content)) == path
     assert Path(path).stat().st_ino == written
     assert painter.preprocess(as_text(content + b"\0")) != path
+    photo = photo_input().preprocess(ImageData(url=as_text(content)))
+    assert Path(photo).read_bytes() == content, "the same content under another name"
     Path(path).unlink()  # after a day
     again = painter.preprocess(as_text(content))
     assert Path(again).read_bytes() == content

@@ -241,11 +241,12 @@ def test_half_precision_overflow_is_decoded_again(
     with torch.no_grad():
         assert not overflowing.decode(latents.half()).isfinite().all()
     wide = overflowing.decode_finite(latents)
-    assert "the VAE's output overflowed in float16: decoding again in float32" in caplog.text
+    assert "the VAE's output overflowed in float16: such pictures are decoded again in float32" in caplog.text
     assert wide.dtype == torch.float32
     assert wide.isfinite().all()
     assert np.isfinite(np.asarray(Preview(Renderer(overflowing_models), "vae")(latents).images[0])).all()
     torch.testing.assert_close(wide, copy.deepcopy(overflowing).float().decode(latents), rtol=0, atol=0)
+    assert len(caplog.records) == 1  # once, and so is the copy in float32
 
 
 def test_decoding_again_leaves_the_shared_vae_alone(overflowing: VAE) -> None:

@@ -86,6 +86,8 @@ requests = st.builds(
     prompt_syntax=st.sampled_from(sorted(SYNTAX_LABELS)),
     seed=seeds,
     num_images=st.integers(1, LOCAL_LIMITS.max_images),
+    then=prompts,
+    then_at=st.integers(1, MAX_STEPS),
 )
 spaced_requests = st.builds(
     replace, requests, sampler=st.sampled_from(SPACED_SAMPLERS), schedule=st.sampled_from(sorted(SCHEDULE_LABELS))
@@ -120,6 +122,7 @@ def test_every_request_comes_back_from_a_file(request: Request, kind: str, stopp
         read = read_infotext(Path(folder) / "picture")
     names = ["prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "seed", "width", "height", "sampler"]
     names += ["schedule", "clip_skip", "prompt_syntax"] + (["strength", "fit"] if request.image is not None else [])
+    names += ["then", "then_at"] if request.then else ["then"]
     others = {"Model": "emoji"}
     if stopped_at is not None:
         others["Stopped at step"] = "{} of {}".format(*stopped_at)

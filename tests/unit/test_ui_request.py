@@ -29,7 +29,7 @@ from ui.keep.metadata import read_infotext
 from ui.keep.settings import SETTINGS
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
-from ui.runs.errors import NO_MEMORY, UNEXPECTED, errors_on_page, explain
+from ui.runs.errors import NO_MEMORY, UNEXPECTED, errors_on_page, explain, page_error, titled
 from ui.runs.message_rate import MessageRate
 from ui.runs.models import LoadedModels
 from ui.runs.visitors import Visitor
@@ -124,6 +124,13 @@ def test_a_processor_without_memory_is_recognised():
 def test_a_message_on_the_page_is_never_read_as_html():
     with pytest.raises(gr.Error, match="&lt;b&gt;"), errors_on_page():
         raise RequestError("<b>")
+
+
+def test_a_message_is_one_line_whatever_the_names_in_it():
+    name = "a\nb\x1b[2J\u202e\u2028\ud800\x9b\u200dc"
+    line = "a b [2J    \u200dc"
+    assert explain(RequestError(name)) == str(page_error(name).message) == line
+    assert titled("T", name) == f"<b>T.</b> {line}"
 
 
 def test_a_link_carries_every_setting():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import gradio as gr
 
@@ -127,7 +128,7 @@ def _fit_size(fitted: Fitted, width: int, height: int, defaults: Defaults) -> No
 def _fit_loras(fitted: Fitted) -> None:
     """Remove the tags of LoRA files that are not here from the prompt."""
     here = find_files("loras")
-    missing = [tag for tag in LORA_TAG.finditer(fitted.values["prompt"]) if tag["name"] not in here]
+    missing = [tag for tag in LORA_TAG.finditer(fitted.values["prompt"]) if normalize("NFC", tag["name"]) not in here]
     for tag in missing:
         fitted.values["prompt"] = fitted.values["prompt"].replace(tag[0], "").rstrip()
     fitted.left += [_named("LoRA", f"{tag['name']} (not here)") for tag in missing]

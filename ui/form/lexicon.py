@@ -180,12 +180,12 @@ def read_lexicons(folder: Path) -> Lexicons | None:
     try:
         content = read_json(folder / VOCABULARY)
         others = json.loads(lzma.decompress((folder / NAMES).read_bytes()))
-        names = {
-            name: Name(*forms.split("|")) for group in content["names"].values() for name, forms in group.items()
-        }
+        names = {name: Name(*forms.split("|")) for group in content["names"].values() for name, forms in group.items()}
         lexicons = {ENGLISH: Lexicon(ENGLISH, content["words"], names)}
         lexicons |= {language: Lexicon(language, words) for language, words in others.items()}
-        near = {" ".join(split(word)): listed(some) for some, words in content["near"].items() for word in listed(words)}
+        near = {
+            " ".join(split(word)): listed(some) for some, words in content["near"].items() for word in listed(words)
+        }
     except (ModelError, OSError, lzma.LZMAError, ValueError, KeyError, AttributeError, TypeError):
         return None
     starts = sorted({*lexicons[ENGLISH].longest, *near})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from stable_diffusion.request import MAX_PROMPT, SYNTAX_LABELS
+from stable_diffusion.request import SYNTAX_LABELS, Request, RequestError
 
 from ..keep.infotext import holds_settings
 from ..runs.adapter_files import add_files, find_files
+from ..runs.limits import MAX_SLIDER_STEPS
 from ..runs.models import LoadedModels
 from .controls import QUIET, Controls, menu
+from .inputs import Slider
 from .vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
@@ -22,7 +25,7 @@ NEARLY_FULL = 3 / 4
 
 
 def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, kind: str) -> Controls:
-    """Return prompt, negative prompt and syntax, with notes on the prompt, and the button for a text with settings.
+    """Return prompt, later prompt, negative prompt and syntax, with notes, and the button for a text with settings.
 
     `kind` prefixes the tab's element ids.
     """
@@ -38,10 +41,15 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
         elem_id=f"{kind}-negative",
         render=False,
     )
+    with gr.Accordion("Change its mind during the run", open=False, elem_id=f"{kind}-change"):
+        then = gr.Textbox(label="Then", placeholder="Other words, for example: a red heart", elem_id=f"{kind}-then")
+        info = "The first step that hears the other words"
+        then_at = Slider(1, MAX_SLIDER_STEPS, 10, step=1, label="From step", info=info, elem_id=f"{kind}-then-at")
     fill = gr.Button("Fill the form with the settings in this text", size="sm", visible=False, elem_id=f"{kind}-fill")
     connect_prompt_note(prompt, syntax, model, fill, models, kind)
     connect_embeddings_note(model, models, kind)
-    return {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax, "_fill": fill}
+    prompts = {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
+    return {**prompts, "then": then, "then_at": then_at, "_fill": fill}
 
 
 def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str) -> None:
@@ -51,13 +59,20 @@ def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str)
         files, pipeline = find_files("embeddings"), models.loaded(name)
         if pipeline is not None:
             add_files(pipeline)
-        words = [f"`{word}`" for word in (files if pipeline is None else pipeline.embeddings)]
-        text = f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
+        words = files if pipeline is None else pipeline.embeddings
+        text = f"Words of your embeddings: {listed(words) or 'none that this model can take'}"
+        if words and (others := files.keys() - words):
+            text += f"; not for this model: {listed(sorted(others))}"
         return gr.Markdown(text, visible=bool(files))
 
     note = gr.Markdown(visible=False, elem_id=f"{kind}-embeddings", elem_classes="note")
     gr.on(None, note_embeddings, None, note, **QUIET)
     model.change(note_embeddings, model, note, **QUIET)
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return words as code in Markdown."""
+    return ", ".join(f"`{word}`" for word in words)
 
 
 def connect_prompt_note(
@@ -76,7 +91,7 @@ def connect_prompt_note(
         sentences = []
         if text and vocabulary is not None:
             embeddings = () if pipeline is None else {word.lower() for word in pipeline.embeddings}
-            sentences.append(vocabulary.sentence(text, embeddings))
+            sentences.append(vocabulary.sentence(text, embeddings, syntax))
         if text and pipeline is not None:
             sentences.append(room_left(text, syntax, pipeline))
         shown = " ".join(filter(None, sentences))
@@ -87,11 +102,13 @@ def connect_prompt_note(
 
 
 def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
-    """Return a sentence about a prompt near or beyond the model's token limit, else an empty string."""
+    """Return a sentence about a prompt near or beyond the model's token limit or refused, else an empty string."""
     from stable_diffusion.prompt import max_chunks
 
-    if len(text) > MAX_PROMPT:
-        return f"It is too long: at most {MAX_PROMPT:,} characters are read."
+    try:
+        Request(text)
+    except RequestError as error:
+        return f"It can't be drawn: {error}."
     tokens, limit = pipeline.tokenize(text, syntax), pipeline.models.tokenizer.model_max_length - 2
     if tokens.dropped:
         # The text goes into a code span, where Markdown and HTML mean nothing.

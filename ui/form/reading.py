@@ -198,7 +198,9 @@ class _Reader:
         for thing, relation, item in named:
             if relation and subjects and not subjects[-1].relation:
                 subjects[-1] = Subject(replace(subjects[-1].thing, count=""), relation, replace(thing, count=""))
-            elif before and before.end == item.start and item.language == before.language == ENGLISH and not thing.colour:
+            elif (
+                before and before.end == item.start and item.language == before.language == ENGLISH and not thing.colour
+            ):
                 colour = subjects[-1].thing.colour  # in "robot dog" the dog is meant
                 subjects.insert(len(subjects) - 1, Subject(replace(thing, colour=colour)))
             else:

@@ -56,7 +56,7 @@ def keep_data(name: str, uri: str) -> str:
         content = base64.b64decode(uri.partition(",")[2])
     except ValueError:
         raise RequestError(f"{name} is damaged on its way: send it again") from None
-    path = Path(get_upload_folder()) / FOLDER / hashlib.sha256(SECRET + content).hexdigest() / name
+    path = Path(get_upload_folder()) / FOLDER / hashlib.sha256(SECRET + name.encode() + content).hexdigest() / name
     try:
         for used in (path, path.parent):
             os.utime(used)  # it stays for a day from now on

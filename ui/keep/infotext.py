@@ -29,6 +29,7 @@ NUMBERS: dict[str, tuple[str, Callable[[str], int | float]]] = {
     "seed": ("Seed", int),
     "strength": ("Denoising strength", float),
     "mask_blur": ("Mask blur", int),
+    "then_at": ("Then at step", int),
     # Counted from the last layer, which is 1 there and 0 here.
     "clip_skip": ("Clip skip", lambda text: max(0, int(text) - 1)),
 }
@@ -38,6 +39,8 @@ SYNTAX = "Prompt syntax"
 MASK, PAINTED = "Mask", "painted"
 """Our own name and value for a run with a mask; the mask itself is not in the file. AUTOMATIC1111 writes
 only "Mask blur"."""
+THEN = "Then"
+"""Our own name for the text that takes the prompt's place during the run, from a step on."""
 FIT = "Fit"
 """Our own name for the way in which a photo was brought to the picture's size."""
 EXACT = "Exact prompts"
@@ -77,6 +80,8 @@ def write_infotext(
         pairs[FIT] = request.fit
     if request.mask is not None:
         pairs |= {MASK: PAINTED, "Mask blur": request.mask_blur}
+    if request.then:
+        pairs |= {THEN: quoted(request.then), "Then at step": request.then_at}
     if precision != "float32":
         pairs["Precision"] = precision
     if stopped_at is not None:
@@ -154,7 +159,13 @@ def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str =
         if schedule is not None:
             del others["Schedule type"]
         # A line without these means the usual values, not those that the form holds now.
-        settings = {"clip_skip": 0, **settings, "sampler": sampler, "schedule": schedule or "model"}
+        settings = {
+            "clip_skip": 0,
+            "then": others.pop(THEN, ""),
+            **settings,
+            "sampler": sampler,
+            "schedule": schedule or "model",
+        }
     named = others.pop(SYNTAX, syntax)
     settings["prompt_syntax"] = named if named in SYNTAX_LABELS else syntax
     return {**settings, "others": others} if others else settings
@@ -188,11 +199,11 @@ def shortest(value: float | None) -> str:
 
 
 def quoted(value: str) -> str:
-    """Return a value as AUTOMATIC1111 writes it: in quotes if it holds a comma, colon, quote or line break.
+    """Return a value as AUTOMATIC1111 writes it: in quotes if it holds a comma, colon, quote or control code.
 
     Values with spaces at an end, which reading removes, are quoted too.
     """
-    return json.dumps(value, ensure_ascii=False) if re.search(r'[,:"\n]|^\s|\s$', value) else value
+    return json.dumps(value, ensure_ascii=False) if re.search(r'[,:"\x00-\x1f]|^\s|\s$', value) else value
 
 
 def unquoted(value: str) -> str:

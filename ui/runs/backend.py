@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from stable_diffusion.batching.engine import Engine
     from stable_diffusion.batching.run_handle import RunHandle
     from stable_diffusion.guidance import Query
+    from stable_diffusion.model_loader import Models
     from stable_diffusion.pipeline import Pipeline
     from stable_diffusion.run import Run
 
@@ -64,6 +65,8 @@ class ActiveRun:
 
     pipeline: Pipeline
     request: Request
+    models: Models | None = None
+    """The models with the request's LoRA files, which stay merged for as long; None while the run is parked."""
     run: Run | None = None
     index: int = 0
     """Index of the last event, of `total`."""
@@ -71,12 +74,30 @@ class ActiveRun:
     start: Query | None = None
     """The run's first query, until its first event."""
 
+    def merge(self) -> ActiveRun:
+        """Merge the request's LoRA files, for `begin`, and return this. It takes seconds."""
+        self.models = self.pipeline.models_for(self.request)
+        return self
+
     def begin(self) -> Run:
         """Return the run where it was left; a run that ended while parked begins again."""
-        if self.run is None or self.run.query is None:
+        if self.run is None or self.run.is_over:
             self.run, self.index = self.pipeline.begin(self.request), 0
             self.start = self.run.query
-        return self.run
+        elif self.run.conditioning is None:
+            self.run = self.run.conditioned(self.pipeline.condition(self.request))
+        run = self.run
+        if self.models is None:  # parked meanwhile, by another thread
+            self.park()
+        return run
+
+    def park(self) -> None:
+        """Let go of merged weights, keys and values, which are large: the request gives them again."""
+        self.models = None
+        if self.start is not None:  # nobody has seen a step: the run begins again, and equally
+            self.run = self.start = None
+        elif self.run is not None:
+            self.run = self.run.conditioned(None)
 
 
 @dataclass
@@ -103,8 +124,9 @@ class Local:
         self._parked: OrderedDict[str, tuple[ActiveRun, str, float]] = OrderedDict()  # with address and time, in order
         self._streams: dict[str, Stream] = {}
         self._visitors = Visitors(models.limits)
-        # A pool of its own: slow downloads and merges must not delay the pictures of runs under way.
+        # Pools of their own: what is slow must not delay the pictures of runs under way, nor those without LoRA files.
         self._preparing = ThreadPoolExecutor(max_running, "prepare")
+        self._merging = ThreadPoolExecutor(1, "merge")
 
     @property
     def status(self) -> str:
@@ -136,9 +158,11 @@ class Local:
                         return
                     yield Waiting(f"{text}…")
                 loop = asyncio.get_running_loop()
-                prepared, dropped = await loop.run_in_executor(self._preparing, self._prepare, request)
+                prepared, dropped = await loop.run_in_executor(self._pool(request), self._prepare, request)
                 active = stream.active = prepared
                 yield Started(prepared.request, dropped)
+            else:
+                await asyncio.get_running_loop().run_in_executor(self._pool(active.request), active.merge)
             async with aclosing(self._events(run_id, stream, active)) as events:
                 async for event in events:
                     yield event
@@ -151,9 +175,13 @@ class Local:
         """Whether no newer stream has taken the run over."""
         return self._streams.get(run_id) is stream
 
+    def _pool(self, request: Request) -> ThreadPoolExecutor:
+        """Return the threads that prepare a request."""
+        return self._merging if request.loras else self._preparing
+
     def _prepare(self, request: Request) -> tuple[ActiveRun, dict[str, str]]:
         pipeline, request = prepare(self.models, request)
-        return ActiveRun(pipeline, request.seeded()), dropped_text(pipeline, request)
+        return ActiveRun(pipeline, request.seeded()).merge(), dropped_text(pipeline, request)
 
     async def _events(self, run_id: str, stream: Stream, active: ActiveRun) -> AsyncGenerator[News]:
         engine = await asyncio.to_thread(self._start_engine, active.pipeline)
@@ -180,7 +208,7 @@ class Local:
                     )
                     if stopped:
                         return
-            outcome = "finished" if active.run is not None and active.run.query is None else outcome
+            outcome = "finished" if active.run is not None and active.run.is_over else outcome
         except (GeneratorExit, asyncio.CancelledError):
             if self._is_newest(run_id, stream):
                 self._park(run_id, active, stream.owner.address)
@@ -204,7 +232,8 @@ class Local:
             return self._engine
 
     def _park(self, run_id: str, active: ActiveRun, address: str) -> None:
-        """Keep a run whose page is gone, for the page may be loaded again; its latents are small."""
+        """Keep a run whose page is gone, for the page may be loaded again: its request and latents."""
+        active.park()
         self._parked[run_id] = active, address, time.monotonic()
         if len(self._parked) > PARKED_RUNS:
             surplus = crowding([address for _, address, _ in self._parked.values()])

@@ -81,8 +81,8 @@ def estimate(pipeline: Pipeline, request: Request) -> float:
     from stable_diffusion.prompt import tokenize_request
 
     pace, tokens = pace_of(pipeline), tokenize_request(pipeline.models.tokenizer, request)
-    # The shorter of prompt and negative prompt is filled with empty chunks; clip_skip encodes both again.
-    chunks = 2 * max(len(read.ids) for read in tokens.values()) * (2 if request.clip_skip else 1)
+    # The shorter ones are filled with empty chunks; clip_skip encodes both again.
+    chunks = len(tokens) * max(len(read.ids) for read in tokens.values()) * (2 if request.clip_skip else 1)
     area = request.width * request.height / pace.side**2
     evaluations = request.steps * (2 if request.sampler == "heun" else 1)
     per_image = evaluations * pace.evaluation + pace.decoding

@@ -34,7 +34,7 @@ def prepare(models: LoadedModels, request: Request) -> tuple[Pipeline, Request]:
     models.limits.check(request, defaults)
     check_seconds(pipeline, request, defaults, models.limits)
     add_files(pipeline)
-    pipeline.loras.models_for(request.loras)
+    pipeline.models_for(request)
     assert request.preview is not None
     pipeline.models.decoder_for(request.preview)
     return pipeline, request

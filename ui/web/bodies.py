@@ -6,11 +6,12 @@ import asyncio
 import json
 import logging
 import time
+from collections import defaultdict
 from typing import Any
 
 from fastapi import HTTPException
 from fastapi.exceptions import RequestValidationError
-from gradio import route_utils
+from gradio import route_utils, routes
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,6 +30,8 @@ MAX_NAME = 100
 """Characters in the name of a visit or of an event: Gradio keeps them for as long as it remembers the visit."""
 MAX_FILES = 8
 """Files in one upload, each of which is open until all are there; the page sends one at a time."""
+MAX_UPLOADS = 100
+"""Uploads whose progress the page may ask for."""
 CALL_SECONDS, UPLOAD_SECONDS = 60.0, 600.0
 """Seconds that a body may take to come."""
 
@@ -48,6 +51,7 @@ class BodyCheck:
         else:
             try:
                 messages = await read_call(in_time(receive, CALL_SECONDS))
+                scope["size"] = sum(len(message.get("body", b"")) for message in messages)
             except HTTPException as error:
                 log.info("refused: %s", error.detail)
                 await JSONResponse({"detail": error.detail}, error.status_code)(scope, receive, send)
@@ -122,9 +126,23 @@ class FilesOnly(route_utils.GradioMultiPartParser):
         super().__init__(*args, **options | {"max_files": MAX_FILES, "max_fields": 0})
 
 
+class Newest(defaultdict[str, Any]):
+    """A dictionary that forgets all but the `MAX_UPLOADS` keys that were added last."""
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        if len(self) > MAX_UPLOADS:
+            del self[next(iter(self))]
+
+
 def bound_uploads() -> None:
-    """Make Gradio read all uploads by `FilesOnly`. In Gradio 6.31 the routes find the parser by this name alone."""
+    """Make Gradio read all uploads by `FilesOnly`, and forget the names of old ones, which it would keep for ever.
+
+    In Gradio 6.31 these names alone lead to the parser and to the record of the uploads' progress.
+    """
     route_utils.GradioMultiPartParser = FilesOnly  # type: ignore[misc]
+    progress = routes.file_upload_statuses
+    progress._statuses, progress._signals = Newest(), Newest(asyncio.Event)
 
 
 async def unreadable_body(request: Request, error: Exception) -> Response:

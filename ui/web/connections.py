@@ -1,7 +1,8 @@
 """Bound the number of open connections, and the time in which each must send a request.
 
 Every connection takes one of the files that the process may open. uvicorn closes those that are idle after an answer,
-but not those that never ask for anything; enough of them, and the process can't open a file any more.
+but not those that never ask for anything; enough of them, and the process can't open a file any more. h11, the parser,
+bounds the head of a request to 64 kB; httptools, which uvicorn prefers where it is installed, has no bound.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ MAX_FILES = 16_384
 """Files that the process may open, if the system allows as many."""
 MAX_CONNECTIONS = 4096
 """Open connections, or half of the files that the process may open if those are fewer; a page takes two or three."""
-MAX_HEAD = 256 * 1024
-"""Bytes in the head of a request: a link may hold a prompt of `MAX_PROMPT` letters, with nine bytes for each."""
 HEAD_SECONDS = 15.0
 """A connection that sends no request between two looks at it, so many seconds apart, is closed."""
 
@@ -86,6 +85,5 @@ def bound_connections(config: Config) -> None:
         if files > soft:
             resource.setrlimit(resource.RLIMIT_NOFILE, (files, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
         most = min(most, files // 2)
-    config.h11_max_incomplete_event_size = MAX_HEAD
     config.ws_protocol_class = None  # the page uses no WebSockets, which would leave this protocol
     config.http_protocol_class = type("BoundedConnection", (Connection,), {"most": most, "opened": {}})

@@ -42,7 +42,16 @@ MOSTLY, FARTHEST = 0.6, 3
 """Share of a noun's uses that its meaning must have to stand for a thing, and the most steps to that thing."""
 SHARED = 12
 """Most emoji that may have a keyword of another language for it to stand for one of them."""
-OTHER_WORDS = ("openings", "actions", "settings", "links", "qualities", "keyword_openings", "keyword_endings", "endings")
+OTHER_WORDS = (
+    "openings",
+    "actions",
+    "settings",
+    "links",
+    "qualities",
+    "keyword_openings",
+    "keyword_endings",
+    "endings",
+)
 """Word lists of a language that change nothing of a picture."""
 OPPOSITE = {"above": "below", "below": "above", "to the left of": "to the right of"} | {
     "to the right of": "to the left of"
@@ -252,7 +261,9 @@ def local(code: str, local_names: Mapping[str, LocalNames], rows: Mapping[str, d
                 shared[tag].append(concept)
     for tag, having in shared.items():
         if len(having) <= SHARED:
-            best = max(having, key=lambda one: (rows[one]["label"] in order, tag in local_names[one].name.lower().split()))
+            best = max(
+                having, key=lambda one: (rows[one]["label"] in order, tag in local_names[one].name.lower().split())
+            )
             add(hints, best, tag)
     colours = words.get("colours") or local_colours(local_names, rows)
     return {
