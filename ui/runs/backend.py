@@ -161,7 +161,7 @@ class Local:
                 prepared, dropped = await loop.run_in_executor(self._pool(request), self._prepare, request)
                 active = stream.active = prepared
                 yield Started(prepared.request, dropped)
-            else:
+            elif active.models is None:  # it was parked
                 await asyncio.get_running_loop().run_in_executor(self._pool(active.request), active.merge)
             async with aclosing(self._events(run_id, stream, active)) as events:
                 async for event in events:
