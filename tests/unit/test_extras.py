@@ -26,6 +26,7 @@ from ui.form.prompt import connect_embeddings_note
 from ui.runs.adapter_files import find_files
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
+from ui.runs.errors import explain
 from ui.runs.events import Event, News
 from ui.runs.limits import MAX_RUNNING
 from ui.runs.models import LoadedModels
@@ -141,16 +142,25 @@ def test_a_name_with_brackets_is_offered_or_told_of(folder: Path):
     assert note.value == "Words of your embeddings: `<zub:1>`; not for this model: `torn`"
 
 
-def test_a_refused_lora_names_no_folder(folder: Path):
+def test_a_refusal_names_no_folder_of_the_server(folder: Path):
+    """A LoRA file that is gone, damaged or of the wrong kind, and a model that can't be loaded."""
     holder = LoadedModels(Catalogue(), device="cpu")
-    for name, spoil in (("ink", Path.unlink), ("ink", lambda path: path.write_bytes(b"torn")), ("peft", None)):
-        pipeline, _ = prepare(holder, Request(model="sd1"))
-        if spoil is not None:
-            spoil(folder / "loras" / "ink.safetensors")
+    pipeline, _ = prepare(holder, Request(model="sd1"))
+    (folder / "sd2" / "unet" / "config.json").write_text("{")
+    torn = folder / "loras" / "ink.safetensors"
+    for request, name, spoil in (
+        (Request("<lora:ink>", model="sd1"), "ink.safetensors does not exist", torn.unlink),
+        (Request("<lora:ink>", model="sd1"), "ink.safetensors is damaged", lambda: torn.write_bytes(b"torn")),
+        (Request("<lora:peft>", model="sd1"), "is not a regular file", lambda: None),
+        (Request(model="sd2"), "config.json is not valid JSON", lambda: None),
+    ):
+        spoil()
         with pytest.raises(RequestError) as refusal:
-            pipeline.begin(f"<lora:{name}>")
-        assert str(folder) not in str(refusal.value)
-        assert name in str(refusal.value)
+            pipeline.begin(request) if request.loras else holder.pipeline(request.model)
+        assert str(folder) in str(refusal.value)
+        assert name in explain(refusal.value)
+        assert "/" not in explain(refusal.value)
+    assert explain(RequestError("see https://huggingface.co/a/b or 3/4")) == "see https://huggingface.co/a/b or 3/4"
 
 
 def test_merged_weights_have_a_bound_while_runs_use_them(folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +19,12 @@ log = logging.getLogger(__name__)
 NO_MEMORY = "There is not enough memory for this: choose a smaller size or fewer pictures."
 UNEXPECTED = "Something went wrong on the server: try again. Its log tells more."
 
+FOLDERS = re.compile(r"(?<![\w:/.~-])/(?:[^\s/]+/)+(?=[^\s/])")
+"""The folders of an absolute path, but not those of a web address."""
+
 
 def explain(error: Exception) -> str:
-    """Log an error and return a sentence about it for the caller.
+    """Log an error and return a sentence about it for the caller, with the names of files but not their folders here.
 
     A `RequestError` is the caller's mistake and its text names the remedy: it takes one line of the log, with the place
     that raised it, so that a thousand bad requests do not fill it. Any other exception is our mistake: the log gets its
@@ -28,7 +32,7 @@ def explain(error: Exception) -> str:
     """
     if isinstance(error, RequestError):
         log.info("refused at %s: %s", where(error), error)
-        return str(error)
+        return FOLDERS.sub("", str(error))
     log.error("unforeseen", exc_info=error)
     return NO_MEMORY if is_out_of_memory(error) else UNEXPECTED
 
