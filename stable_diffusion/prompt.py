@@ -84,12 +84,14 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, syntax: str = "plain") -> To
 
 
 def tokenize_request(tokenizer: CLIPTokenizer, request: Request) -> dict[str, Tokens]:
-    """Return the tokens of a request's prompt and negative prompt, by the name of the field.
+    """Return the tokens of a request's prompt, negative prompt and, if it has one, `then`, by the name of the field.
 
     Raises `RequestError` for more than `MAX_CONTEXT` tokens in the chunks of one: each step takes longer with them, and
     the run more memory.
     """
     texts = {"prompt": without_loras(request.prompt), "negative_prompt": request.negative_prompt}
+    if request.then:
+        texts["then"] = without_loras(request.then)
     tokens = {name: tokenize(tokenizer, text, request.prompt_syntax) for name, text in texts.items()}
     for name, read in tokens.items():
         if len(read.ids) > max_chunks(tokenizer):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from PIL import Image
 from torch import Tensor
 
-from .guidance import Denoiser, Query
+from .guidance import Answer, Denoiser, Query
 from .levels import Plan
 from .loading.checkpoints import finite
 from .model_loader import Models
@@ -40,8 +40,9 @@ class Step:
 
     index: 1 to total.
     latents: x_t (N, C, h, w), the input at the noise `level`, in sampler space: x_t = alpha x_0 + sigma eps.
-    denoised: the network's x_0, of the same shape.
-    images: pictures of x_0; None where no preview was due. On the last step they are the final images, by the VAE.
+    answer: the network's x_0, of the same shape: guided, by the prompt alone, and by the negative prompt alone.
+    images: pictures of the prompt's own x_0, before guidance; None where no preview was due. On the last step they are
+    the final images, by the VAE.
     found: which images the model's safety checker found; they are blurred.
     final, result: set on the last step: the latents that the run ends with, and the result.
     """
@@ -50,13 +51,18 @@ class Step:
     total: int
     level: Level
     latents: Tensor
-    denoised: Tensor
+    answer: Answer
     seed: int
     render: Renderer = field(repr=False)
     images: list[Image.Image] | None = None
     found: tuple[bool, ...] = ()
     final: Tensor | None = None
     result: Result | None = None
+
+    @property
+    def denoised(self) -> Tensor:
+        """The guided x_0, from which the sampler goes on."""
+        return self.answer.x_0
 
     @property
     def timestep(self) -> float:
@@ -79,19 +85,23 @@ class Step:
         return str(next(self.render.models.vae.parameters()).dtype).removeprefix("torch.")
 
     def noisy(self) -> list[Image.Image]:
-        """Return pictures of x_t, the noisy latents that the network receives."""
-        return self.render.noisy(self.latents, self.level, self.found)
+        """Return pictures of x_t, the noisy latents that the network receives: a pixel for each latent."""
+        return self.render.coarse(self.latents / self.level.scale, self.found)
+
+    def coarse(self, x_0: Tensor) -> list[Image.Image]:
+        """Return pictures of one of the answer's x_0: a pixel for each latent."""
+        return self.render.coarse(x_0, self.found)
 
     def previewed(self, preview: Preview) -> Step:
         """Return the step with the pictures of `preview` or, for the last step, with final images and result."""
         if self.final is None:
-            return self._with(preview(self.denoised))
+            return self._with(preview(self.answer.conditional))
         step = self.decoded()
         assert step.images is not None
         return replace(step, result=Result(step.images, self.seed, self.final, step.found))
 
     def decoded(self) -> Step:
-        """Return the step with pictures by the VAE: of its x_0 or, for the last step, of the final latents."""
+        """Return the step with pictures by the VAE: of its guided x_0 or, for the last step, of the final latents."""
         return self._with(self.render(self.denoised if self.final is None else self.final))
 
     def _with(self, pictures: Pictures | None) -> Step:
@@ -103,7 +113,8 @@ class Conditioning:
     """The prompt's part of a run: keys and values of the cross-attention, and the network.
 
     models: the model with the LoRA files of the prompt, which stay merged for as long as something holds it.
-    context and negative are (N, S, K), as `UNet.read` gives them; negative is None for a run without guidance.
+    context, negative and then are (N, S, K), as `UNet.read` gives them; negative is None for a run without guidance.
+    then: takes the place of context from step `then_at` on, counted from 1.
     """
 
     models: Models
@@ -111,6 +122,8 @@ class Conditioning:
     context: Tensor
     negative: Tensor | None
     guidance_scale: float
+    then: Tensor
+    then_at: int
 
 
 @dataclass
@@ -132,8 +145,8 @@ class Run:
     The caller evaluates the query, alone or together with those of other runs, and hands over the answer:
 
         while run.query is not None:
-            [x_0] = run.denoise([run.query])
-            step = run.answer(x_0)
+            [answer] = run.denoise([run.query])
+            step = run.answer(answer)
 
     request: the request, complete and with its seed. conditioning: None while the run is parked (`conditioned`).
     """
@@ -165,7 +178,8 @@ class Run:
             return None
         given = self.conditioning
         assert given is not None, "a parked run is conditioned again before it goes on"
-        return Query(*self._progress.asked, given.context, given.negative, given.guidance_scale)
+        context = given.context if self._progress.index + 1 < given.then_at else given.then
+        return Query(*self._progress.asked, context, given.negative, given.guidance_scale)
 
     @property
     def is_over(self) -> bool:
@@ -186,8 +200,8 @@ class Run:
         assert self.request.preview is not None, "a run's request is complete"
         return Preview(self.render, self.request.preview, clock)
 
-    def answer(self, x_0: Tensor) -> Step:
-        """Continue with the network's x_0 for `query` and return the step, without pictures.
+    def answer(self, answer: Answer) -> Step:
+        """Continue with the network's answer to `query` and return the step, without pictures.
 
         Afterwards `query` is the next question, or None: then the step has the run's `final` latents. Raises
         `NotFinite` where these hold numbers that are not finite.
@@ -197,13 +211,13 @@ class Run:
         assert self.request.seed is not None, "a run's request is seeded"
         progress.index += 1
         try:
-            x, level = progress.sampling.send(x_0)
+            x, level = progress.sampling.send(answer.x_0)
             progress.asked = self._blend(x, level), level
         except StopIteration as stop:
             progress.asked, final = None, self._blend(stop.value, CLEAN)
             if not finite(final):
                 raise unet_not_finite(query.context.dtype) from None
-        step = Step(progress.index, progress.total, query.level, query.x, x_0, self.request.seed, self.render)
+        step = Step(progress.index, progress.total, query.level, query.x, answer, self.request.seed, self.render)
         return replace(step, final=final)
 
     def close(self) -> None:
@@ -211,7 +225,7 @@ class Run:
         self._progress.sampling.close()
         self._progress.asked = None
 
-    def steps(self, denoise: Callable[[Sequence[Query]], list[Tensor]] | None = None) -> Generator[Step, None, None]:
+    def steps(self, denoise: Callable[[Sequence[Query]], list[Answer]] | None = None) -> Generator[Step, None, None]:
         """Run to the end and yield each step with its pictures; closing the iterator closes the run.
 
         denoise: answers the queries in place of the run's own denoiser, for callers that observe it.
@@ -219,8 +233,8 @@ class Run:
         denoise, preview = denoise or self.denoise, self.preview()
         try:
             while self.query is not None:
-                [x_0] = denoise([self.query])
-                step = self.answer(x_0)
+                [answer] = denoise([self.query])
+                step = self.answer(answer)
                 due = step.final is not None or step.index % self.request.preview_every == 0
                 yield step.previewed(preview) if due else step
         finally:

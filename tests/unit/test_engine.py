@@ -648,6 +648,18 @@ def test_batches_grow_while_that_makes_rows_cheaper() -> None:
     assert found_limit(lambda rows: 0.02 * (10 + rows)) == 32
 
 
+def test_a_batch_grows_on_a_machine_that_has_become_slow():
+    """A larger batch is compared with the last small ones, and not with the best of a quieter time."""
+    limit = BatchSize()
+    for _ in range(50):
+        limit.measured(2, 2 * 0.01)
+    for _ in range(6):
+        limit.measured(2, 2 * 0.05)
+    assert limit.rows == 4
+    limit.measured(4, 4 * 0.03)
+    assert limit.rows == 8
+
+
 def test_a_limit_is_not_raised_by_batches_that_do_not_fill_it() -> None:
     limit = BatchSize(16)
     for _ in range(100):

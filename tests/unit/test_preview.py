@@ -126,7 +126,7 @@ def test_tiny_previews_are_the_tiny_vaes_and_the_last_picture_is_the_vaes(with_t
     tiny = pipe.models.tiny_vae
     assert isinstance(tiny, TinyVAE)
     for step in steps:
-        assert step.images == to_images(tiny.decode_finite(step.denoised))
+        assert step.images == to_images(tiny.decode_finite(step.answer.conditional))
         assert step.images != step.decoded().images
     assert last.result.images == to_images(pipe.models.vae.decode_finite(last.final))
     engine = Engine(preview_worker=PreviewWorker(share=0.9))
