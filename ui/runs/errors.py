@@ -25,7 +25,7 @@ FOLDERS = re.compile(r"(?<![\w:/.~-])/(?:[^\s/]+/)+(?=[^\s/])")
 
 
 def explain(error: Exception) -> str:
-    """Log an error and return a sentence about it for the caller, with the names of files but not their folders here.
+    """Log an error and return a sentence about it for the caller.
 
     A `RequestError` is the caller's mistake and its text names the remedy: it takes one line of the log, with the place
     that raised it, so that a thousand bad requests do not fill it. Any other exception is our mistake: the log gets its
@@ -34,7 +34,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, RequestError):
         text = one_line(str(error))
         log.info("refused at %s: %s", where(error), text)
-        return FOLDERS.sub("", text)
+        return text
     log.error("unforeseen", exc_info=error)
     return NO_MEMORY if is_out_of_memory(error) else UNEXPECTED
 
@@ -42,6 +42,11 @@ def explain(error: Exception) -> str:
 def one_line(text: str) -> str:
     """Return a text with a space for each of its control letters: names of files and models may hold any."""
     return CONTROL_LETTERS.sub(" ", text)
+
+
+def without_folders(text: str) -> str:
+    """Return a text with the names of files but not their folders on this machine, for callers on others."""
+    return FOLDERS.sub("", text)
 
 
 def where(error: BaseException) -> str:
@@ -57,7 +62,7 @@ def titled(title: str, text: str) -> str:
 
 def page_error(text: str) -> gr.Error:
     """Return an error whose text the page shows; the page reads it as HTML, so it is escaped."""
-    return gr.Error(html.escape(one_line(text), quote=False), print_exception=False)
+    return gr.Error(html.escape(one_line(without_folders(text)), quote=False), print_exception=False)
 
 
 @contextmanager
@@ -77,4 +82,4 @@ def errors_as_text() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise gr.Error(explain(error), print_exception=False) from None
+        raise gr.Error(without_folders(explain(error)), print_exception=False) from None
