@@ -24,7 +24,7 @@ from .mask import Mask, soften, with_pictures
 from .model_loader import Models, load
 from .preview import Renderer
 from .prompt import Tokens, encode_tokens, tokenize, tokenize_request
-from .request import Defaults, Request, RequestError, Settings, without_loras
+from .request import Defaults, Request, RequestError, Settings, shown, without_loras
 from .run import Conditioning, Result, Run, Step
 from .schedule import NoiseSchedule
 from .vae import VAE
@@ -129,7 +129,7 @@ class Pipeline:
         image with noise; with a mask it changes the white area and its edge, and at strength 1 starts from pure noise.
         Image i uses seed + i and is, up to rounding, the image that a request of that seed alone gives.
         Raises `RequestError`, naming the argument, before the first step. Text beyond the model's limit is dropped with
-        a warning that quotes it.
+        a warning that quotes its beginning.
         """
         yield from self.begin(prompt, **settings).steps()
 
@@ -203,7 +203,7 @@ class Pipeline:
         for name, read in tokens.items():
             if read.dropped:
                 limit = models.tokenizer.model_max_length - 2
-                warnings.warn(f"{name} is longer than {limit} tokens, dropped: {read.dropped!r}", stacklevel=2)
+                warnings.warn(f"{name} is longer than {limit} tokens, dropped: {shown(read.dropped)}", stacklevel=2)
         features = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()))
         if request.clip_skip:
             skipped = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()), request.clip_skip)
