@@ -2,7 +2,7 @@
 
 The page names a word of the prompt that the model can't know, with things that it could draw instead. Known are the
 words of the captions without their keywords: "puppy" stands behind a name in a few of them, and the model draws nothing
-like one. A word is near the things that have it as a keyword, then the things that WordNet has near it. The text
+like one. A word is near the things that WordNet has near it, then those that have it as a keyword. The text
 encoder cannot tell: it cuts an unknown word into syllables, and finds words with the same syllables near it.
 """
 
@@ -12,7 +12,7 @@ import argparse
 import json
 import re
 from collections.abc import Iterable
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
 
 from training.data.artwork import fetch, sources
@@ -116,8 +116,7 @@ def vocabulary(rows: list[dict], thesaurus: Thesaurus) -> dict:
     for word in sorted(
         {*thesaurus.drawable, *(keywords.keys() & thesaurus.found.keys())} - known - set(phrases()["media"])
     ):
-        in_turn = chain.from_iterable(zip_longest(keywords.get(word, []), kinds.get(word, [])))
-        nearest = list(dict.fromkeys(filter(None, in_turn)))[:NEAREST]
+        nearest = list(dict.fromkeys(chain(kinds.get(word, ()), keywords.get(word, ()))))[:NEAREST]
         if nearest:
             near.setdefault(", ".join(nearest), []).append(word)
     joined = {names: " ".join(words) for names, words in sorted(near.items())}
