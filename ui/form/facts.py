@@ -26,6 +26,7 @@ class Thing:
     colour: str = ""
     count: str = ""
     skin: str = ""
+    size: str = ""
 
     def phrase(self, name: Name) -> str:
         """Return the words for the thing as captions have them: 'a red fox', 'two foxes'."""
@@ -34,10 +35,10 @@ class Thing:
             noun, several = OWN_COLOUR.sub("", noun), OWN_COLOUR.sub("", several)
         if self.count and several:
             return " ".join(filter(None, (self.count, self.colour, several)))
-        words = " ".join(filter(None, (self.colour, noun, self.skin)))
+        words = " ".join(filter(None, (self.size, self.colour, noun, self.skin)))
         if not article:
             return words
-        return f"{article_of(self.colour) if self.colour else article} {words}"
+        return f"{article_of(words) if self.size or self.colour else article} {words}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Item:
 class Facts:
     """What the items of a prompt state.
 
-    things: with the relation to the thing before, and the item that names it. setting: the colour of a place.
+    things: with the relation to the thing before, and the item that names it. setting: the colour of a place. size:
+    how large the first is, which counts only beside a place.
     """
 
     things: list[tuple[Thing, str, Item]] = field(default_factory=list)
@@ -62,6 +64,7 @@ class Facts:
     setting: str = ""
     style: str = ""
     place: str = ""
+    size: str = ""
     _colour: Item | None = None  # waits for its thing, as do count and relation
     _on: bool = False  # "on" came before the colour
     _count: str = ""
@@ -116,6 +119,8 @@ class Facts:
                 self.style = entry.value
             case "places":
                 self.place = entry.value
+            case "sizes":
+                self.size = entry.value
             case "unknown":  # colour and relation are about it, unless a thing follows at once
                 if item.language != ENGLISH:
                     self._settle(item)
@@ -153,5 +158,5 @@ class Facts:
 
 
 def article_of(word: str) -> str:
-    """Return "a" or "an" for a colour."""
+    """Return "a" or "an" for a colour or a size."""
     return "an" if word[0] in "aeiou" else "a"

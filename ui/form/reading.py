@@ -204,7 +204,8 @@ class _Reader:
 
         def label(subject: Subject) -> str:
             partner = self._phrase(subject.partner) if subject.partner else ""
-            words = filter(None, (self._phrase(subject.thing), subject.relation, partner, facts.place))
+            thing = replace(subject.thing, size=facts.size if facts.place else "")
+            words = filter(None, (self._phrase(thing), subject.relation, partner, facts.place))
             return ", ".join(filter(None, (" ".join(words), *rest)))
 
         labels = [label(subject) for subject in subjects]
@@ -236,20 +237,16 @@ class _Reader:
         words: list[str] = []
         end = -1
         for item in items:
-            unit, spoken = self.units[item.start], self._lexicon(item).spoken
-            if item.entry.kind not in kinds or (unit.isascii() and len(unit) <= (1 if spoken else 3)):
-                continue
-            if item.start == end and CHARACTERS.fullmatch(words[-1] + unit):
-                words[-1] += unit
-            else:
-                words.append(typed.get(unit, unit))
-            end = item.end
-        if (
-            self.prompt[-1:].isalnum()
-            and words
-            and fold(words[-1]) == self.units[-1]
-            and self.all.begins(self.units[-1])
-        ):
+            spoken = self._lexicon(item).spoken
+            for unit in self.units[item.start : item.end] if item.entry.kind in kinds else ():
+                if unit.isascii() and len(unit) <= (1 if spoken else 3):
+                    continue
+                if item.start == end and CHARACTERS.fullmatch(words[-1] + unit):
+                    words[-1] += unit
+                else:
+                    words.append(typed.get(unit, unit))
+                end = item.end
+        if self.typed and words and fold(words[-1]) == self.typed and self.all.begins(self.typed):
             words.pop()
         return list(dict.fromkeys(words))
 

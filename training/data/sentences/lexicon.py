@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.artwork import fetch, sources
-from training.data.captions import NUMBERS, STYLES
+from training.data.captions import NUMBERS, SIZES, STYLES
 from training.data.grammar import article, countable, nouns, phrases, plural
 from training.data.paint import BACKGROUNDS
 from training.data.thesaurus import Thesaurus
@@ -205,11 +205,12 @@ def english(rows: list[dict], thesaurus: Thesaurus, counts: Counts) -> dict[str,
         "fall": [word for word in falling(thesaurus, counts) if word.removesuffix("s") not in singular],
         "things": others,
         "hints": {"": list(reading()["hints"])},
-        "small": sorted(phrases()["function"]),
+        "small": [*phrases()["function"], *listed(reading()["small"]["en"])],
         "colours": words["colours"],
         "numbers": {NUMBERS[int(number)]: _around(patterns[:2]) for number, patterns in words["numbers"].items()}
         | {"five": ["five", "5", "six", "seven", "eight", "nine", "ten", "many", "several", "dozens of", "lots of"]},
         "places": words["places"],
+        "sizes": {size: [size] for size in SIZES},
         "relations": relations(words["relations"]),
         "unknown": [*words["names"], *listed(reading()["unknown"])],
         "skins": words["skins"],
@@ -293,7 +294,7 @@ def local(code: str, local_names: Mapping[str, LocalNames], rows: Mapping[str, d
         "backgrounds": listed(reading()["backgrounds"].get(code, "")),
         "fall": _local_fall(words),
         "small": [
-            *listed(reading()["fall_by_language"].get(code, "")),
+            *listed(reading()["small"].get(code, "")),
             *words.get("determiners", ()),
             *words.get("adjectives", ()),
         ],
