@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -32,7 +31,8 @@ def test_every_name_reads_as_itself() -> None:
     assert len(lexicons.names) > 1383
     for name in lexicons.names.values():
         words = f"{name.article} {name.noun}".strip()
-        assert (read(words).caption, read(words).sentence) == (words, "")
+        found = read(words)
+        assert (found.caption, found.sentence) == (words, "")
         if name.several and name.several not in lexicons.names:
             assert read(f"three {name.several}").caption == f"three {name.several}"
 
@@ -175,6 +175,7 @@ def test_while_somebody_types_the_last_word_is_not_judged() -> None:
     assert read("a zeb").unknown == ("zeb",)
     assert read("a zeb", typing=True).unknown == ()
     assert read("a zeb ", typing=True).unknown == ("zeb",)
+    assert read(":1", typing=True).unknown == ()
 
 
 def test_words_of_files_are_kept() -> None:
@@ -193,8 +194,7 @@ def test_the_held_out_prompts_name_the_thing_that_people_mean() -> None:
     assert len(found) == 285
 
 
-def test_reading_is_quick_however_long_the_prompt() -> None:
-    """Count the look-ups instead of the time: they grow as the prompt does."""
+def test_twice_the_prompt_takes_twice_the_look_ups() -> None:
     looked = []
     find = Lexicon.find
 
@@ -210,10 +210,6 @@ def test_reading_is_quick_however_long_the_prompt() -> None:
             read(("a red fox, 猫 xylophonist " * 1000)[:length])
             numbers.append(len(looked))
     assert numbers[1] <= 2.1 * numbers[0]
-    start = time.process_time()
-    for _ in range(20):
-        read("a photo of a majestic red fox next to a xylophonist zebra in the park, 4k")
-    assert time.process_time() - start < 20 * 0.01
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{", '{"names": {"a": {"fox": "a|fox"}}, "words": {}, "near": {}}'])

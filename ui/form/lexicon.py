@@ -127,7 +127,7 @@ class Lexicon:
         """
         for count in range(min(self.longest.get(units[start], 1), len(units) - start), 0, -1):
             *first, last = units[start : start + count]
-            for form in self._forms(last):
+            for form in self.forms(last):
                 entry = self.entries.get(" ".join((*first, form)))
                 if entry and (phrases or count == 1 or entry.kind not in SILENT):
                     if entry.kind == "hints" and (stem := self._stem(last)):
@@ -136,10 +136,8 @@ class Lexicon:
                     return (entry if many == entry.many else Entry(entry.kind, entry.value, many, entry.also)), count
         word = units[start]
         if self.language == ENGLISH:
-            fall = next(
-                (one for form in bare_forms(word) if (one := self.entries.get(form)) and one.kind == "fall"), None
-            )
-            return (fall, 1) if fall else None
+            bare = [self.entries[form] for form in bare_forms(word) if form in self.entries]
+            return next(((entry, 1) for entry in bare if entry.kind == "fall"), None)
         stem = self._stem(word)
         return (stem, 1) if stem else None
 
@@ -150,7 +148,7 @@ class Lexicon:
                 return entry
         return None
 
-    def _forms(self, word: str) -> Iterator[str]:
+    def forms(self, word: str) -> Iterator[str]:
         """Yield a word, and the words that it may be a form of."""
         yield word
         if self.language == ENGLISH:

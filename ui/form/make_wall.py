@@ -1,7 +1,7 @@
 """Draw a wall of everything that the bundled model knows by name: `python -m ui.form.make_wall`.
 
-Each kind of thing becomes one WebP sheet of small pictures in rows, and `index.json` lists the prompts of each sheet in
-their order. An hour on two cores; with `--device cuda` minutes.
+Each kind of thing becomes one WebP sheet of small pictures in rows, and `index.json` lists the things of each sheet in
+their order, with their prompts. An hour on two cores; with `--device cuda` minutes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -28,12 +29,12 @@ VARIANTS = "variants"
 STEPS, SEED = 20, 0
 
 
-def prompts(vocabulary: Mapping[str, Mapping[str, Mapping[str, str]]]) -> dict[str, list[str]]:
+def prompts(vocabulary: Mapping[str, Mapping[str, Mapping[str, str]]]) -> dict[str, dict[str, str]]:
     """Return a prompt for each thing by kind, everyday things first; of several names the most usual one."""
     kinds = {}
     for kind, names in vocabulary["names"].items():
         forms = {name: text.split("|") for name, text in names.items()}  # article, name, plural, most usual name
-        kinds[kind] = [f"{article} {name}".strip() for name, (article, _, _, usual) in forms.items() if name == usual]
+        kinds[kind] = {name: f"{form[0]} {name}".strip() for name, form in forms.items() if name == form[3]}
     return {kind: found for kind, found in kinds.items() if kind != VARIANTS}
 
 
@@ -58,13 +59,13 @@ def compress(sheets: Mapping[str, Image.Image]) -> dict[str, bytes]:
     raise ValueError(f"the sheets take more than {MOST_BYTES:,} bytes: lower SIDE, or leave kinds out")
 
 
-def write(out: Path, kinds: Mapping[str, list[str]], draw: Callable[[str], Image.Image]) -> None:
+def write(out: Path, kinds: Mapping[str, Mapping[str, str]], draw: Callable[[str], Image.Image]) -> None:
     """Write the sheets and their index into a directory."""
-    files = compress({kind: sheet(map(draw, found)) for kind, found in kinds.items()})
+    files = compress({kind: sheet(map(draw, found.values())) for kind, found in kinds.items()})
     out.mkdir(parents=True, exist_ok=True)
     for kind, data in files.items():
         (out / f"{kind}.webp").write_bytes(data)
-    index = {"side": SIDE, "columns": COLUMNS, "prompts": kinds}
+    index = {"side": SIDE, "columns": COLUMNS, "kinds": kinds}
     (out / "index.json").write_text(json.dumps(index, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
 
@@ -76,7 +77,10 @@ def main() -> None:
     parser.add_argument("--first", type=int, help="draw only so many things of each kind")
     args = parser.parse_args()
     pipe = Pipeline.from_pretrained(device=args.device)
-    kinds = {kind: found[: args.first] for kind, found in prompts(read_json(BUNDLED / "vocabulary.json")).items()}
+    kinds = {
+        kind: dict(islice(found.items(), args.first))
+        for kind, found in prompts(read_json(BUNDLED / "vocabulary.json")).items()
+    }
 
     def draw(prompt: str) -> Image.Image:
         return pipe(prompt, seed=SEED, num_inference_steps=STEPS).images[0]

@@ -97,7 +97,7 @@ class _Reader:
         self.all, self.prompt = lexicons, prompt
         self.tags = [match[0] for match in LORA_TAG.finditer(prompt)]
         self.units = split(WEIGHT.sub(" ", LORA_TAG.sub(" ", prompt)))
-        self.typed = self.units[-1] if typing and prompt[-1:].isalnum() else ""
+        self.typed = self.units[-1] if typing and self.units and prompt[-1:].isalnum() else ""
         self.added = [unit for unit in dict.fromkeys(self.units) if unit in beside]
 
     def read(self) -> Reading:
@@ -192,7 +192,7 @@ class _Reader:
         """Return the things near to the words of a prompt that names none."""
         lexicon = self.all.lexicons[ENGLISH]
         for unit in self.units:
-            for form in lexicon._forms(unit):
+            for form in lexicon.forms(unit):
                 if form in self.all.near:
                     return [Subject(Thing(name)) for name in self.all.near[form] if name in self.all.names]
         return []
