@@ -12,7 +12,7 @@ import lzma
 import re
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -89,12 +89,12 @@ class Lexicon:
         for kind in (*PARTS, "on", "backgrounds"):
             part = words.get(kind, {})
             for value, some in part.items() if isinstance(part, dict) else [("", part)]:
-                self._add(kind, value, listed(some))
+                self._add(kind, value, some)
             if kind == "things" and names:
                 for name, forms in names.items():
-                    self._add(kind, name, [forms.several], many=True)
+                    self._add(kind, name, forms.several, many=True)
                 for name in names:
-                    self._add(kind, name, [name])
+                    self._add(kind, name, name)
         self.longest: dict[str, int] = {}
         for key in self.entries:
             units = key.split(" ")
@@ -103,15 +103,15 @@ class Lexicon:
         """Whether the lexicon has the small words of the language too."""
         self._stems = {} if self.spoken else dict(self._stemmed())
 
-    def _add(self, kind: str, value: str, words: Iterable[str], many: bool = False) -> None:
-        for units in filter(None, map(split, words)):
+    def _add(self, kind: str, value: str, words: str, many: bool = False) -> None:
+        entry = Entry(kind, value, many)
+        for units in filter(None, map(UNIT.findall, listed(fold(words)))):
             key = " ".join(units)
             before = self.entries.get(key)
-            also = before.value if before and before.kind == "things" and kind == "colours" else ""
-            if before and before.kind == "colours" and kind == "things":  # an orange
-                self.entries[key] = Entry("colours", before.value, also=value)
+            if before and before.kind == "things" and kind == "colours":  # an orange
+                self.entries[key] = Entry(kind, value, also=before.value)
             else:
-                self.entries[key] = Entry(kind, value, many, also)
+                self.entries[key] = entry
 
     def _stemmed(self) -> Iterator[tuple[str, Entry]]:
         """Yield the stems of colours and things of one word, which stand for words with other endings."""
@@ -200,9 +200,7 @@ def read_lexicons(folder: Path) -> Lexicons | None:
         names = {name: Name(*forms.split("|")) for group in content["names"].values() for name, forms in group.items()}
         lexicons = {ENGLISH: Lexicon(ENGLISH, content["words"], names)}
         lexicons |= {language: Lexicon(language, words) for language, words in others.items()}
-        near = {
-            " ".join(split(word)): listed(some) for some, words in content["near"].items() for word in listed(words)
-        }
+        near = {word: listed(some) for some, words in content["near"].items() for word in listed(words)}
     except (ModelError, OSError, lzma.LZMAError, ValueError, KeyError, AttributeError, TypeError):
         return None
     starts = sorted({*lexicons[ENGLISH].longest, *near})
