@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.blocks import Block
 from PIL import Image
 
-from stable_diffusion.request import FIT_LABELS, Defaults, Request, steps_for_strength
+from stable_diffusion.request import FIT_LABELS, MAX_MASK_BLUR, Defaults, Request, steps_for_strength
 from ui.stage import live
 
 from .form.controls import QUIET, Controls, Updates, Values, more_controls, sampling_controls
@@ -29,7 +29,8 @@ from .tab import Services, Tab, connect, run_buttons, run_view
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
 MASK_NOTE = (
-    "The area that you paint over is drawn anew, the rest stays as it is. At strength 1 it is drawn from noise alone."
+    "The area that you paint over is drawn anew and fades into the photo around it; the rest stays as it is. "
+    "At strength 1 it is drawn from noise alone."
 )
 
 
@@ -86,9 +87,11 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
             controls |= strength_controls(defaults, kind)
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, models.limits)
-    reuse, start, steps_note, photos = (controls.pop(name) for name in ("_reuse", "_start", "_steps", "_photos"))
+    reuse, fill, start, steps_note, photos = (
+        controls.pop(name) for name in ("_reuse", "_fill", "_start", "_steps", "_photos")
+    )
     controls["prompt"].value = PHOTO_EXAMPLES[0][1]
-    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, compared, slider)
+    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill, compared, slider)
     connect(tab, services, reuse)
     connect_start(tab, models, opened, start)
     connect_steps(controls, defaults, steps_note)
@@ -103,7 +106,7 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
 
 
 def photo_controls(kind: str) -> Controls:
-    """Return the photo, the mask, and example photos."""
+    """Return the photo, the mask with its blur, and example photos."""
     photo = photo_input(
         value=str(PHOTOS / PHOTO_EXAMPLES[0][0]),
         label="Photo",
@@ -115,8 +118,17 @@ def photo_controls(kind: str) -> Controls:
     with gr.Accordion("Change only a part", open=False) as part:
         gr.Markdown(MASK_NOTE, elem_classes="note")
         mask = mask_painter(f"{kind}-mask")
+        blur = Slider(
+            0,
+            MAX_MASK_BLUR,
+            value=Request.mask_blur,
+            step=1,
+            label="Mask blur",
+            info="Pixels around the paint over which the picture fades into the photo",
+            elem_id=f"{kind}-mask-blur",
+        )
     gr.on([part.expand, photo.change], backdrop, photo, mask, **QUIET)
-    return {"image": photo, "mask": mask, "_photos": photos}
+    return {"image": photo, "mask": mask, "mask_blur": blur, "_photos": photos}
 
 
 def strength_controls(defaults: Defaults, kind: str) -> Controls:

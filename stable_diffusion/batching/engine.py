@@ -12,10 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from ..compute.memory import is_out_of_memory
-from ..guidance import Query
+from ..guidance import Answer, Query
 from ..preview import Preview, wait_for
 from ..request import RequestError
 from ..run import Run, Step
@@ -303,10 +302,10 @@ class Engine:
             return [(slot, step) for slot, step in steps if step is not None]
         return [step for part in batch for step in self._evaluate([part])]
 
-    def _answer(self, slot: _Slot, x_0: Tensor) -> Step | None:
-        """Hand a run the x_0 of its images; return its step once all of them are answered."""
+    def _answer(self, slot: _Slot, answer: Answer) -> Step | None:
+        """Hand a run the answer for its images; return its step once all of them are answered."""
         try:
-            step = slot.answer(x_0)
+            step = slot.answer(answer)
         except Exception as error:
             self._leave(slot, error)
             return None
@@ -325,7 +324,7 @@ class _Slot:
         self.rows = query.rows // len(query.x)
         self.kind = run.denoise, query.x.shape[1:], query.context.shape[1:]
         self.last_turn = 0
-        self._answers: list[Tensor] = []
+        self._answers: list[Answer] = []
         self._preview: Preview | None = None
         self._began, self._index, self._total = now, 0, 0
 
@@ -333,7 +332,7 @@ class _Slot:
     def unanswered(self) -> int:
         """Number of images of the query that have no answer yet."""
         assert self.run.query is not None
-        return len(self.run.query.x) - sum(map(len, self._answers))
+        return len(self.run.query.x) - sum(len(answer.x_0) for answer in self._answers)
 
     def question(self, count: int) -> Query:
         """Return the part of the query for the next `count` images."""
@@ -346,13 +345,13 @@ class _Slot:
         negative = None if query.negative is None else query.negative[part]
         return replace(query, x=query.x[part], context=query.context[part], negative=negative)
 
-    def answer(self, x_0: Tensor) -> Step | None:
-        """Take the x_0 of the next images; return the run's step if they were the last of the query."""
-        self._answers.append(x_0)
+    def answer(self, answer: Answer) -> Step | None:
+        """Take the answer for the next images; return the run's step if they were the last of the query."""
+        self._answers.append(answer)
         if self.unanswered:
             return None
         answers, self._answers = self._answers, []
-        step = self.run.answer(answers[0] if len(answers) == 1 else torch.cat(answers))
+        step = self.run.answer(Answer.cat(answers))
         self._index, self._total = step.index, step.total
         return step
 

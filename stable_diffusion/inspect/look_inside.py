@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..guidance import Denoiser, Query
+from ..guidance import Answer, Denoiser, Query
 from ..images import to_images, to_tensor
 from ..pipeline import Pipeline
 from ..preview import Renderer
@@ -100,9 +100,9 @@ def add_noise(pipeline: Pipeline, photo: Image.Image, t: int, *, prompt: str = "
     level, steps = schedule.level(t), torch.tensor([t])
     x_t = schedule.add_noise(x_0, torch.randn(x_0.shape, generator=generator).to(x_0), steps)
     words = pipeline.condition(Request(prompt, guidance_scale=1.0))
-    [predicted] = words.denoise([Query(x_t, level, words.context, None, words.guidance_scale)])
+    [answer] = words.denoise([Query(x_t, level, words.context, None, words.guidance_scale)])
     noisy_pixels = schedule.add_noise(pixels, torch.randn(pixels.shape, generator=generator).to(pixels), steps)
-    return NoisedPhoto(level, noisy_pixels, x_0, x_t, predicted)
+    return NoisedPhoto(level, noisy_pixels, x_0, x_t, answer.x_0)
 
 
 def channel_sheet(latents: Tensor) -> Image.Image:
@@ -128,12 +128,12 @@ class _Observer:
     """The unconditional x_0, the conditional one, and the heat."""
 
     @torch.no_grad()
-    def __call__(self, queries: Sequence[Query]) -> list[Tensor]:
+    def __call__(self, queries: Sequence[Query]) -> list[Answer]:
         [query] = queries
         maps: list[Tensor] = []
         [(unconditional, conditional)] = self.denoise.predict(queries, maps)
         # With guidance, the prompt's rows come last.
         heat = token_heat([weights[-len(query.x) :] for weights in maps], *query.x.shape[2:])
-        x_0 = None if unconditional is None else self.denoise.x_0(query, unconditional)
-        self.seen = x_0, self.denoise.x_0(query, conditional), heat
-        return [self.denoise.x_0(query, query.guide(unconditional, conditional))]
+        answer = self.denoise.answer(query, unconditional, conditional)
+        self.seen = answer.unconditional, answer.conditional, heat
+        return [answer]

@@ -15,6 +15,7 @@ from ui.runs.catalogue import Catalogue
 from ui.runs.events import Event, News, Started
 from ui.runs.limits import Limits
 from ui.runs.models import LoadedModels
+from ui.runs.visitors import Visitor
 from ui.runs.zero import LOADING, Zero
 
 REQUEST = Request("a red fox", num_inference_steps=6, seed=7)
@@ -36,7 +37,7 @@ def told(backend: Local, request: Request, stop_at: int | None = None) -> list[N
 
     async def listen() -> list[News]:
         news = []
-        async for one in backend.stream("run", request, "somebody"):
+        async for one in backend.stream("run", request, Visitor("somebody")):
             news.append(one)
             if isinstance(one, Event) and one.index == stop_at:
                 backend.stop("run")

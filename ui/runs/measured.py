@@ -12,6 +12,7 @@ from stable_diffusion.request import Request, RequestError
 
 from .backend import Backend
 from .events import Event, News
+from .visitors import Visitor
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -45,7 +46,7 @@ class Measured:
         """See `Backend.stop`."""
         self._backend.stop(run_id)
 
-    async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
+    async def stream(self, run_id: str, request: Request, owner: Visitor) -> AsyncGenerator[News]:
         """See `Backend.stream`."""
         asked, first, end = time.monotonic(), None, "stopped"
         self._going.inc()
