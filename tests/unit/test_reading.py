@@ -51,6 +51,7 @@ def test_the_examples_read_as_themselves(prompt: str) -> None:
         ("my labrador", "a dog"),
         ("a brand new ferrari", "a car"),
         ("my grandmother", "an old woman"),
+        ("a barn", "a hut"),
         ("puppies", "a dog"),
         # words that change nothing
         ("a photo of a beautiful woman smiling", "a woman"),
@@ -164,6 +165,7 @@ def test_what_is_told(prompt: str, sentence: str) -> None:
         ("merry christmas to all of you", ["Christmas tree", "Santa Claus"]),
         ("happy", ["grinning face", "smiling face with smiling eyes"]),
         ("a zeppelin", ["balloon"]),
+        ("cooler", []),  # an English noun, although German calls a face cool
         ("best", []),  # near no thing by meaning, and by spelling nothing is near
     ],
 )

@@ -121,7 +121,7 @@ class Facts:
                 self.place = entry.value
             case "sizes":
                 self.size = entry.value
-            case "unknown":  # colour and relation are about it, unless a thing follows at once
+            case "unknown" | "people":  # colour and relation are about it, unless a thing follows at once
                 if item.language != ENGLISH:
                     self._settle(item)
                 self._relation, self._broken = "", True

@@ -31,7 +31,7 @@ UNIT = re.compile(rf"{CHARACTER}|(?:(?!{CHARACTER}){LETTER})+|\d+|[,.;:!?。、&
 ENDS = re.compile(r"[,.;:!?。、\n]")
 UNSEEN = re.compile("[\u0300-\u036f\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff]")
 """Accents, and what makes variants of an emoji."""
-PARTS = "fall unknown hints settings things small skins sizes places styles numbers relations colours".split()  # noqa: SIM905
+PARTS = "fall unknown people hints settings things small skins sizes places styles numbers relations colours".split()  # noqa: SIM905
 """Kinds of words; a word of two kinds is of the later one. Those that fall away and small words change nothing."""
 SILENT = ("fall", "small")
 PLURALS = (("s", ("",)), ("es", ("",)), ("ies", ("y",)), ("ves", ("f", "fe")))

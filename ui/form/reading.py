@@ -98,6 +98,7 @@ class _Reader:
         self.tags = [match[0] for match in LORA_TAG.finditer(prompt)]
         self.units = split(WEIGHT.sub(" ", LORA_TAG.sub(" ", prompt)))
         self.typed = self.units[-1] if typing and self.units and prompt[-1:].isalnum() else ""
+        self.sure = {ENGLISH}  # languages whose keywords may count
         self.added = [unit for unit in dict.fromkeys(self.units) if unit in beside]
 
     def read(self) -> Reading:
@@ -117,14 +118,24 @@ class _Reader:
         """Return the languages that the prompt may be in, the likeliest first; English before one as likely."""
         having = {code: self._covered(one) for code, one in self.all.lexicons.items() if code != EMOJI}
         foreign = any(letter.isalpha() and not letter.isascii() for letter in self.prompt)
-        least = max(having[ENGLISH] - foreign, len(self.units[:LISTENED]))  # half of the units
-        likely = [code for code in having if code != ENGLISH and having[code] >= least]
-        return sorted([ENGLISH, *likely], key=lambda code: foreign * (code == ENGLISH) - having[code])[:CHOICES]
+        having[ENGLISH] -= foreign
+        half = len(self.units[:LISTENED])
+        ahead = {code for code in having if having[code] > having[ENGLISH]}
+        self.sure = {code for code in ahead if self.all.lexicons[code].spoken or not self.prompt.isascii()} | {ENGLISH}
+        likely = [
+            code
+            for code, one in self.all.lexicons.items()
+            if code in having
+            and code != ENGLISH
+            and having[code] >= max(half, having[ENGLISH])
+            and (code in ahead or one.spoken)
+        ]
+        return sorted([ENGLISH, *likely], key=lambda code: -having[code])[:CHOICES]
 
     def _covered(self, lexicon: Lexicon) -> int:
         """Return the number of the first units that a lexicon has, twice; keywords count once, famous names thrice."""
         units, start, count = self.units[:LISTENED], 0, 0
-        worth = {"hints": 1, "unknown": 3}
+        worth = {"hints": 1, "people": 3}
         while start < len(units):
             entry, length = lexicon.find(units, start, True) or (Entry("end"), 1)
             count += length * worth.get(entry.kind, 2) if entry.kind != "end" else 0
@@ -156,8 +167,8 @@ class _Reader:
     def _subjects(self, facts: Facts) -> list[Subject]:
         """Return the things of a prompt by themselves or in pairs; mere keywords only if there is nothing else."""
         named = [thing for thing in facts.things if thing[2].entry.kind != "hints"]
-        if not named:  # keywords of languages without small words are too often English words
-            hints = (one for one in facts.things if self._lexicon(one[2]).spoken or not self.prompt.isascii())
+        if not named:  # other languages' keywords are too often English words
+            hints = (one for one in facts.things if one[2].language in self.sure)
             return [subject for hint in hints for subject in self._hinted(hint)]
         subjects: list[Subject] = []
         before: Item | None = None
@@ -220,7 +231,7 @@ class _Reader:
             style=facts.style,
             place=facts.place,
             near=near,
-            unknown=tuple(self._unknown(items, ("unknown",) if subjects else ("unknown", "fall"))),
+            unknown=tuple(self._unknown(items, ("unknown", "people") if subjects else ("unknown", "people", "fall"))),
             told=_bare(split(labels[0] if labels else "")) != _bare(self.units),
             chips=tuple(chips),
         )

@@ -201,8 +201,10 @@ def english(rows: list[dict], thesaurus: Thesaurus, counts: Counts) -> dict[str,
     singular = {word for some in others.values() for word in some} | {
         noun for row in rows for noun in nouns(row["label"])
     }
+    fall = [word for word in falling(thesaurus, counts) if word.removesuffix("s") not in singular]
+    nouns_only = usual_words() & thesaurus.found.keys() - singular - {*fall, *phrases()["function"]}
     return {
-        "fall": [word for word in falling(thesaurus, counts) if word.removesuffix("s") not in singular],
+        "fall": fall,
         "things": others,
         "hints": {"": list(reading()["hints"])},
         "small": [*phrases()["function"], *listed(reading()["small"]["en"])],
@@ -212,7 +214,8 @@ def english(rows: list[dict], thesaurus: Thesaurus, counts: Counts) -> dict[str,
         "places": words["places"],
         "sizes": {size: [size] for size in SIZES},
         "relations": relations(words["relations"]),
-        "unknown": [*words["names"], *listed(reading()["unknown"])],
+        "people": words["names"],
+        "unknown": [*listed(reading()["unknown"]), *sorted(nouns_only)],
         "skins": words["skins"],
         "styles": styles,
         "backgrounds": listed(reading()["backgrounds"]["en"]),
