@@ -51,7 +51,7 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
 
 
 def main() -> None:
-    """Start the replicas, then the page, whose own process runs the tab Inside, for one visitor at a time."""
+    """Start the replicas, then the page, whose own process has an engine for the tab Inside."""
     options, page = parse_arguments()
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("ui").setLevel(logging.INFO)

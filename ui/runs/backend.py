@@ -8,23 +8,24 @@ import math
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from stable_diffusion.request import Request, RequestError
 
 from .events import News, Started, Waiting, dropped_text, event_of
-from .limits import MAX_RUNNING, PARKED_RUNS, PARKED_SECONDS
+from .limits import MAX_RUNNING, PARKED_RUNS, PARKED_SECONDS, Limits
 from .models import LoadedModels
-from .prepare import prepare
+from .prepare import prepare, prepare_all
 
 if TYPE_CHECKING:
     from stable_diffusion.batching.engine import Engine
     from stable_diffusion.batching.run_handle import RunHandle
     from stable_diffusion.guidance import Query
+    from stable_diffusion.inspection import Inquiry, Inspection
     from stable_diffusion.pipeline import Pipeline
     from stable_diffusion.run import Run
 
@@ -32,6 +33,11 @@ log = logging.getLogger(__name__)
 
 REPORT_EVERY = 0.5
 """Seconds between two reports of a run's place in the queue."""
+
+T = TypeVar("T")
+View = Callable[["Pipeline", "Sequence[Request]", Callable[[T], None]], "Inquiry[None]"]
+"""A view of a run, or of several with the same model: it is given the prepared requests, and calls the function with
+each of its values."""
 
 
 class Backend(Protocol):
@@ -48,6 +54,14 @@ class Backend(Protocol):
         Closing the generator frees the run's slot within a step. The next call with the same run_id continues after
         the last event, or begins again with the request's seed if the run was forgotten. owner: the visitor, for turns
         that are fair. Raises `RequestError`, naming the argument, if the request can't be served.
+        """
+        ...
+
+    def inspect(self, view: View[T], requests: Sequence[Request], owner: str) -> AsyncGenerator[Waiting | T]:
+        """Yield the values of a view, and `Waiting` before them: its questions take turns with everybody's runs.
+
+        It is limited as one run of its owner that takes the seconds of all requests. Closing the generator ends it
+        within a question. Raises `RequestError`, naming the argument, if a request can't be served.
         """
         ...
 
@@ -93,6 +107,11 @@ class Local:
         self._preparing = ThreadPoolExecutor(max_running, "prepare")
 
     @property
+    def view_limits(self) -> Limits:
+        """The limits of a view's requests."""
+        return self.models.limits
+
+    @property
     def status(self) -> str:
         """See `Backend.status`; "broken" is an engine that ended by an error of its own."""
         return "broken" if self._engine is not None and self._engine.closed else self.models.status
@@ -107,32 +126,82 @@ class Local:
 
     async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
         """See `Backend.stream`."""
+        with self._counted(owner):
+            parked = self._unpark(run_id)
+            self._handles[run_id] = None
+            try:
+                if parked is None:
+                    self.models.limits.check(request)  # before anybody waits for the model
+                    async for text, _ in self.models.wait(request.model):
+                        if run_id in self._stopped:
+                            return
+                        yield Waiting(f"{text}…")
+                    loop = asyncio.get_running_loop()
+                    active, dropped = await loop.run_in_executor(self._preparing, self._prepare, request)
+                    yield Started(active.request, dropped)
+                else:
+                    active = parked
+                async with aclosing(self._events(run_id, active, owner)) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                self._handles.pop(run_id, None)
+                self._stopped.discard(run_id)
+
+    async def inspect(self, view: View[T], requests: Sequence[Request], owner: str) -> AsyncGenerator[Waiting | T]:
+        """See `Backend.inspect`."""
+        with self._counted(owner):
+            for request in requests:
+                self.models.limits.check(request)  # before anybody waits for the model
+            async for text, _ in self.models.wait(requests[0].model):
+                yield Waiting(f"{text}…")
+            loop, news = asyncio.get_running_loop(), asyncio.Queue[Waiting | T | None]()
+
+            def show(value: T) -> None:
+                loop.call_soon_threadsafe(news.put_nowait, value)
+
+            pipeline, begin = await loop.run_in_executor(self._preparing, self._begin_view, view, requests, show)
+            engine = await asyncio.to_thread(self._start_engine, pipeline)
+            handle = engine.submit(begin, owner)
+
+            async def follow() -> None:
+                async for _ in handle.updates(REPORT_EVERY):
+                    if position := handle.position:
+                        news.put_nowait(in_queue(position, handle.expected_wait))
+
+            following = asyncio.create_task(follow())
+            following.add_done_callback(lambda _: news.put_nowait(None))
+            try:
+                while (one := await news.get()) is not None:
+                    yield one
+                await following
+            finally:
+                handle.close()
+                following.cancel()
+
+    def _begin_view(
+        self, view: View[T], requests: Sequence[Request], show: Callable[[T], None]
+    ) -> tuple[Pipeline, Callable[[], Inspection]]:
+        """Prepare the requests of a view; return their model, and a function that begins the view for the engine."""
+        from stable_diffusion.inspection import Inspection
+
+        pipeline, prepared = prepare_all(self.models, requests, self.view_limits)
+        evaluations = sum(pipeline.plan(request).evaluations for request in prepared)
+        inquiry = view(pipeline, prepared, show)
+        return pipeline, lambda: Inspection(inquiry, evaluations)
+
+    @contextmanager
+    def _counted(self, owner: str) -> Iterator[None]:
+        """Count a run of an owner for the time of the block; `RequestError` if the owner has too many."""
         most = self.models.limits.max_visitor_runs
         if self._owners[owner] >= most:
             raise RequestError(f"{most} of your runs are under way already: wait for one to end, or stop it")
-        parked = self._unpark(run_id)
-        self._handles[run_id] = None
         self._owners[owner] += 1
         try:
-            if parked is None:
-                self.models.limits.check(request)  # before anybody waits for the model
-                async for text, _ in self.models.wait(request.model):
-                    if run_id in self._stopped:
-                        return
-                    yield Waiting(f"{text}…")
-                loop = asyncio.get_running_loop()
-                active, dropped = await loop.run_in_executor(self._preparing, self._prepare, request)
-                yield Started(active.request, dropped)
-            else:
-                active = parked
-            async with aclosing(self._events(run_id, active, owner)) as events:
-                async for event in events:
-                    yield event
+            yield
         finally:
             self._owners[owner] -= 1
             self._owners += Counter()  # drops owners without runs
-            self._handles.pop(run_id, None)
-            self._stopped.discard(run_id)
 
     def _prepare(self, request: Request) -> tuple[ActiveRun, dict[str, str]]:
         pipeline, request = prepare(self.models, request)
