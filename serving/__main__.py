@@ -23,7 +23,9 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
         description="One page in front, replicas of the model behind it. Takes the options of app.py too.",
     )
     parser.add_argument("--replicas", type=int, default=1, help="the least number of replicas; default: %(default)s")
-    parser.add_argument("--max-replicas", type=int, help="the largest number, reached when queues are long")
+    parser.add_argument(
+        "--max-replicas", type=int, help="the largest number, reached when queues are long; default: that of --replicas"
+    )
     parser.add_argument(
         "--line",
         type=float,
@@ -67,8 +69,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     models = {"device": page.device, "dtype": page.dtype, "vae": page.vae, "limits": page.limits}
     models["safety_checker"] = page.safety_checker == "on"
+    catalogue = Catalogue(page.model, page.models, public=page.public)
     handle = deploy(
-        page.model,
+        catalogue,
         **models,
         replicas=options.replicas,
         max_replicas=options.max_replicas,
@@ -76,7 +79,7 @@ def main() -> None:
         cpus=options.cpus,
         gpus=options.gpus,
     )
-    here = LoadedModels(Catalogue(page.model), **models)
+    here = LoadedModels(catalogue, **models)
     app.open_page(page, here, Remote(handle, here)).block_thread()
 
 

@@ -11,9 +11,11 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from stable_diffusion.request import Request
+from ui.keep.marks import keep_mark
 from ui.runs.backend import Local, T, View
 from ui.runs.events import Event, News, Started, Waiting
 from ui.runs.models import LoadedModels
+from ui.runs.visitors import Visitor
 
 log = logging.getLogger("ui.serving")
 
@@ -25,6 +27,7 @@ MAX_REPLICAS_PER_RUN = 3
 class _Progress:
     """The news that the page has had of a run: enough to begin it again without repeating any."""
 
+    owner: Visitor
     seed: int | None = None
     index: int = 0
     """Index of the last event."""
@@ -54,13 +57,14 @@ class Remote:
     def __init__(self, handle: DeploymentHandle, models: LoadedModels):
         self._handle, self._models, self._here = handle, models, Local(models)
         self._runs: dict[str, _Progress] = {}
+        self._visitors = self._here.visitors
 
     @property
     def status(self) -> str:
         """See `Backend.status`. Always "ready": replicas load their models first, and are replaced when they end."""
         return "ready"
 
-    def inspect(self, view: View[T], requests: Sequence[Request], owner: str) -> AsyncGenerator[Waiting | T]:
+    def inspect(self, view: View[T], requests: Sequence[Request], owner: Visitor) -> AsyncGenerator[Waiting | T]:
         """See `Backend.inspect`. An engine of this process answers: a view's values are for the page alone."""
         return self._here.inspect(view, requests, owner)
 
@@ -76,7 +80,7 @@ class Remote:
         if progress.caught_up:
             self._handle.options(session_id=run_id).stop.remote(run_id)
 
-    async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
+    async def stream(self, run_id: str, request: Request, owner: Visitor) -> AsyncGenerator[News]:
         """See `Backend.stream`. Photo and mask are read here and sent as pictures.
 
         If a replica dies the run begins again on another, with the same seed, and yields nothing until it is past its
@@ -85,7 +89,10 @@ class Remote:
         self._models.limits.check(request)
         request = await asyncio.to_thread(read_pictures, request)
         handle = self._handle.options(stream=True, session_id=run_id, multiplexed_model_id=request.model or "").stream
-        progress = self._runs[run_id] = _Progress()
+        earlier = self._runs.get(run_id)
+        if earlier is None:
+            self._visitors.enter(owner)
+        progress = self._runs[run_id] = _Progress(owner if earlier is None else earlier.owner)
         try:
             for _ in range(MAX_REPLICAS_PER_RUN):
                 progress.repeat = progress.index
@@ -109,6 +116,7 @@ class Remote:
         finally:
             if self._runs.get(run_id) is progress:
                 del self._runs[run_id]
+                self._visitors.leave(progress.owner)
 
 
 def read_pictures(request: Request) -> Request:
@@ -118,4 +126,6 @@ def read_pictures(request: Request) -> Request:
     if request.image is None:
         return request
     mask = None if request.mask is None else read_image(request.mask, background="black", name="mask")
-    return request.with_values(image=read_image(request.image), mask=mask)
+    photo = read_image(request.image)
+    keep_mark(request.image, photo)
+    return request.with_values(image=photo, mask=mask)

@@ -17,22 +17,23 @@ from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
 from ui.runs.events import News
 from ui.runs.models import MAX_LOADED, LoadedModels
+from ui.runs.visitors import Visitor
 
 
 class Replica:
     """A deployment of Ray Serve: `Local` with models of its own, for a page in another process."""
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
-        self, model: str | None = None, **options: Any
+        self, catalogue: Catalogue, **options: Any
     ) -> None:
-        """Load the first model, `model`; options are those of `LoadedModels`. RequestError if that fails."""
+        """Load the first model of the page's catalogue; options: see `LoadedModels`. RequestError if that fails."""
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("ui").setLevel(logging.INFO)
         stay_on_loopback()
-        self._local = Local(LoadedModels(Catalogue(model), **options))
+        self._local = Local(LoadedModels(catalogue, **options))
         await self._load(self._local.models.catalogue.first)
 
-    async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
+    async def stream(self, run_id: str, request: Request, owner: Visitor) -> AsyncGenerator[News]:
         """See `Backend.stream`."""
         loading = asyncio.create_task(self._load(request.model or self._local.models.catalogue.first))
         loading.add_done_callback(lambda task: task.exception())  # retrieved: the stream raises the same

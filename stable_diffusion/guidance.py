@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +41,25 @@ class Query:
         return unconditional + self.guidance_scale * (conditional - unconditional)
 
 
+class Answer(NamedTuple):
+    """The network's x_0 for a query, each (N, C, h, w): guided, by the prompt alone, and by the negative prompt alone.
+
+    Without guidance the first two are one tensor, and the last is None.
+    """
+
+    x_0: Tensor
+    conditional: Tensor
+    unconditional: Tensor | None
+
+    @staticmethod
+    def cat(parts: Sequence[Answer]) -> Answer:
+        """Return the answers to parts of a query as one."""
+        x_0, conditional, unconditional = zip(*parts, strict=True)
+        return Answer(
+            torch.cat(x_0), torch.cat(conditional), None if None in unconditional else torch.cat(unconditional)
+        )
+
+
 Predictions = tuple["Tensor | None", Tensor]
 """The network's predictions for the negative prompt (None without guidance) and for the prompt, in the dtype of x."""
 
@@ -52,14 +72,22 @@ class Denoiser:
     prediction_type: str
 
     @torch.no_grad()
-    def __call__(self, queries: Sequence[Query]) -> list[Tensor]:
+    def __call__(self, queries: Sequence[Query]) -> list[Answer]:
         """Return the x_0 of each query, in the shape and dtype of its x.
 
         The queries may differ in everything but the size of latents and context. A row's answer does not depend on the
         others, up to rounding: the processor's kernels differ with the batch.
         """
         predictions = self.predict(queries)
-        return [self.x_0(query, query.guide(*both)) for query, both in zip(queries, predictions, strict=True)]
+        return [self.answer(query, *both) for query, both in zip(queries, predictions, strict=True)]
+
+    def answer(self, query: Query, unconditional: Tensor | None, conditional: Tensor) -> Answer:
+        """Return the x_0 that the predictions for a query imply, with and without guidance."""
+        words = self.x_0(query, conditional)
+        if unconditional is None:
+            return Answer(words, words, None)
+        guided = self.x_0(query, query.guide(unconditional, conditional))
+        return Answer(guided, words, self.x_0(query, unconditional))
 
     def x_0(self, query: Query, prediction: Tensor) -> Tensor:
         """Return the x_0 that a prediction for a query implies.

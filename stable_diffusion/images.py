@@ -6,14 +6,18 @@ import math
 import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
-from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
+from PIL.ExifTags import Base
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TILELENGTH, TILEWIDTH, TiffImageFile
 
 from .request import FIT_LABELS, RequestError
 
@@ -21,7 +25,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MAX_FILE_SIDE, MAX_FILE_PIXELS = 20_000, 40_000_000
-"""The largest picture that is read from a file."""
+"""The largest picture that is read from a file. A JPEG may have more pixels where it is decoded at a fraction of its
+size."""
+
+JPEG_SIZE = 2048, 2048
+"""Width and height that a larger JPEG is decoded at, or up to twice as much."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "PPM")
 """Pillow's names of the formats that are read. Its other formats hold no photos, and one starts a program (EPS)."""
@@ -49,18 +57,48 @@ class ImageError(RequestError):
 # Reading: any file becomes upright RGB in sRGB, or one sentence.
 
 
-def read_image(source: str | Path | Image.Image, *, background: str = "white", name: str = "image") -> Image.Image:
+def read_image(
+    source: str | Path | Image.Image,
+    *,
+    background: str = "white",
+    name: str = "image",
+    jpeg_size: tuple[int, int] = JPEG_SIZE,
+) -> Image.Image:
     """Read any picture as upright RGB in sRGB: EXIF rotation and colour profile applied, transparency on `background`.
 
-    Accepts grey, palette, CMYK, 16-bit and float pictures, and of an animation the first frame. Raises `ImageError`
-    with the remedy for a file that is not a picture, is cut short, or has more than 20,000 pixels a side or 40 million
-    in all. name: the argument that the error names.
+    Accepts grey, palette, CMYK, 16-bit and float pictures, and of an animation the first frame. A JPEG is decoded at a
+    fraction of its size, in a fraction of time and memory, as long as that covers `jpeg_size` (width and height). name:
+    the argument that the error names. Raises `ImageError` with the remedy for a file that is not a picture, is cut
+    short, or has more than 20,000 pixels a side or 40 million to decode.
     """
+    with _opened(source, name) as (label, image):
+        if image is not source:
+            image.draft("RGB", jpeg_size if image.width * image.height <= MAX_FILE_PIXELS else JPEG_SIZE)
+        _check_size(label, *image.size)
+        return _upright_rgb(ImageOps.exif_transpose(image) if image is source else image, background)
+
+
+def upright_size(source: str | Path | Image.Image, *, name: str = "image") -> tuple[int, int]:
+    """Return width and height of a picture with its EXIF rotation applied, by its header. Raises as `read_image`."""
+    with _opened(source, name) as (_, image):
+        try:
+            # Not a PNG's own `getexif`, which decodes the whole picture to look behind it.
+            turned = Image.Image.getexif(image).get(Base.Orientation, 1)
+        except Exception:  # broken EXIF says nothing about the pixels
+            turned = 1
+        # Orientations 5 to 8 lie on their side; Pillow has already turned the size of a TIFF.
+        return image.size[::-1] if turned in (5, 6, 7, 8) and image.format != "TIFF" else image.size
+
+
+@contextmanager
+def _opened(source: str | Path | Image.Image, name: str) -> Iterator[tuple[str, Image.Image]]:
+    """Give a picture with only its header read, and its name in messages; any error of Pillow's is an `ImageError`."""
     label, size = name, "unknown size"
     try:
         if isinstance(source, Image.Image):
-            size = _checked_size(label, *source.size)
-            return _upright_rgb(ImageOps.exif_transpose(source), background)  # a copy in any case
+            size = "{}x{}".format(*source.size)
+            yield label, source
+            return
         label = f"{name} {(Path(source).name or str(source))[:255]!r}"
         # Check for a regular file before opening it: opening a pipe blocks until somebody writes to it, and
         # opening a device can have side effects.
@@ -69,11 +107,7 @@ def read_image(source: str | Path | Image.Image, *, background: str = "white", n
         with open(source, "rb") as file:
             image = open_image(label, file)
             size = "{}x{}".format(*image.size)
-            if image.format == "TIFF":
-                _check_tiles(label, image, file)
-            # JPEG can be decoded at a fraction of its size, in a fraction of the time.
-            image.draft("RGB", (2048, 2048))
-            return _upright_rgb(image, background)
+            yield label, image
     except ImageError:
         raise
     except (MemoryError, Image.DecompressionBombError):
@@ -96,22 +130,45 @@ def open_image(label: str, file: BinaryIO) -> Image.Image:
         if accepts is not None and accepts(head[:16]) is True:  # a string where Pillow was built without the format
             file.seek(0)
             image = factory(file, "")
-            _checked_size(label, *image.size)
+            if isinstance(image, JpegImageFile) and _in_one_scan(image, file):
+                _check_size(label, *image.size, max_pixels=MAX_FILE_SIDE**2)
+            else:
+                _check_size(label, *image.size)
+            if isinstance(image, TiffImageFile):
+                _check_tiles(label, image, file)
+            elif isinstance(image, PngImageFile):
+                _scale_clear_level(image)
             return image
     if b"<svg" in head:
         raise ImageError(f"{label} is a drawing of lines (SVG), not of pixels: export it as PNG")
     raise ImageError(f"{label} is not a picture that can be read: use PNG, JPEG or WebP")
 
 
-def _checked_size(label: str, width: int, height: int) -> str:
-    if max(width, height) > MAX_FILE_SIDE or width * height > MAX_FILE_PIXELS:
+def _check_size(label: str, width: int, height: int, max_pixels: int = MAX_FILE_PIXELS) -> None:
+    if max(width, height) > MAX_FILE_SIDE or width * height > max_pixels:
         raise ImageError(
             f"{label} is {width}x{height}: use at most {MAX_FILE_SIDE:,} a side, {MAX_FILE_PIXELS:,} pixels"
         )
-    return f"{width}x{height}"
 
 
-def _check_tiles(label: str, image: Image.Image, file: BinaryIO) -> None:
+def _in_one_scan(image: JpegImageFile, file: BinaryIO) -> bool:
+    """Return whether a JPEG is decoded line by line.
+
+    One in several scans, progressive or one for each colour, is held in memory at its full size, whatever it is decoded
+    at. Raises `struct.error` where the file ends.
+    """
+    file.seek(2)
+    for _ in range(1000):
+        marker, length = struct.unpack(">HH", file.read(4))
+        if marker == 0xFFDA:  # start of scan
+            return "progressive" not in image.info and file.read(1) == bytes([image.layers])
+        if not 0xFFC0 <= marker < 0xFFFF or 0xFFD0 <= marker <= 0xFFD9 or length < 2:  # libjpeg may skip otherwise
+            break
+        file.seek(length - 2, os.SEEK_CUR)
+    return False
+
+
+def _check_tiles(label: str, image: TiffImageFile, file: BinaryIO) -> None:
     """Refuse a TIFF whose tiles are larger than a picture may be: libtiff decodes whole tiles.
 
     Refuse repeated tags too, of which Pillow reads the last and libtiff the first.
@@ -127,8 +184,16 @@ def _check_tiles(label: str, image: Image.Image, file: BinaryIO) -> None:
     entries = file.read(min(count, 65_535) * size)
     if len({entries[start : start + 2] for start in range(0, len(entries), size)}) != count:
         raise ValueError("a tag of its directory stands twice, or is cut off")
-    assert isinstance(image, TiffImageFile)
-    _checked_size(f"a tile of {label}", *(image.tag_v2.get(tag, 1) for tag in (TILEWIDTH, TILELENGTH)))
+    _check_size(f"a tile of {label}", *(image.tag_v2.get(tag, 1) for tag in (TILEWIDTH, TILELENGTH)))
+
+
+def _scale_clear_level(image: PngImageFile) -> None:
+    """Bring a PNG's transparent grey or colour to the 8 bits of its pixels: Pillow leaves it in the file's depth."""
+    clear, depth = image.info.get("transparency"), image.tile[0].args
+    if depth == "RGB;16B" and isinstance(clear, tuple):
+        image.info["transparency"] = tuple(level >> 8 for level in clear)
+    elif depth in ("L;2", "L;4") and isinstance(clear, int):
+        image.info["transparency"] = clear * (85 if depth == "L;2" else 17)
 
 
 def _upright_rgb(image: Image.Image, background: str) -> Image.Image:
@@ -152,8 +217,14 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """Convert any mode to L, LA, RGB, RGBA or CMYK."""
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow clips on conversion instead of scaling.
-        image.info.pop("transparency", None)  # a level of 16 bits
-        return image.convert("I").point([round(level / 257) for level in range(65_536)], "L")
+        clear, wide = image.info.pop("transparency", None), image.convert("I")
+        levels = [round(level / 257) for level in range(65_536)]
+        if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0:
+            levels.reverse()  # white is zero, which Pillow turns around in 8 bits alone
+        grey = wide.point(levels, "L")
+        if isinstance(clear, int):
+            grey.putalpha(wide.point([255 * (level != clear) for level in range(65_536)], "L"))
+        return grey
     if image.mode == "F":
         return _grey_from_floats(image)
     if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK") and "transparency" not in image.info:

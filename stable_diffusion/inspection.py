@@ -9,26 +9,26 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .guidance import Query
+from .guidance import Answer, Query
 from .preview import Pictures, Preview, Renderer
 from .run import Run, Step
 from .schedule import CLEAN
 
 T = TypeVar("T")
 
-Answer = Callable[[Sequence[Query]], list[Tensor]]
+Network = Callable[[Sequence[Query]], list[Answer]]
 """A function that evaluates a network: a `Denoiser`, one that is observed, or a decoder."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """A query, and the function that answers it, image by image if need be."""
+    """A query, and the network that answers it, image by image if need be."""
 
     query: Query
-    answer: Answer
+    network: Network
 
 
-Inquiry = Generator[Question, Tensor, T]
+Inquiry = Generator[Question, Answer, T]
 """A computation that yields questions, is sent their answers, and returns a T. `yield from` joins inquiries."""
 
 
@@ -38,19 +38,20 @@ def conduct(inquiry: Inquiry[T]) -> T:
     try:
         question = next(inquiry)
         while True:
-            [answer] = question.answer([question.query])
+            [answer] = question.network([question.query])
             question = inquiry.send(answer)
     except StopIteration as end:
         return end.value
 
 
-def next_step(run: Run, preview: Preview, answer: Answer | None = None) -> Inquiry[Step]:
+def next_step(run: Run, preview: Preview, network: Network | None = None) -> Inquiry[Step]:
     """Take a run's next step, and return it with its pictures, as `Run.steps` does.
 
-    answer: answers the query in place of the run's own denoiser.
+    network: answers the query in place of the run's own denoiser.
     """
-    assert run.query is not None, "a run that is over has no next step"
-    step = run.answer((yield Question(run.query, answer or run.denoise)))
+    query = run.query
+    assert query is not None, "a run that is over has no next step"
+    step = run.answer((yield Question(query, network or run.denoise)))
     if step.final is not None:
         return (yield from decoded(step))
     return step.previewed(preview) if step.index % run.request.preview_every == 0 else step
@@ -65,11 +66,12 @@ def decoded(step: Step) -> Inquiry[Step]:
 def rendered(render: Renderer, latents: Tensor) -> Inquiry[Pictures]:
     """Return pictures of scaled latents (N, C, h, w) by the VAE. The decoding is a question of its own."""
 
-    def decode(queries: Sequence[Query]) -> list[Tensor]:
-        return [render.models.vae.decode_finite(query.x) for query in queries]
+    def decode(queries: Sequence[Query]) -> list[Answer]:
+        pictures = [render.models.vae.decode_finite(query.x) for query in queries]
+        return [Answer(pixels, pixels, None) for pixels in pictures]
 
     words = latents.new_empty(len(latents), 0, 0)
-    pixels = yield Question(Query(latents, CLEAN, words, None, 1.0), decode)
+    pixels, _, _ = yield Question(Query(latents, CLEAN, words, None, 1.0), decode)
     return render(latents, lambda _: pixels)
 
 
@@ -83,10 +85,10 @@ class Inspection:
     def __init__(self, inquiry: Inquiry[None], evaluations: int):
         self._inquiry, self.index, self.total = inquiry, 0, evaluations
         self.query: Query | None
-        self.denoise: Answer
+        self.denoise: Network
         self._go_on(lambda: next(inquiry))
 
-    def answer(self, answer: Tensor) -> None:
+    def answer(self, answer: Answer) -> None:
         """Go on to the next question, or to the end: then `query` is None."""
         self.index += 1
         self._go_on(lambda: self._inquiry.send(answer))
@@ -98,4 +100,4 @@ class Inspection:
         except StopIteration:
             self.query = None
         else:
-            self.query, self.denoise = question.query, question.answer
+            self.query, self.denoise = question.query, question.network

@@ -20,10 +20,10 @@ from .guidance import Denoiser
 from .images import to_tensor
 from .levels import Plan, plan
 from .loading.model_defaults import defaults_for
-from .mask import Mask, with_pictures
+from .mask import Mask, soften, with_pictures
 from .model_loader import Models, load
 from .preview import Renderer
-from .prompt import Tokens, encode_tokens, tokenize
+from .prompt import Tokens, encode_tokens, tokenize, tokenize_request
 from .request import Defaults, Request, RequestError, Settings, without_loras
 from .run import Conditioning, Result, Run, Step
 from .schedule import NoiseSchedule
@@ -126,8 +126,8 @@ class Pipeline:
 
         prompt: the text, with `settings` named as the fields of `Request`; or a `Request`, which has them all. With an
         image the run takes the last int(num_inference_steps * strength) steps (SDEdit, arXiv:2108.01073), from the
-        image with noise; with a mask it changes the white area alone, and at strength 1 starts from pure noise. Image i
-        uses seed + i and is, up to rounding, the image that a request of that seed alone gives.
+        image with noise; with a mask it changes the white area and its edge, and at strength 1 starts from pure noise.
+        Image i uses seed + i and is, up to rounding, the image that a request of that seed alone gives.
         Raises `RequestError`, naming the argument, before the first step. Text beyond the model's limit is dropped with
         a warning that quotes it.
         """
@@ -148,13 +148,17 @@ class Pipeline:
         self.models.decoder_for(request.preview)  # refused or fetched here, and not when the first preview is due
         photo, white = request.image, request.mask
         plan, conditioning = self.plan(request), conditioning or self.condition(request)
+        if request.then and request.then_at > plan.evaluations:
+            raise RequestError(
+                f"then_at must be at most {plan.evaluations}, the number of steps of this run, got {request.then_at}"
+            )
         draw = self._noise_source(request)
         # diffusers' order of draws: the photo's posterior, then the first noise, then the sampler's.
         if not isinstance(photo, Image.Image):
             return Run(request, plan, conditioning, plan.start(draw()), draw, Renderer(self.models))
         x_0, noise, mask = self._encode(photo, draw), draw(), None
         if isinstance(white, Image.Image):
-            mask = Mask(white, photo, x_0, noise)
+            mask = Mask(soften(white, request.mask_blur), photo, x_0, noise)
             if isinstance(self.models.vae, VAE):
                 draw()  # diffusers also draws the latents of the masked photo, which inpainting networks need
         start = plan.start(noise, None if plan.strength is None else x_0)
@@ -174,23 +178,31 @@ class Pipeline:
         """Return a prompt's tokens as this model reads them, with their number and the text that does not fit."""
         return tokenize(self.models.tokenizer, without_loras(prompt), syntax)
 
+    def models_for(self, request: Request) -> Models:
+        """Return the models of a request, with its LoRA files merged and the U-Net's weights ready.
+
+        They stay so for as long as something holds them, and then `begin` need not wait for it.
+        """
+        models = self.loras.models_for(request.loras)
+        for_inference(models.unet, next(models.text_encoder.parameters()).dtype)
+        return models
+
     @torch.no_grad()
     def condition(self, request: Request) -> Conditioning:
         """Encode prompt and negative prompt for each image of a request; the latter only for a guided run.
 
         At a guidance scale of 1 or less the negative prompt is not evaluated; a distilled model is told its scale.
-        As in diffusers, clip_skip holds for the prompt alone.
+        As in diffusers, clip_skip does not hold for the negative prompt.
         """
         scale = self.defaults.complete(request).guidance_scale
         assert scale is not None
-        models = self.loras.models_for(request.loras)
+        models = self.models_for(request)
         layers = models.text_encoder.config.num_hidden_layers
         if request.clip_skip >= layers:
             raise RequestError(
                 f"clip_skip must be below the {layers} layers of this model's text encoder, got {request.clip_skip}"
             )
-        texts = {"prompt": without_loras(request.prompt), "negative_prompt": request.negative_prompt}
-        tokens = {name: tokenize(models.tokenizer, text, request.prompt_syntax) for name, text in texts.items()}
+        tokens = tokenize_request(models.tokenizer, request)
         for name, read in tokens.items():
             if read.dropped:
                 limit = models.tokenizer.model_max_length - 2
@@ -198,13 +210,14 @@ class Pipeline:
         features = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()))
         if request.clip_skip:
             skipped = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()), request.clip_skip)
-            features = torch.cat([skipped[:1], features[1:]])
+            features = torch.cat([skipped[:1], features[1:2], skipped[2:]])
         # Keys and values stay the same for the run: they are computed here once, not at every step.
         keys_values = for_inference(models.unet, features.dtype).read(features)
-        context, negative = (half.expand(request.num_images, -1, -1) for half in keys_values.chunk(2))
+        context, negative, *then = (one.expand(request.num_images, -1, -1) for one in keys_values.split(1))
         guided = scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)
-        return Conditioning(denoise, context, negative if guided else None, scale)
+        later = then[0] if then else context
+        return Conditioning(models, denoise, context, negative if guided else None, scale, later, request.then_at)
 
     def _noise_source(self, request: Request) -> Callable[[], Tensor]:
         """Return a source of standard normal draws (count, C, h, w) of a complete request.

@@ -21,7 +21,6 @@ from .mask import Mask
 from .model_loader import Models
 from .request import PREVIEW_LABELS, RequestError
 from .safety import blur
-from .schedule import Level
 from .vae import Autoencoder
 
 log = logging.getLogger(__name__)
@@ -75,13 +74,14 @@ class Renderer:
         found = self.models.safety_checker.find(images)
         return Pictures(blur(images, found), tuple(found))
 
-    def noisy(self, x: Tensor, level: Level, found: Sequence[bool]) -> list[Image.Image]:
-        """Return pictures of x_t (N, C, h, w) in the variance-preserving scale, by the matrix.
+    def coarse(self, latents: Tensor, found: Sequence[bool]) -> list[Image.Image]:
+        """Return pictures of latents (N, C, h, w) in the variance-preserving scale: a pixel for each latent.
 
-        found: the safety checker's findings in the x_0 of the same step; those pictures are blurred here too.
+        found: the safety checker's findings in the x_0 of the same step; of those pictures only the mean colour stays.
         """
-        images = to_images(linear_preview(self.models.vae, x / level.scale))
-        return blur(images, found) if found else images
+        images = to_images(latent_colours(self.models.vae, latents))
+        flat = [image.resize((1, 1), Image.Resampling.BOX).resize(image.size) for image in images]
+        return [flat[i] if found and found[i] else image for i, image in enumerate(images)]
 
 
 def wait_for(device: torch.device) -> None:
@@ -166,10 +166,14 @@ class Preview:
 
 
 def linear_preview(vae: Autoencoder, latents: Tensor) -> Tensor:
-    """Return pixels (N, 3, f*h, f*w), about in [-1, 1], of scaled latents (N, C, h, w): a matrix, enlarged."""
+    """Return pixels (N, 3, f*h, f*w), about in [-1, 1], of scaled latents (N, C, h, w): their colours, enlarged."""
+    return F.interpolate(latent_colours(vae, latents), scale_factor=vae.config.downscale, mode="bilinear")
+
+
+def latent_colours(vae: Autoencoder, latents: Tensor) -> Tensor:
+    """Return the colour (N, 3, h, w), about in [-1, 1], of each scaled latent (N, C, h, w), by a matrix."""
     matrix = latent_to_rgb(vae).to(latents)
-    small = torch.einsum("nchw,cd->ndhw", F.pad(latents, (0, 0, 0, 0, 0, 1), value=1.0), matrix)
-    return F.interpolate(small, scale_factor=vae.config.downscale, mode="bilinear")
+    return torch.einsum("nchw,cd->ndhw", F.pad(latents, (0, 0, 0, 0, 0, 1), value=1.0), matrix)
 
 
 _fitted: WeakKeyDictionary[Autoencoder, Tensor] = WeakKeyDictionary()

@@ -6,8 +6,9 @@ A plain prompt is read as diffusers reads it. A weighted one follows the rules o
 - `(word)` gives a word 1.1 times the attention, `[word]` that much less, `(word:1.3)` 1.3 times; nested ones multiply.
 - A backslash before a bracket, or before another backslash, makes it text. A closing bracket without an opening one is
   text too; a bracket left open reaches to the end. Round and square brackets need not nest in each other.
-- A prompt may be of any length: it is cut into chunks of as many tokens as the text tower takes, each is encoded alone,
-  and the features are joined. The cut moves back to a comma, if there is one among the last 20 tokens of 75.
+- A long prompt is cut into chunks of as many tokens as the text tower takes, each is encoded alone, and the features
+  are joined. The cut moves back to a comma, if there is one among the last 20 tokens of 75, and else to the beginning
+  of an embedding that it would cut through. `MAX_CONTEXT` bounds the chunks.
 - `BREAK`, in capitals, ends a chunk early.
 - A token's features are multiplied by its weight, and the whole chunk by the factor that restores its mean.
 
@@ -17,7 +18,7 @@ The rules about sampling steps, `[from:to:when]`, `[a|b]` and `AND`, are not imp
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -29,8 +30,8 @@ from transformers import CLIPTokenizer
 
 from .clip import CLIPTextEncoder
 from .loading.checkpoints import check_finite, finite
-from .loading.tokenizer import encode_text, frame
-from .request import SYNTAX_LABELS, RequestError
+from .loading.tokenizer import encode_text, frame, vectors_of
+from .request import BREAK, MAX_CONTEXT, SYNTAX_LABELS, Request, RequestError, without_loras
 
 EMPHASIS = {"(": 1.1, "[": 1 / 1.1}
 OPENING = {")": "(", "]": "["}
@@ -44,7 +45,6 @@ SYMBOLS = re.compile(
     r"|(?P<bracket>[()\[\]])"
     r"|(?P<text>[^\\()\[\]:]+|[\\:])"
 )
-BREAK = re.compile(r"\bBREAK\b\s*")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,30 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, syntax: str = "plain") -> To
     for row, chunk in zip(weights, chunks, strict=True):
         row[1 : 1 + len(chunk)] = torch.tensor([weight for _, weight in chunk])
     return Tokens(ids, weights, sum(map(len, chunks)), "")
+
+
+def tokenize_request(tokenizer: CLIPTokenizer, request: Request) -> dict[str, Tokens]:
+    """Return the tokens of a request's prompt, negative prompt and, if it has one, `then`, by the name of the field.
+
+    Raises `RequestError` for more than `MAX_CONTEXT` tokens in the chunks of one: each step takes longer with them, and
+    the run more memory.
+    """
+    texts = {"prompt": without_loras(request.prompt), "negative_prompt": request.negative_prompt}
+    if request.then:
+        texts["then"] = without_loras(request.then)
+    tokens = {name: tokenize(tokenizer, text, request.prompt_syntax) for name, text in texts.items()}
+    for name, read in tokens.items():
+        if len(read.ids) > max_chunks(tokenizer):
+            raise RequestError(
+                f"{name} must have at most {max_chunks(tokenizer)} chunks of {tokenizer.model_max_length - 2} tokens "
+                f"with this model, got {len(read.ids)}: shorten it, or leave out some BREAKs"
+            )
+    return tokens
+
+
+def max_chunks(tokenizer: CLIPTokenizer) -> int:
+    """Return the largest number of chunks of a prompt."""
+    return max(1, MAX_CONTEXT // tokenizer.model_max_length)
 
 
 @torch.no_grad()
@@ -185,12 +209,13 @@ def cut_into_chunks(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
     """Cut a weighted prompt into one or more chunks that fit the text encoder."""
     room = tokenizer.model_max_length - 2
     comma = tokenizer.backend_tokenizer.token_to_id(",</w>")
+    later = {id for ids in vectors_of(tokenizer).values() for id in ids[1:]}
     chunks: list[Chunk] = []
     for part in parse_weights(prompt):
         tokens = [(token, weight) for text, weight in part for token in encode_text(tokenizer, text).ids]
         start = 0
         while len(tokens) - start > room:
-            end = start + _last_comma(tokens[start : start + room + 1], room, comma)
+            end = start + _end_of_chunk([token for token, _ in tokens[start : start + room + 1]], comma, later)
             chunks.append(tokens[start:end])
             start = end
         chunks.append(tokens[start:])
@@ -198,10 +223,14 @@ def cut_into_chunks(tokenizer: CLIPTokenizer, prompt: str) -> list[Chunk]:
     return chunks if chunks[-1] or len(chunks) == 1 else chunks[:-1]
 
 
-def _last_comma(tokens: Chunk, room: int, comma: int | None) -> int:
-    """Return the place to cut: behind the last comma if it is near the end of the room, else at the end."""
-    if tokens[room][0] != comma:
+def _end_of_chunk(tokens: Sequence[int], comma: int | None, later: Container[int]) -> int:
+    """Return where to cut tokens of which all but the last have room: behind the last comma if it is near the end.
+
+    later: the tokens of embeddings except their first. One that has more vectors than a chunk has room is cut anyway.
+    """
+    room = len(tokens) - 1
+    if tokens[room] != comma:
         for end in range(room, room - round(WRAP * room), -1):
-            if tokens[end - 1][0] == comma:
+            if tokens[end - 1] == comma:
                 return end
-    return room
+    return next((end for end in range(room, 0, -1) if tokens[end] not in later), room)

@@ -60,14 +60,22 @@ SYNTAX_LABELS: dict[str, str] = {"plain": "Plain", "weighted": "Weighted"}
 LORA_TAG = re.compile(r"<lora:(?P<name>[^:<>]*)(?::(?P<weight>[^<>]*))?>")
 """The tag by which a prompt names a LoRA file, as in AUTOMATIC1111's web UI: `<lora:name:weight>`."""
 
-SIZE_UNIT = 8
+BREAK = re.compile(r"\bBREAK\b\s*")
+"""The word that ends a chunk of a weighted prompt (`prompt.py`)."""
+
+SURROGATE = re.compile(r"[\ud800-\udfff]")
+"""Half of a letter in UTF-16, which no encoding of text has room for."""
+
+SIZE_UNIT = 8  # pixels that one latent of Stable Diffusion stands for, on a side; other models have their own
 MAX_SIDE = 4096
 MAX_STEPS = 1000  # the number of trained timesteps; some samplers allow a few less, and say so
 MAX_GUIDANCE = 100.0
 MAX_IMAGES = 1000
 MAX_PROMPT = 20_000  # characters
+MAX_CONTEXT = 640  # tokens of all chunks of a prompt: eight chunks of CLIP's 77, which is 8 times the usual memory
 MAX_CLIP_SKIP = 11  # CLIP's text encoder has 12 layers; a smaller one refuses more than its own
 MAX_LORAS = 8
+MAX_MASK_BLUR = 64  # as in AUTOMATIC1111
 MAX_SEED = 2**63 - 1 - MAX_IMAGES  # image i uses seed + i
 RANDOM_SEEDS = 2**32
 SEED_REMEDY = "or leave it empty for a random one"
@@ -89,8 +97,11 @@ class Settings(TypedDict, total=False):
     """The fields of `Request` apart from the prompt, for signatures that take them as keyword arguments."""
 
     negative_prompt: str
+    then: str
+    then_at: int
     image: Picture | None
     mask: Picture | None
+    mask_blur: int
     strength: float | None
     fit: str
     num_inference_steps: int | None
@@ -115,8 +126,10 @@ class Request:
     None means "what suits the model": `Defaults.complete` fills it in before the run begins.
 
     prompt: the text; `<lora:name:weight>` in it merges a LoRA file for this run.
+    then: the text that takes the prompt's place from step `then_at` on, counted from 1; empty: the prompt to the end.
     image: the picture that image-to-image starts from; None for text-to-image.
-    mask: a picture laid over `image`: white areas are drawn anew, black ones stay.
+    mask: a picture laid over `image`: white areas are drawn anew, black ones stay, grey ones mix both.
+    mask_blur: pixels around the mask's white over which the picture fades into `image`.
     strength: in (0, 1]; the share of the steps that image-to-image runs.
     fit: how `image` is brought to width x height, one of `FIT_LABELS`.
     height, width: pixels. None: the size of a photo that suits the model, otherwise the model's own.
@@ -129,8 +142,11 @@ class Request:
     prompt: str = ""
     _: KW_ONLY
     negative_prompt: str = ""
+    then: str = ""
+    then_at: int = 10
     image: Picture | None = None
     mask: Picture | None = None
+    mask_blur: int = 4
     strength: float | None = None
     fit: str = "crop"
     num_inference_steps: int | None = None
@@ -151,13 +167,16 @@ class Request:
         checked = {
             "prompt": _text("prompt", self.prompt),
             "negative_prompt": _text("negative_prompt", self.negative_prompt),
+            "then": _text("then", self.then),
+            "then_at": _int("then_at", self.then_at, 1, MAX_STEPS),
+            "mask_blur": _int("mask_blur", self.mask_blur, 0, MAX_MASK_BLUR),
             "strength": None if self.strength is None else _strength(self.strength),
             "num_inference_steps": _optional_int("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS),
             "guidance_scale": None
             if self.guidance_scale is None
             else _number("guidance_scale", self.guidance_scale, 0, MAX_GUIDANCE),
-            "height": _side("height", self.height),
-            "width": _side("width", self.width),
+            "height": _optional_int("height", self.height, 1, MAX_SIDE),
+            "width": _optional_int("width", self.width, 1, MAX_SIDE),
             "clip_skip": _int("clip_skip", self.clip_skip, 0, MAX_CLIP_SKIP),
             "seed": None if self.seed == -1 else _optional_int("seed", self.seed, 0, MAX_SEED, SEED_REMEDY),
             "num_images": _int("num_images", self.num_images, 1, MAX_IMAGES),
@@ -259,9 +278,9 @@ class Defaults:
         for name in ("width", "height"):
             side = getattr(complete, name)
             if side % self.size_unit:
-                nearest = max(1, round(side / self.size_unit)) * self.size_unit
+                lower = max(1, side // self.size_unit) * self.size_unit  # a larger one may exceed a limit
                 raise RequestError(
-                    f"{name} must be a multiple of {self.size_unit} with this model, got {side}: try {nearest}"
+                    f"{name} must be a multiple of {self.size_unit} with this model, got {side}: try {lower}"
                 )
         return complete
 
@@ -322,6 +341,8 @@ def _text(name: str, value: object) -> str:
     text = "" if value is None else value
     if not isinstance(text, str):
         raise RequestError(f"{name} must be text, got {shown(value)}")
+    if half := SURROGATE.search(text):
+        raise RequestError(f"{name} has half of a letter at place {half.start()}, a lone surrogate: write it again")
     if len(text) > MAX_PROMPT:
         raise RequestError(f"{name} must be at most {MAX_PROMPT:,} characters long, got {len(text):,}: shorten it")
     return text
@@ -356,14 +377,6 @@ def _int(name: str, value: object, low: int, high: int, remedy: str = "") -> int
 
 def _optional_int(name: str, value: object, low: int, high: int, remedy: str = "") -> int | None:
     return None if value is None else _int(name, value, low, high, remedy)
-
-
-def _side(name: str, value: object) -> int | None:
-    side = _optional_int(name, value, SIZE_UNIT, MAX_SIDE)
-    if side is not None and side % SIZE_UNIT:
-        lower = side // SIZE_UNIT * SIZE_UNIT
-        raise RequestError(f"{name} must be a multiple of {SIZE_UNIT}, got {side}: try {lower} or {lower + SIZE_UNIT}")
-    return side
 
 
 def _choice(name: str, value: object, choices: Container[str]) -> None:

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,14 @@ class NotFinite(RequestError):
 
 
 def unet_not_finite(dtype: torch.dtype) -> NotFinite:
-    """Return the error for a U-Net whose output overflowed in `dtype`."""
-    return NotFinite(
-        f"the U-Net's output overflowed in {str(dtype).removeprefix('torch.')}, and the picture would be black: "
+    """Return the error for a U-Net whose output overflowed while it computed in `dtype`."""
+    remedy = (
         "load the model with dtype bfloat16 or float32"
+        if dtype == torch.float16
+        else "lower guidance_scale and the weights of LoRAs and words, or use another file of the model"
     )
+    name = str(dtype).removeprefix("torch.")
+    return NotFinite(f"the U-Net's output overflowed in {name}, and the picture would be black: {remedy}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Autoencoder(nn.Module, ABC):
     def decode_finite(self, latents: Tensor) -> Tensor:
         """Decode latents, and again in float32 if half precision overflowed, as the full-size VAE does.
 
-        float32 takes a temporary copy of the decoder, 200 MB at full size, because other threads use the VAE itself.
+        float32 takes a copy of the decoder, 200 MB at full size, because other threads use the VAE itself; it is kept.
         Raises `NotFinite` if latents or the float32 picture have infinite or NaN values.
         """
         dtype = next(self.parameters()).dtype
@@ -79,15 +83,24 @@ class Autoencoder(nn.Module, ABC):
         if not latents.isfinite().all():
             raise unet_not_finite(dtype)
         if dtype != torch.float32:
-            log.warning(
-                "the VAE's output overflowed in %s: decoding again in float32", str(dtype).removeprefix("torch.")
-            )
-            used = ("decoder.", "post_quant_conv.")
-            weights = {name: weight.float() for name, weight in self.named_parameters() if name.startswith(used)}
-            pictures = with_weights(self, weights).decode(latents.float())
+            pictures = self._decoder_in_float32(dtype).decode(latents.float())
             if pictures.isfinite().all():
                 return pictures
         raise NotFinite("the VAE's output overflowed in float32, and the picture would be black: use another VAE")
+
+    def _decoder_in_float32(self, dtype: torch.dtype) -> Autoencoder:
+        """Return a copy that decodes in float32, made and told of in the log when it is first needed."""
+        copied = _in_float32.get(self)
+        if copied is None:
+            name = str(dtype).removeprefix("torch.")
+            log.warning("the VAE's output overflowed in %s: such pictures are decoded again in float32", name)
+            used = ("decoder.", "post_quant_conv.")
+            weights = {name: weight.float() for name, weight in self.named_parameters() if name.startswith(used)}
+            copied = _in_float32[self] = with_weights(self, weights)
+        return copied
+
+
+_in_float32: WeakKeyDictionary[Autoencoder, Autoencoder] = WeakKeyDictionary()
 
 
 class VAE(Autoencoder):

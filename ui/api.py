@@ -17,33 +17,110 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from stable_diffusion.request import Defaults, Request
+from stable_diffusion.request import (
+    MAX_CLIP_SKIP,
+    MAX_MASK_BLUR,
+    MAX_STEPS,
+    SIZE_UNIT,
+    Defaults,
+    Request,
+    RequestError,
+)
 from ui.stage import live
 
-from .form.photo import MaskFile, photo_input, require_photo
+from .form.photo import MaskFile, PhotoInput, photo_input, require_photo
 from .keep.files import NoRoom
 from .keep.history import keep_pictures
 from .keep.settings import SETTINGS, Setting
 from .runs.backend import Backend
 from .runs.errors import errors_as_text
 from .runs.events import Event, Started, Waiting
+from .runs.message_rate import MessageRate
+from .runs.models import LoadedModels
 from .runs.registry import new_run_id
+from .runs.visitors import Visitor, visitor_of
 
 BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults))}
+
+AS_FILE = "a data URI, or the address or path of a file that was uploaded to this server"
+ABOUT = {
+    "image": f"the photo: {AS_FILE}",
+    "mask": f"a picture laid over the photo, white where it is drawn anew, black where it stays: {AS_FILE}",
+    "prompt": "the picture in words, not empty",
+    "strength": "the share of the steps that is run: low stays close to the photo",
+    "fit": "how the photo is brought to width x height",
+    "negative_prompt": "what to keep out of the picture",
+    "num_inference_steps": "number of steps: more are slower and often finer",
+    "guidance_scale": "how closely to follow the prompt",
+    "height": "in pixels, a multiple of 8, with some models of 16",
+    "width": "in pixels, a multiple of 8, with some models of 16",
+    "sampler": "the algorithm that removes the noise",
+    "schedule": "the spacing of the noise levels",
+    "clip_skip": "number of the text encoder's last layers to leave out",
+    "seed": "the same seed and settings give the same picture; by default a random one, as for -1",
+    "num_images": "number of pictures, with one seed after the other",
+    "preview": "the decoder of the pictures of single steps",
+    "preview_every": "n for a picture of every n-th step",
+    "prompt_syntax": "plain, or weighted for (more:1.3), [less] and prompts of any length",
+    "model": "the model that draws; by default the first",
+    "mask_blur": "pixels around the mask's white over which the picture fades into the photo",
+    "then": "other words, which take the prompt's place from step `then_at` on",
+    "then_at": "the first step that hears `then`, counted from 1",
+}
+"""A description of each argument."""
+BOUNDS: dict[str, dict[str, float]] = {
+    "strength": {"exclusiveMinimum": 0, "maximum": 1},
+    "num_inference_steps": {"minimum": 1},
+    "guidance_scale": {"minimum": 0},
+    "height": {"minimum": SIZE_UNIT, "multipleOf": SIZE_UNIT},
+    "width": {"minimum": SIZE_UNIT, "multipleOf": SIZE_UNIT},
+    "clip_skip": {"minimum": 0, "maximum": MAX_CLIP_SKIP},
+    "mask_blur": {"minimum": 0, "maximum": MAX_MASK_BLUR},
+    "then_at": {"minimum": 1, "maximum": MAX_STEPS},
+    "seed": {"minimum": -1},
+    "num_images": {"minimum": 1},
+    "preview_every": {"minimum": 1, "maximum": MAX_STEPS},
+}
+"""Bounds in the words of JSON Schema, apart from the largest values, which the deployer sets."""
+TYPES = {str: "string", int: "integer", float: "number"}
 
 Answer = tuple[list[str], dict[str, Any]]
 
 
-def add_endpoints(backend: Backend) -> None:
+class Text(gr.Textbox):
+    """An argument that is text, with a schema of its own for `Use via API` and for language models."""
+
+    is_template = True
+    schema: dict[str, Any]
+
+    def api_info(self) -> dict[str, Any]:
+        """Return the JSON schema of the argument."""
+        return self.schema
+
+
+class Number(gr.Number):
+    """The same for a number."""
+
+    is_template = True
+    schema: dict[str, Any]
+
+    def api_info(self) -> dict[str, Any]:
+        """Return the JSON schema of the argument."""
+        return self.schema
+
+
+def add_endpoints(backend: Backend, models: LoadedModels, rate: MessageRate) -> None:
     """Add both endpoints to the Blocks that are being built; the page does not show their components."""
     for name, text in (
         ("text2image", "Draw a picture from words."),
         ("image2image", "Draw a new picture over a photo."),
     ):
-        inputs = arguments(photo=name == "image2image")
-        function = endpoint(backend, list(inputs))
+        inputs = arguments(models, photo=name == "image2image")
+        function = endpoint(backend, rate, list(inputs))
         function.__name__ = name  # the name of the tool for language models
-        function.__doc__ = f"{text} Streams every step; the last answer holds the pictures as PNG files."
+        lines = (component.label for component in inputs.values())
+        answer = "Streams every step; the last answer holds the pictures as PNG files."
+        function.__doc__ = "\n".join([f"{text} {answer}", "", "Args:", *map(str, lines)])
         gr.Button(visible=False).click(
             function,
             list(inputs.values()),
@@ -53,7 +130,7 @@ def add_endpoints(backend: Backend) -> None:
         )
 
 
-def endpoint(backend: Backend, names: list[str]) -> Callable[..., AsyncIterator[Answer]]:
+def endpoint(backend: Backend, rate: MessageRate, names: list[str]) -> Callable[..., AsyncIterator[Answer]]:
     """Return a function with arguments of these names: image and prompt are required, the others default to None."""
 
     async def function(*arguments: Any) -> AsyncIterator[Answer]:
@@ -62,8 +139,10 @@ def endpoint(backend: Backend, names: list[str]) -> Callable[..., AsyncIterator[
             given = dict(zip(names, values, strict=True))
             if "image" in given:
                 require_photo(given["image"])
+            if not str(given["prompt"] or "").strip():
+                raise RequestError("prompt must not be empty: describe the picture, for instance as 'a red apple'")
             request = Request(**{name: value for name, value in given.items() if value is not None})
-            async with aclosing(answers(backend, request, visitor.session_hash)) as stream:
+            async with aclosing(answers(backend, rate, request, visitor_of(visitor))) as stream:
                 async for answer in stream:
                     yield answer
 
@@ -77,41 +156,61 @@ def endpoint(backend: Backend, names: list[str]) -> Callable[..., AsyncIterator[
     return function
 
 
-def arguments(*, photo: bool) -> dict[str, Component]:
-    """Return the arguments of an endpoint in order, as components that carry type and description."""
-    picture: dict[str, Component] = {"image": photo_input(label="image", visible=False)} if photo else {}
-    mask: dict[str, Component] = {"mask": photo_input(MaskFile, label="mask", visible=False)} if photo else {}
-    return picture | {one.name: argument(one) for one in SETTINGS if photo or not one.for_photos} | mask
+def arguments(models: LoadedModels, *, photo: bool) -> dict[str, Component]:
+    """Return the arguments of an endpoint in order, as components that carry type, description, choices and bounds."""
+    settings = {one.name: argument(one, models) for one in SETTINGS if photo or not one.for_photos}
+    if not photo:
+        return settings
+    image, mask = (
+        photo_input(kind, label=f"{kind.argument}: {ABOUT[kind.argument]}", visible=False)
+        for kind in (PhotoInput, MaskFile)
+    )
+    return {"image": image, **settings, "mask": mask}
 
 
-def argument(setting: Setting) -> Component:
+def argument(setting: Setting, models: LoadedModels) -> Component:
     """Return the component of one argument; it is empty, and None means the model's own setting."""
-    choices = f": {', '.join(setting.choices)}" if setting.choices else ""
-    default = "; by default what suits the model" if setting.name in BY_MODEL else ""
-    kind = gr.Textbox if setting.kind is str else gr.Number
-    return kind(None, label=setting.name + choices + default, visible=False)
+    schema: dict[str, Any] = {"type": TYPES[setting.kind], **BOUNDS.get(setting.name, {})}
+    choices = list(models.catalogue.sources if setting.name == "model" else setting.choices or ())
+    if choices:
+        schema["enum"] = choices
+    if setting.most is not None:
+        schema["maximum"] = getattr(models.limits, setting.most) if isinstance(setting.most, str) else setting.most
+    label = f"{setting.name}: {ABOUT[setting.name]}"
+    label += f"; one of {', '.join(choices)}" if choices else ""
+    label += "; by default what suits the model" if setting.name in BY_MODEL else ""
+    component = (Text if setting.kind is str else Number)(None, label=label, visible=False)
+    component.schema = schema
+    return component
 
 
-async def answers(backend: Backend, request: Request, owner: str | None) -> AsyncGenerator[Answer]:
-    """Run a request and yield an answer for each step; `RequestError`, naming the argument, if it can't be served."""
+async def answers(backend: Backend, rate: MessageRate, request: Request, owner: Visitor) -> AsyncGenerator[Answer]:
+    """Run a request and yield an answer for each step, or the newest ones in a crowd.
+
+    Raises `RequestError`, naming the argument, if the request can't be served.
+    """
     run_id, started = new_run_id(), None
-    async with aclosing(backend.stream(run_id, request, owner or run_id)) as stream:
-        async for news in stream:
-            if isinstance(news, Waiting):
-                yield [], waiting(news)
-            elif isinstance(news, Started):
-                started = news
-            else:
-                assert started is not None, "a run starts before it has steps"
-                step, files = describe(news, started.dropped), list[str]()
-                if news.images is not None:
+    stream = backend.stream(run_id, request, owner)
+    with rate.stream() as due:
+        async with aclosing(stream):
+            async for news in stream:
+                if isinstance(news, Waiting):
+                    yield [], waiting(news)
+                elif isinstance(news, Started):
+                    started = news
+                elif news.images is None:
+                    assert started is not None, "a run starts before it has steps"
+                    if due():
+                        yield [], describe(news, started.dropped)
+                else:
+                    assert started is not None, "a run starts before it ends"
+                    step, stopped_at = describe(news, started.dropped), news.index if news.stopped else None
                     try:
-                        stopped_at = news.index if news.stopped else None
                         files = await asyncio.to_thread(keep_pictures, started.request, news.images, stopped_at)
                     except NoRoom:
                         yield [], step  # its preview is the picture
                         raise
-                yield files, step
+                    yield files, step
 
 
 def waiting(news: Waiting) -> dict[str, Any]:
@@ -129,7 +228,7 @@ def describe(event: Event, dropped: dict[str, str]) -> dict[str, Any]:
         "sigma": None if math.isinf(event.sigma) else event.sigma,
         "seed": event.seed,
         "seconds_per_step": event.seconds_per_step,
-        "preview": None if event.x_0 is None else live.webp_uri(event.x_0),
+        "preview": live.webp_uri(event.x_0),
         "finished": event.images is not None,
         "dropped": dropped,
         "blurred": event.blurred,

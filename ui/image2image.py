@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.blocks import Block
 from PIL import Image
 
-from stable_diffusion.request import FIT_LABELS, Defaults, Request, steps_for_strength
+from stable_diffusion.request import FIT_LABELS, MAX_MASK_BLUR, Defaults, Request, steps_for_strength
 from ui.stage import live
 
 from .form.controls import QUIET, Controls, Updates, Values, more_controls, sampling_controls
@@ -23,6 +23,7 @@ from .form.prompt import prompt_controls
 from .keep.history import FinishedRun, History
 from .runs.errors import errors_on_page
 from .runs.events import Waiting
+from .runs.visitors import visitor_of
 from .sketch import sketch_switch
 from .stage.opening import PHOTO_EXAMPLES, PHOTOS, cards
 from .tab import Services, Tab, connect, run_buttons, run_view
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
 MASK_NOTE = (
-    "The area that you paint over is drawn anew, the rest stays as it is. At strength 1 it is drawn from noise alone."
+    "The area that you paint over is drawn anew and fades into the photo around it; the rest stays as it is. "
+    "At strength 1 it is drawn from noise alone."
 )
 
 
@@ -90,9 +92,11 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
             controls |= strength_controls(defaults, kind)
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, models.limits)
-    reuse, start, steps_note, photos = (controls.pop(name) for name in ("_reuse", "_start", "_steps", "_photos"))
+    reuse, fill, start, steps_note, photos = (
+        controls.pop(name) for name in ("_reuse", "_fill", "_start", "_steps", "_photos")
+    )
     controls["prompt"].value = PHOTO_EXAMPLES[0][1]
-    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, compared, slider)
+    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill, compared, slider)
     connect(tab, services, reuse)
     connect_start(tab, services, opened, start)
     connect_steps(controls, defaults, steps_note)
@@ -107,7 +111,7 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
 
 
 def photo_controls(kind: str) -> Controls:
-    """Return the photo, the mask, and example photos."""
+    """Return the photo, the mask with its blur, and example photos."""
     photo = photo_input(
         value=str(PHOTOS / PHOTO_EXAMPLES[0][0]),
         label="Photo",
@@ -119,8 +123,17 @@ def photo_controls(kind: str) -> Controls:
     with gr.Accordion("Change only a part", open=False) as part:
         gr.Markdown(MASK_NOTE, elem_classes="note")
         mask = mask_painter(f"{kind}-mask")
+        blur = Slider(
+            0,
+            MAX_MASK_BLUR,
+            value=Request.mask_blur,
+            step=1,
+            label="Mask blur",
+            info="Pixels around the paint over which the picture fades into the photo",
+            elem_id=f"{kind}-mask-blur",
+        )
     gr.on([part.expand, photo.change], backdrop, photo, mask, **QUIET)
-    return {"image": photo, "mask": mask, "_photos": photos}
+    return {"image": photo, "mask": mask, "mask_blur": blur, "_photos": photos}
 
 
 def strength_controls(defaults: Defaults, kind: str) -> Controls:
@@ -170,8 +183,7 @@ def connect_start(tab: Tab, services: Services, opened: gr.Tab, start: gr.HTML) 
         yield gr.skip()  # an event that yields nothing would empty the view
         with errors_on_page():
             request = start_request(tab.request({**values, controls["mask"]: None}))
-            owner = visitor.session_hash or tab.kind
-            async with aclosing(services.backend.inspect(start_view, [request], owner)) as shown:
+            async with aclosing(services.backend.inspect(start_view, [request], visitor_of(visitor))) as shown:
                 async for value in shown:
                     if not isinstance(value, Waiting):
                         yield value
@@ -193,9 +205,8 @@ def start_request(request: Request) -> Request:
 
     A random seed is shown as one that stays. Without words, the first x_0 shows the photo and not the prompt.
     """
-    return request.with_values(
-        prompt="", negative_prompt="", guidance_scale=1.0, seed=request.seed or 0, num_images=1, preview="none"
-    )
+    words = {"prompt": "", "then": "", "negative_prompt": "", "guidance_scale": 1.0}
+    return request.with_values(**words, seed=request.seed or 0, num_images=1, preview="none")
 
 
 def start_view(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[str], None]) -> Inquiry[None]:

@@ -1,4 +1,4 @@
-"""Settings back into the form: from the visit's history, from a picture's file, and from a link."""
+"""Settings back into the form: from the visit's history, from a picture's file, from a text, and from a link."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from .form.fitting import fill
 from .form.inputs import picked
 from .form.photo import SEEN, own_file
 from .keep.history import FinishedRun, History, by_picture
+from .keep.infotext import Infotext, parse_infotext
 from .keep.link import from_query
 from .keep.metadata import read_infotext
 from .runs.errors import errors_on_page, titled
@@ -33,7 +34,7 @@ def restore(
 ) -> Updates:
     """Return the updates that put settings into their tab, and report the settings that did not fit.
 
-    chosen: the model in the form. origin: "file", of which everything is reported, or "link".
+    chosen: the model in the form. origin: "file" or "text", of which everything is reported, or "link".
     """
     kind = "i2i" if "strength" in settings else "t2i"
     updates, fitted = fill(tabs[kind].controls, settings, models, chosen)
@@ -41,7 +42,7 @@ def restore(
         missing = "the photo and its mask, which are" if settings.get("mask") else "the photo, which is"
         fitted.left.append(f"{missing} not in the {origin}")
     complete = not fitted.changed and not fitted.left
-    if not complete or origin == "file":
+    if not complete or origin != "link":
         message = gr.Info if complete else gr.Warning
         message(titled("In the form now", fitted.report()), duration=20)
     return {pages: gr.Tabs(selected=kind), **updates}
@@ -77,21 +78,37 @@ def model_by_name(models: LoadedModels, name: str) -> str | None:
     return None
 
 
+def with_model(settings: Infotext, models: LoadedModels) -> Infotext:
+    """Return the settings of a picture with the model that it names, if that is here."""
+    others = settings.get("others", {})
+    model = model_by_name(models, others.get("Model", ""))
+    if model is None:
+        return settings
+    return {**settings, "model": model, "others": {key: others[key] for key in others if key != "Model"}}
+
+
 def connect_file(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, file: gr.File) -> None:
     """Restore the settings of a picture that is dropped on the page."""
     menu = tabs["t2i"].controls["model"]
 
     def read(path: str | None, chosen: str) -> Updates:
         with errors_on_page():
-            settings = read_infotext(own_file(path or ""))
-            others = settings.get("others", {})
-            model = model_by_name(models, others.get("Model", ""))
-            if model is not None:
-                settings |= {"model": model, "others": {key: others[key] for key in others if key != "Model"}}
+            settings = with_model(read_infotext(own_file(path or "")), models)
             return {file: None, **restore(settings, tabs, models, pages, chosen, "file")}
 
     outputs = [pages, file, *all_controls(tabs)]
     file.upload(read, [file, menu], outputs, show_progress="hidden", api_visibility="private")
+
+
+def connect_text(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs) -> None:
+    """Restore the settings of a text that was pasted as a prompt."""
+    menu = tabs["t2i"].controls["model"]
+
+    def read(text: str | None, chosen: str) -> Updates:
+        return restore(with_model(parse_infotext(text or ""), models), tabs, models, pages, chosen, "text")
+
+    for tab in tabs.values():
+        tab.fill.click(read, [tab.controls["prompt"], menu], [pages, *all_controls(tabs)], **CHECKED)
 
 
 PLAY = """() => {

@@ -21,10 +21,14 @@ from .form.controls import CHECKED, Updates
 from .form.fitting import fill
 from .keep.link import from_query
 from .keep.settings import SETTINGS
+from .runs.visitors import visitor_of
 from .stage.film import read_film, with_final_picture
 from .tab import Services, Tab, follow, keep_in_history
 
-GONE = "This run is gone, for the server was started again. Its settings and its seed are in the form: press Generate."
+GONE = (
+    "This run is gone: the server was started again, or has drawn many runs since. "
+    "Its settings and its seed are in the form: press Generate."
+)
 NOT_STORED = ("image", "mask")
 
 STORED_RUN = '() => sessionStorage.getItem("%s-live") || ""'
@@ -56,7 +60,7 @@ def connect_run(tab: Tab, services: Services, page: gr.Blocks) -> None:
                 return
             yield {view.live: live.so_far(run_id, film, run.link), **tab.show(run.finished)}
         else:
-            async with aclosing(follow(tab, services.backend, run, visitor.session_hash)) as updates_of_run:
+            async with aclosing(follow(tab, services, run, visitor_of(visitor))) as updates_of_run:
                 async for update in updates_of_run:
                     yield update
 

@@ -21,6 +21,7 @@ from .runs.errors import explain
 from .runs.events import Event, Waiting
 from .runs.prepare import check
 from .runs.registry import new_run_id
+from .runs.visitors import Visitor, visitor_of
 from .tab import Services, SketchState, Tab
 
 REST = 10.0
@@ -61,14 +62,14 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
         except RequestError:  # the form is not finished; Generate shows the message
             return
         sketch.run_id, sketch.drawn = new_run_id(), tuple(values[control] for control in changing)
-        async with aclosing(pictures(sketch, request, visitor.session_hash)) as updates:
+        async with aclosing(pictures(sketch, request, visitor_of(visitor))) as updates:
             async for update in updates:
                 yield update
 
-    async def pictures(sketch: SketchState, request: Request, owner: str | None) -> AsyncGenerator[Updates]:
+    async def pictures(sketch: SketchState, request: Request, owner: Visitor) -> AsyncGenerator[Updates]:
         run_id = sketch.run_id
         try:
-            async with aclosing(backend.stream(run_id, request, owner or run_id)) as stream:
+            async with aclosing(backend.stream(run_id, request, owner)) as stream:
                 async for news in stream:
                     if isinstance(news, Waiting) and news.position:
                         backend.stop(run_id)

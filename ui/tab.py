@@ -21,9 +21,11 @@ from .keep.history import FinishedRun, History
 from .runs.backend import Backend
 from .runs.errors import errors_on_page, explain, page_error, titled
 from .runs.events import Event, Started, Waiting
+from .runs.message_rate import MessageRate
 from .runs.models import LoadedModels
 from .runs.prepare import check
 from .runs.registry import PageRun, Registry
+from .runs.visitors import Visitor, visitor_of
 from .stage.film import film_files, finish, with_final_picture
 from .stage.opening import example
 
@@ -39,20 +41,28 @@ PAUSE = 0.1
 COPY_LINK = """async () => {
   const live = document.querySelector("#%s .live");
   if (!live.dataset.link) return;
+  if (live.dataset.link.length > 30000) {
+    live.querySelector(".status").textContent =
+      "The prompt is too long for a link: the downloaded picture carries all settings.";
+    return;
+  }
   history.replaceState(null, "", "?" + live.dataset.link);
   const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
   live.querySelector(".status").textContent = copied ? "The link is copied." : `Copy this link: ${location.href}`;
 }"""
-"""Copy the run's link, which also becomes the page's address: a browser may forbid copying."""
+"""Copy the run's link, which also becomes the page's address: a browser may forbid copying. A server takes addresses of
+64 kB at most, with the other headers of a request."""
 
 
 @dataclass(frozen=True)
 class Services:
-    """The services of the page: the models, the backend that draws runs, and the registry of runs."""
+    """The services of the page: the models, the backend that draws runs, the registry of runs, and the rate of their
+    messages."""
 
     models: LoadedModels
     backend: Backend
     registry: Registry
+    rate: MessageRate
 
 
 @dataclass
@@ -102,6 +112,8 @@ class Tab:
     history: History
     sketch: gr.Checkbox
     """The switch of drawing while the form changes."""
+    fill: gr.Button
+    """Restores the settings of a text in the prompt; visible for such a text alone."""
 
     def request(self, values: Values) -> Request:
         """Return the request of the form; `RequestError` for a value that no model takes."""
@@ -123,7 +135,7 @@ class Tab:
     @property
     def run_outputs(self) -> list[Block]:
         """The components that `follow` updates."""
-        return [self.view.live, self.view.generate, self.view.stop, self.view.run_id, *self.finished_outputs]
+        return [self.view.live, self.view.run_id, *self.finished_outputs]
 
     def show(self, run: FinishedRun) -> Updates:
         """Return the updates that show a finished run, apart from its film; the stage shows a single picture."""
@@ -186,18 +198,20 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
     async def generate(values: Values, visitor: gr.Request) -> AsyncIterator[Updates]:
         sketch: SketchState = values[view.sketch]
         backend.stop(sketch.run_id)
+        supersede(values[view.run_id])
         with errors_on_page():
             example = tab.example(values)
             request = tab.request({**values, **example})
             if request.seed is None and sketch.seed is not None:  # the sketch is drawn in full
                 request = request.with_values(seed=sketch.seed)
             await asyncio.to_thread(check, services.models, request)
-            run = registry.add(tab.kind, request)
+        asker = visitor_of(visitor)
+        run = PageRun(tab.kind, request, asker.address)
         sketch.run_id, sketch.seed = "", None
         if example:
             yield example
             await asyncio.sleep(PAUSE)
-        async with aclosing(follow(tab, backend, run, visitor.session_hash)) as updates:
+        async with aclosing(follow(tab, services, run, asker)) as updates:
             async for update in updates:
                 yield update
 
@@ -207,8 +221,17 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
             run.stopped = True
             backend.stop(run_id)
 
+    def supersede(run_id: str) -> None:
+        """End the tab's last run without its pictures, if it still goes on: Generate was pressed again."""
+        run = registry.get(run_id)
+        if run is not None:
+            run.page = None
+            stop(run_id)
+            registry.forget(run)
+
     outputs = [*tab.run_outputs, tab.controls["prompt"], tab.controls["seed"]]
-    keep_in_history(tab, view.generate.click(generate, {*tab.controls.values(), view.sketch}, outputs, **CHECKED))
+    inputs = {*tab.controls.values(), view.sketch, view.run_id}
+    keep_in_history(tab, view.generate.click(generate, inputs, outputs, trigger_mode="multiple", **CHECKED))
     view.stop.click(stop, view.run_id, None, **QUIET)
     reuse.click(lambda run: str(finished(run).request.seed), view.last, tab.controls["seed"], **CHECKED)
     view.save.click(save_film, view.last, view.files, show_progress="hidden", api_visibility="private")
@@ -222,47 +245,51 @@ def keep_in_history(tab: Tab, ended: Dependency) -> None:
     ended.success(history.add, [history.runs, tab.view.last], [history.runs, history.gallery], **QUIET)
 
 
-async def follow(tab: Tab, backend: Backend, run: PageRun, owner: str | None) -> AsyncGenerator[Updates]:
-    """Yield the page's updates for a run until it ends, or another page takes it over."""
-    view, page = tab.view, object()
-    run.page = page
-    idle: Updates = {view.generate: gr.Button(interactive=True), view.stop: gr.Button(interactive=False)}
-    # Repeated with every step: of two answers in quick succession Gradio 6.31's page may draw only the second.
-    busy: Updates = {view.generate: gr.Button(interactive=False), view.stop: gr.Button(interactive=True)}
-    film, ended = live.steps(run.run_id, run.film), False
-    yield {view.live: live.so_far(run.run_id, film, run.link), view.run_id: run.run_id, **busy}
+async def follow(tab: Tab, services: Services, run: PageRun, owner: Visitor) -> AsyncGenerator[Updates]:
+    """Yield the page's updates for a run until it ends, or another page takes it over.
+
+    Steps that come faster than messages are due travel with the next message.
+    """
+    view, backend, registry, page = tab.view, services.backend, services.registry, object()
+    registry.show(run, page)
+    film, ended, unsent = live.steps(run.run_id, run.film), False, list[live.Message]()
+    yield {view.live: live.so_far(run.run_id, film, run.link), view.run_id: run.run_id}
     if film:
         await asyncio.sleep(PAUSE)
     try:
-        async with aclosing(backend.stream(run.run_id, run.request or run.asked, owner or run.run_id)) as stream:
-            async for news in stream:
-                if run.page is not page:
-                    return
-                if run.stopped:  # Stop was pressed before the backend had the run
-                    backend.stop(run.run_id)
-                if isinstance(news, Started):
-                    run.request = news.request
-                    warn(news.dropped)
-                    yield {view.live: live.waiting(run.run_id, "", run.link), **busy}
-                elif isinstance(news, Waiting):
-                    yield {view.live: live.waiting(run.run_id, news.text, run.link), **busy}
-                elif news.images is None:
-                    run.add(news)
-                    yield {view.live: live.step(run.run_id, news), **busy}
-                else:
-                    ended = True
-                    yield {**await end(tab, run, news), **idle}
+        with services.rate.stream(PAUSE) as due:
+            async with aclosing(backend.stream(run.run_id, run.request or run.asked, owner)) as stream:
+                async for news in stream:
+                    if run.page is not page:
+                        return
+                    if run.stopped:  # Stop was pressed before the backend had the run
+                        backend.stop(run.run_id)
+                    if isinstance(news, Started):
+                        run.request = news.request
+                        warn(news.dropped)
+                        yield {view.live: live.waiting(run.run_id, "", run.link)}
+                    elif isinstance(news, Waiting):
+                        yield {view.live: live.waiting(run.run_id, news.text, run.link)}
+                    elif news.images is None:
+                        run.add(news)
+                        unsent.append(live.step(run.run_id, news))
+                        if due():
+                            yield {view.live: live.newest(unsent)}
+                            unsent = []
+                    else:
+                        ended = True
+                        yield await end(tab, run, news)
+        if run.page is page and not ended:
+            registry.forget(run)
+            yield {view.live: live.idle()}
     except Exception as error:
         sentence = explain(error)
-        run.drop_pictures()
-        yield {view.live: live.failed(run.run_id, sentence), **idle}
+        registry.forget(run)
+        yield {view.live: live.failed(run.run_id, sentence)}
         raise page_error(sentence) from None
     finally:
         if run.page is page:
             run.page = None
-    if not ended:
-        run.drop_pictures()
-        yield {view.live: live.idle(), **idle}
 
 
 async def end(tab: Tab, run: PageRun, last: Event) -> Updates:
@@ -276,6 +303,8 @@ async def end(tab: Tab, run: PageRun, last: Event) -> Updates:
         gr.Warning(titled("Not kept", f"{explain(error)} {NOT_KEPT}"))
         return {tab.view.live: live.last(film, run.link)}
     run.finish(finished)
+    if film and finished.film is None:
+        gr.Warning(titled("Film not kept", "The server has no room for this run's film. Its pictures are kept."))
     if last.blurred:
         gr.Warning(titled("Blurred", BLURRED))
     return {tab.view.live: live.last(with_final_picture(film, finished), finished.link), **tab.show(finished)}

@@ -32,8 +32,8 @@ def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, models.limits)
     controls["prompt"].value = EXAMPLES[0][0]
-    reuse = controls.pop("_reuse")
-    tab = Tab(kind, controls | {"model": model}, view, history, sketch)
+    reuse, filling = controls.pop("_reuse"), controls.pop("_fill")
+    tab = Tab(kind, controls | {"model": model}, view, history, sketch, filling)
     connect(tab, services, reuse)
 
     def fill(event: gr.SelectData) -> tuple[str, str]:

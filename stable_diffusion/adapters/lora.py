@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import os
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
 from ..loading.checkpoints import finite, first_five, is_dense_float, read_metadata, read_tensors
 from ..loading.config import Json, ModelError
-from ..loading.files import parse_json, read_json
+from ..loading.files import Version, parse_json, read_json, version
 from ..model_loader import Models
 from ..request import RequestError
 from .weights import with_weights
@@ -52,6 +55,8 @@ ENDINGS = {
 # diffusers since 0.34 writes PEFT's settings as JSON into the file's metadata, PEFT into a file beside the weights.
 SETTINGS = "lora_adapter_metadata"
 PEFT_SETTINGS, PEFT_WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+
+WHOLE_NUMBERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 
 KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 
@@ -130,17 +135,25 @@ def _lengths(magnitude: Tensor, weight: Tensor) -> list[int]:
 Selection = tuple[tuple[str, float], ...]
 """Names of LoRA files with their weights."""
 
+Files = tuple[tuple[Path, float, list[Version | None]], ...]
+"""Paths of LoRA files with their weights, and their versions, which tell a file from one that replaced it."""
+
 CACHED_MERGES = 3
-"""How many merged models to keep, so that runs with the same LoRAs can share a batch."""
+"""How many merged models to keep that no run uses, so that the next run with the same LoRAs need not merge again."""
+MAX_MERGED = 4 * 2**30
+"""Bytes of merged weights in use from which on no further model is merged for single runs. Packed copies of them, on a
+processor, take as many again."""
 
 
 @dataclass(frozen=True)
-class CachedMerge:
-    """The model `base`, the files merged into it for single runs, and the result."""
+class Merge:
+    """Files merged into the model `base` for single runs, for as long as something uses the result."""
 
-    base: Models
-    selection: Selection
-    models: Models
+    base: ref[Models]
+    files: Files
+    models: ref[Models]
+    size: int
+    """Bytes of the weights that are not those of `base`."""
 
 
 class LoRAs:
@@ -154,42 +167,64 @@ class LoRAs:
         self.models = self._original = models
         self.files: dict[str, Path] = {}
         """The files that a prompt can name."""
-        self._cache: tuple[CachedMerge, ...] = ()
+        self._merges: tuple[Merge, ...] = ()
+        self._recent: tuple[Models, ...] = ()  # newest first
         self._lock = Lock()  # for merging alone: runs read `models` without it
 
     def register(self, file: str | Path) -> None:
         """Let prompts name a file, or PEFT's folder, by its name without the suffix: `<lora:name:0.8>`."""
         path = Path(file).expanduser()
-        self.files = {**self.files, (path.name if path.is_dir() else path.stem): path}
+        self.files = {**self.files, _normal(path.name if path.is_dir() else path.stem): path}
 
     def models_for(self, selection: Selection) -> Models:
-        """Return `models` with registered files merged too; the last three merges are cached.
+        """Return `models` with registered files merged too, the same for all that use it at the same time.
 
-        Raises `RequestError` for a name that is not registered, and the errors of `merge`.
+        Merging takes seconds; it is done again once nothing uses the result, except for the last three. Raises
+        `RequestError` for a name that is not registered and where `MAX_MERGED` is reached, and the errors of `merge`,
+        which name no folder.
         """
-        for name, _ in selection:
-            if name not in self.files:
-                there = f"there are {', '.join(self.files)}" if self.files else "there is none"
-                raise RequestError(f"the prompt names the LoRA {name!r}, which is not here ({there}): remove its tag")
         if not selection:
             return self.models
-        models = self._cached(selection)
+        files = tuple((path, weight, _versions(path)) for path, weight in map(self._find, selection))
+        models = self._merged(files)
         if models is None:
             with self._lock:
-                models = self._cached(selection) or self._merge_for_runs(selection)
+                models = self._merged(files) or self._merge_for_runs(files)
         return models
 
-    def _cached(self, selection: Selection) -> Models | None:
-        found = (one.models for one in self._cache if one.base is self.models and one.selection == selection)
-        return next(found, None)
+    def _find(self, named: tuple[str, float]) -> tuple[Path, float]:
+        name, weight = named
+        path = self.files.get(_normal(name))
+        if path is None:
+            there = f"there are {first_five(self.files)}" if self.files else "there is none"
+            raise RequestError(f"the prompt names the LoRA {name!r}, which is not here ({there}): remove its tag")
+        return path, weight
 
-    def _merge_for_runs(self, selection: Selection) -> Models:
+    def _merged(self, files: Files) -> Models | None:
+        found = (one.models() for one in self._merges if one.base() is self.models and one.files == files)
+        return next((models for models in found if models is not None), None)
+
+    def _merge_for_runs(self, files: Files) -> Models:
         base = models = self.models
-        for name, weight in selection:
-            models = merged(models, self.files[name], weight)
-        current = [one for one in self._cache if one.base is base]
-        self._cache = (CachedMerge(base, selection, models), *current[: CACHED_MERGES - 1])
+        while self._in_use() >= MAX_MERGED:
+            if not self._recent:
+                raise RequestError(
+                    "pictures with other LoRAs or other weights of them are being drawn, and take all memory for that: "
+                    "try again when they are done, or with one of theirs"
+                )
+            self._recent = self._recent[:-1]
+        for path, weight, _ in files:
+            try:
+                models = merged(models, path, weight)
+            except ModelError as error:
+                raise ModelError(str(error).replace(f"{path.parent}{os.sep}", "")) from None
+        merge = Merge(ref(base), files, ref(models), _own_bytes(models, base))
+        self._merges = (*(one for one in self._merges if one.models() is not None), merge)
+        self._recent = (models, *self._recent)[:CACHED_MERGES]
         return models
+
+    def _in_use(self) -> int:
+        return sum(one.size for one in self._merges if one.models() is not None)
 
     def merge(self, file: str | Path, scale: float = 1.0) -> None:
         """Add a file (.safetensors, .bin, .ckpt, .pt) or PEFT's folder to the weights, `scale` times; several add up.
@@ -201,19 +236,39 @@ class LoRAs:
         if not math.isfinite(scale):
             raise RequestError(f"scale must be a finite number, got {scale!r}")
         with self._lock:
-            self.models = merged(self.models, Path(file).expanduser(), scale)
+            self._set(merged(self.models, Path(file).expanduser(), scale))
 
     def unmerge(self) -> None:
         """Restore the original networks."""
         with self._lock:
-            self.models = self._original
+            self._set(self._original)
 
     def change_base(self, change: Callable[[Models], Models]) -> None:
         """Apply `change` to the original and to the merged model; if it raises, nothing changes."""
         with self._lock:
             original = change(self._original)
-            self.models = original if self.models is self._original else change(self.models)
+            self._set(original if self.models is self._original else change(self.models))
             self._original = original
+
+    def _set(self, models: Models) -> None:
+        self.models, self._recent = models, ()
+
+
+def _normal(name: str) -> str:
+    """Return a name with each letter in one form: file systems and keyboards differ in those with accents."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _versions(path: Path) -> list[Version | None]:
+    names = (*PEFT_WEIGHTS, PEFT_SETTINGS)
+    return [version(path / name) for name in names] if path.is_dir() else [version(path)]
+
+
+def _own_bytes(models: Models, base: Models) -> int:
+    """Return the bytes of the weights in `models` that are not in `base`."""
+    shared = {id(tensor) for part in PARTS for tensor in getattr(base, part).parameters()}
+    own = (tensor for part in PARTS for tensor in getattr(models, part).parameters() if id(tensor) not in shared)
+    return sum(tensor.numel() * tensor.element_size() for tensor in own)
 
 
 def merged(models: Models, file: Path, scale: float) -> Models:
@@ -322,10 +377,16 @@ def _check(file: Path, found: dict[Layer, dict[str, Tensor]], layers: dict[Layer
     broken = [
         "/".join(layer)
         for layer, factors in found.items()
-        if not all(is_dense_float(tensor) and finite(tensor) for tensor in factors.values())
+        if not all(_is_usable(name, tensor) for name, tensor in factors.items())
     ]
     if broken:
         raise ModelError(f"{file} holds numbers that are not finite ({first_five(broken)}): download it again")
+
+
+def _is_usable(name: str, tensor: Tensor) -> bool:
+    """Return whether a tensor holds finite floating-point numbers, or as an alpha also whole ones."""
+    whole = name == "alpha" and tensor.dtype in WHOLE_NUMBERS and tensor.layout is torch.strided and not tensor.is_meta
+    return (whole or is_dense_float(tensor)) and finite(tensor)
 
 
 def _fits(factors: dict[str, Tensor], weight: Tensor) -> bool:

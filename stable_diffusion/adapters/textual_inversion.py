@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..loading.checkpoints import finite, first_five, is_dense_float, read_tensors
 from ..loading.config import ModelError
+from ..loading.tokenizer import set_vectors, vectors_of
 from ..model_loader import Models
 from .weights import with_weights
 
@@ -25,31 +27,35 @@ Word = tuple[str, Tensor]
 def with_embeddings(models: Models, original: Models, words: Sequence[Word]) -> Models:
     """Return `models` with the vocabulary of `original` extended by `words`; see `Pipeline.add_embedding`.
 
-    As in diffusers the vectors become tokens `<name>`, `<name>_1`, `<name>_2` and so on, after those of the model.
-    Tokenizer and text encoder are copies that share all weights except the token embedding.
+    Each vector becomes a token after those of the model, in the order of diffusers. Tokenizer and text encoder are
+    copies that share all weights except the token embedding.
     """
     table = original.text_encoder.get_parameter(TABLE)
     tokenizer = copy.deepcopy(original.tokenizer)
     known = {word.lower() for word in tokenizer.get_vocab()}
     rows: dict[str, Tensor] = {}
     for name, vectors in words:
-        tokens = [name, *(f"{name}_{i}" for i in range(1, len(vectors)))]
-        taken = [token for token in tokens if not token.strip() or token.lower() in known]
-        if taken:
+        if not name.strip() or name.lower() in known:
             raise ModelError(
-                f"the embedding {name!r} can't be the word {taken[0]!r}, which the model already has: rename the file"
+                f"the embedding {name!r} can't be the word {name!r}, which the model already has: rename the file"
             )
-        known |= {token.lower() for token in tokens}
-        rows |= zip(tokens, vectors, strict=True)
+        known.add(name.lower())
+        rows |= zip(_tokens(name, len(vectors)), vectors, strict=True)
     tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=True) for token in rows])
     added = tokenizer.get_added_vocab()
-    ids = [added[token] for token in rows]
+    ids = {name: [added[token] for token in _tokens(name, len(vectors))] for name, vectors in words}
+    set_vectors(tokenizer, {**vectors_of(original.tokenizer), **{several[0]: several for several in ids.values()}})
     # A model's token embedding may have more rows than its tokenizer has tokens.
-    longer = table.new_zeros(max(len(table), *(id + 1 for id in ids)) if ids else len(table), table.shape[1])
+    longer = table.new_zeros(max(len(table), *(1 + added[token] for token in rows), 0), table.shape[1])
     longer[: len(table)] = table
-    for id, row in zip(ids, rows.values(), strict=True):
-        longer[id] = row
+    for token, row in rows.items():
+        longer[added[token]] = row
     return replace(models, tokenizer=tokenizer, text_encoder=with_weights(models.text_encoder, {TABLE: longer}))
+
+
+def _tokens(name: str, count: int) -> list[str]:
+    """Return the tokens of a word with `count` vectors; all but the first have names that no file can have."""
+    return [name, *(f"{name}\0{i}" for i in range(1, count))]
 
 
 def read_word(file: Path, models: Models) -> Word:
@@ -71,7 +77,7 @@ def read_word(file: Path, models: Models) -> Word:
             f"{file} is not an embedding of this model: it is {tuple(vectors.shape)}, {vectors.dtype}, "
             f"and this model's tokens have a width of {width}"
         )
-    vectors = vectors.to(table)
+    vectors = vectors.to(table, copy=True)  # not the mapped file, which may be replaced
     if not finite(vectors):
         raise ModelError(f"{file} holds numbers that are not finite in {table.dtype}: use float32, or another file")
-    return file.stem, vectors
+    return unicodedata.normalize("NFC", file.stem), vectors  # as the tokenizer reads a prompt; file systems may differ

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict, deque
 
 GAIN = 0.95
 """Largest cost of a row in the larger batch, relative to the smaller one, at which the batch grows."""
-TRIES = 6  # the first batches of a size include its preparation, and other programs can slow any batch
+TRIES = 6
+"""Number of batches of a size that are compared: the first ones include its preparation, and other programs can slow
+any. Of the smaller size the newest count, for the same programs slowed them."""
 LONGEST_TURN = 1.0  # seconds; a departure, and a newcomer's first step, wait for the turn that is under way
 REST = 256
 
@@ -21,8 +24,8 @@ class BatchSize:
     rows: int
     row_seconds: float
     """Seconds that a row of the last batch took; 0 before the first."""
-    _cost: dict[int, float]
-    """The least seconds that a row took, by the batch's number of doublings."""
+    _costs: dict[int, deque[float]]
+    """The seconds that a row took in the newest batches, by the batch's number of doublings."""
     _tries: int
     _rest: int
 
@@ -39,12 +42,12 @@ class BatchSize:
                 self._measure(max(1, self.rows // 2))
             return
         doublings = (rows - 1).bit_length()
-        self._cost[doublings] = min(self.row_seconds, self._cost.get(doublings, math.inf))
+        self._costs[doublings].append(self.row_seconds)
         if 2 * rows <= self.rows:
             return
         self._tries += 1
-        smaller = min((cost for size, cost in self._cost.items() if size < doublings), default=math.inf)
-        if self._cost[doublings] <= GAIN * smaller and seconds <= LONGEST_TURN:
+        smaller = min((min(costs) for size, costs in self._costs.items() if size < doublings), default=math.inf)
+        if min(self._costs[doublings]) <= GAIN * smaller and seconds <= LONGEST_TURN:
             self.rows, self._tries = 2 * self.rows, 0
         elif self._tries == TRIES:
             self._settle(self.rows // 2)
@@ -55,7 +58,7 @@ class BatchSize:
 
     def _measure(self, rows: int) -> None:
         self.rows = rows
-        self._cost = {}
+        self._costs = defaultdict(lambda: deque(maxlen=TRIES))
         self._tries = self._rest = 0
 
     def _settle(self, rows: int) -> None:

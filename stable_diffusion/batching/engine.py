@@ -12,10 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from ..compute.memory import is_out_of_memory
-from ..guidance import Query
+from ..guidance import Answer, Query
 from ..inspection import Inspection
 from ..preview import Preview, wait_for
 from ..request import RequestError
@@ -308,11 +307,11 @@ class Engine:
             return [(slot, step) for slot, step in steps if step is not None]
         return [step for part in batch for step in self._evaluate([part])]
 
-    def _answer(self, slot: _Slot, x_0: Tensor) -> Step | None:
-        """Hand a run the x_0 of its images; return its step once all of them are answered."""
+    def _answer(self, slot: _Slot, answer: Answer) -> Step | None:
+        """Hand a run the answer for its images; return its step once all of them are answered."""
         started = self._clock()
         try:
-            step = slot.answer(x_0)
+            step = slot.answer(answer)
         except Exception as error:
             self._leave(slot, error)
             return None
@@ -331,7 +330,7 @@ class _Slot:
         assert run.query is not None, "a run that begins has a query"
         self.handle, self.run = handle, run
         self.last_turn = 0
-        self._answers: list[Tensor] = []
+        self._answers: list[Answer] = []
         self._preview: Preview | None = None
         self._began, self._index, self._total = now, 0, 0
 
@@ -355,7 +354,7 @@ class _Slot:
     @property
     def unanswered(self) -> int:
         """Number of images of the query that have no answer yet."""
-        return len(self.query.x) - sum(map(len, self._answers))
+        return len(self.query.x) - sum(len(answer.x_0) for answer in self._answers)
 
     def question(self, count: int) -> Query:
         """Return the part of the query for the next `count` images."""
@@ -367,13 +366,13 @@ class _Slot:
         negative = None if query.negative is None else query.negative[part]
         return replace(query, x=query.x[part], context=query.context[part], negative=negative)
 
-    def answer(self, x_0: Tensor) -> Step | None:
-        """Take the x_0 of the next images; return the run's step if they were the last of the query."""
-        self._answers.append(x_0)
+    def answer(self, answer: Answer) -> Step | None:
+        """Take the answer for the next images; return the run's step if they were the last of the query."""
+        self._answers.append(answer)
         if self.unanswered:
             return None
         answers, self._answers = self._answers, []
-        answer = answers[0] if len(answers) == 1 else torch.cat(answers)
+        answer = Answer.cat(answers)
         if isinstance(self.run, Inspection):
             self.run.answer(answer)
             self._index, self._total = self.run.index, self.run.total

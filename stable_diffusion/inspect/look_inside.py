@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..guidance import Denoiser, Query
+from ..guidance import Answer, Denoiser, Query
 from ..images import to_images, to_tensor
 from ..inspection import Inquiry, Question, conduct, next_step, rendered
 from ..pipeline import Pipeline
@@ -55,13 +55,18 @@ def look_inside(pipeline: Pipeline, prompt: str | Request = "", **settings: Unpa
     run = pipeline.begin(prompt, **settings)
     observer = Observer(run.denoise)
     for step in run.steps(observer):
-        yield InsideStep(step, *observer.take())
+        yield inside_step(step, observer)
 
 
 def next_inside(run: Run, preview: Preview, observer: Observer) -> Inquiry[InsideStep]:
     """Take a run's next step, observed, and return it as `look_inside` does."""
     step = yield from next_step(run, preview, observer)
-    return InsideStep(step, *observer.take())
+    return inside_step(step, observer)
+
+
+def inside_step(step: Step, observer: Observer) -> InsideStep:
+    """Return a step of a run with its inside, which `observer` saw."""
+    return InsideStep(step, step.answer.unconditional, step.answer.conditional, observer.take())
 
 
 @dataclass(frozen=True)
@@ -115,9 +120,10 @@ def noised_photo(
     level, steps = schedule.level(t), torch.tensor([t])
     x_t = schedule.add_noise(x_0, torch.randn(x_0.shape, generator=generator).to(x_0), steps)
     words = pipeline.condition(Request(prompt, guidance_scale=1.0))
-    predicted = yield Question(Query(x_t, level, words.context, None, words.guidance_scale), words.denoise)
+    query = Query(x_t, level, words.context, None, words.guidance_scale)
+    answer = yield Question(query, words.denoise)
     noisy_pixels = schedule.add_noise(pixels, torch.randn(pixels.shape, generator=generator).to(pixels), steps)
-    return NoisedPhoto(level, noisy_pixels, x_0, x_t, predicted)
+    return NoisedPhoto(level, noisy_pixels, x_0, x_t, answer.x_0)
 
 
 def channel_sheet(latents: Tensor) -> Image.Image:
@@ -136,26 +142,24 @@ def channel_sheet(latents: Tensor) -> Image.Image:
 
 @dataclass
 class Observer:
-    """A denoiser that answers the queries of one run as the run's own does, and keeps the parts of its answers."""
+    """A denoiser that answers the queries of one run as the run's own does, and keeps the heat."""
 
     denoise: Denoiser
-    _seen: list[tuple[Tensor | None, Tensor, Tensor]] = field(default_factory=list)
+    _heat: list[Tensor] = field(default_factory=list)
 
     @torch.no_grad()
-    def __call__(self, queries: Sequence[Query]) -> list[Tensor]:
+    def __call__(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer one query: a run's, or that of some of its images."""
         [query] = queries
         maps: list[Tensor] = []
         [(unconditional, conditional)] = self.denoise.predict(queries, maps)
         # With guidance, the prompt's rows come last.
         heat = token_heat([weights[-len(query.x) :] for weights in maps], *query.x.shape[2:])
-        x_0 = None if unconditional is None else self.denoise.x_0(query, unconditional)
-        self._seen.append((x_0, self.denoise.x_0(query, conditional), heat))
-        return [self.denoise.x_0(query, query.guide(unconditional, conditional))]
+        self._heat.append(heat)
+        return [self.denoise.answer(query, unconditional, conditional)]
 
-    def take(self) -> tuple[Tensor | None, Tensor, Tensor]:
-        """Return the unconditional x_0, the conditional one and the heat of the images since the last call."""
-        unconditional, conditional, heat = zip(*self._seen, strict=True)
-        self._seen.clear()
-        without = None if unconditional[0] is None else torch.cat(unconditional)
-        return without, torch.cat(conditional), torch.cat(heat)
+    def take(self) -> Tensor:
+        """Return the heat of the images that were asked about since the last call."""
+        heat = torch.cat(self._heat)
+        self._heat.clear()
+        return heat

@@ -250,10 +250,12 @@ def check_finite(state: Mapping[str, Tensor], origin: Path | str) -> None:
     """Raise `ModelError` naming `origin` unless all numbers are finite."""
     broken = [name for name, tensor in state.items() if not finite(tensor)]
     if broken:
-        dtype = str(state[broken[0]].dtype).removeprefix("torch.")
+        dtype = state[broken[0]].dtype
+        # The other types reach as far as float32.
+        remedy = ", or dtype float32" if dtype == torch.float16 else ""
         raise ModelError(
-            f"{origin} holds weights that are not finite in {dtype} ({first_five(broken)}): "
-            "use another file of this model, or dtype float32"
+            f"{origin} holds weights that are not finite in {str(dtype).removeprefix('torch.')} "
+            f"({first_five(broken)}): use another file of this model{remedy}"
         )
 
 

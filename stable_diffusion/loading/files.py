@@ -13,6 +13,18 @@ MAX_SETTINGS = 4 * 2**20
 # With averaged weights and in float32, Stable Diffusion 2.x is 8 GB.
 MAX_WEIGHTS = 32 * 2**30
 
+Version = tuple[int, int, int]
+"""Number, time of the last change in ns, and bytes of a file: different ones where it was replaced or written to."""
+
+
+def version(path: Path) -> Version | None:
+    """Return the version of a file or folder; None if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
+
 
 def check_file(path: Path, limit: int) -> None:
     """Raise `ModelError` unless `path` is a regular file of at most `limit` bytes; a FIFO, say, would never end."""

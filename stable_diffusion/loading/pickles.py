@@ -13,6 +13,7 @@ import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,11 +30,20 @@ ALLOWED = re.compile(
     r"|torch\.storage UntypedStorage"
     r"|torch\._utils _rebuild_(tensor(_v[23])?|parameter|qtensor|meta_tensor_no_storage)"
 )
+# For all pickles of a file together.
 MAX_PICKLE = 4 * 2**20  # bytes, without the numbers; a checkpoint with optimiser state has 1 MB
 MAX_WORK = 10**7  # visits of objects; a pickle of 4 MB has a million objects, each visited a few times
 WRAPPERS = ("state_dict", "string_to_param")  # of checkpoints, and of AUTOMATIC1111's embeddings
 BEFORE_PYTORCH_1_6 = 5  # pickles in a row: magic number, version, system, tensors, names of storages
 SHARED = 4  # bytes of described tensors for each byte of the file; tied weights are described twice
+
+
+@dataclass
+class Budget:
+    """The bytes and the work that are left to the pickles of a file."""
+
+    size: int = MAX_PICKLE
+    work: int = MAX_WORK
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
@@ -46,9 +56,10 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         if zipped:
             _check_archive(path)
         else:
+            budget = Budget()
             with path.open("rb") as file:
                 for _ in range(BEFORE_PYTORCH_1_6):
-                    _check_pickle(file)
+                    _check_pickle(file, budget)
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except ModelError:
         raise
@@ -74,17 +85,18 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 def _check_archive(path: Path) -> None:
     """Raise unless all entries are stored uncompressed and the pickle passes `_check_pickle`."""
+    budget = Budget()
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED:
                 raise ModelError(f"{path} is compressed, as PyTorch never writes it: use the model's .safetensors file")
             if entry.filename.lower().endswith("data.pkl"):  # PyTorch's reader ignores the case
                 with archive.open(entry) as file:
-                    _check_pickle(file)
+                    _check_pickle(file, budget)
 
 
-def _check_pickle(file: IO[bytes]) -> None:
-    """Raise `UnpicklingError` for a pickle whose names or work exceed the needs of weights.
+def _check_pickle(file: IO[bytes], budget: Budget) -> None:
+    """Raise `UnpicklingError` for a pickle whose names or work exceed the needs of weights; take both off the budget.
 
     This interprets the pickle with sizes in place of objects. The size of a tuple is that of all its contents, which
     its hash visits; any other object counts 1, because no allowed callable looks into it.
@@ -92,7 +104,7 @@ def _check_pickle(file: IO[bytes]) -> None:
     stack: list[int | str] = []  # the size of an object, or the name of a callable
     marks: list[int] = []
     memo: dict[int, int | str] = {}
-    work, start = 0, file.tell()
+    start = file.tell()
     argument: Any
     for operation, argument, _ in pickletools.genops(file):
         if operation.name in ("BINGET", "LONG_BINGET"):
@@ -110,10 +122,11 @@ def _check_pickle(file: IO[bytes]) -> None:
             if taken[:1] == [ORDERED_DICT] and taken[1:] != [1] and operation.name in ("REDUCE", "NEWOBJ"):
                 raise pickle.UnpicklingError("an OrderedDict of something")
             size = 1 + sum(one if isinstance(one, int) else 1 for one in taken)
-            work += size
+            budget.work -= size
             stack += [size if operation.name.startswith("TUPLE") else 1] * len(operation.stack_after)
-        if work > MAX_WORK or file.tell() - start > MAX_PICKLE:
+        if budget.work < 0 or file.tell() - start > budget.size:
             raise pickle.UnpicklingError("too large")
+    budget.size -= file.tell() - start
 
 
 def _take(operation: pickletools.OpcodeInfo, stack: list[int | str], marks: list[int]) -> list[int | str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 from transformers import CLIPTokenizer
 
@@ -63,6 +64,30 @@ class Encoded(NamedTuple):
     word_ids: list[int | None]
 
 
+_vectors: WeakKeyDictionary[CLIPTokenizer, dict[int, list[int]]] = WeakKeyDictionary()
+
+
+def set_vectors(tokenizer: CLIPTokenizer, vectors: dict[int, list[int]]) -> None:
+    """Make the token ids `vectors[id]` follow each other wherever `encode_text` finds the token `id`."""
+    _vectors[tokenizer] = vectors
+
+
+def vectors_of(tokenizer: CLIPTokenizer) -> dict[int, list[int]]:
+    """Return the token ids of every word that has several, an embedding, by the first of them.
+
+    They go by ids and not by names, because the tokenizer lower-cases the words that it finds. Unless `set_vectors`
+    told them, they are diffusers' tokens `<name>`, `<name>_1`, `<name>_2` and so on.
+    """
+    if tokenizer not in _vectors:
+        added = tokenizer.get_added_vocab()
+        _vectors[tokenizer] = {
+            id: [id, *(added[name] for name in takewhile(added.__contains__, (f"{word}_{i}" for i in count(1))))]
+            for word, id in added.items()
+            if f"{word}_1" in added
+        }
+    return _vectors[tokenizer]
+
+
 def encode_text(tokenizer: CLIPTokenizer, text: str) -> Encoded:
     """Return all tokens of a text without start, end and padding; the word of an embedding becomes all its tokens.
 
@@ -72,19 +97,11 @@ def encode_text(tokenizer: CLIPTokenizer, text: str) -> Encoded:
     if tokenizer.backend_tokenizer.padding is not None or tokenizer.backend_tokenizer.truncation is not None:
         _reset(tokenizer)  # another caller left them set
     found = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
-    added = tokenizer.get_added_vocab()
-    places = []
-    for place, (id, word) in enumerate(zip(found.ids, found.tokens, strict=True)):
-        places.append((id, place))
-        # diffusers' names for an embedding of several vectors: `<name>`, `<name>_1`, `<name>_2`, ...
-        for i in count(1) if added.get(word) == id else ():
-            if f"{word}_{i}" not in added:
-                break
-            places.append((added[f"{word}_{i}"], place))
+    # Each attribute of `found` is a new list at every access.
+    ids, offsets, word_ids, vectors = found.ids, found.offsets, found.word_ids, vectors_of(tokenizer)
+    places = [(id, place) for place, first in enumerate(ids) for id in vectors.get(first, (first,))]
     return Encoded(
-        [id for id, _ in places],
-        [found.offsets[place] for _, place in places],
-        [found.word_ids[place] for _, place in places],
+        [id for id, _ in places], [offsets[place] for _, place in places], [word_ids[place] for _, place in places]
     )
 
 

@@ -159,7 +159,8 @@ class Visits:
 
     def open(self, url: str, **options: object) -> Page:
         """Open a page as one more visitor; with options of a browser context, in one of its own."""
-        usual = {"viewport": {"width": 1280, "height": 1000}}
+        # With less motion the stage shows each step as it comes, and does not hold the first ones.
+        usual = {"viewport": {"width": 1280, "height": 1000}, "reduced_motion": "reduce"}
         if options:
             self._special.append(context := self._browser.new_context(**usual | options))
         else:

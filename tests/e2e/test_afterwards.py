@@ -86,6 +86,16 @@ def test_settings_come_back_from_history_from_a_picture_and_from_a_link(finished
     expect_form(page, "a red fox", "42", "4")
 
 
+def test_a_link_that_no_server_would_take_is_not_made(finished: Visitor):
+    page, address = finished.page, finished.page.url
+    page.evaluate("document.querySelector('#t2i-live .live').dataset.link = 'prompt=' + 'a'.repeat(70000)")
+    page.get_by_role("button", name="Copy link").first.click()
+    expect(finished.view.locator(".status")).to_have_text(
+        "The prompt is too long for a link: the downloaded picture carries all settings."
+    )
+    assert page.url == address
+
+
 def test_the_whole_visit_can_be_downloaded(finished: Visitor, tmp_path: Path):
     page = finished.page
     finished.ask("a blue fish", steps=2, seed="7")

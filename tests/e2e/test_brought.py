@@ -43,6 +43,20 @@ def test_a_picture_of_another_program_says_what_was_taken_and_what_not(page: Pag
     visitor.wait_until("finished")
 
 
+def test_a_pasted_text_with_settings_fills_the_form(page: Page):
+    prompt, fill = page.locator("#t2i-prompt textarea"), page.locator("#t2i-fill")
+    prompt.fill("a fox in 3 lines\nSteps: 3")
+    expect(page.locator("#t2i-words")).to_be_visible()
+    expect(fill).to_be_hidden()
+    prompt.fill(TEXT)
+    fill.click()
+    told = page.locator(".toast-body").filter(has_text="Taken: Prompt, Negative prompt")
+    expect(told).to_contain_text("Changed: Steps 200 to 150")
+    expect(prompt).to_have_value("a (red:1.3) fox  <b>")
+    expect(page.locator("#t2i-seed textarea, #t2i-seed input")).to_have_value("7")
+    expect(fill).to_be_hidden()
+
+
 def test_a_picture_drawn_with_a_mask_says_that_photo_and_mask_are_missing(page: Page, tmp_path: Path):
     chunks = PngInfo()
     chunks.add_text("parameters", "a fox\nSteps: 9, Sampler: Euler, Seed: 7, Denoising strength: 0.6, Mask: painted")

@@ -81,3 +81,11 @@ def test_runs_are_counted_by_how_they_end(page: gr.Blocks) -> None:
         if "left" in counted(page):
             break
     assert counted(page) == {"finished": 1, "refused": 1, "left": 1}
+
+
+def test_a_version_of_mcp_that_gradio_can_not_use_is_told(
+    holder: LoadedModels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("gradio.mcp.GradioMCPServer.Server")  # as beside mcp 2, whose names differ
+    with pytest.raises(SystemExit, match=r"--mcp needs another version of .*: pip install 'gradio\[mcp\]'"):
+        app.open_page(app.parse_arguments(["--port", str(free_port()), "--mcp"]), holder, Local(holder))

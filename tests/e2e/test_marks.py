@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -57,8 +58,14 @@ def test_what_a_visitor_takes_away_is_marked(finished: Visitor, way: Callable[[V
 @pytest.mark.parametrize("with_photo", [False, True])
 def test_what_a_program_gets_is_marked(client: Client, photo: dict, with_photo: bool):
     image = {"image": photo, "api_name": "/image2image"} if with_photo else {"api_name": "/text2image"}
-    pictures, _ = client.predict(prompt="a cat", num_inference_steps=2, num_images=2, **image)
+    pictures, step = client.predict(prompt="a cat", num_inference_steps=2, num_images=2, **image)
     assert [is_marked(Path(picture["image"]).read_bytes()) for picture in pictures] == [True, True]
+    assert is_marked(base64.b64decode(step["preview"].partition(",")[2])), "all that is left where the disk is full"
+
+
+def test_what_a_real_photo_remains_in_is_a_composite(client: Client, photo: dict):
+    pictures, _ = client.predict(photo, "a cat", strength=0.2, num_inference_steps=5, api_name="/image2image")
+    assert is_marked(Path(pictures[0]["image"]).read_bytes(), "compositeWithTrainedAlgorithmicMedia")
 
 
 def test_a_photo_is_not_marked():

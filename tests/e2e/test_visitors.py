@@ -18,7 +18,7 @@ from stable_diffusion.run import Run
 from ui import sketch
 from ui.page import build_page
 from ui.resume import GONE
-from ui.runs import cost
+from ui.runs import cost, visitors
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
 from ui.runs.events import News
@@ -57,7 +57,7 @@ class Late(Local):
         if run_id:
             self.pressed.set()
 
-    async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
+    async def stream(self, run_id: str, request: Request, owner: visitors.Visitor) -> AsyncGenerator[News]:
         if request.prompt.endswith("late"):
             await asyncio.to_thread(self.pressed.wait, PATIENCE)
         async with aclosing(super().stream(run_id, request, owner)) as told:

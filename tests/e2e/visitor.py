@@ -123,7 +123,7 @@ class Visitor:
     def expect_result(self) -> None:
         """A picture to keep is there, and the next run can begin."""
         expect(self.page.locator(self.at("link"))).to_be_visible()
-        expect(self.page.locator(self.at("generate"))).to_be_enabled()
+        expect(self.page.locator(self.at("generate"))).to_have_attribute("aria-busy", "false")
 
     def pixels(self, selector: str = ".x0 img") -> np.ndarray:
         """The first picture there in the live view, as the browser has it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickletools
 import re
 import resource
 import shutil
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.loading.model_config import SETTINGS_FILES
+from stable_diffusion.loading.pickles import read_pickle
 from stable_diffusion.loading.single_file import METADATA_KEY
 from stable_diffusion.model_converter import convert
 from stable_diffusion.model_loader import load
@@ -161,6 +163,24 @@ def test_pickles_that_ask_for_more_than_weights(name: str, tmp_path: Path) -> No
         "file.ckpt is damaged, or holds more than weights, such as Python code, which is never run: use the model's"
     )
     assert message in refusal(tmp_path / "file.ckpt")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_the_pickles_of_a_file_share_one_bound(zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of five may take most of it alone, and the second is refused."""
+    read, genops = [], pickletools.genops
+    monkeypatch.setattr(pickletools, "genops", lambda file: read.append(file) or genops(file))
+    code = b"\x80\x02" + pairs(20) + b"."
+    file = tmp_path / "five.ckpt"
+    if zipped:
+        with zipfile.ZipFile(file, "w") as archive:
+            for i in range(5):
+                archive.writestr(f"{i}/data.pkl", code)
+    else:
+        file.write_bytes(5 * code)
+    with pytest.raises(ModelError, match=r"five.ckpt is damaged, or holds more than weights"):
+        read_pickle(file)
+    assert len(read) == 2
 
 
 def test_those_pickles_are_what_they_say(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from stable_diffusion.inspect.heat_maps import prompt_words
 from stable_diffusion.loading.config import ModelError
+from stable_diffusion.loading.tokenizer import encode_text
+from stable_diffusion.model_loader import load
 from stable_diffusion.pipeline import Pipeline
-from stable_diffusion.prompt import encode_prompts
+from stable_diffusion.prompt import encode_prompts, tokenize
 from tests.parity.pairs import BOUND, difference, gaussian
 
 
@@ -88,6 +90,42 @@ def test_every_vector_is_a_token_of_its_word(folder: Path, tmp_path: Path) -> No
     assert plain.equal(encode_prompts(models.tokenizer, models.text_encoder, ["a (zub:1.0), fox"], "weighted"))
 
 
+@pytest.mark.parametrize(
+    ("name", "prompt"),
+    [
+        *[("EasyNegative", "EasyNegative"), ("EasyNegative", "easynegative"), ("<Cat-Toy>", "<cat-toy>")],
+        *[("cafe\u0301", "caf\u00e9"), ("\u00e9t\u00e9", "E\u0301te\u0301"), ("a:b", "(a:b)"), ("日本", "日本")],
+    ],
+)
+def test_a_name_is_read_as_a_whole_however_it_is_written(
+    original: Path, name: str, prompt: str, tmp_path: Path
+) -> None:
+    """Capitals, and letters with accents in one character or in two."""
+    pipe, vectors = Pipeline.from_pretrained(original), gaussian(3, 32)
+    pipe.add_embedding(write(tmp_path / f"{name}.pt", vectors))
+    ids = tokenize(pipe.models.tokenizer, prompt, "weighted").ids[0, 1:4]
+    assert pipe.models.text_encoder.text_model.embeddings.token_embedding(ids).equal(vectors)
+
+
+def test_a_name_may_continue_another(original: Path, tmp_path: Path) -> None:
+    """diffusers calls the second vector of `style` `style_1`."""
+    pipe = Pipeline.from_pretrained(original)
+    vectors = {"style": gaussian(1, 32), "style_1": gaussian(2, 32, seed=1), "style_2": gaussian(1, 32, seed=2)}
+    for name, several in vectors.items():
+        pipe.add_embedding(write(tmp_path / f"{name}.pt", several))
+    table = pipe.models.text_encoder.text_model.embeddings.token_embedding.weight
+    found = pipe.tokenize("style_1 style style_2")
+    assert found.count == 4
+    assert table[found.ids[0, 1:5]].equal(torch.cat([vectors[name] for name in ("style_1", "style", "style_2")]))
+
+
+def test_words_that_a_tokenizer_came_with(original: Path) -> None:
+    """diffusers saves them as `<name>` and `<name>_1`."""
+    tokenizer = load(original).tokenizer
+    tokenizer.add_tokens(["Zub", "Zub_1"])
+    assert [len(encode_text(tokenizer, text).ids) for text in ("Zub", "zub", "Zub_1")] == [2, 2, 1]
+
+
 def test_loras_come_and_go_over_it(folder: Path, tmp_path: Path) -> None:
     pipe = Pipeline.from_pretrained(folder)
     name = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
@@ -134,9 +172,8 @@ def test_a_word_is_added_once_and_can_be_taken_out_again(folder: Path, tmp_path:
     before = context(pipe, "a zub qx")
     for name, count in (("zub", 2), ("qx", 3)):
         pipe.add_embedding(write(tmp_path / f"{name}.pt", gaussian(count, width(pipe))))
-    for name in ("Zub", "zub_1"):
-        with pytest.raises(ModelError, match="which the model already has: rename the file"):
-            pipe.add_embedding(write(tmp_path / f"{name}.bin", gaussian(1, width(pipe))))
+    with pytest.raises(ModelError, match="which the model already has: rename the file"):
+        pipe.add_embedding(write(tmp_path / "Zub.bin", gaussian(1, width(pipe))))
     other.add_embedding(tmp_path / "qx.pt")
     pipe.remove_embedding("zub")
     assert pipe.embeddings == ("qx",)

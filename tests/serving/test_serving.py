@@ -27,6 +27,7 @@ from ui.runs.catalogue import Catalogue
 from ui.runs.events import Event, News, Started
 from ui.runs.limits import Limits
 from ui.runs.models import LoadedModels
+from ui.runs.visitors import Visitor
 
 ray = pytest.importorskip("ray", reason="requirements-serve.txt is not installed")
 pytestmark = pytest.mark.serving
@@ -59,7 +60,7 @@ def handle(model: Path) -> Iterator[Any]:
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         ray.init("local", num_cpus=3, include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder)
         size = {"replicas": 2, "max_replicas": 3, "line": 4, "cpus": 1}
-        yield deploy(str(model), kind=Mortal, device="cpu", limits=LIMITS, **size)
+        yield deploy(Catalogue(str(model)), kind=Mortal, device="cpu", limits=LIMITS, **size)
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -94,7 +95,7 @@ def wait_until(holds: Callable[[], bool], seconds: float = 90) -> None:
 
 
 def news(backend: Backend, run_id: str, request: Request) -> aclosing[AsyncGenerator[News]]:
-    return aclosing(backend.stream(run_id, request, owner="visitor"))
+    return aclosing(backend.stream(run_id, request, owner=Visitor("visitor")))
 
 
 def run(backend: Backend, run_id: str, request: Request) -> list[News]:

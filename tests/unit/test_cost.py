@@ -45,13 +45,31 @@ def test_a_model_is_measured_once_with_few_evaluations(tmp_path: Path, monkeypat
     assert asked[0].negative is not None  # guided, as the model's pictures are by default
 
 
+def test_a_model_of_thousands_of_pixels_is_measured_at_fewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A `sample_size` of 512, in pixels by mistake, means pictures of 4,096 pixels."""
+    pipeline = Pipeline.from_pretrained(tiny.save_model(tmp_path))
+    widths: list[int] = []
+    answer = Denoiser.__call__
+
+    def note(self: Denoiser, queries: Sequence[Query]) -> list[Tensor]:
+        widths.extend(query.x.shape[-1] for query in queries)
+        return answer(self, queries)
+
+    monkeypatch.setattr(Denoiser, "__call__", note)
+    monkeypatch.setattr(cost, "LARGEST_SIDE", pipeline.default_size // 2)
+    monkeypatch.setattr(cost, "_seconds", lambda function, tries=2: (function(), 1.0)[1])
+    pace = cost.pace_of(pipeline)
+    assert set(widths) == {pipeline.default_size // 2 // pipeline.defaults.size_unit}
+    assert (pace.side, pace.evaluation) == (pipeline.default_size, 4.0)
+
+
 @pytest.mark.parametrize(
     ("settings", "seconds"),
     [
         ({}, 2 * 1 + 10 * 100 + 1000),
         ({"num_images": 3}, 2 * 1 + 3 * (10 * 100 + 1000)),
         ({"sampler": "heun"}, 2 * 1 + 20 * 100 + 1000),
-        ({"prompt": "cat " * 100, "prompt_syntax": "weighted"}, 3 * 1 + 10 * 100 + 1000),
+        ({"prompt": "cat " * 100, "prompt_syntax": "weighted"}, 4 * 1 + 10 * 100 + 1000),
         ({"image": Image.new("RGB", (8, 8)), "strength": 0.5}, 2 * 1 + 10 + 5 * 100 + 1000),
     ],
 )
@@ -63,7 +81,7 @@ def test_the_parts_of_a_run_add_up(
     request = Request(**{"width": side, "height": side, "num_inference_steps": 10, "sampler": "ddim", **settings})
     assert cost.estimate(pipeline, request) == pytest.approx(seconds)
     wide = replace(request, width=2 * side)
-    text = (3 if "prompt" in settings else 2) * 1
+    text = (4 if "prompt" in settings else 2) * 1
     assert cost.estimate(pipeline, wide) - text == pytest.approx(2 * (seconds - text))
 
 

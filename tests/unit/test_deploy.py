@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 
-from app import parse_arguments
+from app import open_page, parse_arguments, why_deaf
 from tests.conftest import ROOT
+from ui.runs.backend import Local
+from ui.runs.catalogue import Catalogue
+from ui.runs.models import LoadedModels
 
 LOCK = ROOT / "requirements-lock.txt"
 
@@ -61,3 +65,34 @@ def test_a_slip_in_a_variable_does_not_switch_it_off(
     with pytest.raises(SystemExit):
         parse_arguments(["--share"])
     assert "SD_SAFETY_CHECKER must be on or off, got 'On'" in capsys.readouterr().err
+
+
+def test_a_start_without_room_for_files_does_not_blame_the_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "file" / "folder"))
+    models = LoadedModels(Catalogue(), device="cpu")
+    with pytest.raises(SystemExit) as ended:
+        open_page(parse_arguments([]), models, Local(models))
+    assert str(ended.value) == (
+        f"the page can't write to {tmp_path}/file/folder (Not a directory): "
+        "make room there, or name another folder as GRADIO_TEMP_DIR"
+    )
+
+
+def test_the_reason_for_which_nothing_can_listen_is_the_systems():
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        assert why_deaf("127.0.0.1", busy.getsockname()[1]) == "Address already in use"
+    assert why_deaf("203.0.113.9", 7860) == "Cannot assign requested address"
+
+
+def test_help_says_one_default_for_each_option_and_the_one_that_holds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("SD_MAX_STEPS", "77")
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    options = {" ".join(one.split()) for one in capsys.readouterr().out.split("\n  --")[1:]}
+    assert all(one.count("default:") <= 1 for one in options)
+    [steps] = [one for one in options if one.startswith("max-steps")]
+    assert steps.endswith("default: 77")
+    assert parse_arguments([]).limits.max_steps == 77

@@ -112,7 +112,8 @@ def beginning(pipe: Pipeline, request: Request, denoise: Denoise | None = None) 
     def begin() -> Run:
         run = pipe.begin(request)
         if denoise is not None:
-            run.denoise = denoise  # one object for all runs: only those of the same network share a batch
+            # One object for all runs: only those of the same network share a batch.
+            run.conditioning = replace(run.conditioning, denoise=denoise)
         return run
 
     return begin
@@ -645,6 +646,18 @@ def test_batches_grow_while_that_makes_rows_cheaper() -> None:
     assert found_limit(lambda rows: 0.001 * max(rows, 16)) == 16
     assert found_limit(lambda rows: 0.1 * (10 + rows)) == 1  # a turn would take too long
     assert found_limit(lambda rows: 0.02 * (10 + rows)) == 32
+
+
+def test_a_batch_grows_on_a_machine_that_has_become_slow():
+    """A larger batch is compared with the last small ones, and not with the best of a quieter time."""
+    limit = BatchSize()
+    for _ in range(50):
+        limit.measured(2, 2 * 0.01)
+    for _ in range(6):
+        limit.measured(2, 2 * 0.05)
+    assert limit.rows == 4
+    limit.measured(4, 4 * 0.03)
+    assert limit.rows == 8
 
 
 def test_a_limit_is_not_raised_by_batches_that_do_not_fill_it() -> None:

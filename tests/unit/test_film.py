@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from stable_diffusion.request import Request
+from stable_diffusion.request import Request, RequestError
+from ui.keep.files import NoRoom
 from ui.keep.history import FinishedRun
-from ui.keep.metadata import KEY, encoded, read_infotext
+from ui.keep.metadata import encoded, read_infotext
+from ui.runs.events import Event
+from ui.stage import film as film_module
 from ui.stage.film import (
     BAR,
     FRAME_SIDE,
     MAX_FRAMES,
     animation,
     film_files,
+    finish,
     font,
     keep_film,
     picture_of,
@@ -140,9 +144,7 @@ def test_text_is_in_one_line_and_what_has_no_letters_is_a_question_mark():
 
 def test_a_saved_film_carries_the_settings_of_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    image = Image.new("RGB", (16, 16))
-    image.info[KEY] = TEXT
-    (tmp_path / "fox.png").write_bytes(encoded(image))
+    (tmp_path / "fox.png").write_bytes(encoded(Image.new("RGB", (16, 16)), TEXT))
     path = keep_film([*film(3), {"x0": None, "xt": None, "index": 4, "total": 4}])
     run = FinishedRun("t2i", Request("a red fox", seed=7), (str(tmp_path / "fox.png"),), path)
     files = film_files(run)
@@ -151,6 +153,34 @@ def test_a_saved_film_carries_the_settings_of_its_picture(tmp_path: Path, monkey
     blind = keep_film([{"x0": None, "xt": None, "index": 1, "total": 1}])
     with pytest.raises(ValueError, match="had no previews: choose a live preview"):
         film_files(replace(run, film=blind))
+
+
+@pytest.mark.parametrize("damage", ["film gone", "film cut", "picture gone", "picture cut"])
+def test_of_a_damaged_run_the_film_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str):
+    monkeypatch.setattr(film_module, "FILMS", set())  # Gradio's own record, which expects the files to exist
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    (tmp_path / "fox.png").write_bytes(encoded(Image.new("RGB", (16, 16)), TEXT))
+    run = FinishedRun("t2i", Request("a red fox", seed=7), (str(tmp_path / "fox.png"),), keep_film(film(3)))
+    path = Path(run.film if "film" in damage else run.files[0])
+    if "gone" in damage:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(RequestError, match="This run's film is gone"):
+        film_files(run)
+
+
+def test_a_run_is_kept_without_its_film_where_only_the_pictures_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(name: str, content: bytes) -> str:
+        raise NoRoom("The server can't keep a file (No space left on device): try again later.")
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(film_module, "keep", full)
+    last = Event(3, 3, 1.0, 0.1, 7, 0.5, None, None, images=[encoded(Image.new("RGB", (16, 16)), TEXT)])
+    photo = Request("a red fox", image=Image.new("RGB", (16, 16)), seed=7)
+    run = finish("i2i", Request("a red fox", image="photo.png"), photo, last, film(3))
+    assert (run.film, run.photo, run.request.image) == (None, None, "photo.png")
+    assert [read_infotext(file)["seed"] for file in run.files] == [7]
 
 
 def test_a_strip_is_up_to_ten_pictures_and_ends_with_the_last():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,13 @@ import gradio as gr
 import pytest
 from safetensors.torch import save_file
 
-from stable_diffusion.request import Defaults
+from stable_diffusion.request import Defaults, Request
 from tests import tiny
-from ui.form.controls import Controls, model_sliders, more_controls, sampling_controls
+from ui.form.controls import SIZED, Controls, model_sliders, more_controls, sampling_controls
 from ui.form.fitting import fit
 from ui.form.prompt import prompt_controls
 from ui.keep.infotext import parse_infotext
+from ui.keep.link import LINKED, from_query
 from ui.restore import model_by_name
 from ui.runs.catalogue import Catalogue
 from ui.runs.limits import LOCAL_LIMITS
@@ -32,7 +34,7 @@ def controls() -> Controls:
         found = prompt_controls("", menu, holder, "t2i")
         found |= sampling_controls(SMALL, "t2i")
         found |= more_controls(SMALL, "t2i", found, LOCAL_LIMITS)
-    del found["_reuse"]
+    del found["_reuse"], found["_fill"]
     return {**found, "model": menu}
 
 
@@ -41,7 +43,7 @@ def test_what_fits_is_taken(controls: Controls):
     fitted = fit(parse_infotext(text + "Seed: 9, Size: 128x192, Clip skip: 2"), controls, SMALL)
     assert fitted.values == {
         "prompt": "a (fox:1.3)", "negative_prompt": "blue", "prompt_syntax": "weighted", "num_inference_steps": 12,
-        "guidance_scale": 5.5, "seed": "9", "sampler": "dpmpp_2m", "schedule": "karras", "clip_skip": 1, "width": 128,
+        "guidance_scale": 5.5, "seed": "9", "sampler": "dpmpp_2m", "schedule": "karras", "clip_skip": 1, "then": "", "width": 128,
         "height": 192,
     }  # fmt: skip
     assert (fitted.changed, fitted.left) == ([], [])
@@ -74,6 +76,15 @@ def test_a_size_becomes_one_that_the_model_draws(controls: Controls, size: tuple
     assert (values["width"], values["height"]) == fitted
 
 
+@pytest.mark.parametrize("unit", [4, 8, 16, 32])
+def test_a_form_takes_the_sizes_that_its_model_takes(controls: Controls, unit: int):
+    defaults = replace(SMALL, size_unit=unit)
+    for side in (100, 104, 112, 120, 128, 144, 160):
+        fitted = fit({"width": side, "height": 128}, controls, defaults)
+        defaults.complete(Request(width=fitted.values["width"], height=fitted.values["height"]))
+        assert (fitted.values["width"] == side) is (side % unit == 0)
+
+
 def test_what_there_is_not_is_left_and_said(controls: Controls):
     line = (
         "Steps: 9, Sampler: DPM++ 3M SDE, CFG scale: 7, Seed: 99999999999, Size: 128x128, Denoising strength: 0.7, "
@@ -86,6 +97,28 @@ def test_what_there_is_not_is_left_and_said(controls: Controls):
         "Seed 99999999999", "LoRA pen (not here)", "Sampler DPM++ 3M SDE", "Denoising strength 0.7", "Hires upscale 2",
         "Model dreams",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", ["-1", "-512", "0", "nan", "inf", "-inf", "1e400", "9" * 300, "9" * 4000, "x" * 999])
+def test_odd_numbers_of_a_link_are_fitted_or_named(controls: Controls, number: str):
+    names = [one.name for one in LINKED if one.kind is not str and one.name in controls]
+    for query in [*({name: number} for name in names), dict.fromkeys(names, number)]:
+        fitted = fit(from_query(query), controls, SMALL)
+        told = fitted.report()
+        assert len(told) < 1000
+        for name in query.keys() - {"seed"}:
+            assert controls[name].label in told or (name in SIZED and "Size" in told)
+        for name in fitted.values.keys() - {"seed"}:
+            low, high = (64, 256) if name in SIZED else (controls[name].minimum, controls[name].maximum)
+            assert low <= fitted.values[name] <= high
+
+
+def test_a_report_is_short_and_has_no_control_characters(controls: Controls):
+    pairs = {f"name {i}": "a\nb\u202e\0\x1b[31m" for i in range(1000)}
+    told = fit({"others": pairs, "model": "two\nlines"}, controls, SMALL).report()
+    assert told.isprintable()
+    assert told.startswith("Not taken: Model two lines, name 0 a b [31m, name 1")
+    assert told.endswith(" and 981 more.")
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,32 @@ def test_memory_is_in_proportion_to_the_pixels(tmp_path: Path) -> None:
     assert read_within(240, *paths) == [str([(64, 64)] * 3)] * len(paths)
 
 
+def jpeg_of_48_megapixels(path: Path, **options: bool) -> Path:
+    Image.new("RGB", (8_000, 6_000), "red").save(path, **options)
+    return path
+
+
+@linux
+def test_a_large_jpeg_takes_the_memory_that_it_is_decoded_at(tmp_path: Path) -> None:
+    assert read_within(150, jpeg_of_48_megapixels(tmp_path / "phone.jpg")) == [str([(64, 64)] * 3)]
+
+
+def test_a_large_jpeg_that_is_held_in_memory_whole_is_refused(tmp_path: Path) -> None:
+    sentence = f"^image 'phone.jpg' is 8000x6000: {LIMIT}$"
+    path = jpeg_of_48_megapixels(tmp_path / "phone.jpg", progressive=True)
+    with pytest.raises(ImageError, match=sentence):
+        read_image(path)
+    content = jpeg_of_48_megapixels(path).read_bytes()
+    scan = content.index(b"\xff\xda")
+    one_colour = content[:scan] + b"\xff\xda\0\x08\1\1\0\0\x3f\0" + content[scan + 14 :]
+    # A comment behind a fill byte: taken for a length, its marker leads to the scan inside.
+    comment = b"\xff\xff\xfe\xff\xff" + (bytes(65_276) + content[scan : scan + 14]).ljust(65_533, b"\0")
+    for disguised in (one_colour, one_colour[:2] + comment + one_colour[2:]):
+        path.write_bytes(disguised)
+        with pytest.raises(ImageError, match=sentence):
+            read_image(path)
+
+
 @linux
 def test_a_line_of_ninety_million_pixels_costs_nothing(tmp_path: Path) -> None:
     (tmp_path / "line.png").write_bytes(png(1, 90_000_000))

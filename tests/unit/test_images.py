@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stable_diffusion.images import ImageError, fit_image, read_image, to_images, to_tensor
+from stable_diffusion.images import ImageError, fit_image, read_image, to_images, to_tensor, upright_size
 from stable_diffusion.request import FIT_LABELS
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -21,14 +23,24 @@ def left_red_right_blue(size: tuple[int, int] = (40, 20)) -> Image.Image:
     return image
 
 
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise to see it upright
-    left_red_right_blue().save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    image = read_image(tmp_path / "turned.jpg")
-    assert image.size == (20, 40)
-    assert np.allclose(image.getpixel((10, 5)), RED, atol=12)
-    assert np.allclose(image.getpixel((10, 35)), BLUE, atol=12)
+SEEN = {1: "rb/gg", 2: "br/gg", 3: "gg/br", 4: "gg/rb", 5: "rg/bg", 6: "gr/gb", 7: "gb/gr", 8: "bg/rg"}
+"""By EXIF orientation (TIFF 6.0, tag 274), how a picture with red and blue above green is seen."""
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tiff", "avif"])
+def test_exif_rotation_is_applied(tmp_path: Path, ending: str) -> None:
+    image = left_red_right_blue()
+    image.paste((0, 128, 0), (0, 10, 40, 20))
+    for orientation, seen in SEEN.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        image.save(tmp_path / f"turned.{ending}", exif=exif, quality=95)
+        upright = read_image(tmp_path / f"turned.{ending}")
+        assert upright.size == ((40, 20) if orientation < 5 else (20, 40))
+        assert upright_size(tmp_path / f"turned.{ending}") == upright.size
+        corners = [(3, 3), (-4, 3), (3, -4), (-4, -4)]
+        colours = [upright.getpixel((x % upright.width, y % upright.height)) for x, y in corners]
+        assert ["rgb"[int(np.argmax(colour))] for colour in colours] == list(seen.replace("/", "")), orientation
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -110,6 +122,44 @@ def test_grey_with_one_clear_level_lies_on_the_background(tmp_path: Path) -> Non
     image.save(tmp_path / "clear.png", transparency=40)
     seen = read_image(tmp_path / "clear.png", background="red")
     assert [seen.getpixel((x, 4)) for x in (1, 6)] == [(90, 90, 90), RED]
+
+
+def png(depth: int, colour: int, row: bytes, clear: bytes) -> bytes:
+    """Return a PNG of two pixels, of which tRNS names a clear level or colour (PNG specification, 11.3.2.1)."""
+    header = struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0)
+    chunks = {b"IHDR": header, b"tRNS": clear, b"IDAT": zlib.compress(b"\0" + row), b"IEND": b""}
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks.items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "seen"),
+    [
+        (png(1, 0, b"\x40", b"\0\1"), (0, 0, 0)),
+        (png(2, 0, b"\x60", b"\0\2"), (85, 85, 85)),
+        (png(4, 0, b"\x3a", b"\0\x0a"), (51, 51, 51)),
+        (png(16, 0, struct.pack(">2H", 257, 258), struct.pack(">H", 258)), (1, 1, 1)),
+        (png(16, 2, struct.pack(">6H", 99, 99, 999, 300, 500, 900), struct.pack(">3H", 300, 500, 900)), (0, 0, 3)),
+    ],
+    ids=["1 bit", "2 bits", "4 bits", "16 bits", "colour of 16 bits"],
+)
+def test_a_clear_level_of_any_depth_lies_on_the_background(
+    tmp_path: Path, content: bytes, seen: tuple[int, int, int]
+) -> None:
+    (tmp_path / "clear.png").write_bytes(content)
+    image = read_image(tmp_path / "clear.png", background="red")
+    assert [image.getpixel((x, 0)) for x in (0, 1)] == [seen, RED]
+
+
+def test_white_may_be_zero(tmp_path: Path) -> None:
+    for depth in (np.uint8, np.uint16):
+        path = tmp_path / "negative.tiff"
+        Image.fromarray(np.array([[0, np.iinfo(depth).max]], depth)).save(path)
+        photometric = struct.pack("<HHI", 262, 3, 1)
+        path.write_bytes(path.read_bytes().replace(photometric + b"\1", photometric + b"\0"))
+        assert np.asarray(read_image(path))[0, :, 0].tolist() == [255, 0]
 
 
 def test_a_picture_in_memory_is_read_and_left_as_it_is() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stable_diffusion.batching.engine import Engine
-from stable_diffusion.guidance import Query
+from stable_diffusion.guidance import Answer, Query
 from stable_diffusion.inspect.look_inside import InsideStep, Observer, look_inside, next_inside
 from stable_diffusion.inspection import Inquiry, Inspection, Question, conduct, next_step, rendered
 from stable_diffusion.pipeline import Pipeline
@@ -29,7 +29,9 @@ from ui.runs.catalogue import Catalogue
 from ui.runs.events import Waiting
 from ui.runs.limits import LOCAL_LIMITS
 from ui.runs.models import LoadedModels
+from ui.runs.visitors import Visitor
 
+ONE = Visitor("one", "192.0.2.1")
 REQUEST = Request("a red fox", seed=1, num_inference_steps=3, preview="none")
 
 
@@ -97,14 +99,13 @@ def test_the_work_between_questions_and_each_decoding_are_charged(pipe: Pipeline
         run = pipe.begin(replace(REQUEST, num_inference_steps=30))
         denoise = run.denoise
 
-        def answer(queries: Sequence[Query]) -> list[Tensor]:
+        def answer(queries: Sequence[Query]) -> list[Answer]:
             assert not turns or begun.wait(30)  # from the second turn on
             turns.append("run")
             now[0] += 1
             return denoise(queries)
 
-        run.denoise = answer
-        return run
+        return run.conditioned(replace(run.conditioning, denoise=answer))
 
     def view() -> Inquiry[None]:
         for _ in range(4):
@@ -134,11 +135,9 @@ def backend(folder: Path, **limits: float) -> Local:
 
 def ask_often(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[int], None]) -> Inquiry[None]:
     """Ask the same for ever, and show the number of answers."""
-    query = pipeline.begin(requests[0])
-    assert query.query is not None
-    count = 0
+    run, count = pipeline.begin(requests[0]), 0
     while True:
-        yield Question(query.query, query.denoise)
+        yield Question(run.query, run.denoise)
         count += 1
         show(count)
 
@@ -154,15 +153,15 @@ def test_a_closed_view_leaves_the_engine_and_a_fault_reaches_its_reader(folder: 
     local = backend(folder, max_visitor_runs=1)
 
     async def ask() -> None:
-        async with aclosing(local.inspect(ask_often, [REQUEST], "one")) as values:
+        async with aclosing(local.inspect(ask_often, [REQUEST], ONE)) as values:
             async for value in values:
                 if not isinstance(value, Waiting) and value >= 3:
                     break
             with pytest.raises(RequestError, match="1 of your runs are under way already"):
-                await anext(local.inspect(ask_often, [REQUEST], "one"))
+                await anext(local.inspect(ask_often, [REQUEST], ONE))
             with pytest.raises(RequestError, match="1 of your runs are under way already"):
-                await anext(local.stream("run", REQUEST, "one"))
-        failing = local.inspect(fail, [REQUEST], "one")
+                await anext(local.stream("run", REQUEST, ONE))
+        failing = local.inspect(fail, [REQUEST], ONE)
         assert await anext(failing) == 1
         with pytest.raises(RequestError, match="t must be smaller"):
             await anext(failing)
@@ -181,17 +180,16 @@ def test_a_view_is_limited_as_a_run_and_by_the_seconds_of_all_its_runs(
 
     def refusal(*requests: Request) -> str:
         with pytest.raises(RequestError) as refused:
-            awaited(anext(local.inspect(ask_often, requests, "one")))
+            awaited(anext(local.inspect(ask_often, requests, ONE)))
         return str(refused.value)
 
     request = replace(REQUEST, num_inference_steps=40)
     assert "num_inference_steps must be at most 50 here" in refusal(replace(request, num_inference_steps=60))
     samplers = [replace(request, sampler=name) for name in ("ddim", "euler", "dpmpp_2m")]
     assert refusal(*samplers).startswith("40 ddim + 40 euler + 40 dpmpp_2m steps x 1 of 64x64 take about 2 min here")
-    assert local._owners == {}
 
     async def first() -> object:
-        async with aclosing(local.inspect(ask_often, samplers[:2], "one")) as values:
+        async with aclosing(local.inspect(ask_often, samplers[:2], ONE)) as values:
             return await anext(values)
 
     assert awaited(first()) == 1

@@ -20,6 +20,7 @@ from ui.runs.events import Event, News, Started
 from ui.runs.limits import LOCAL_LIMITS, Limits
 from ui.runs.models import LoadedModels
 from ui.runs.prepare import check, prepare
+from ui.runs.visitors import Visitor
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,23 @@ def test_a_side_above_the_models_largest_is_refused():
     side = models.defaults().max_side
     with pytest.raises(RequestError, match=f"width must be at most {side} with this model, got {side + 64}"):
         check(models, Request(width=side + 64))
+
+
+def test_a_size_that_a_refusal_names_is_taken():
+    models = LoadedModels(Catalogue(), device="cpu", limits=Limits(max_side=300))
+    models.pipeline()
+    for width in (7, 248, 250, 299, 300):
+        sentences = set()
+        for door in (check, prepare):
+            with pytest.raises(RequestError, match="width must be a multiple of 16 with this model") as refused:
+                door(models, Request(width=width))
+            sentences.add(str(refused.value))
+        [sentence] = sentences
+        named = int(sentence.rpartition("try ")[2])
+        check(models, Request(width=named))
+        assert prepare(models, Request(width=named))[1].width == named
+    with pytest.raises(RequestError, match="width must be at most 300 here, got 530"):
+        prepare(models, Request(width=530))
 
 
 def test_the_usual_limits_allow_an_empty_request():
@@ -75,14 +93,14 @@ def test_a_visitor_has_a_bounded_number_of_runs():
     request = Request("a", num_inference_steps=50)
 
     async def ask() -> None:
-        runs = [backend.stream(str(i), request, "one") for i in range(2)]
+        runs = [backend.stream(str(i), request, Visitor("one")) for i in range(2)]
         for run in runs:
             await anext(run)
         with pytest.raises(RequestError, match="2 of your runs are under way already: wait for one to end, or stop it"):
-            await anext(backend.stream("third", request, "one"))
-        await anext(other := backend.stream("other", request, "another"))
+            await anext(backend.stream("third", request, Visitor("one")))
+        await anext(other := backend.stream("other", request, Visitor("another")))
         await runs[0].aclose()
-        await anext(third := backend.stream("third", request, "one"))
+        await anext(third := backend.stream("third", request, Visitor("one")))
         for run in (runs[1], other, third):
             await run.aclose()
 
@@ -96,7 +114,7 @@ def test_of_parked_runs_the_newest_go_on_and_the_oldest_begins_again(tmp_path: P
     request = Request("a", num_inference_steps=50, seed=1, preview="none")
 
     async def leave_after_a_step(run_id: str) -> None:
-        run = backend.stream(run_id, request, "somebody")
+        run = backend.stream(run_id, request, Visitor("somebody"))
         while not isinstance(await anext(run), Event):
             pass
         await run.aclose()
@@ -105,7 +123,7 @@ def test_of_parked_runs_the_newest_go_on_and_the_oldest_begins_again(tmp_path: P
         for i in range(3):
             await leave_after_a_step(str(i))
         for run_id, begins_again in (("1", False), ("0", True)):
-            run = backend.stream(run_id, request, "somebody")
+            run = backend.stream(run_id, request, Visitor("somebody"))
             news = [await anext(run)]
             assert any(isinstance(one, Started) for one in news) == begins_again
             await run.aclose()
@@ -125,7 +143,7 @@ def test_slow_downloads_delay_no_other_run(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("ui.runs.backend.prepare", slow)
 
     async def last(run_id: str, prompt: str) -> News:
-        stream = backend.stream(run_id, Request(prompt, num_inference_steps=2), run_id)
+        stream = backend.stream(run_id, Request(prompt, num_inference_steps=2), Visitor(run_id))
         return [news async for news in stream][-1]
 
     async def ask() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from gradio.queueing import AsyncQueue, Queue
 from gradio.routes import App
-from gradio.server_messages import EstimationMessage
+from gradio.server_messages import EstimationMessage, EventMessage, ProcessGeneratingMessage, ProcessStartsMessage
 
 from tests.conftest import awaited
-from ui.web.listeners import end_unheard, first_unread, queue_of
+from ui.web import listeners
+from ui.web.listeners import Listeners, first_unread, queue_of, repeat
 
 REMEDY = "Gradio keeps its line of events elsewhere: see its queueing.py and routes.py, and mend ui/web/listeners.py"
 
@@ -55,7 +57,8 @@ def test_unread_messages_are_forgotten_and_those_that_are_read_are_not(line: Que
             sessions[name] = AsyncQueue()
             for rank in range(5):
                 sessions[name].put_nowait(message(rank))
-        watching = asyncio.create_task(end_unheard(line, 0.3))
+        watch = Listeners(line, 0.3)
+        watching = asyncio.create_task(repeat(watch.check, watch.every))
         for rank in range(20):
             await asyncio.sleep(0.05)
             if "slow" in sessions:
@@ -66,3 +69,40 @@ def test_unread_messages_are_forgotten_and_those_that_are_read_are_not(line: Que
 
     before, after = awaited(visit())
     assert before - after == {"left"}
+
+
+def test_a_run_that_never_had_a_listener_ends_sooner(line: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(listeners, "time", SimpleNamespace(monotonic=lambda: now))
+    starts, step = ProcessStartsMessage(), ProcessGeneratingMessage(output={}, success=True)
+    first: dict[str, EventMessage] = {"never": starts, "waits": message(1), "heard": step}
+    for session, one in first.items():
+        line.pending_messages_per_session[session] = AsyncQueue()
+        line.pending_messages_per_session[session].put_nowait(one)
+    watch = Listeners(line, 60)
+    left: dict[float, list[str]] = {}
+    for now in (1000.0, 1009.0, 1011.0, 1059.0, 1061.0):
+        awaited(watch.check())
+        left[now] = sorted(line.pending_messages_per_session)
+    assert left == {
+        1000.0: ["heard", "never", "waits"],
+        1009.0: ["heard", "never", "waits"],
+        1011.0: ["heard"],
+        1059.0: ["heard"],
+        1061.0: [],
+    }
+
+
+def test_a_failing_check_is_logged_and_comes_again(caplog: pytest.LogCaptureFixture) -> None:
+    tried: list[None] = []
+
+    async def check() -> None:
+        tried.append(None)
+        if len(tried) == 3:
+            raise asyncio.CancelledError
+        raise LookupError("a newer Gradio")
+
+    with pytest.raises(asyncio.CancelledError):
+        awaited(repeat(check, 0.01))
+    assert len(tried) == 3
+    assert caplog.text.count("LookupError: a newer Gradio") == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -486,14 +487,26 @@ def test_runs_of_the_same_files_share_a_network(models: Models, tmp_path: Path) 
     loras = LoRAs(models)
     loras.register(tmp_path / "ink.safetensors")
     first = loras.models_for((("ink", 0.8),))
-    assert loras.models_for((("ink", 0.8),)) is first
+    for weight in range(1, CACHED_MERGES + 1):
+        loras.models_for((("ink", float(weight)),))
+    assert loras.models_for((("ink", 0.8),)) is first  # while a run uses it
+    unused = weakref.ref(loras.models_for((("ink", 9.0),)))
     for weight in range(1, CACHED_MERGES):
         loras.models_for((("ink", float(weight)),))
-    assert loras.models_for((("ink", 0.8),)) is first
-    loras.models_for((("ink", 9.0),))
-    assert loras.models_for((("ink", 0.8),)) is not first
+    assert unused() is not None
+    loras.models_for((("ink", 10.0),))
+    loras.models_for((("ink", 11.0),))
+    assert unused() is None
     loras.merge(tmp_path / "ink.safetensors")
     assert_state(loras.models_for((("ink", 0.5),)), state(merged(loras.models, tmp_path / "ink.safetensors", 0.5)))
+
+
+def test_an_alpha_may_be_a_whole_number(models: Models, tmp_path: Path) -> None:
+    save_file(kohya(models, alpha=2.0), tmp_path / "floating.safetensors")
+    whole = {name: tensor.long() if name.endswith("alpha") else tensor for name, tensor in kohya(models, 2.0).items()}
+    save_file(whole, tmp_path / "whole.safetensors")
+    expected = merged(models, tmp_path / "floating.safetensors")
+    assert_state(merged(models, tmp_path / "whole.safetensors"), state(expected))
 
 
 def test_a_folder_without_its_settings_merges_nothing(models: Models, tmp_path: Path) -> None:

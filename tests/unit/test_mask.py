@@ -7,14 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from torch.nn import functional as F
 
 from stable_diffusion.batching.engine import Engine
 from stable_diffusion.images import ImageError, fit_image
 from stable_diffusion.levels import SAMPLERS
-from stable_diffusion.mask import read_mask
+from stable_diffusion.mask import Mask, read_mask, soften
 from stable_diffusion.pipeline import Pipeline
-from stable_diffusion.request import FIT_LABELS, Request
+from stable_diffusion.request import FIT_LABELS, MAX_MASK_BLUR, Request, RequestError
+from stable_diffusion.schedule import CLEAN
 from tests.tiny import save_model
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (70, 100, 3), dtype=np.uint8))
@@ -35,7 +39,7 @@ def request(mask: Image.Image | str | Path | None, **options: object) -> Request
 def disc() -> Image.Image:
     """A round mask with a soft edge, in the middle of the photo."""
     y, x = np.mgrid[:70, :100]
-    return Image.fromarray((255 * (40 - np.hypot(x - 50, y - 35)).clip(0, 30) / 30).astype(np.uint8))
+    return Image.fromarray((255 * (24 - np.hypot(x - 50, y - 35)).clip(0, 12) / 12).astype(np.uint8))
 
 
 @pytest.mark.parametrize("strength", [0.6, 1.0])
@@ -43,20 +47,22 @@ def disc() -> Image.Image:
 def test_outside_the_mask_is_the_photo_in_every_picture_and_every_question(
     pipe: Pipeline, sampler: str, strength: float
 ) -> None:
-    white = np.asarray(read_mask(disc(), PHOTO, **SIZE, fit="crop")) > 0
-    photo = np.asarray(fit_image(PHOTO, **SIZE))
-    outside = torch.from_numpy(~white[::8, ::8])
+    run = pipe.begin(request(disc(), sampler=sampler, strength=strength, num_images=2, preview="linear"))
+    assert run.render.mask is not None
+    levels = np.asarray(run.render.mask.white)
+    white, photo = levels > 0, np.asarray(fit_image(PHOTO, **SIZE))
+    outside = torch.from_numpy(~white.reshape(8, 8, 8, 8).any(axis=(1, 3)))
+    assert torch.equal(outside, ~run.render.mask.inside)
     assert 0 < outside.sum() < outside.numel()
 
-    run = pipe.begin(request(disc(), sampler=sampler, strength=strength, num_images=2, preview="linear"))
     steps = list(run.steps())
     for step in steps:
         assert step.images is not None
         for picture in map(np.asarray, step.images):
             assert np.array_equal(picture[~white], photo[~white])
             assert not np.array_equal(picture[white], photo[white])
+            assert (picture != photo).any(axis=2)[levels == 255].mean() > 0.9
     # With one noise for all steps, x_t outside goes straight from noise to the photo, whatever the sampler.
-    assert run.render.mask is not None
     for step in steps[1:]:
         known = step.alpha * run.render.mask.x_0 + step.sigma * run.render.mask.noise
         torch.testing.assert_close(step.latents[..., outside], known[..., outside], rtol=0, atol=1e-5)
@@ -77,8 +83,41 @@ def test_at_strength_one_nothing_is_left_in_a_white_mask(pipe: Pipeline) -> None
     assert torch.equal(*drawn)
 
 
-def test_a_black_mask_leaves_the_photo(pipe: Pipeline) -> None:
-    assert np.array_equal(pipe(request(BLACK)).images[0], fit_image(PHOTO, **SIZE))
+@settings(deadline=None)
+@given(
+    st.tuples(st.integers(0, 63), st.integers(0, 47)),
+    st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    st.integers(0, MAX_MASK_BLUR),
+)
+def test_every_dot_changes_its_place_and_nothing_beyond_its_blur(
+    place: tuple[int, int], size: tuple[int, int], blur: int
+) -> None:
+    (x, y), (width, height) = place, size
+    dot = Image.new("L", (64, 48))
+    dot.paste(255, (x, y, x + width, y + height))
+    white = np.asarray(dot) > 0
+    near = np.zeros_like(white)
+    near[max(0, y - blur) : y + height + blur, max(0, x - blur) : x + width + blur] = True
+
+    photo, drawn, known = Image.new("RGB", (64, 48)), Image.new("RGB", (64, 48), "white"), torch.zeros(1, 4, 6, 8)
+    mask = Mask(soften(read_mask(dot, photo, 64, 48, "crop"), blur), photo, known, known)
+    latents = F.interpolate(mask.blend(known + 1, CLEAN), scale_factor=8)[0, 0].numpy()
+    picture = np.asarray(mask.paste([drawn])[0])[..., 0].astype(int)
+    assert latents[picture > 0].all()
+    assert (picture[white] == 255).all()
+    assert not picture[~near].any()
+    steps = [np.abs(np.diff(picture, axis=axis)).max(initial=0) for axis in (0, 1)]
+    assert max(steps) <= 255 / (blur + 1) + 1, "the drawn part fades into the photo"
+
+
+def test_a_line_at_the_edge_is_drawn(pipe: Pipeline) -> None:
+    line = Image.new("L", (64, 64))
+    line.paste(255, (63, 0, 64, 64))
+    photo = fit_image(PHOTO, **SIZE)
+    picture = pipe(request(line, image=photo, mask_blur=0)).images[0]
+    changed = (np.asarray(picture) != np.asarray(photo)).any(axis=2)
+    assert changed[:, 63].mean() > 0.9
+    assert not changed[:, :63].any()
 
 
 def test_a_masked_picture_does_not_depend_on_its_batch(pipe: Pipeline) -> None:
@@ -111,18 +150,57 @@ def test_a_mask_goes_with_its_photo(fit: str, scale: float) -> None:
     photo.paste("white", (60, 0, 90, 60))
     mask = photo.resize((round(120 * scale), round(60 * scale)), Image.Resampling.NEAREST)
     fitted = np.asarray(fit_image(photo, 48, 48, fit, background="black").convert("L")) >= 128
-    differing = fitted ^ (np.asarray(read_mask(mask, photo, 48, 48, fit)) > 0)
+    differing = fitted ^ (np.asarray(read_mask(mask, photo, 48, 48, fit)) >= 128)
     assert fitted.any()
     assert differing.mean() <= 1 / 48  # resampled twice, an edge may move by a pixel
 
 
-def test_grey_is_thresholded_and_clear_parts_are_black(tmp_path: Path) -> None:
-    levels = Image.fromarray(np.array([[0, 127, 128, 255]], dtype=np.uint8))
-    photo = Image.new("RGB", (4, 1))
-    assert list(read_mask(levels, photo, 4, 1, "crop").tobytes()) == [0, 0, 255, 255]
-    levels.putalpha(Image.fromarray(np.array([[255, 255, 255, 0]], dtype=np.uint8)))
-    levels.save(tmp_path / "mask.png")
-    assert list(read_mask(tmp_path / "mask.png", photo, 4, 1, "crop").tobytes()) == [0, 0, 255, 0]
+def row(*levels: int) -> Image.Image:
+    return Image.fromarray(np.array([levels], dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("mask", "levels"),
+    [
+        (row(0, 127, 128, 255), [0, 127, 128, 255]),
+        (row(0, 7, 8, 255), [0, 0, 8, 255]),
+        (row(0, 1, 1, 0), [0, 255, 255, 0]),
+        (row(0, 255, 0, 255).convert("1"), [0, 255, 0, 255]),
+        (Image.fromarray(np.array([[0, 255, 0, 65535]], np.uint16)), [0, 0, 0, 255]),
+        (Image.merge("LA", (row(255, 255, 255, 255), row(0, 100, 255, 0))), [0, 100, 255, 0]),
+        (
+            Image.merge("RGBA", (row(255, 255, 0, 9), row(212, 0, 0, 9), row(0, 0, 0, 9), row(255, 255, 255, 0))),
+            [255, 255, 0, 0],
+        ),
+    ],
+    ids=["grey", "faint", "numbers", "one bit", "16 bits", "white paint", "coloured paint"],
+)
+def test_levels_of_a_mask(tmp_path: Path, mask: Image.Image, levels: list[int]) -> None:
+    mask.save(tmp_path / "mask.png")
+    assert list(read_mask(tmp_path / "mask.png", Image.new("RGB", (4, 1)), 4, 1, "crop").tobytes()) == levels
+
+
+SIDE = Image.new("L", (100, 70))
+SIDE.paste(255, (0, 0, 10, 70))
+
+
+@pytest.mark.parametrize(
+    ("mask", "sentence"),
+    [
+        (BLACK, "mask has no white, and black or transparent parts stay as they are: make white what should change"),
+        (Image.merge("LA", (BLACK, disc())), "mask has no white, "),
+        (row(0, 2, 3, 0), "mask has no white, "),
+        (SIDE, "mask has no white inside the picture, with fit='crop', "),
+        (
+            Image.new("L", (70, 100), 255),
+            "mask is 70x100 and its photo, upright, 100x70: lay it out as the photo is seen",
+        ),
+    ],
+    ids=["black", "alpha alone", "numbers", "cut away", "raw pixels"],
+)
+def test_a_mask_that_would_change_nothing_is_refused(pipe: Pipeline, mask: Image.Image, sentence: str) -> None:
+    with pytest.raises(RequestError, match=f"^{sentence}"):
+        pipe.begin(request(mask))
 
 
 def test_a_file_that_is_no_mask_is_named(pipe: Pipeline, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 from stable_diffusion.request import Request
 from tests.marks import is_marked
 from tests.unit.test_film import film
-from ui.keep.infotext import parse_infotext, write_infotext
-from ui.keep.metadata import FORMAT_OPTIONS, KEY, MAX_TEXT, encoded, read_infotext
+from ui.keep.infotext import holds_settings, parse_infotext, write_infotext
+from ui.keep.metadata import FORMAT_OPTIONS, MAX_TEXT, encoded, read_infotext
 from ui.stage.film import animation, strip
 
 REQUEST = Request(
@@ -30,10 +30,10 @@ def test_a_mask_is_told_and_what_is_drawn_without_one_says_nothing():
     photo = replace(REQUEST, image=Image.new("RGB", (8, 8)), strength=0.6)
     plain, masked = (write_infotext(one, 42, "emoji") for one in (photo, replace(photo, mask=Image.new("L", (8, 8)))))
     assert "Mask" not in plain
-    assert ", Mask: painted" in masked
-    assert parse_infotext(masked) == {**parse_infotext(plain), "mask": "painted"}
-    other = parse_infotext("a fox\nSteps: 20, Sampler: Euler, Denoising strength: 0.5, Mask blur: 4")
-    assert (other["mask"], other["others"]) == ("painted", {"Mask blur": "4"})
+    assert ", Mask: painted, Mask blur: 4" in masked
+    assert parse_infotext(masked) == {**parse_infotext(plain), "mask": "painted", "mask_blur": 4}
+    other = parse_infotext("a fox\nSteps: 20, Sampler: Euler, Denoising strength: 0.5, Mask blur: 12")
+    assert (other["mask"], other["mask_blur"], "others" in other) == ("painted", 12, False)
 
 
 def test_the_infotext_of_another_program_is_read():
@@ -44,7 +44,7 @@ def test_the_infotext_of_another_program_is_read():
     )
     assert parse_infotext(text) == {
         "prompt": "masterpiece, (cat:1.2)\nin two lines", "negative_prompt": "blurry, bad", "num_inference_steps": 20,
-        "sampler": "dpmpp_2m", "schedule": "karras", "clip_skip": 0,
+        "sampler": "dpmpp_2m", "schedule": "karras", "clip_skip": 0, "then": "",
         "guidance_scale": 7.0, "seed": 123, "width": 512, "height": 768, "strength": 0.55,
         "prompt_syntax": "weighted",
     }  # fmt: skip
@@ -84,6 +84,13 @@ def test_the_line_of_settings_is_found_where_it_is():
     assert settings["others"] == {"Note": "two\nlines, Seed: 6"}
 
 
+def test_a_strength_of_zero_is_no_photo():
+    """AUTOMATIC1111's API writes it into pictures that are drawn from words."""
+    settings = parse_infotext("a fox\nSteps: 20, Sampler: Euler, Denoising strength: 0, Seed: 1")
+    assert "strength" not in settings
+    assert "others" not in settings
+
+
 def test_what_was_not_understood_is_kept_apart():
     line = (
         "Steps: 20, Sampler: DPM++ 3M SDE, Schedule type: Karras, CFG scale: nan, Seed: 1, Denoising strength: 0.7, "
@@ -104,41 +111,61 @@ def test_a_models_name_can_hold_anything(model: str):
     assert (settings["others"], settings["seed"]) == ({"Model": model}, 42)
 
 
+def test_a_text_with_settings_is_told_from_a_prompt():
+    written = write_infotext(REQUEST, 42, "emoji")
+    for text in (
+        written,
+        f"{written}\nTemplate: a fox",
+        "Steps: 9, Size: 8x8, Sampler: Euler",
+        "a\nSteps: 2, Sampler: x",
+    ):
+        assert holds_settings(text)
+    for text in ("", "a fox", "a fox\nSteps: 3", "a fox, Steps: 3, Sampler: Euler", "Steps: 3\nSampler: Euler"):
+        assert not holds_settings(text)
+
+
 @pytest.mark.parametrize("text", ["", "just a prompt", "Steps: many, Sampler: ?, CFG scale: high", "a: 1, b: 2, c: 3"])
 def test_odd_infotext_gives_no_settings(text: str):
     assert parse_infotext(text).keys() == {"prompt", "negative_prompt"}
 
 
-def picture(prompt: str = "ein Füchslein 🦊") -> Image.Image:
-    image = Image.new("RGB", (8, 8), "red")
-    image.info[KEY] = write_infotext(replace(REQUEST, prompt=prompt), 1, "emoji")
-    return image
+def picture(kind: str, prompt: str = "ein Füchslein 🦊") -> bytes:
+    text = write_infotext(replace(REQUEST, prompt=prompt), 1, "emoji")
+    return encoded(Image.new("RGB", (8, 8), "red"), text, kind)
 
 
 @pytest.mark.parametrize("kind", FORMAT_OPTIONS)
 def test_a_picture_carries_its_settings(tmp_path: Path, kind: str):
     file = tmp_path / f"fox.{kind.lower()}"
-    file.write_bytes(encoded(picture(), kind))
+    file.write_bytes(picture(kind))
     with Image.open(file) as image:
         assert image.format == kind
     settings = read_infotext(file)
     assert (settings["prompt"], settings["seed"]) == ("ein Füchslein 🦊", 1)
-    file.write_bytes(encoded(picture("half a character: \ud83e"), kind))
+    file.write_bytes(picture(kind, "half a character: \ud83e"))
     assert read_infotext(file)["prompt"] == "half a character: ?"
 
 
 def test_a_jpeg_has_no_room_for_the_longest_prompts(tmp_path: Path):
-    image = picture("a fox " * 3333 + "🦊")
-    (tmp_path / "fox.webp").write_bytes(encoded(image, "WEBP"))
+    longest = "a fox " * 3333 + "🦊"
+    (tmp_path / "fox.webp").write_bytes(picture("WEBP", longest))
     assert read_infotext(tmp_path / "fox.webp")["seed"] == 1
-    image.info[KEY] += "\n" * 20_000
     with pytest.raises(ValueError, match="of settings are too long for a JPEG: choose PNG"):
-        encoded(image, "JPEG")
+        encoded(Image.new("RGB", (8, 8)), longest + "\n" * 20_000, "JPEG")
+
+
+@pytest.mark.parametrize("text", ["一只狐狸", "가", "Āa", "一" * 1000, "{a|b} fox", '{"prompt": "a fox"}'])
+@pytest.mark.parametrize("kind", FORMAT_OPTIONS)
+def test_a_prompt_may_begin_like_the_other_byte_order_or_like_json(tmp_path: Path, text: str, kind: str):
+    (tmp_path / "fox").write_bytes(picture(kind, text))
+    assert read_infotext(tmp_path / "fox")["prompt"] == text
 
 
 @pytest.mark.parametrize(
     "comment",
     [
+        b"UNICODE\0" + "一只狐狸 ü\nSteps: 4".encode("utf-16-be"),
+        b"UNICODE\0" + "一只狐狸 ü\nSteps: 4".encode("utf-16-le"),
         b"UNICODE\0" + "a fox ü\nSteps: 4".encode("utf-16-be"),
         b"UNICODE\0" + "a fox ü\nSteps: 4".encode("utf-16-le"),
         b"ASCII\0\0\0a fox \xfc\nSteps: 4",
@@ -146,18 +173,20 @@ def test_a_jpeg_has_no_room_for_the_longest_prompts(tmp_path: Path):
     ],
 )
 def test_comments_of_every_code_are_read(tmp_path: Path, comment: bytes):
-    exif = Image.Exif()
-    exif.get_ifd(0x8769)[0x9286] = comment
-    Image.new("RGB", (8, 8)).save(tmp_path / "fox.jpg", exif=exif)
-    settings = read_infotext(tmp_path / "fox.jpg")
-    assert settings["prompt"].startswith("a fox")
-    assert settings["num_inference_steps"] == 4
+    for endian in "<>":
+        exif = Image.Exif()
+        exif.endian = endian
+        exif.get_ifd(0x8769)[0x9286] = comment
+        Image.new("RGB", (8, 8)).save(tmp_path / "fox.jpg", exif=exif)
+        settings = read_infotext(tmp_path / "fox.jpg")
+        assert settings["prompt"] in ("a fox ü", "一只狐狸 ü", "a fox \ufffd")
+        assert settings["num_inference_steps"] == 4
 
 
 @pytest.mark.parametrize(
     "file",
     [
-        *(encoded(picture(), kind) for kind in FORMAT_OPTIONS),
+        *(picture(kind) for kind in FORMAT_OPTIONS),
         animation(film(3), ""),
         animation(film(1), ""),
         strip(film(3)),
@@ -190,6 +219,7 @@ def test_hostile_infotext_is_read_in_linear_time():
     begun = time.process_time()
     for piece in ("a", "a ", '"', ': "', '\\"', "a:", ",", "\n", "\nSteps: 1", "\nSteps:  ", "\nNegative prompt: "):
         parse_infotext("Steps: 1, " + piece * (60_000 // len(piece)))
+        holds_settings("Steps: 1, " + piece * (60_000 // len(piece)))
         assert time.process_time() - begun < 20
 
 
@@ -207,7 +237,9 @@ def with_chunk(path: Path, chunk: bytes) -> Path:
 
 def test_too_much_text_in_a_picture_is_refused(tmp_path: Path):
     body = b"parameters\0Steps: 1" + b"x" * MAX_TEXT
-    with pytest.raises(ValueError, match=r"'long.png' carries 65,544 characters of settings, at most 65,536 are read"):
+    with pytest.raises(
+        ValueError, match=r"'long.png' carries 1,048,584 characters of settings, at most 1,048,576 are read"
+    ):
         read_infotext(with_chunk(tmp_path / "long.png", text_chunk(b"tEXt", body)))
     bomb = b"parameters\0\0" + zlib.compress(b"a" * 50_000_000)
     with pytest.raises(ValueError, match=r"'bomb.png' is not a picture that can be read"):
@@ -250,7 +282,7 @@ def test_comfyui_is_read(tmp_path: Path):
     file = saved(tmp_path / "fox.png", prompt=comfy(), workflow={"nodes": []})
     assert read_infotext(file) == {
         "prompt": "a (red:1.3) fox <lora:ink:0.8>", "negative_prompt": "blue", "prompt_syntax": "weighted",
-        "num_inference_steps": 20, "guidance_scale": 8.0, "seed": 156680208700286, "clip_skip": 1, "sampler": "euler_a",
+        "num_inference_steps": 20, "guidance_scale": 8.0, "seed": 156680208700286, "clip_skip": 1, "then": "", "sampler": "euler_a",
         "schedule": "model", "width": 512, "height": 768, "others": {"Schedule type": "Karras", "Model": "dreams_8"},
     }  # fmt: skip
 
@@ -289,11 +321,11 @@ def test_invokeai_is_read(tmp_path: Path):
     values = {
         "app_version": "5.4.0", "generation_mode": "txt2img", "positive_prompt": "a fox++", "negative_prompt": "blue",
         "width": 512, "height": 640, "seed": 7, "cfg_scale": 7.5, "steps": 30, "scheduler": "dpmpp_2m_k",
-        "clip_skip": 0, "model": {"key": "1", "name": "dreams", "base": "sd-1"}, "loras": [{"weight": 0.5}],
+        "clip_skip": 0, "then": "", "model": {"key": "1", "name": "dreams", "base": "sd-1"}, "loras": [{"weight": 0.5}],
     }  # fmt: skip
     assert read_infotext(saved(tmp_path / "fox.png", invokeai_metadata=values)) == {
         "prompt": "a fox++", "negative_prompt": "blue", "prompt_syntax": "plain", "num_inference_steps": 30,
-        "guidance_scale": 7.5, "seed": 7, "clip_skip": 0, "sampler": "dpmpp_2m", "schedule": "karras", "width": 512,
+        "guidance_scale": 7.5, "seed": 7, "clip_skip": 0, "then": "", "sampler": "dpmpp_2m", "schedule": "karras", "width": 512,
         "height": 640, "others": {"Model": "dreams", "LoRAs": "1"},
     }  # fmt: skip
     with pytest.raises(ValueError, match="was made by InvokeAI, in a way that can't be read here"):
@@ -308,7 +340,7 @@ def test_fooocus_is_read(tmp_path: Path):
     }  # fmt: skip
     expected = {
         "prompt": "a fox", "negative_prompt": "", "prompt_syntax": "weighted", "num_inference_steps": 30,
-        "guidance_scale": 4.0, "seed": 123, "clip_skip": 0, "sampler": "dpmpp_2m_sde", "schedule": "karras",
+        "guidance_scale": 4.0, "seed": 123, "clip_skip": 0, "then": "", "sampler": "dpmpp_2m_sde", "schedule": "karras",
         "width": 1152, "height": 896,
         "others": {"Model": "juggernaut", "Styles": "['Fooocus V2']", "lora_combined_1": "ink : 0.1"},
     }  # fmt: skip

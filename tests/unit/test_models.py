@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from stable_diffusion.loading.config import ModelError
 from stable_diffusion.request import RequestError
 from tests.conftest import awaited
-from ui.runs.catalogue import Catalogue
+from ui.runs.catalogue import BUNDLED_NAME, HUB, Catalogue
 from ui.runs.models import LoadedModels
 
 PATIENCE = 30
@@ -45,7 +46,7 @@ class Loader:
         if name in self.slow:
             assert self.slow[name].wait(PATIENCE)
         if name in self.broken:
-            raise RuntimeError("the disk is full")
+            raise ModelError(f"{source}/unet/config.json is not valid JSON: download it again")
         return name
 
 
@@ -119,7 +120,7 @@ def test_a_failed_load_is_a_sentence_for_all_who_wait_and_the_next_ask_tries_aga
     first, second = holder.start("a"), holder.start("a")
     loader.slow["a"].set()
     for waiting in (first, second):
-        with pytest.raises(RequestError, match="The model 'a' could not be loaded: the disk is full"):
+        with pytest.raises(RequestError, match=r"^The model 'a' could not be loaded: a/unet/config\.json is not"):
             waiting.future.result(PATIENCE)
     with pytest.raises(RequestError, match="could not be loaded"):
         gathered(holder, "a")
@@ -128,34 +129,74 @@ def test_a_failed_load_is_a_sentence_for_all_who_wait_and_the_next_ask_tries_aga
     assert holder.pipeline("b") == "b"
 
 
-def test_there_is_room_before_the_next_is_loaded(folder: Path):
+def in_memory(holder: LoadedModels) -> str:
+    """The models that are ready, of the first and a, b, c."""
+    return "".join(name for name in (holder.catalogue.first, *"abc") if holder.loaded(name))
+
+
+def test_the_first_model_is_never_displaced_and_another_only_when_its_successor_is_ready(folder: Path):
+    first = Catalogue().first
+    loader = Loader(slow={"b": threading.Event()}, broken={"c"})
+    holder = LoadedModels(Catalogue(), load=loader)
+    holder.pipeline()
+    holder.pipeline("a")
+    with pytest.raises(RequestError, match="could not be loaded"):
+        holder.pipeline("c")
+    waiting = holder.start("b").future
+    assert in_memory(holder) == f"{first}a"
+    loader.slow["b"].set()
+    assert waiting.result(PATIENCE) == "b"
+    assert in_memory(holder) == f"{first}b"
+    assert holder.status == "ready"
+
+
+def test_beside_what_is_loading_memory_holds_two_models(folder: Path):
     held: list[int] = []
     loader = Loader()
 
     def load(*arguments: object) -> str:
-        held.append(sum(holder.loaded(name) is not None for name in "abc"))
+        held.append(len(in_memory(holder)))
         return loader(*arguments)
 
     holder = LoadedModels(Catalogue(), load=load)
     for name in "abacab":
         assert holder.pipeline(name) == name
     assert loader.begun == ["a", "b", "c", "b"]  # a was asked for last when c came, c was not when b came again
-    assert max(held) == 1  # beside the one that is being loaded
+    assert max(held) == 2
 
 
-def test_a_third_model_waits_while_two_are_being_loaded(folder: Path):
-    loader = Loader(slow={"a": threading.Event(), "b": threading.Event()})
+def test_a_fourth_model_waits_while_three_are_being_loaded(folder: Path):
+    (folder / "d").mkdir()
+    (folder / "d" / "model_index.json").write_text("{}")
+    loader = Loader(slow={name: threading.Event() for name in "abc"})
     holder = LoadedModels(Catalogue(), load=loader)
-    waiting = [holder.start(name).future for name in "ab"]
+    waiting = [holder.start(name).future for name in "abc"]
     for _ in waiting:
         assert loader.beginnings.acquire(timeout=PATIENCE)
-    waiting.append(holder.start("c").future)
-    loader.slow["a"].set()
-    assert waiting[0].result(PATIENCE) == "a"
-    assert waiting[2].result(PATIENCE) == "c"
-    assert loader.begun.index("c") == 2
-    loader.slow["b"].set()
-    assert waiting[1].result(PATIENCE) == "b"
+    waiting.append(holder.start("d").future)
+    assert not loader.beginnings.acquire(timeout=0.2)
+    for name, future in zip("abc", waiting, strict=False):
+        loader.slow[name].set()
+        assert future.result(PATIENCE) == name
+    assert waiting[3].result(PATIENCE) == "d"
+
+
+def test_a_public_page_offers_the_models_that_its_deployer_names(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    assert {"a", "b", "c", *HUB} < set(Catalogue(public=False).sources)
+    assert set(Catalogue(public=True).sources) == {BUNDLED_NAME, "a", "b", "c"}
+    assert set(Catalogue("somebody/model", public=True).sources) == {"model", "a", "b", "c"}
+    monkeypatch.delenv("SD_MODELS")
+    monkeypatch.setattr("ui.runs.catalogue.MODELS", folder)
+    monkeypatch.setattr("ui.runs.adapter_files.MODELS", folder)
+    assert {"a", "b", "c", *HUB} < set(Catalogue(public=False).sources)
+    assert set(Catalogue(public=True).sources) == {BUNDLED_NAME}
+    one, hub = str(folder / "a"), "nota-ai/bk-sdm-tiny-2m"
+    named = Catalogue(None, [one, hub, "somebody/model", str(folder / "missing")], public=True)
+    sources = {"a": one, "BK-SDM tiny (from the hub)": hub, "model": "somebody/model"}
+    assert named.sources == {BUNDLED_NAME: None, **sources}
+    for name in HUB.keys() - named.sources.keys():
+        with pytest.raises(RequestError, match="model must be one of"):
+            LoadedModels(named, load=Loader()).start(name)
 
 
 def test_an_unknown_model_is_named(folder: Path):

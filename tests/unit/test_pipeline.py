@@ -12,9 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from stable_diffusion.compute.packed import packs
 from stable_diffusion.levels import SAMPLERS
 from stable_diffusion.pipeline import Pipeline
-from stable_diffusion.request import SAMPLER_LABELS, Request
+from stable_diffusion.request import SAMPLER_LABELS, Request, RequestError
 from stable_diffusion.run import Step
 from stable_diffusion.vae import NotFinite
 from tests.tiny import save_model
@@ -50,6 +51,25 @@ def test_stream_counts_every_evaluation_and_ends_with_the_result(pipe: Pipeline,
     assert all(step.latents.shape == step.denoised.shape == (1, 4, 8, 8) for step in steps)
     levels = [step.sigma / step.alpha for step in steps]
     assert levels == sorted(levels, reverse=True)
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_a"])
+def test_other_words_from_a_step_on_are_two_runs_by_hand(pipe: Pipeline, sampler: str) -> None:
+    settings = {"num_inference_steps": 5, "seed": 3, "sampler": sampler}
+    both = pipe("a pizza", then="a red heart", then_at=3, **settings).latents
+    first, then = pipe.begin("a pizza", **settings), pipe.begin("a red heart", **settings)
+    for _ in range(2):  # the second run follows the first one's guesses
+        [answer] = first.denoise([first.query])
+        first.answer(answer)
+        then.answer(answer)
+    *_, last = then.steps()
+    torch.testing.assert_close(both, last.result.latents, rtol=0, atol=0)
+    assert not torch.equal(both, pipe("a pizza", **settings).latents)
+    assert torch.equal(
+        pipe("a pizza", then="a red heart", then_at=1, **settings).latents, pipe("a red heart", **settings).latents
+    )
+    with pytest.raises(RequestError, match="then_at must be at most 5"):
+        pipe("a pizza", then="a red heart", then_at=6, **settings)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_2m_sde"])
@@ -159,13 +179,14 @@ def test_a_long_prompt_is_cut_and_the_lost_words_are_named(pipe: Pipeline) -> No
             r"num_inference_steps must be between 1 and 50 for lcm, got 60",
         ),
         ({"num_inference_steps": True}, "num_inference_steps must be between 1 and 1,000, got True"),
-        ({"width": 100}, "width must be a multiple of 8, got 100: try 96 or 104"),
-        ({"height": 0}, "height must be between 8 and 4,096, got 0"),
+        ({"width": 100}, "width must be a multiple of 8 with this model, got 100: try 96"),
+        ({"height": 0}, "height must be between 1 and 4,096, got 0"),
         ({"seed": -2}, "seed must be between 0 and .*, got -2: .*leave it empty for a random one"),
         ({"seed": 10**5000}, "seed must be between 0 and .*, got a value that is too long to show"),
         ({"num_images": 0}, "num_images must be between 1 and 1,000, got 0"),
         ({"image": 3}, "image must be a picture or the path of one, got 3"),
         ({"image": PHOTO, "mask": 3}, "mask must be a picture or the path of one, got 3"),
+        ({"image": PHOTO, "mask": PHOTO, "mask_blur": 65}, "mask_blur must be between 0 and 64, got 65"),
         ({"mask": "mask.png"}, "mask must come with an image, got 'mask.png' alone"),
         ({"image": PHOTO, "mask": "nowhere.png"}, "mask 'nowhere.png' is not a readable file"),
         ({"prompt_syntax": ["plain"]}, r"prompt_syntax must be one of plain, weighted, got \['plain'\]"),
@@ -229,6 +250,16 @@ def test_a_run_that_leaves_half_precision_says_so(tmp_path: Path) -> None:
         NotFinite, match="overflowed in float16, and the picture would be black: load the model with dtype"
     ):
         steps_of(half)
+
+
+@pytest.mark.skipif(not packs(torch.device("cpu"), torch.bfloat16), reason="no bfloat16 here")
+def test_the_error_names_the_type_that_computes_and_a_remedy_for_it(tmp_path: Path) -> None:
+    """A packed U-Net computes in bfloat16 and keeps its weights in the type of the file."""
+    pipe = Pipeline.from_pretrained(save_model(tmp_path), dtype=torch.bfloat16)
+    pipe.models.unet.conv_out.bias.data.fill_(3e38)
+    assert pipe.models.unet.conv_out.bias.dtype == torch.float32
+    with pytest.raises(NotFinite, match="overflowed in bfloat16, and the picture would be black: lower guidance_scale"):
+        steps_of(pipe)
 
 
 @pytest.mark.parametrize("preview", ["none", "linear", "vae"])

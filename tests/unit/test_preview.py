@@ -126,7 +126,7 @@ def test_tiny_previews_are_the_tiny_vaes_and_the_last_picture_is_the_vaes(with_t
     tiny = pipe.models.tiny_vae
     assert isinstance(tiny, TinyVAE)
     for step in steps:
-        assert step.images == to_images(tiny.decode_finite(step.denoised))
+        assert step.images == to_images(tiny.decode_finite(step.answer.conditional))
         assert step.images != step.decoded().images
     assert last.result.images == to_images(pipe.models.vae.decode_finite(last.final))
     engine = Engine(preview_worker=PreviewWorker(share=0.9))
@@ -241,11 +241,12 @@ def test_half_precision_overflow_is_decoded_again(
     with torch.no_grad():
         assert not overflowing.decode(latents.half()).isfinite().all()
     wide = overflowing.decode_finite(latents)
-    assert "the VAE's output overflowed in float16: decoding again in float32" in caplog.text
+    assert "the VAE's output overflowed in float16: such pictures are decoded again in float32" in caplog.text
     assert wide.dtype == torch.float32
     assert wide.isfinite().all()
     assert np.isfinite(np.asarray(Preview(Renderer(overflowing_models), "vae")(latents).images[0])).all()
     torch.testing.assert_close(wide, copy.deepcopy(overflowing).float().decode(latents), rtol=0, atol=0)
+    assert len(caplog.records) == 1  # once, and so is the copy in float32
 
 
 def test_decoding_again_leaves_the_shared_vae_alone(overflowing: VAE) -> None:

@@ -1,4 +1,4 @@
-"""Prompts with weights and of any length, by the written rules of AUTOMATIC1111's syntax; plain ones as before."""
+"""Weighted and long prompts by the written rules of AUTOMATIC1111's syntax; plain ones as before."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.prompt import MAX_WEIGHT, cut_into_chunks, encode_prompts, parse_weights, tokenize
+from stable_diffusion.request import Request, RequestError
 
 
 @pytest.fixture
@@ -117,7 +118,8 @@ def test_reading_a_prompt_takes_linear_time() -> None:
     """Linear time is some 6 s, quadratic time 30 and more, in a process, since a pattern can't be interrupted."""
     program = """
 import time
-from stable_diffusion.prompt import parse_weights
+from stable_diffusion.loading.tokenizer import clip_tokenizer
+from stable_diffusion.prompt import parse_weights, tokenize
 begun, n = time.process_time(), 100_000
 for prompt in (
     "(" * n, "[" * n + "a", "(a" * n + ")" * n, "(a" * n, ")" * n, "([" * n + "a" + ")]" * n, "(a:1)" * n,
@@ -126,6 +128,11 @@ for prompt in (
 ):
     parse_weights(prompt)
     assert time.process_time() - begun < 25, prompt[:9]
+tokenizer, n = clip_tokenizer(), 20_000  # the longest prompt
+for prompt in ("\U0001f600" * 4000, "(a:1.1)" * (n // 7), "(" * n, "(a" * (n // 2), "," * n, "a BREAK " * (n // 8)):
+    for syntax in ("plain", "weighted"):
+        tokenize(tokenizer, prompt, syntax)
+        assert time.process_time() - begun < 25, prompt[:9]
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=300, cwd=Path(__file__).parents[2])
 
@@ -150,6 +157,31 @@ def test_chunks_end_at_a_comma_near_their_end(tokenizer: CLIPTokenizer) -> None:
     for commas, first in (([54], 75), ([55], 56), ([30, 60], 61), ([74], 75), ([60, 75], 75), ([60, 76], 61)):
         prompt = " ".join("," if place in commas else "red" for place in range(80))
         assert [len(chunk) for chunk in cut_into_chunks(tokenizer, prompt)] == [first, 80 - first], commas
+
+
+def test_chunks_end_before_an_embedding_that_they_would_cut(original: Path, tmp_path: Path) -> None:
+    pipe = Pipeline(load(original))
+    for name, count in (("zub", 4), ("vast", 80)):
+        torch.save({"a": torch.ones(count, 32)}, tmp_path / f"{name}.pt")
+        pipe.add_embedding(tmp_path / f"{name}.pt")
+    for reds, first in ((70, 74), (71, 75), (72, 72), (74, 74), (75, 75)):
+        chunks = cut_into_chunks(pipe.models.tokenizer, "red " * reds + "zub")
+        assert [len(chunk) for chunk in chunks] == [first, reds + 4 - first][: 1 if reds < 72 else 2], reds
+    assert [len(chunk) for chunk in cut_into_chunks(pipe.models.tokenizer, "vast red")] == [75, 6]
+    assert [len(chunk) for chunk in cut_into_chunks(pipe.models.tokenizer, "red vast")] == [1, 75, 5]
+
+
+def test_a_prompt_has_at_most_eight_chunks(models: Models) -> None:
+    """Memory and time of every step grow with them."""
+    pipe = Pipeline(models)
+    run = pipe.begin("red " * 8 * 75, prompt_syntax="weighted")
+    assert run.query is not None
+    assert run.query.context.shape[1] == 8 * 77
+    for name in ("prompt", "negative_prompt"):
+        for text in ("red " * (8 * 75 + 1), "red BREAK " * 8 + "red"):
+            message = f"{name} must have at most 8 chunks of 75 tokens with this model, got 9: shorten it"
+            with pytest.raises(RequestError, match=message):
+                pipe.begin(Request(**{name: text, "prompt_syntax": "weighted"}))
 
 
 def test_unweighted_short_prompts_are_encoded_as_plain_ones(models: Models) -> None:

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import re
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from stable_diffusion.loading.config import SchedulerConfig
 from stable_diffusion.prompt import EMPHASIS, parse_weights
 from stable_diffusion.request import (
     FIT_LABELS,
     MAX_CLIP_SKIP,
+    MAX_MASK_BLUR,
     MAX_STEPS,
     SAMPLER_LABELS,
     SCHEDULE_LABELS,
     SPACED_SAMPLERS,
+    SYNTAX_LABELS,
     Request,
+    RequestError,
 )
 from stable_diffusion.schedule import NoiseSchedule, karras_sigmas
 from ui.keep.infotext import parse_infotext, write_infotext
 from ui.keep.link import LINKED, from_query, to_query
+from ui.keep.metadata import FORMAT_OPTIONS, encoded, read_infotext
 from ui.keep.settings import PAGE_MAX_GUIDANCE, PAGE_MAX_SEED
 from ui.runs.limits import LOCAL_LIMITS
 
@@ -36,18 +44,50 @@ every_input = settings(deadline=None, max_examples=100)
 seeds = st.integers(0, PAGE_MAX_SEED)
 sides = st.integers(1, 512).map(lambda units: 8 * units)
 model_names = st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1, max_size=20)
+PIECES = [
+    *(
+        "a red fox",
+        " ",
+        "\n",
+        "\r",
+        "\r\n",
+        "\t",
+        "\0",
+        "\ufeff",
+        "\x85",
+        "\u2028",
+        ",",
+        ":",
+        '"',
+        "'",
+        "\\",
+        "{",
+        "}",
+        "🦊",
+    ),
+    *("一", "가", "Ā", "一" * 300, "ก", "שועל", "\u202e", "é", "e\u0301", "<lora:ink:0.8>", "(fox:1.3)", "a" * 20_000),
+    *("Negative prompt: ", "\nNegative prompt: ", "Steps: 3", "\nSteps: 3, Sampler: Euler, Seed: 9", '{"prompt": "a"}'),
+    *("Exact prompts: x", "\nSteps: 3, Exact prompts: x", "\u0a00\u5300\u7400\u6500\u7000\u7300\u3a00\u2000\u3300"),
+]
+"""Texts that readers of files may take for something else; the last is a line of settings with its bytes swapped."""
+prompts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.lists(
+    st.sampled_from(PIECES), max_size=6
+).map(lambda pieces: "".join(pieces)[:20_000])
 requests = st.builds(
     Request,
-    prompt=st.text(max_size=60),
-    negative_prompt=st.text(max_size=60),
+    prompt=prompts,
+    negative_prompt=prompts,
     num_inference_steps=st.integers(1, MAX_STEPS),
-    guidance_scale=st.integers(0, int(10 * PAGE_MAX_GUIDANCE)).map(lambda tenths: tenths / 10),
+    guidance_scale=st.floats(0, PAGE_MAX_GUIDANCE),
     height=sides,
     width=sides,
     sampler=st.sampled_from(sorted(SAMPLER_LABELS)),
     clip_skip=st.integers(0, MAX_CLIP_SKIP),
+    prompt_syntax=st.sampled_from(sorted(SYNTAX_LABELS)),
     seed=seeds,
     num_images=st.integers(1, LOCAL_LIMITS.max_images),
+    then=prompts,
+    then_at=st.integers(1, MAX_STEPS),
 )
 spaced_requests = st.builds(
     replace, requests, sampler=st.sampled_from(SPACED_SAMPLERS), schedule=st.sampled_from(sorted(SCHEDULE_LABELS))
@@ -56,8 +96,9 @@ photo_requests = st.builds(
     replace,
     requests,
     image=st.just("photo.png"),
-    strength=st.integers(1, 100).map(lambda hundredths: hundredths / 100),
+    strength=st.floats(0, 1, exclude_min=True),
     fit=st.sampled_from(sorted(FIT_LABELS)),
+    mask_blur=st.integers(0, MAX_MASK_BLUR),
 )
 
 
@@ -67,21 +108,31 @@ photo_requests = st.builds(
 @every_input
 @given(
     requests | spaced_requests | photo_requests,
-    model_names,
+    st.sampled_from(sorted(FORMAT_OPTIONS)),
     st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)),
 )
-def test_infotext_comes_back(request: Request, model: str, stopped_at: tuple[int, int] | None) -> None:
-    # A line that starts the negative prompt is all that tells the two apart.
-    assume("\nNegative prompt: " not in f"\n{request.prompt}")
-    names = ["num_inference_steps", "guidance_scale", "seed", "width", "height", "sampler", "schedule", "clip_skip"]
-    names += ["strength"] if request.image is not None else []
-    expected = {name: getattr(request, name) for name in names}
-    expected |= {"prompt": request.prompt.strip(), "negative_prompt": request.negative_prompt.strip()}
-    others = {"Model": model}
+def test_every_request_comes_back_from_a_file(request: Request, kind: str, stopped_at: tuple[int, int] | None) -> None:
+    image, text = Image.new("RGB", (8, 8)), write_infotext(request, request.seed, "emoji", stopped_at)
+    if kind == "JPEG" and len(text) > 32_500:  # of two bytes each or more
+        with pytest.raises(RequestError, match="are too long for a JPEG: choose PNG"):
+            encoded(image, text, kind)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "picture").write_bytes(encoded(image, text, kind))
+        read = read_infotext(Path(folder) / "picture")
+    names = ["prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "seed", "width", "height", "sampler"]
+    names += ["schedule", "clip_skip", "prompt_syntax"] + (["strength", "fit"] if request.image is not None else [])
+    names += ["then", "then_at"] if request.then else ["then"]
+    others = {"Model": "emoji"}
     if stopped_at is not None:
         others["Stopped at step"] = "{} of {}".format(*stopped_at)
-    expected |= {"prompt_syntax": "plain", "others": others}
-    assert parse_infotext(write_infotext(request, request.seed, model, stopped_at)) == expected
+    assert read == {**{name: getattr(request, name) for name in names}, "others": others}
+
+
+@every_input
+@given(requests, model_names)
+def test_every_models_name_comes_back(request: Request, model: str) -> None:
+    assert parse_infotext(write_infotext(request, request.seed, model))["others"] == {"Model": model}
 
 
 @every_input
@@ -94,6 +145,8 @@ def test_any_text_is_read_as_infotext(text: str) -> None:
 
 # Settings in a link.
 
+ODD_NUMBERS = ["-1", "0", "-0.0", "nan", "inf", "-inf", "1e400", "1e-400", "9" * 4000, "-" + "9" * 400, "9" * 5000]
+
 
 @every_input
 @given(requests | spaced_requests | photo_requests, st.none() | model_names)
@@ -104,11 +157,13 @@ def test_a_link_comes_back(request: Request, model: str | None) -> None:
 
 
 @every_input
-@given(st.dictionaries(st.sampled_from([*KINDS, "other"]), st.text(max_size=10)))
+@given(st.dictionaries(st.sampled_from([*KINDS, "other"]), st.text(max_size=10) | st.sampled_from(ODD_NUMBERS)))
 def test_any_link_is_read(query: dict[str, str]) -> None:
     read = from_query(query)
-    assert read.keys() <= query.keys() & KINDS.keys()
+    others = read.pop("others", {})
+    assert read.keys() | others.keys() == query.keys() & KINDS.keys(), "each is taken or named"
     assert all(isinstance(value, KINDS[name]) for name, value in read.items())
+    assert all(math.isfinite(value) for value in read.values() if not isinstance(value, str))
 
 
 # Weighted prompts: characters with their weights, whatever the texts that they come in.

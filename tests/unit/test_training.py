@@ -457,6 +457,12 @@ class TestOptimizer:
         for a, b in zip(model.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(a, b)
 
+    def test_muon_takes_the_matrices_of_the_time_and_no_embeddings(self, model: TextToLatents) -> None:
+        taken = {id(parameter) for parameter in MuonAdamW(model, 1e-2).matrices}
+        names = {name for name, parameter in model.named_parameters() if id(parameter) in taken}
+        assert {f"unet.time_embedding.linear_{i}.weight" for i in (1, 2)} <= names
+        assert not [name for name in names if "token_embedding" in name or "position_embedding" in name]
+
     def test_token_embeddings_have_a_rate_of_their_own(self, model: TextToLatents) -> None:
         embeddings = model.text_encoder.text_model.embeddings
         moved = {}

@@ -21,15 +21,18 @@ from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import Request, RequestError
 from tests import tiny
 from ui.api import Answer, answers
+from ui.keep import history
 from ui.keep.files import DAY, HOUR, NoRoom, keep, stem, sweep
-from ui.keep.history import MAX_RUNS, FinishedRun, by_picture, with_files
+from ui.keep.history import MAX_RUNS, FinishedRun, by_picture, keep_pictures, with_files
 from ui.keep.link import from_query, to_query
 from ui.keep.metadata import read_infotext
 from ui.keep.settings import SETTINGS
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
-from ui.runs.errors import NO_MEMORY, UNEXPECTED, errors_on_page, explain
+from ui.runs.errors import NO_MEMORY, UNEXPECTED, errors_on_page, explain, page_error, titled
+from ui.runs.message_rate import MessageRate
 from ui.runs.models import LoadedModels
+from ui.runs.visitors import Visitor
 from ui.stage.film import FILMS, keep_film, read_film
 from ui.stage.live import data_uri
 
@@ -58,7 +61,7 @@ def last_answer(models: LoadedModels, request: Request) -> Answer:
     """The last of the answers that a program gets."""
 
     async def read() -> Answer:
-        return [answer async for answer in answers(Local(models), request, "somebody")][-1]
+        return [answer async for answer in answers(Local(models), MessageRate(), request, Visitor("somebody"))][-1]
 
     with ThreadPoolExecutor(1) as pool:  # where no loop runs: in this thread, the browser's driver may have one
         return pool.submit(asyncio.run, read()).result()
@@ -123,6 +126,13 @@ def test_a_message_on_the_page_is_never_read_as_html():
         raise RequestError("<b>")
 
 
+def test_a_message_is_one_line_whatever_the_names_in_it():
+    name = "a\nb\x1b[2J\u202e\u2028\ud800\x9b\u200dc"
+    line = "a b [2J    \u200dc"
+    assert explain(RequestError(name)) == str(page_error(name).message) == line
+    assert titled("T", name) == f"<b>T.</b> {line}"
+
+
 def test_a_link_carries_every_setting():
     settings = from_query(dict(parse_qsl(to_query(replace(REQUEST, prompt="a & b = ü?", seed=42)))))
     assert settings["prompt"] == "a & b = ü?"
@@ -134,11 +144,11 @@ def test_a_link_says_that_there_was_a_mask_and_carries_none():
     run = replace(REQUEST, image="photo.png", mask="/tmp/mask.png", seed=42)
     assert "tmp" not in to_query(run)
     assert from_query(dict(parse_qsl(to_query(run))))["mask"] == "painted"
-    assert "mask" not in to_query(replace(run, mask=None))
+    assert "mask=" not in to_query(replace(run, mask=None))
 
 
 def test_a_broken_link_is_read_as_far_as_it_goes():
-    assert from_query({"prompt": "x", "seed": "many", "evil": "1"}) == {"prompt": "x"}
+    assert from_query({"prompt": "x", "seed": "many", "evil": "1"}) == {"prompt": "x", "others": {"seed": "many"}}
 
 
 def film(count: int) -> list[dict]:
@@ -181,6 +191,18 @@ def test_what_can_t_be_kept_is_said_and_leaves_nothing(monkeypatch: pytest.Monke
     with pytest.raises(NoRoom, match=r"The server can't keep a file \(Not a directory\): try again later"):
         keep("fox.png", b"")
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_of_pictures_that_do_not_all_fit_none_is_left(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    room = iter([True, True, False])
+    monkeypatch.setattr(history, "keep", lambda name, content: keep(name, content) if next(room) else full())
+
+    def full() -> str:
+        raise NoRoom("The server can't keep a file (No space left on device): try again later.")
+
+    with pytest.raises(NoRoom, match="No space left"):
+        keep_pictures(replace(REQUEST, seed=1), [b"a", b"b", b"c"])
+    assert list((cache / "kept").iterdir()) == []
 
 
 def test_history_finds_the_run_of_a_picture_and_forgets_those_whose_files_are_gone(cache: Path):

@@ -113,13 +113,19 @@ SMALL = Vocabulary(
         ("a zepp ", ["zepp"]),
         ("a t-shirt, red-cat, cat-dog", ["cat-dog"]),
         ("a cat <lora:ink:1>", []),
-        ("a zub", []),
+        ("a zub, Bad-Hands_5 on zub_1", []),
+        ("a zub_2", ["zub"]),
+        ("a cat BREAK on", ["break"]),
         ("кот", ["кот"]),
         ("x" * 50_000, ["x" * 20_000]),
     ],
 )
 def test_unknown_words(prompt: str, unknown: list[str]):
-    assert SMALL.unknown(prompt, beside={"zub"}) == unknown
+    assert SMALL.unknown(prompt, beside={"zub", "zub_1", "bad-hands_5"}) == unknown
+
+
+def test_break_is_no_word_of_a_weighted_prompt():
+    assert SMALL.unknown("a cat BREAK on BREAK break ", syntax="weighted") == ["break"]
 
 
 @pytest.mark.parametrize(

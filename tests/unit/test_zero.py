@@ -16,6 +16,7 @@ from ui.runs.catalogue import Catalogue
 from ui.runs.events import Event, News, Started
 from ui.runs.limits import Limits
 from ui.runs.models import LoadedModels
+from ui.runs.visitors import Visitor
 from ui.runs.zero import LOADING, Zero
 
 REQUEST = Request("a red fox", num_inference_steps=6, seed=7)
@@ -37,7 +38,7 @@ def told(backend: Local, request: Request, stop_at: int | None = None) -> list[N
 
     async def listen() -> list[News]:
         news = []
-        async for one in backend.stream("run", request, "somebody"):
+        async for one in backend.stream("run", request, Visitor("somebody")):
             news.append(one)
             if isinstance(one, Event) and one.index == stop_at:
                 backend.stop("run")
@@ -91,4 +92,4 @@ def test_a_view_is_drawn_here_and_limited_at_the_pace_of_this_processor(monkeypa
     pipeline = backend.models.pipeline()
     monkeypatch.setitem(cost._paces, pipeline, cost.Pace(pipeline.default_size, 0, 0, 1, 0))
     with pytest.raises(RequestError, match="take about 8 min here, and one request may take 2 min"):
-        awaited(anext(backend.inspect(recordings, [replace(REQUEST, num_inference_steps=500)], "one")))
+        awaited(anext(backend.inspect(recordings, [replace(REQUEST, num_inference_steps=500)], Visitor("one"))))

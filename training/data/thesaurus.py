@@ -13,17 +13,20 @@ KINDS = {"03": "any", "05": "animal", "06": "artifact", "08": "body", "13": "foo
     "20": "plant"
 }
 """WordNet's files of nouns that can be drawn, by number (lexnames(5WN)); the first holds the most general ones."""
+PLACES = ("15", "28")
+"""WordNet's files of places and of times."""
 KIND_OF = ("@", "@i")
 """The pointers to a more general noun, and to what something is an instance of."""
 
 
 @dataclass(frozen=True)
 class Sense:
-    """One meaning: the file that it is in, the words for it, and the meanings that it is a kind of."""
+    """One meaning: the file it is in, the words for it, the meanings it is a kind of, and whether it is a place or a time."""
 
     kind: str
     words: tuple[str, ...]
     kind_of: tuple[str, ...]
+    place: bool = False
 
 
 class Thesaurus:
@@ -89,7 +92,7 @@ def _sense(fields: list[str]) -> tuple[str, Sense]:
     offset, kind, _, count, *rest = fields
     words, pointers = rest[: 2 * int(count, 16) : 2], rest[2 * int(count, 16) + 1 :]
     kind_of = tuple(to for sign, to in zip(pointers[::4], pointers[1::4], strict=False) if sign in KIND_OF)
-    return offset, Sense(KINDS.get(kind, ""), tuple(words), kind_of)
+    return offset, Sense(KINDS.get(kind, ""), tuple(words), kind_of, kind in PLACES)
 
 
 def _entry(fields: list[str]) -> tuple[str, tuple[str, ...]]:

@@ -29,9 +29,13 @@ class MuonAdamW:
     """
 
     def __init__(self, model: nn.Module, rate: float, word_share: float | None = None):
-        outer = ("embedding", "conv_in", "conv_out")
         named = list(model.named_parameters())
-        self.matrices = [p for name, p in named if p.ndim >= 2 and not any(word in name for word in outer)]
+        # The U-Net's `time_embedding` has inner matrices: an embedding is known by its class.
+        outer = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+        outer |= {
+            id(p) for name, p in named if any(part in name for part in ("conv_in", "conv_out", "patch_embedding"))
+        }
+        self.matrices = [p for _, p in named if p.ndim >= 2 and id(p) not in outer]
         # Views share the memory: what Muon changes, the model sees.
         self._views = [nn.Parameter(p.data.view(len(p), -1)) for p in self.matrices]
         taken = {id(p) for p in self.matrices}

@@ -19,7 +19,7 @@ from stable_diffusion.request import (
 )
 
 from ..keep.settings import PAGE_MAX_GUIDANCE
-from ..runs.adapter_files import find_files
+from ..runs.adapter_files import can_be_named, find_files
 from ..runs.limits import MAX_SLIDER_STEPS, Limits
 from .inputs import Dropdown, Slider
 
@@ -91,17 +91,22 @@ def menu(
     return Dropdown(choices, value=value, label=label, info=info, elem_id=elem_id, render=render)
 
 
+LORA_INFO = "Adds its tag to the prompt"
+
+
 def lora_menu(prompt: gr.Textbox, kind: str) -> None:
     """Build a menu of the LoRA files beside the models; a choice adds its tag to the prompt."""
     with gr.Row(visible=False) as row:
-        menu = Dropdown([], value=None, label="LoRA", info="Adds its tag to the prompt", elem_id=f"{kind}-lora")
+        menu = Dropdown([], value=None, label="LoRA", info=LORA_INFO, elem_id=f"{kind}-lora")
         weight = Slider(
             -2, 2, value=1, step=0.05, label="Weight", info="Of the LoRA chosen next", elem_id=f"{kind}-lora-weight"
         )
 
     def list_files() -> tuple[gr.Row, gr.Dropdown]:
         names = list(find_files("loras"))
-        return gr.Row(visible=bool(names)), Dropdown(names, value=None)
+        choices, others = ([name for name in names if can_be_named(name) is able] for able in (True, False))
+        left_out = f"; a tag can't name {', '.join(others)}: rename the file" if others else ""
+        return gr.Row(visible=bool(names)), Dropdown(choices, value=None, info=LORA_INFO + left_out)
 
     def add(text: str, name: str | None, weight: float) -> tuple[Any, None]:
         return with_lora(text or "", name, weight) if name else gr.skip(), None

@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import gradio as gr
 
-from stable_diffusion.request import LORA_TAG, MAX_PROMPT, SIZE_UNIT, Defaults, RequestError, check_schedule
+from stable_diffusion.request import LORA_TAG, MAX_PROMPT, Defaults, RequestError, check_schedule
 
 from ..keep.settings import PAGE_MAX_SEED
 from ..runs.adapter_files import find_files
 from ..runs.models import LoadedModels
 from .controls import SIZED, Controls, ModelSlider, Updates, model_sliders
 
-MAX_SHOWN = 60
-"""Number of characters of a value in a report."""
+MAX_SHOWN, MAX_LISTED = 60, 20
+"""Number of characters of a value in a report, and of values in a list of it."""
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Fitted:
     def report(self) -> str:
         """Return a sentence each for the settings that were taken, changed and left."""
         parts = {"Taken": self.taken, "Changed": self.changed, "Not taken": self.left}
-        return " ".join(f"{part}: {', '.join(settings)}." for part, settings in parts.items() if settings)
+        return " ".join(f"{part}: {_listed(settings)}." for part, settings in parts.items() if settings)
 
 
 def fill(
@@ -71,7 +72,8 @@ def fit(settings: dict[str, Any], controls: Controls, defaults: Defaults) -> Fit
         except RequestError:
             fitted.values["schedule"] = "model"
             fitted.left.append("that schedule with this sampler")
-    fitted.left += [_named(name, value) for name, value in settings.get("others", {}).items()]
+    labels = {name: str(component.label) for name, component in controls.items()}
+    fitted.left += [_named(labels.get(name, name), value) for name, value in settings.get("others", {}).items()]
     return fitted
 
 
@@ -111,8 +113,8 @@ def _fit_one(fitted: Fitted, name: str, component: Any, value: Any, defaults: De
 def _fit_size(fitted: Fitted, width: int, height: int, defaults: Defaults) -> None:
     """Take a size that the model draws, or else the nearest with the same proportions."""
     low, high, step = defaults.min_side, defaults.max_side, defaults.side_step
-    sides = [width, height]
-    if any(not low <= side <= high or side % SIZE_UNIT for side in sides):
+    sides = [max(1, width), max(1, height)]
+    if any(not low <= side <= high or side % defaults.size_unit for side in sides):
         scale = min(1, high / max(sides))
         sides = [min(max(round(side * scale / step) * step, low), high) for side in sides]
     fitted.values |= dict(zip(SIZED, sides, strict=True))
@@ -126,12 +128,18 @@ def _fit_size(fitted: Fitted, width: int, height: int, defaults: Defaults) -> No
 def _fit_loras(fitted: Fitted) -> None:
     """Remove the tags of LoRA files that are not here from the prompt."""
     here = find_files("loras")
-    missing = [tag for tag in LORA_TAG.finditer(fitted.values["prompt"]) if tag["name"] not in here]
+    missing = [tag for tag in LORA_TAG.finditer(fitted.values["prompt"]) if normalize("NFC", tag["name"]) not in here]
     for tag in missing:
         fitted.values["prompt"] = fitted.values["prompt"].replace(tag[0], "").rstrip()
     fitted.left += [_named("LoRA", f"{tag['name']} (not here)") for tag in missing]
 
 
 def _named(name: str, value: object) -> str:
-    text = f"{name} {value}"
+    """Return name and value in one short line; control characters, also those that turn text around, are left out."""
+    text = " ".join("".join(sign if sign.isprintable() else " " for sign in f"{name} {value}").split())
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+
+
+def _listed(settings: list[str]) -> str:
+    more = f" and {len(settings) - MAX_LISTED:,} more" if len(settings) > MAX_LISTED else ""
+    return ", ".join(settings[:MAX_LISTED]) + more

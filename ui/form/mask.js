@@ -43,7 +43,9 @@ find(".clear").addEventListener("click", clear);
 
 function show() {
   element.hidden = !props.photo;
-  if (props.photo && photo.src !== props.photo) photo.src = props.photo;
+  if (!props.photo || photo.src === props.photo) return;
+  clear(); // now, and again at the new size when the photo is there
+  photo.src = props.photo;
 }
 watch("photo", show);
 show();

@@ -6,8 +6,6 @@ for one move of a slider.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from pathlib import Path
 
 import gradio as gr
@@ -15,13 +13,11 @@ import gradio as gr
 from stable_diffusion.request import RequestError
 from ui.stage import live
 
-from ..keep.files import keep
+from ..keep.files import keep_data
 from ..runs.errors import errors_on_page
 from ..runs.events import webp
 
 HERE = Path(__file__).parent
-MASKS: set[str] = set()
-"""The files of all masks, which Gradio deletes after a day."""
 BACKDROP = 512
 """Longest side, in pixels, of the photo to paint on, and of the mask."""
 START = "data:image/png;base64,"
@@ -38,13 +34,7 @@ class MaskPainter(gr.HTML):
                 return None
             if not isinstance(payload, str) or not payload.startswith(START) or len(payload) > MAX_TEXT:
                 raise RequestError("mask must be a PNG of at most 750 kB, as text: paint it here")
-            try:
-                content = base64.b64decode(payload.removeprefix(START), validate=True)
-            except binascii.Error:
-                raise RequestError("mask is cut off on its way: paint it again") from None
-            path = keep("mask.png", content)
-            MASKS.add(path)
-            return path
+            return keep_data("mask", payload)
 
 
 def mask_painter(elem_id: str) -> MaskPainter:
@@ -62,14 +52,17 @@ def mask_painter(elem_id: str) -> MaskPainter:
 
 
 def backdrop(photo: str | None) -> MaskPainter:
-    """Return the update that gives a painter its photo, upright and whole: the mask is fitted together with it."""
+    """Return the update that gives a painter its photo, upright and whole: the mask is fitted together with it.
+
+    The browser clears the mask when another photo comes; of the same photo it stays.
+    """
     from stable_diffusion.images import ImageError, read_image
 
     try:
-        picture = read_image(photo) if photo else None
+        picture = read_image(photo, jpeg_size=(BACKDROP, BACKDROP)) if photo else None
     except ImageError:  # Generate shows the message
         picture = None
     if picture is None:
-        return MaskPainter(photo="", value=None)
+        return MaskPainter(photo="")
     picture.thumbnail((BACKDROP, BACKDROP))
-    return MaskPainter(photo=live.webp_uri(webp(picture)), value=None)
+    return MaskPainter(photo=live.webp_uri(webp(picture)))

@@ -12,6 +12,7 @@ from gradio.utils import get_upload_folder
 
 from stable_diffusion.request import RequestError
 
+from ..keep.files import keep_data
 from ..runs.errors import errors_on_page
 from ..stage.opening import PHOTOS
 
@@ -47,23 +48,16 @@ class PhotoInput(gr.Image):
     argument = "image"
 
     def preprocess(self, payload: ImageData | None) -> str | None:
-        """Return the upload's path; a webcam's picture comes as text and becomes a file first.
+        """Return the upload's path; a picture that comes as text, a data URI, becomes a file first, as it is.
 
         Gradio trusts a path without `meta`, so every event checks it here.
         """
         with errors_on_page():
             if payload is None:
                 return None
-            if payload.path or not (payload.url or "").startswith("data:"):
-                return own_file(payload.path or "", self.argument)
-            try:
-                path = super().preprocess(payload)
-            except Exception as error:  # text that is not a picture makes Gradio and Pillow raise nearly anything
-                if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the picture
-                    raise
-                raise RequestError(f"{self.argument} is damaged on its way: take or choose it again") from None
-            assert isinstance(path, str), "the component's type is filepath"
-            return path
+            if payload.url and payload.url.startswith("data:") and not payload.path:
+                return keep_data(self.argument, payload.url)
+            return own_file(payload.path or "", self.argument)
 
 
 class MaskFile(PhotoInput):

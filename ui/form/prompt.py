@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import gradio as gr
 
-from stable_diffusion.request import MAX_PROMPT, SYNTAX_LABELS
+from stable_diffusion.request import SYNTAX_LABELS, Request, RequestError
 
+from ..keep.infotext import holds_settings
 from ..runs.adapter_files import add_files, find_files
+from ..runs.limits import MAX_SLIDER_STEPS
 from ..runs.models import LoadedModels
 from .controls import QUIET, Controls, menu
+from .inputs import Slider
 from .vocabulary import read_vocabulary
 
 if TYPE_CHECKING:
@@ -21,9 +25,12 @@ NEARLY_FULL = 3 / 4
 
 
 def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, kind: str) -> Controls:
-    """Return prompt, negative prompt and syntax, with notes on the prompt. `kind` prefixes the tab's element ids."""
+    """Return prompt, later prompt, negative prompt and syntax, with notes, and the button for a text with settings.
+
+    `kind` prefixes the tab's element ids.
+    """
     prompt = gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_lines=6, elem_id=f"{kind}-prompt")
-    info = "Weighted: (more:1.3), [less], and of any length"
+    info = "Weighted: (more:1.3), [less], and several times as long"
     # `more_controls` renders this and the next.
     syntax = menu(SYNTAX_LABELS, "plain", "Prompt syntax", info, f"{kind}-syntax", render=False)
     negative = gr.Textbox(
@@ -34,9 +41,15 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
         elem_id=f"{kind}-negative",
         render=False,
     )
-    connect_prompt_note(prompt, syntax, model, models, kind)
+    with gr.Accordion("Change its mind during the run", open=False, elem_id=f"{kind}-change"):
+        then = gr.Textbox(label="Then", placeholder="Other words, for example: a red heart", elem_id=f"{kind}-then")
+        info = "The first step that hears the other words"
+        then_at = Slider(1, MAX_SLIDER_STEPS, 10, step=1, label="From step", info=info, elem_id=f"{kind}-then-at")
+    fill = gr.Button("Fill the form with the settings in this text", size="sm", visible=False, elem_id=f"{kind}-fill")
+    connect_prompt_note(prompt, syntax, model, fill, models, kind)
     connect_embeddings_note(model, models, kind)
-    return {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
+    prompts = {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
+    return {**prompts, "then": then, "then_at": then_at, "_fill": fill}
 
 
 def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str) -> None:
@@ -46,8 +59,10 @@ def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str)
         files, pipeline = find_files("embeddings"), models.loaded(name)
         if pipeline is not None:
             add_files(pipeline)
-        words = [f"`{word}`" for word in (files if pipeline is None else pipeline.embeddings)]
-        text = f"Words of your embeddings: {', '.join(words) or 'none that this model can take'}"
+        words = files if pipeline is None else pipeline.embeddings
+        text = f"Words of your embeddings: {listed(words) or 'none that this model can take'}"
+        if words and (others := files.keys() - words):
+            text += f"; not for this model: {listed(sorted(others))}"
         return gr.Markdown(text, visible=bool(files))
 
     note = gr.Markdown(visible=False, elem_id=f"{kind}-embeddings", elem_classes="note")
@@ -55,36 +70,53 @@ def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str)
     model.change(note_embeddings, model, note, **QUIET)
 
 
+def listed(words: Iterable[str]) -> str:
+    """Return words as code in Markdown."""
+    return ", ".join(f"`{word}`" for word in words)
+
+
 def connect_prompt_note(
-    prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, models: LoadedModels, kind: str
+    prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, fill: gr.Button, models: LoadedModels, kind: str
 ) -> None:
-    """Show below the prompt which of its words the model does not know, and what exceeds its limit."""
+    """Show below the prompt which of its words the model does not know, and what exceeds its limit.
+
+    For a text with settings, such as one copied from a picture's page, show the button `fill` instead.
+    """
     note = gr.Markdown(visible=False, elem_id=f"{kind}-words", elem_classes="note")
 
-    def check_prompt(text: str, syntax: str, name: str) -> gr.Markdown:
+    def check_prompt(text: str, syntax: str, name: str) -> tuple[gr.Markdown, gr.Button]:
+        if holds_settings(text or ""):
+            return gr.Markdown(visible=False), gr.Button(visible=True)
         pipeline, vocabulary = models.loaded(name), read_vocabulary(models.catalogue.path(name))
         sentences = []
         if text and vocabulary is not None:
             embeddings = () if pipeline is None else {word.lower() for word in pipeline.embeddings}
-            sentences.append(vocabulary.sentence(text, embeddings))
+            sentences.append(vocabulary.sentence(text, embeddings, syntax))
         if text and pipeline is not None:
             sentences.append(room_left(text, syntax, pipeline))
         shown = " ".join(filter(None, sentences))
-        return gr.Markdown(shown, visible=bool(shown))
+        return gr.Markdown(shown, visible=bool(shown)), gr.Button(visible=False)
 
     changes = [component.change for component in (prompt, syntax, model)]
-    gr.on(changes, check_prompt, [prompt, syntax, model], note, trigger_mode="always_last", **QUIET)
+    gr.on(changes, check_prompt, [prompt, syntax, model], [note, fill], trigger_mode="always_last", **QUIET)
 
 
 def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
-    """Return a sentence about a prompt near or beyond the model's token limit, else an empty string."""
-    if len(text) > MAX_PROMPT:
-        return f"It is too long: at most {MAX_PROMPT:,} characters are read."
+    """Return a sentence about a prompt near or beyond the model's token limit or refused, else an empty string."""
+    from stable_diffusion.prompt import max_chunks
+
+    try:
+        Request(text)
+    except RequestError as error:
+        return f"It can't be drawn: {error}."
     tokens, limit = pipeline.tokenize(text, syntax), pipeline.models.tokenizer.model_max_length - 2
     if tokens.dropped:
         # The text goes into a code span, where Markdown and HTML mean nothing.
         left_out = tokens.dropped[:200].replace("`", "")
         return f"It is too long, {tokens.count} of {limit} tokens: the model will not read `{left_out}`"
+    most = max_chunks(pipeline.models.tokenizer)
+    if len(tokens.ids) > most:
+        return f"It is too long, {len(tokens.ids)} parts of {limit} tokens: at most {most} are drawn."
     if len(tokens.ids) > 1:
         return f"{tokens.count} tokens, in {len(tokens.ids)} parts of {limit}."
     return f"{tokens.count} of {limit} tokens." if tokens.count > NEARLY_FULL * limit else ""

@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+from unicodedata import normalize
 
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.loading.files import read_json
-from stable_diffusion.request import LORA_TAG, MAX_PROMPT
+from stable_diffusion.request import BREAK, LORA_TAG, MAX_PROMPT
 
 FILE = "vocabulary.json"
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
@@ -35,16 +36,23 @@ class Vocabulary:
     known: frozenset[str]
     near: Mapping[str, str]
 
-    def unknown(self, prompt: str, beside: Container[str] = ()) -> list[str]:
-        """Return the words of a prompt that are neither in the vocabulary nor in `beside`.
+    def unknown(self, prompt: str, beside: Collection[str] = (), syntax: str = "plain") -> list[str]:
+        """Return the words of a prompt that are not in the vocabulary.
 
-        The last word is left out while it could still become a known one.
+        beside: further words, the names of embeddings, in lower case. In the syntax "weighted" BREAK is not a word. The
+        last word is left out while it could still become a known one.
         """
-        text = LORA_TAG.sub(" ", prompt[:MAX_PROMPT]).lower()
+        text = LORA_TAG.sub(" ", prompt[:MAX_PROMPT])
+        if syntax == "weighted":
+            text = BREAK.sub(" ", text)
+        text = normalize("NFC", text).lower()
+        if beside:
+            names = "|".join(map(re.escape, sorted(beside, key=len, reverse=True)))
+            text = re.sub(rf"(?<!\w)(?:{names})(?!\w)", " ", text)
         found = words(text)
         if found and text.endswith(found[-1]) and found[-1] not in self.near and self._begins(found[-1]):
             found.pop()
-        return [word for word in found if not self._knows(word, beside)]
+        return [word for word in found if not self._knows(word)]
 
     def nearest(self, word: str) -> str:
         """Return known things like an unknown word, else a known word of similar spelling, else an empty string."""
@@ -54,9 +62,9 @@ class Vocabulary:
         alike = [known for known in self.known if known[0] == word[0] and len(known) > 3]
         return ", ".join(get_close_matches(word[:MAX_LETTERS], alike, n=1, cutoff=SIMILARITY))
 
-    def sentence(self, prompt: str, beside: Container[str] = ()) -> str:
+    def sentence(self, prompt: str, beside: Collection[str] = (), syntax: str = "plain") -> str:
         """Return a sentence in Markdown about the unknown words of a prompt; empty if there are none."""
-        unknown = self.unknown(prompt, beside)
+        unknown = self.unknown(prompt, beside, syntax)
         named = []
         for word in unknown[:MAX_WORDS]:
             near = self.nearest(word)
@@ -67,11 +75,11 @@ class Vocabulary:
         listed = f"{', '.join(first)} and {last}" if first else last
         return f"The model doesn't know {listed}." if listed else ""
 
-    def _knows(self, word: str, beside: Container[str]) -> bool:
-        if len(word) < 2 or any(form in self.known or form in beside for form in forms(word)):
+    def _knows(self, word: str) -> bool:
+        if len(word) < 2 or any(form in self.known for form in forms(word)):
             return True
         parts = word.split("-")
-        return len(parts) > 1 and all(self._knows(part, beside) for part in parts)
+        return len(parts) > 1 and all(self._knows(part) for part in parts)
 
     def _begins(self, start: str) -> bool:
         return any(word.startswith(start) for part in (self.known, self.near) for word in part)

@@ -15,6 +15,7 @@ from ..runs.backend import Backend, View
 from ..runs.errors import errors_on_page
 from ..runs.events import Waiting
 from ..runs.models import LoadedModels
+from ..runs.visitors import visitor_of
 from .view import Value
 
 Look = tuple[View[Value], Sequence[Request]]
@@ -60,7 +61,7 @@ def connect_lane(
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> AsyncIterator[Value]:
         with errors_on_page():
-            async with aclosing(backend.inspect(*look(values), owner_of(visitor))) as values_of_view:
+            async with aclosing(backend.inspect(*look(values), visitor_of(visitor))) as values_of_view:
                 async for value in values_of_view:
                     if isinstance(value, Waiting):
                         progress(0, desc=value.text)
@@ -73,8 +74,3 @@ def connect_lane(
     for over in (loading.failure, running.then, running.failure):  # `then` alone does not follow a failure
         over(idle, None, [start, stop], **QUIET)
     stop.click(idle, None, [start, stop], cancels=[loading, running], **QUIET)
-
-
-def owner_of(visitor: gr.Request) -> str:
-    """Return the name under which the engine keeps the account of a visitor's views, that of the visitor's runs."""
-    return visitor.session_hash or "inside"

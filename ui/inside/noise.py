@@ -22,10 +22,10 @@ from ..runs.backend import Backend
 from ..runs.errors import errors_on_page
 from ..runs.events import Waiting
 from ..runs.models import LoadedModels
+from ..runs.visitors import visitor_of
 from ..stage.live import data_uri
 from ..stage.opening import PHOTOS, cards
 from .chart import chart, line
-from .lane import owner_of
 from .view import Value, inside_view
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def noise_lab(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> None
             side = (await asyncio.to_thread(models.defaults, model)).side
             request = Request(prompt or "", model=model, image=photo, width=side, height=side, guidance_scale=1.0)
             request = request.with_values(num_inference_steps=1)
-            async with aclosing(backend.inspect(partial(noised, int(t)), [request], owner_of(visitor))) as values:
+            async with aclosing(backend.inspect(partial(noised, int(t)), [request], visitor_of(visitor))) as values:
                 async for value in values:
                     if not isinstance(value, Waiting):
                         yield value

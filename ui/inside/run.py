@@ -146,7 +146,7 @@ def pictures_of(
     guided, found = (pictures.images[-1], pictures.found[-1:])
     if step.images is not None:
         guided, found = step.images[0], step.found
-    return step.render.noisy(step.latents, step.level, found)[0], unconditional, pictures.images[-2], guided
+    return step.render.coarse(step.latents / step.level.scale, found)[0], unconditional, pictures.images[-2], guided
 
 
 def matcher(pipeline: Pipeline, prompt: str) -> Match | None:

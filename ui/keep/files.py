@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import base64
+import hashlib
+import os
 import re
+import secrets
 import shutil
 import time
 import uuid
@@ -17,6 +20,9 @@ from stable_diffusion.request import RequestError
 
 FOLDER = "kept"
 HOUR, DAY = 3600, 86400
+SECRET = secrets.token_bytes(16)
+UPLOADS: set[str] = set()
+"""The files of uploads that came as text, which Gradio deletes after a day."""
 
 
 class NoRoom(RequestError):
@@ -31,16 +37,35 @@ def keep(name: str, content: bytes) -> str:
         folder.mkdir(parents=True)
         path.write_bytes(content)
     except OSError as error:
-        shutil.rmtree(folder, ignore_errors=True)  # the half that was written takes room from the next file
+        discard(path)  # the half that was written takes room from the next file
         raise NoRoom(f"The server can't keep a file ({error.strerror}): try again later.") from error
     return str(path)
 
 
-async def sweep_hourly() -> None:
-    """Call `sweep` every hour, in a thread."""
-    while True:
-        await asyncio.to_thread(sweep)
-        await asyncio.sleep(HOUR)
+def discard(path: str | Path) -> None:
+    """Delete a kept file, and its folder."""
+    shutil.rmtree(Path(path).parent, ignore_errors=True)
+
+
+def keep_data(name: str, uri: str) -> str:
+    """Write the content of a base64 data URI unless it is there already, and return its path.
+
+    The page sends a mask with every event. Raises `RequestError` for text that is cut off, and `NoRoom`.
+    """
+    try:
+        content = base64.b64decode(uri.partition(",")[2])
+    except ValueError:
+        raise RequestError(f"{name} is damaged on its way: send it again") from None
+    path = Path(get_upload_folder()) / FOLDER / hashlib.sha256(SECRET + name.encode() + content).hexdigest() / name
+    try:
+        for used in (path, path.parent):
+            os.utime(used)  # it stays for a day from now on
+    except FileNotFoundError:
+        new = Path(keep(name, content))
+        with suppress(OSError):  # another event was quicker
+            new.parent.rename(path.parent)
+    UPLOADS.add(str(path))
+    return str(path)
 
 
 def sweep() -> None:

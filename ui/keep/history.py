@@ -12,7 +12,7 @@ import gradio as gr
 
 from stable_diffusion.request import Request
 
-from .files import keep, stem
+from .files import NoRoom, discard, keep, stem
 from .link import to_query
 
 MAX_RUNS = 40
@@ -24,7 +24,7 @@ class FinishedRun:
     """A run that is over: its request, complete and seeded, and the paths of its pictures and of its film.
 
     kind: the tab that asked, "t2i" or "i2i". request: with the uploaded files of photo and mask. film: None for a run
-    without previews. photo: the photo as the run used it, None for text-to-image.
+    without previews, or without room for it. photo: the photo as the run used it, None for text-to-image.
     """
 
     kind: str
@@ -47,13 +47,19 @@ class FinishedRun:
 def keep_pictures(request: Request, pictures: Sequence[bytes], stopped_at: int | None = None) -> list[str]:
     """Write PNG files of a seeded request and return their paths; `stopped_at` is the last step of a stopped run.
 
-    Raises `NoRoom` where the disk is full.
+    Raises `NoRoom` where the disk is full, and leaves none of them.
     """
     assert request.seed is not None
     part = "" if stopped_at is None else f"-step-{stopped_at}"
-    return [
-        keep(f"{stem(request.prompt, seed)}{part}.png", picture) for seed, picture in enumerate(pictures, request.seed)
-    ]
+    files: list[str] = []
+    try:
+        for seed, picture in enumerate(pictures, request.seed):
+            files.append(keep(f"{stem(request.prompt, seed)}{part}.png", picture))
+    except NoRoom:
+        for file in files:
+            discard(file)
+        raise
+    return files
 
 
 class History:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from stable_diffusion.request import (
+    FIT_LABELS,
     SAMPLER_LABELS,
     SCHEDULE_LABELS,
     SYNTAX_LABELS,
@@ -27,6 +28,8 @@ NUMBERS: dict[str, tuple[str, Callable[[str], int | float]]] = {
     "guidance_scale": ("CFG scale", float),
     "seed": ("Seed", int),
     "strength": ("Denoising strength", float),
+    "mask_blur": ("Mask blur", int),
+    "then_at": ("Then at step", int),
     # Counted from the last layer, which is 1 there and 0 here.
     "clip_skip": ("Clip skip", lambda text: max(0, int(text) - 1)),
 }
@@ -35,9 +38,17 @@ SYNTAX = "Prompt syntax"
 """Our own name: other programs read every prompt as a weighted one."""
 MASK, PAINTED = "Mask", "painted"
 """Our own name and value for a run with a mask; the mask itself is not in the file. AUTOMATIC1111 writes
-"Mask blur" instead."""
+only "Mask blur"."""
+THEN = "Then"
+"""Our own name for the text that takes the prompt's place during the run, from a step on."""
+FIT = "Fit"
+"""Our own name for the way in which a photo was brought to the picture's size."""
+EXACT = "Exact prompts"
+"""Our own name for both prompts as JSON, where the text before the line would not give them back: spaces at an end, or
+a line in the prompt that begins like the negative prompt."""
 
 LINE = re.compile(r"^Steps: *\d", re.MULTILINE)
+SETTINGS_LINE = re.compile(r"^Steps: *\d[^\n]*\bSampler: ", re.MULTILINE)
 NAME = re.compile(r"\w[\w /-]*")
 IGNORED = re.compile(r".*[Hh]ash(es)?|Version|Precision")
 """Names of pairs that repeat other pairs, or matter to a picture no more than rounding does."""
@@ -54,7 +65,7 @@ def write_infotext(
     pairs: dict[str, object] = {
         "Steps": request.num_inference_steps,
         "Sampler": SAMPLER_LABELS[request.sampler or ""],
-        "CFG scale": f"{request.guidance_scale:g}",
+        "CFG scale": shortest(request.guidance_scale),
         "Seed": seed,
         "Size": f"{request.width}x{request.height}",
         "Model": quoted(model),
@@ -65,9 +76,12 @@ def write_infotext(
     if request.clip_skip:
         pairs["Clip skip"] = request.clip_skip + 1
     if request.image is not None:
-        pairs["Denoising strength"] = f"{request.strength:g}"
+        pairs["Denoising strength"] = shortest(request.strength)
+        pairs[FIT] = request.fit
     if request.mask is not None:
-        pairs[MASK] = PAINTED
+        pairs |= {MASK: PAINTED, "Mask blur": request.mask_blur}
+    if request.then:
+        pairs |= {THEN: quoted(request.then), "Then at step": request.then_at}
     if precision != "float32":
         pairs["Precision"] = precision
     if stopped_at is not None:
@@ -76,7 +90,17 @@ def write_infotext(
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     lines.append(", ".join(f"{key}: {value}" for key, value in pairs.items()))
-    return "\n".join(lines)
+    text = "\n".join(lines).replace("\0", "\ufffd")  # no format of text chunks has room for NUL
+    read = parse_infotext(text)
+    prompts = [request.prompt, request.negative_prompt]
+    if [read["prompt"], read["negative_prompt"]] != prompts:
+        text += f", {EXACT}: {quoted(json.dumps(prompts, ensure_ascii=False))}"
+    return text
+
+
+def holds_settings(text: str) -> bool:
+    """Whether a text has a line of settings, with steps and sampler, so that it is more than a prompt."""
+    return SETTINGS_LINE.search(text) is not None
 
 
 def parse_infotext(text: str) -> Infotext:
@@ -85,7 +109,18 @@ def parse_infotext(text: str) -> Infotext:
     start = lines[-1].start() if lines else len(text)
     prompt, _, negative = f"\n{text[:start]}".partition("\nNegative prompt: ")
     # Lines after the line of settings, such as templates, are not read.
-    return settings_from(prompt.strip(), negative.strip(), dict(read_pairs(text[start:])))
+    pairs = dict(read_pairs(text[start:]))
+    exact = read_exact(pairs.pop(EXACT, ""))
+    return settings_from(*(exact or (prompt.strip(), negative.strip())), pairs)
+
+
+def read_exact(text: str) -> tuple[str, str] | None:
+    """Return prompt and negative prompt from the value of `EXACT`; None for any other text."""
+    try:
+        prompt, negative = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return (prompt, negative) if isinstance(prompt, str) and isinstance(negative, str) else None
 
 
 def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str = "weighted") -> Infotext:
@@ -97,6 +132,8 @@ def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str =
     if not pairs:
         return settings
     others = {key: value for key, value in pairs.items() if NAME.fullmatch(key) and not IGNORED.fullmatch(key)}
+    if others.pop(MASK, None) or "Mask blur" in others:
+        settings["mask"] = PAINTED
     enlarged = any(key.startswith("Hires") for key in others)
     for name, (key, read) in NUMBERS.items():
         if name == "strength" and enlarged:
@@ -108,6 +145,10 @@ def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str =
                 del others[key]
         except (KeyError, ValueError, OverflowError):
             continue
+    if settings.get("strength") == 0:
+        del settings["strength"]  # other programs write it for pictures drawn from words
+    if others.get(FIT) in FIT_LABELS:
+        settings["fit"] = others.pop(FIT)
     if size := re.fullmatch(r"(\d{1,5})x(\d{1,5})", others.get("Size", "")):
         settings["width"], settings["height"] = int(size[1]), int(size[2])
         del others["Size"]
@@ -118,9 +159,13 @@ def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str =
         if schedule is not None:
             del others["Schedule type"]
         # A line without these means the usual values, not those that the form holds now.
-        settings = {"clip_skip": 0, **settings, "sampler": sampler, "schedule": schedule or "model"}
-    if others.pop(MASK, None) or "Mask blur" in others:
-        settings["mask"] = PAINTED
+        settings = {
+            "clip_skip": 0,
+            "then": others.pop(THEN, ""),
+            **settings,
+            "sampler": sampler,
+            "schedule": schedule or "model",
+        }
     named = others.pop(SYNTAX, syntax)
     settings["prompt_syntax"] = named if named in SYNTAX_LABELS else syntax
     return {**settings, "others": others} if others else settings
@@ -148,9 +193,17 @@ def read_pairs(text: str) -> Iterator[tuple[str, str]]:
             before = sign
 
 
+def shortest(value: float | None) -> str:
+    """Return the shortest text that is read as exactly this number: 5 for 5.0."""
+    return str(value).removesuffix(".0")
+
+
 def quoted(value: str) -> str:
-    """Return a value as AUTOMATIC1111 writes it: in quotes if it holds a comma, colon, quote or line break."""
-    return json.dumps(value, ensure_ascii=False) if re.search(r'[,:"\n]', value) else value
+    """Return a value as AUTOMATIC1111 writes it: in quotes if it holds a comma, colon, quote or control code.
+
+    Values with spaces at an end, which reading removes, are quoted too.
+    """
+    return json.dumps(value, ensure_ascii=False) if re.search(r'[,:"\x00-\x1f]|^\s|\s$', value) else value
 
 
 def unquoted(value: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -24,13 +25,22 @@ def to_query(request: Request) -> str:
 
 
 def from_query(query: Mapping[str, str], read: Iterable[Setting] = LINKED) -> dict[str, Any]:
-    """Return the settings in a link's query, by their names in `Request`; unreadable and unknown ones are left out."""
+    """Return the settings in a link's query, by their names in `Request`, and under "others" the unreadable ones.
+
+    Names that are not settings are left out.
+    """
     settings: dict[str, Any] = {}
+    others: dict[str, str] = {}
     for one in read:
-        try:
-            settings[one.name] = one.kind(query[one.name])
-        except (KeyError, ValueError):
+        if one.name not in query:
             continue
+        try:
+            value = one.kind(query[one.name])
+            if not isinstance(value, str) and not math.isfinite(value):
+                raise ValueError("no setting is infinite, or not a number")
+            settings[one.name] = value
+        except (ValueError, OverflowError):  # the latter for integers of hundreds of digits
+            others[one.name] = query[one.name]
     if query.get("mask"):
         settings["mask"] = PAINTED
-    return settings
+    return {**settings, "others": others} if others else settings

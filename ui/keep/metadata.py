@@ -1,4 +1,4 @@
-"""The contents of a picture's file beside its pixels: settings as text, and the mark of generated media."""
+"""The contents of a picture's file beside its pixels: settings as text, mark, and content credentials."""
 
 from __future__ import annotations
 
@@ -13,22 +13,15 @@ from PIL.PngImagePlugin import PngInfo
 
 from stable_diffusion.request import RequestError
 
-from .infotext import Infotext, parse_infotext
+from .credentials import with_credentials
+from .infotext import LINE, Infotext, parse_infotext
+from .marks import Mark
 from .other_programs import read_graph, read_json_settings
 
 KEY = "parameters"
 """The text chunk of a PNG that holds the settings, as in AUTOMATIC1111's files."""
-MAX_TEXT, MAX_GRAPH = 64 * 1024, 2**20
-"""Characters of settings that are read from a file, and those of ComfyUI's graphs."""
-
-XMP = (
-    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
-    'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
-    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-)
-"""The mark of generated media (IPTC Photo Metadata Standard, Digital Source Type)."""
+MAX_TEXT = 2**20
+"""Characters of settings that are read from a file."""
 
 FORMAT_OPTIONS: dict[str, dict[str, Any]] = {
     "PNG": {},
@@ -41,62 +34,62 @@ FORMAT_OPTIONS: dict[str, dict[str, Any]] = {
 COMMENT_CODES = {b"ASCII\0\0\0": "ascii", b"\0" * 8: "utf-8"}
 
 TEXTS = {
-    "invokeai_metadata": (read_json_settings, "InvokeAI", MAX_TEXT),
-    KEY: (read_json_settings, None, MAX_TEXT),
-    "prompt": (read_graph, "ComfyUI", MAX_GRAPH),
-    "workflow": (None, "ComfyUI", MAX_GRAPH),
-    "sd-metadata": (None, "InvokeAI", MAX_TEXT),
-    "Dream": (None, "InvokeAI", MAX_TEXT),
-    "fooocus_scheme": (None, "Fooocus", MAX_TEXT),
-    "sui_image_params": (None, "SwarmUI", MAX_TEXT),
+    "invokeai_metadata": (read_json_settings, "InvokeAI"),
+    KEY: (read_json_settings, None),
+    "prompt": (read_graph, "ComfyUI"),
+    "workflow": (None, "ComfyUI"),
+    "sd-metadata": (None, "InvokeAI"),
+    "Dream": (None, "InvokeAI"),
+    "fooocus_scheme": (None, "Fooocus"),
+    "sui_image_params": (None, "SwarmUI"),
 }
-"""By the name of a text in a file: the reader of its JSON, the program that writes it, and the characters allowed."""
+"""By the name of a text in a file: the reader of its JSON, and the program that writes it."""
 
 
-def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    """Return a picture as a file of one of the formats, with the text in its `info` and the mark inside.
+def encoded(image: Image.Image, text: str = "", kind: str = "PNG", mark: Mark | None = None, **options: Any) -> bytes:
+    """Return a picture as a file of one of the formats, with settings as text, its mark, and content credentials.
 
-    Raises `RequestError` where the text is too long for the format.
+    mark: without one, that of trained algorithmic media. options: Pillow's, beside `FORMAT_OPTIONS`. Raises
+    `RequestError` where the text is too long for the format.
     """
-    buffer = io.BytesIO()
-    text = image.info[KEY].encode("utf-8", "replace").decode("utf-8")  # without halves of surrogate pairs
+    buffer, mark = io.BytesIO(), mark or Mark()
+    text = text.encode("utf-8", "replace").decode("utf-8")  # without halves of surrogate pairs
     try:
-        image.save(buffer, kind, **FORMAT_OPTIONS[kind], **save_options(kind, text))
+        image.save(buffer, kind, **FORMAT_OPTIONS[kind] | options, **save_options(kind, text, mark))
     except ValueError:  # Pillow's, for more than the 64 kB that a JPEG has room for
         raise RequestError(f"{len(text):,} characters of settings are too long for a {kind}: choose PNG") from None
-    return buffer.getvalue()
+    return with_credentials(buffer.getvalue(), kind, mark)  # last: any later change would break their signature
 
 
-def save_options(kind: str, text: str = "") -> dict[str, Any]:
-    """Return the options of Pillow's `save` that write the mark and a text into a file of that format."""
+def save_options(kind: str, text: str, mark: Mark) -> dict[str, Any]:
+    """Return the options of Pillow's `save` that write a mark and a text into a file of that format."""
     if kind == "PNG":
         chunks = PngInfo()
-        chunks.add_itxt("XML:com.adobe.xmp", XMP)
+        chunks.add_itxt("XML:com.adobe.xmp", mark.xmp)
         if text:
             chunks.add_text(KEY, text)
         return {"pnginfo": chunks}
     if not text:
-        return {"xmp": XMP.encode()}
+        return {"xmp": mark.xmp.encode()}
     exif = Image.Exif()
-    exif.get_ifd(IFD.Exif)[Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")
-    return {"xmp": XMP.encode(), "exif": exif}
+    exif.get_ifd(IFD.Exif)[Base.UserComment] = b"UNICODE\0" + text.encode("utf-16-be")  # as Pillow writes all EXIF data
+    return {"xmp": mark.xmp.encode(), "exif": exif}
 
 
 def read_infotext(path: str | Path) -> Infotext:
     """Return the settings in a picture's file. Raises `RequestError` where it has none, or none that can be read."""
     name = repr(Path(path).name)
     texts = read_texts(path, name)
-    for key, text in texts.items():
-        limit = TEXTS[key][2]
-        if len(text) > limit:
-            raise RequestError(
-                f"{name} carries {len(text):,} characters of settings, at most {limit:,} are read: "
-                "choose a picture that this page made"
-            )
+    longest = max(map(len, texts.values()), default=0)
+    if longest > MAX_TEXT:
+        raise RequestError(
+            f"{name} carries {longest:,} characters of settings, at most {MAX_TEXT:,} are read: "
+            "choose a picture that this page made"
+        )
     settings = settings_of_texts(texts)
     if settings is not None:
         return settings
-    program = next((program for key, (_, program, _) in TEXTS.items() if program and key in texts), None)
+    program = next((program for key, (_, program) in TEXTS.items() if program and key in texts), None)
     if program is not None:
         raise RequestError(f"{name} was made by {program}, in a way that can't be read here: copy its prompt yourself")
     raise RequestError(
@@ -114,18 +107,19 @@ def read_texts(path: str | Path, name: str) -> dict[str, str]:
             image = open_image(name, file)
             texts = {key: text for key, text in image.info.items() if isinstance(text, str) and text.strip()}
             # Not a PNG's own `getexif`, which decodes the whole picture to look behind it.
-            comment = Image.Image.getexif(image).get_ifd(IFD.Exif).get(Base.UserComment)
+            exif = Image.Image.getexif(image)
+            comment = exif.get_ifd(IFD.Exif).get(Base.UserComment)
     except ImageError:
         raise
     except Exception:  # a damaged or hostile file makes Pillow raise nearly anything
         raise RequestError(f"{name} is not a picture that can be read: choose one that this page made") from None
-    texts.setdefault(KEY, comment_text(comment))
+    texts.setdefault(KEY, comment_text(comment, little_endian=exif.endian == "<"))
     return {key: text for key, text in texts.items() if key in TEXTS}
 
 
 def settings_of_texts(texts: dict[str, str]) -> Infotext | None:
     """Return the settings in a file's texts, or None if they hold none that can be read."""
-    for key, (read, _, _) in TEXTS.items():
+    for key, (read, _) in TEXTS.items():
         try:
             values = json.loads(texts.get(key, ""))
         except (ValueError, RecursionError):
@@ -133,14 +127,26 @@ def settings_of_texts(texts: dict[str, str]) -> Infotext | None:
         if read is not None and isinstance(values, dict) and (settings := read(values)) is not None:
             return settings
     text = texts.get(KEY, "")
-    return None if not text or text.lstrip().startswith("{") else parse_infotext(text)
+    # Without a line of settings, what begins like JSON is another program's, not a prompt.
+    return parse_infotext(text) if LINE.search(text) or text.strip()[:1] not in ("", "{") else None
 
 
-def comment_text(comment: object) -> str:
-    """Return the text of an EXIF UserComment; empty without one, or where its character code is unknown."""
+def comment_text(comment: object, *, little_endian: bool) -> str:
+    """Return the text of an EXIF UserComment; empty without one, or where its character code is unknown.
+
+    little_endian: the byte order of the file's EXIF data. Programs write the text in either order, whatever that one
+    is: the file's own counts unless only the other gives a line of settings or, without one, more letters of ASCII.
+    """
     if not isinstance(comment, bytes):
         return comment if isinstance(comment, str) else ""
     code, body = comment[:8], comment[8:]
-    if code == b"UNICODE\0":  # in the byte order of the writing machine, which the first letter reveals
-        return body.decode("utf-16-le" if body[1:2] == b"\0" else "utf-16-be", "replace").strip("\0 ")
-    return body.decode(COMMENT_CODES[code], "replace").strip("\0 ") if code in COMMENT_CODES else ""
+    codecs = ["utf-16-le", "utf-16-be"] if code == b"UNICODE\0" else [COMMENT_CODES.get(code, "")]
+    texts = [body.decode(codec, "replace").rstrip("\0 ") for codec in codecs if codec]
+    if not little_endian:
+        texts.reverse()
+    return max(texts, key=lambda text: (LINE.search(text) is not None, ascii_letters(text)), default="")
+
+
+def ascii_letters(text: str) -> int:
+    """Return the number of ASCII characters in a text."""
+    return len(text.encode("ascii", "ignore"))

@@ -49,5 +49,8 @@ SETTINGS = (
     Setting("preview_every", int, linked=False),
     Setting("prompt_syntax", str, choices=SYNTAX_LABELS),
     Setting("model", str),
+    Setting("mask_blur", int, for_photos=True),
+    Setting("then", str),
+    Setting("then_at", int),
 )
 """In the order in which the API takes them."""

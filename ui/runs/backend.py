@@ -7,25 +7,27 @@ import logging
 import math
 import threading
 import time
-from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from stable_diffusion.request import Request, RequestError
+from stable_diffusion.request import Request
 
 from .events import News, Started, Waiting, dropped_text, event_of
 from .limits import MAX_RUNNING, PARKED_RUNS, PARKED_SECONDS, Limits
 from .models import LoadedModels
 from .prepare import prepare, prepare_all
+from .visitors import Account, Visitor, Visitors, crowding
 
 if TYPE_CHECKING:
     from stable_diffusion.batching.engine import Engine
     from stable_diffusion.batching.run_handle import RunHandle
     from stable_diffusion.guidance import Query
     from stable_diffusion.inspection import Inquiry, Inspection
+    from stable_diffusion.model_loader import Models
     from stable_diffusion.pipeline import Pipeline
     from stable_diffusion.run import Run
 
@@ -48,16 +50,17 @@ class Backend(Protocol):
         """State of the first model, "ready", "loading" or "failed"; or "broken" if the server must be restarted."""
         ...
 
-    def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
+    def stream(self, run_id: str, request: Request, owner: Visitor) -> AsyncGenerator[News]:
         """Yield the news of a run: `Waiting` and `Started`, then an `Event` for each step.
 
         Closing the generator frees the run's slot within a step. The next call with the same run_id continues after
-        the last event, or begins again with the request's seed if the run was forgotten. owner: the visitor, for turns
-        that are fair. Raises `RequestError`, naming the argument, if the request can't be served.
+        the last event, or begins again with the request's seed if the run was forgotten. A call for a run under way
+        takes it over, in its place: the earlier generator's end does not touch it any more. owner: the visitor, for
+        turns that are fair. Raises `RequestError`, naming the argument, if the request can't be served.
         """
         ...
 
-    def inspect(self, view: View[T], requests: Sequence[Request], owner: str) -> AsyncGenerator[Waiting | T]:
+    def inspect(self, view: View[T], requests: Sequence[Request], owner: Visitor) -> AsyncGenerator[Waiting | T]:
         """Yield the values of a view, and `Waiting` before them: its questions take turns with everybody's runs.
 
         It is limited as one run of its owner that takes the seconds of all requests. Closing the generator ends it
@@ -76,6 +79,8 @@ class ActiveRun:
 
     pipeline: Pipeline
     request: Request
+    models: Models | None = None
+    """The models with the request's LoRA files, which stay merged for as long; None while the run is parked."""
     run: Run | None = None
     index: int = 0
     """Index of the last event, of `total`."""
@@ -83,12 +88,43 @@ class ActiveRun:
     start: Query | None = None
     """The run's first query, until its first event."""
 
+    def merge(self) -> ActiveRun:
+        """Merge the request's LoRA files, for `begin`, and return this. It takes seconds."""
+        self.models = self.pipeline.models_for(self.request)
+        return self
+
     def begin(self) -> Run:
         """Return the run where it was left; a run that ended while parked begins again."""
-        if self.run is None or self.run.query is None:
+        if self.run is None or self.run.is_over:
             self.run, self.index = self.pipeline.begin(self.request), 0
             self.start = self.run.query
-        return self.run
+        elif self.run.conditioning is None:
+            self.run = self.run.conditioned(self.pipeline.condition(self.request))
+        run = self.run
+        if self.models is None:  # parked meanwhile, by another thread
+            self.park()
+        return run
+
+    def park(self) -> None:
+        """Let go of merged weights, keys and values, which are large: the request gives them again."""
+        self.models = None
+        if self.start is not None:  # nobody has seen a step: the run begins again, and equally
+            self.run = self.start = None
+        elif self.run is not None:
+            self.run = self.run.conditioned(None)
+
+
+@dataclass
+class Stream:
+    """A run with a reader: the state that a newer stream of the same run takes over."""
+
+    owner: Visitor
+    account: Account
+    active: ActiveRun | None = None
+    """The run, once it is prepared."""
+    handle: RunHandle | None = None
+    """The run in the engine, once that has it."""
+    stopped: bool = False
 
 
 class Local:
@@ -99,12 +135,12 @@ class Local:
         self.models, self._max_running = models, max_running
         self._engine: Engine | None = None
         self._starting = threading.Lock()
-        self._parked: OrderedDict[str, tuple[ActiveRun, float]] = OrderedDict()  # with its time; the newest is last
-        self._handles: dict[str, RunHandle | None] = {}  # None until the engine has the run
-        self._stopped: set[str] = set()
-        self._owners: Counter[str] = Counter()
-        # A pool of its own: slow downloads and merges must not delay the pictures of runs under way.
+        self._parked: OrderedDict[str, tuple[ActiveRun, str, float]] = OrderedDict()  # with address and time, in order
+        self._streams: dict[str, Stream] = {}
+        self.visitors = Visitors(models.limits)
+        # Pools of their own: what is slow must not delay the pictures of runs under way, nor those without LoRA files.
         self._preparing = ThreadPoolExecutor(max_running, "prepare")
+        self._merging = ThreadPoolExecutor(1, "merge")
 
     @property
     def view_limits(self) -> Limits:
@@ -118,51 +154,67 @@ class Local:
 
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`."""
-        if run_id in self._handles:
-            self._stopped.add(run_id)
-            handle = self._handles[run_id]
-            if handle is not None and handle.position:
-                handle.close()
+        stream = self._streams.get(run_id)
+        if stream is not None:
+            stream.stopped = True
+            if stream.handle is not None and stream.handle.position:
+                stream.handle.close()
 
-    async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
+    async def stream(self, run_id: str, request: Request, owner: Visitor) -> AsyncGenerator[News]:
         """See `Backend.stream`."""
-        with self._counted(owner):
-            parked = self._unpark(run_id)
-            self._handles[run_id] = None
-            try:
-                if parked is None:
-                    self.models.limits.check(request)  # before anybody waits for the model
-                    async for text, _ in self.models.wait(request.model):
-                        if run_id in self._stopped:
-                            return
-                        yield Waiting(f"{text}…")
-                    loop = asyncio.get_running_loop()
-                    active, dropped = await loop.run_in_executor(self._preparing, self._prepare, request)
-                    yield Started(active.request, dropped)
-                else:
-                    active = parked
-                async with aclosing(self._events(run_id, active, owner)) as events:
-                    async for event in events:
-                        yield event
-            finally:
-                self._handles.pop(run_id, None)
-                self._stopped.discard(run_id)
+        earlier = self._streams.get(run_id)
+        if earlier is None:
+            stream = Stream(owner, self.visitors.enter(owner), self._unpark(run_id))
+        else:
+            stream = replace(earlier)
+        self._streams[run_id] = stream
+        try:
+            active = stream.active
+            if active is None:
+                self.models.limits.check(request)  # before anybody waits for the model
+                async for text, _ in self.models.wait(request.model):
+                    if stream.stopped:
+                        return
+                    yield Waiting(f"{text}…")
+                loop = asyncio.get_running_loop()
+                prepared, dropped = await loop.run_in_executor(self._pool(request), self._prepare, request)
+                active = stream.active = prepared
+                yield Started(prepared.request, dropped)
+            else:
+                await asyncio.get_running_loop().run_in_executor(self._pool(active.request), active.merge)
+            async with aclosing(self._events(run_id, stream, active)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            if self._is_newest(run_id, stream):
+                del self._streams[run_id]
+                self.visitors.leave(stream.owner)
 
-    async def inspect(self, view: View[T], requests: Sequence[Request], owner: str) -> AsyncGenerator[Waiting | T]:
+    def _is_newest(self, run_id: str, stream: Stream) -> bool:
+        """Whether no newer stream has taken the run over."""
+        return self._streams.get(run_id) is stream
+
+    def _pool(self, request: Request) -> ThreadPoolExecutor:
+        """Return the threads that prepare a request."""
+        return self._merging if request.loras else self._preparing
+
+    async def inspect(self, view: View[T], requests: Sequence[Request], owner: Visitor) -> AsyncGenerator[Waiting | T]:
         """See `Backend.inspect`."""
-        with self._counted(owner):
+        account = self.visitors.enter(owner)
+        try:
             for request in requests:
                 self.models.limits.check(request)  # before anybody waits for the model
             async for text, _ in self.models.wait(requests[0].model):
                 yield Waiting(f"{text}…")
+            pool = self._pool(requests[0])
             loop, news = asyncio.get_running_loop(), asyncio.Queue[Waiting | T | None]()
 
             def show(value: T) -> None:
                 loop.call_soon_threadsafe(news.put_nowait, value)
 
-            pipeline, begin = await loop.run_in_executor(self._preparing, self._begin_view, view, requests, show)
+            pipeline, begin = await loop.run_in_executor(pool, self._begin_view, view, requests, show)
             engine = await asyncio.to_thread(self._start_engine, pipeline)
-            handle = engine.submit(begin, owner)
+            handle = engine.submit(begin, account)
 
             async def follow() -> None:
                 async for _ in handle.updates(REPORT_EVERY):
@@ -178,6 +230,8 @@ class Local:
             finally:
                 handle.close()
                 following.cancel()
+        finally:
+            self.visitors.leave(owner)
 
     def _begin_view(
         self, view: View[T], requests: Sequence[Request], show: Callable[[T], None]
@@ -188,28 +242,20 @@ class Local:
         pipeline, prepared = prepare_all(self.models, requests, self.view_limits)
         evaluations = sum(pipeline.plan(request).evaluations for request in prepared)
         inquiry = view(pipeline, prepared, show)
-        return pipeline, lambda: Inspection(inquiry, evaluations)
-
-    @contextmanager
-    def _counted(self, owner: str) -> Iterator[None]:
-        """Count a run of an owner for the time of the block; `RequestError` if the owner has too many."""
-        most = self.models.limits.max_visitor_runs
-        if self._owners[owner] >= most:
-            raise RequestError(f"{most} of your runs are under way already: wait for one to end, or stop it")
-        self._owners[owner] += 1
-        try:
-            yield
-        finally:
-            self._owners[owner] -= 1
-            self._owners += Counter()  # drops owners without runs
+        merged = pipeline.models_for(prepared[0])  # held until the view begins, so that its LoRA files stay merged
+        return pipeline, lambda held=merged: Inspection(inquiry, evaluations)
 
     def _prepare(self, request: Request) -> tuple[ActiveRun, dict[str, str]]:
         pipeline, request = prepare(self.models, request)
-        return ActiveRun(pipeline, request.seeded()), dropped_text(pipeline, request)
+        return ActiveRun(pipeline, request.seeded()).merge(), dropped_text(pipeline, request)
 
-    async def _events(self, run_id: str, active: ActiveRun, owner: str) -> AsyncGenerator[News]:
+    async def _events(self, run_id: str, stream: Stream, active: ActiveRun) -> AsyncGenerator[News]:
         engine = await asyncio.to_thread(self._start_engine, active.pipeline)
-        handle = self._handles[run_id] = engine.submit(active.begin, owner)
+        if not self._is_newest(run_id, stream):
+            return
+        if stream.handle is None:
+            stream.handle = engine.submit(active.begin, stream.account)
+        handle = stream.handle
         began, first, outcome = time.perf_counter(), active.index, "stopped"
         try:
             async with aclosing(handle.updates(REPORT_EVERY)) as steps:
@@ -218,7 +264,7 @@ class Local:
                         if position := handle.position:
                             yield in_queue(position, handle.expected_wait)
                         continue
-                    stopped = run_id in self._stopped and step.result is None
+                    stopped = stream.stopped and step.result is None
                     active.index, active.total = max(active.index, step.index), step.total
                     pace = (time.perf_counter() - began) / max(1, step.index - first)
                     name = active.pipeline.models.name
@@ -228,13 +274,15 @@ class Local:
                     )
                     if stopped:
                         return
-            outcome = "finished" if active.run is not None and active.run.query is None else outcome
+            outcome = "finished" if active.run is not None and active.run.is_over else outcome
         except (GeneratorExit, asyncio.CancelledError):
-            self._park(run_id, active)
+            if self._is_newest(run_id, stream):
+                self._park(run_id, active, stream.owner.address)
             raise
         finally:
-            handle.close()
-            log.info("%s at step %d of %d", outcome, active.index, active.total)
+            if self._is_newest(run_id, stream):
+                handle.close()
+                log.info("%s at step %d of %d", outcome, active.index, active.total)
 
     def _start_engine(self, pipeline: Pipeline) -> Engine:
         """Return the engine, which starts with the first run; all models are on the device of the first."""
@@ -249,19 +297,20 @@ class Local:
                 self._engine = Engine(device, preview_worker=worker, max_running=most, max_waiting=limits.max_waiting)
             return self._engine
 
-    def _park(self, run_id: str, active: ActiveRun) -> None:
-        """Keep a run whose page is gone, for the page may be loaded again; its latents are small."""
-        self._parked[run_id] = active, time.monotonic()
-        while len(self._parked) > PARKED_RUNS:
-            self._parked.popitem(last=False)
+    def _park(self, run_id: str, active: ActiveRun, address: str) -> None:
+        """Keep a run whose page is gone, for the page may be loaded again: its request and latents."""
+        active.park()
+        self._parked[run_id] = active, address, time.monotonic()
+        if len(self._parked) > PARKED_RUNS:
+            surplus = crowding([address for _, address, _ in self._parked.values()])
+            del self._parked[list(self._parked)[surplus]]
 
     def _unpark(self, run_id: str) -> ActiveRun | None:
         """Return a parked run that has not expired."""
         oldest = time.monotonic() - PARKED_SECONDS
-        while self._parked and next(iter(self._parked.values()))[1] < oldest:
+        while self._parked and next(iter(self._parked.values()))[2] < oldest:
             self._parked.popitem(last=False)
-        active, _ = self._parked.pop(run_id, (None, 0.0))
-        return active
+        return self._parked.pop(run_id, (None,))[0]
 
 
 def in_queue(position: int, seconds: float) -> Waiting:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ from stable_diffusion.loading.model_config import SETTINGS_FILES, TINY_VAE_FILES
 from stable_diffusion.loading.model_defaults import defaults_for
 from stable_diffusion.request import Defaults, RequestError, shown
 
-from .adapter_files import folders
+from .adapter_files import MODELS, folders
+
+log = logging.getLogger(__name__)
 
 BUNDLED_NAME = "emoji (bundled)"
+SUFFIXES = (".safetensors", ".ckpt")
+"""Endings of single files that are models; others may be adapters."""
 HUB = {
     "Stable Diffusion 1.5 (from the hub)": ("stable-diffusion-v1-5/stable-diffusion-v1-5", 4.3),
     "BK-SDM small (from the hub)": ("nota-ai/bk-sdm-small-2m", 2.8),
@@ -26,8 +32,9 @@ are Stable Diffusion without some of its blocks (arXiv:2305.15798), for slower m
 class Catalogue:
     """Names of models and their sources. `first` is the source of the page's first model, None for the bundled one."""
 
-    def __init__(self, first: str | None = None):
-        self.sources = find_models(first)
+    def __init__(self, first: str | None = None, named: Sequence[str] = (), *, public: bool = False):
+        """named, public: see `find_models`."""
+        self.sources = find_models(first, named, public=public)
         self.first = next(iter(self.sources))
 
     @property
@@ -63,15 +70,36 @@ class Catalogue:
         return defaults_for(*self.configs(name), tiny_vae=(self.path(name) / TINY_VAE_FILES[0]).is_file())
 
 
-def find_models(first: str | None) -> dict[str, str | None]:
-    """Return names and sources: the first model, the bundled one, those in models/ and $SD_MODELS, some of the hub."""
+def find_models(first: str | None, named: Sequence[str], *, public: bool) -> dict[str, str | None]:
+    """Return names and sources of the first model and of the others that visitors may choose.
+
+    named: sources and folders of models, beside those in $SD_MODELS. public: whether others reach the page. Then it
+    offers what its deployer named; a local page also offers the bundled model, those in models/ and some of the hub.
+    """
     sources: dict[str, str | None] = {}
     if first is not None:
         sources[Path(first).name] = first
-    if (BUNDLED / "model_index.json").exists() or first is None:
+    if first is None or (not public and is_model(BUNDLED)):
         sources[BUNDLED_NAME] = None
-    for folder in folders():
-        for path in sorted(folder.glob("*")):
-            if path.suffix in (".safetensors", ".ckpt") or (path / "model_index.json").exists():
-                sources.setdefault(path.name, str(path))
-    return {**sources, **{name: source for name, (source, _) in HUB.items()}}
+    places = [str(folder) for folder in folders() if folder != MODELS or (not public and MODELS.is_dir())]
+    hub = {source: name for name, (source, _) in HUB.items()}
+    for place in [*places, *named]:
+        for source in models_at(place):
+            sources.setdefault(hub.get(source, Path(source).name), source)
+    return sources if public else {**sources, **{name: source for source, name in hub.items()}}
+
+
+def models_at(place: str) -> list[str]:
+    """Return the sources of the models in a folder, or the place itself if it is a model or may be an id on the hub."""
+    path = Path(place).expanduser()
+    if path.is_dir() and not is_model(path):
+        return [str(one) for one in sorted(path.glob("*")) if is_model(one)]
+    if is_model(path) or not path.is_absolute():
+        return [place]
+    log.warning("there is no model at %s, and no folder of models", place)
+    return []
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path looks like a model: a single file by its name, a directory by its index."""
+    return path.suffix in SUFFIXES or (path / "model_index.json").exists()

@@ -27,6 +27,8 @@ LONG = 1.0
 """Seconds after which a first evaluation, which may also prepare weights, is not repeated."""
 MEASURED_SIDE = 256
 """Longest side, in pixels, at which the autoencoder is measured; its time grows with the area."""
+LARGEST_SIDE = 1024
+"""Longest side, in pixels, at which the network is measured: a model whose settings name thousands must load, too."""
 SKETCH_STEPS = 5
 QUICK = 0.5
 """Seconds below which a sketch feels immediate."""
@@ -70,11 +72,17 @@ def pace_of(pipeline: Pipeline) -> Pace:
 
 
 def estimate(pipeline: Pipeline, request: Request) -> float:
-    """Return the seconds that a complete request takes on this machine, without waiting and previews."""
+    """Return the seconds that a complete request takes on this machine, without waiting and previews.
+
+    Raises `RequestError` for a prompt that is too long.
+    """
     assert request.width is not None
     assert request.height is not None
-    pace, texts = pace_of(pipeline), (request.prompt, request.negative_prompt)
-    chunks = sum(len(pipeline.tokenize(text, request.prompt_syntax).ids) for text in texts)
+    from stable_diffusion.prompt import tokenize_request
+
+    pace, tokens = pace_of(pipeline), tokenize_request(pipeline.models.tokenizer, request)
+    # The shorter ones are filled with empty chunks; clip_skip encodes both again.
+    chunks = len(tokens) * max(len(read.ids) for read in tokens.values()) * (2 if request.clip_skip else 1)
     area = request.width * request.height / pace.side**2
     evaluations = request.steps * (2 if request.sampler == "heun" else 1)
     per_image = evaluations * pace.evaluation + pace.decoding
@@ -124,14 +132,15 @@ def _measure(pipeline: Pipeline) -> Pace:
     text = _seconds(lambda: pipeline.condition(request))
     begin = _seconds(lambda: pipeline.begin(request).close())
     photo = _seconds(lambda: pipeline.begin(request.with_values(image=Image.new("RGB", (small, small)))).close())
-    run = pipeline.begin(Request(seed=0))
+    large = min(side, LARGEST_SIDE)
+    run = pipeline.begin(Request(seed=0, width=large, height=large))
     query = run.query
     assert query is not None, "a run that begins has a query"
-    evaluation = _seconds(lambda: run.denoise([query])[0].cpu(), EVALUATIONS)  # .cpu() waits for the accelerator
-    height, width = (length * small // side for length in query.x.shape[-2:])
+    evaluation = _seconds(lambda: run.denoise([query])[0].x_0.cpu(), EVALUATIONS)  # .cpu() waits for the accelerator
+    height, width = (length * small // large for length in query.x.shape[-2:])
     decoding = _seconds(lambda: run.render(query.x[..., :height, :width]))
     run.close()
-    return Pace(side, text / 2, max(0.0, photo - begin) * area, evaluation, decoding * area)
+    return Pace(side, text / 2, max(0.0, photo - begin) * area, evaluation * (side / large) ** 2, decoding * area)
 
 
 def _seconds(function: Callable[[], object], tries: int = 2) -> float:

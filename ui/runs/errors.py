@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import logging
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ log = logging.getLogger(__name__)
 
 NO_MEMORY = "There is not enough memory for this: choose a smaller size or fewer pictures."
 UNEXPECTED = "Something went wrong on the server: try again. Its log tells more."
+CONTROL_LETTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Letters that break a line, turn its direction, move a terminal's cursor, or are half of a surrogate pair."""
 
 
 def explain(error: Exception) -> str:
@@ -27,10 +30,16 @@ def explain(error: Exception) -> str:
     traceback.
     """
     if isinstance(error, RequestError):
-        log.info("refused at %s: %s", where(error), error)
-        return str(error)
+        text = one_line(str(error))
+        log.info("refused at %s: %s", where(error), text)
+        return text
     log.error("unforeseen", exc_info=error)
     return NO_MEMORY if is_out_of_memory(error) else UNEXPECTED
+
+
+def one_line(text: str) -> str:
+    """Return a text with a space for each of its control letters: names of files and models may hold any."""
+    return CONTROL_LETTERS.sub(" ", text)
 
 
 def where(error: BaseException) -> str:
@@ -41,12 +50,12 @@ def where(error: BaseException) -> str:
 
 def titled(title: str, text: str) -> str:
     """Return the HTML of a message with a title: Gradio 6.31's page ignores the title of gr.Error and gr.Warning."""
-    return f"<b>{title}.</b> {html.escape(text, quote=False)}"
+    return f"<b>{title}.</b> {html.escape(one_line(text), quote=False)}"
 
 
 def page_error(text: str) -> gr.Error:
     """Return an error whose text the page shows; the page reads it as HTML, so it is escaped."""
-    return gr.Error(html.escape(text, quote=False), print_exception=False)
+    return gr.Error(html.escape(one_line(text), quote=False), print_exception=False)
 
 
 @contextmanager

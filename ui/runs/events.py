@@ -13,9 +13,12 @@ from PIL import Image
 from stable_diffusion.request import Request
 
 from ..keep.infotext import write_infotext
-from ..keep.metadata import KEY, encoded
+from ..keep.marks import Mark, mark_of
+from ..keep.metadata import encoded, save_options
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from stable_diffusion.guidance import Query
     from stable_diffusion.pipeline import Pipeline
     from stable_diffusion.run import Step
@@ -57,8 +60,9 @@ class Event:
 
     index: 1 to total. Steps may be left out if many runs share the network, and a preview may belong to an earlier step
     than the last event.
-    x_0, x_t: WebP files of the network's guess and of the noisy latents before it, several images side by side; None
-    where no preview was due.
+    x_0: WebP file of the network's guess with the prompt, before guidance, several images side by side; None where no
+    preview was due. x_t, guided, unguided: the same with a pixel for each latent, of the noisy latents before it, the
+    guided guess, and the guess without the prompt; the last two are None in a run without guidance.
     images: the final images as PNG files with their settings, on the last event only.
     stopped: whether the images are partial because the run was stopped.
     blurred: how many final images the model's safety checker found.
@@ -73,6 +77,8 @@ class Event:
     seconds_per_step: float
     x_0: bytes | None
     x_t: bytes | None
+    guided: bytes | None = None
+    unguided: bytes | None = None
     images: list[bytes] | None = None
     stopped: bool = False
     blurred: int = 0
@@ -101,7 +107,7 @@ def event_of(
     request: the run's, seeded. model: its name. stopped: whether this step ends the run, with the images so far. start:
     the run's first query, for its first event.
     """
-    previewed = step.images is not None
+    pictured = step.images is not None and request.preview != "none"
     if stopped:
         step = step.decoded()
     shown = step.images
@@ -114,15 +120,20 @@ def event_of(
         sigma=step.level.noise_to_signal,
         seed=step.seed,
         seconds_per_step=seconds_per_step,
-        x_0=None if shown is None else webp(tile(shown)),
-        x_t=None if not previewed or request.preview == "none" else webp(tile(step.noisy())),
-        images=None
-        if images is None
-        else [encoded(image) for image in signed(images, request, model, stopped_at, step.precision)],
+        x_0=None if shown is None else webp(tile(shown), None if images is None else mark_of(request)),
+        x_t=webp(tile(step.noisy())) if pictured else None,
+        guided=layer(step, step.answer.x_0) if pictured else None,
+        unguided=layer(step, step.answer.unconditional) if pictured else None,
+        images=None if images is None else files_of(images, request, model, stopped_at, step.precision),
         stopped=stopped,
         blurred=0 if images is None else sum(step.found),
         start=None if start is None or request.preview == "none" else noise_of(step, start),
     )
+
+
+def layer(step: Step, x_0: Tensor | None) -> bytes | None:
+    """Return a WebP file of another x_0 of a step, a pixel for each latent; None in a run without guidance."""
+    return None if x_0 is None or step.answer.unconditional is None else webp(tile(step.coarse(x_0)))
 
 
 def noise_of(step: Step, start: Query) -> Event:
@@ -134,9 +145,10 @@ def noise_of(step: Step, start: Query) -> Event:
 
 def dropped_text(pipeline: Pipeline, request: Request) -> dict[str, str]:
     """Return, by field, the end of prompt and negative prompt that exceeds the model's limit."""
-    texts = {"prompt": request.prompt, "negative_prompt": request.negative_prompt}
-    dropped = {name: pipeline.tokenize(text, request.prompt_syntax).dropped for name, text in texts.items()}
-    return {name: text for name, text in dropped.items() if text}
+    from stable_diffusion.prompt import tokenize_request
+
+    tokens = tokenize_request(pipeline.models.tokenizer, request)
+    return {name: read.dropped for name, read in tokens.items() if read.dropped}
 
 
 def tile(images: list[Image.Image]) -> Image.Image:
@@ -151,22 +163,24 @@ def tile(images: list[Image.Image]) -> Image.Image:
     return sheet
 
 
-def webp(image: Image.Image) -> bytes:
-    """Encode a preview fast, as WebP of at most 1,024 pixels a side."""
+def webp(image: Image.Image, mark: Mark | None = None) -> bytes:
+    """Encode a preview fast, as WebP of at most 1,024 pixels a side; one that a visitor may keep gets its mark."""
     if max(image.size) > MAX_PREVIEW:
         image = image.copy()
         image.thumbnail((MAX_PREVIEW, MAX_PREVIEW))
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=90, method=0, lossless=max(image.size) <= LOSSLESS)
+    options = {} if mark is None else save_options("WEBP", "", mark)
+    image.save(buffer, "WEBP", quality=90, method=0, lossless=max(image.size) <= LOSSLESS, **options)
     return buffer.getvalue()
 
 
-def signed(
+def files_of(
     images: Sequence[Image.Image], request: Request, model: str, stopped_at: tuple[int, int] | None, precision: str
-) -> list[Image.Image]:
-    """Return copies of a seeded request's images with their settings in `info`; image i has seed + i."""
+) -> list[bytes]:
+    """Return a seeded request's images as PNG files with their settings and their mark; image i has seed + i."""
     assert request.seed is not None
-    copies = [image.copy() for image in images]
-    for seed, copy in enumerate(copies, request.seed):
-        copy.info[KEY] = write_infotext(request, seed, model, stopped_at, precision)
-    return copies
+    mark = mark_of(request)
+    return [
+        encoded(image, write_infotext(request, seed, model, stopped_at, precision), mark=mark)
+        for seed, image in enumerate(images, request.seed)
+    ]

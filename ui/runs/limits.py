@@ -21,7 +21,9 @@ MAX_RUNNING = 32
 PARKED_RUNS, PARKED_SECONDS = 64, 1800.0
 """How many runs whose page is gone are kept, and how long: the page may be loaded again, or a phone may sleep."""
 REMEMBERED_RUNS = 256
-"""Number of runs that a page can find again by name; a film takes half a megabyte of memory until its run ends."""
+"""Number of runs, beside those that pages show, that a page can find again by name."""
+MAX_FILM, MAX_LEFT_BYTES = 8 * 2**20, 256 * 2**20
+"""Bytes of pictures: in the film of a run, and in all runs together that no page shows and that have not finished."""
 
 
 def limit(default: float, text: str, public: float | None = None) -> Any:
@@ -43,10 +45,14 @@ class Limits:
     max_steps: int = limit(1000, "the most steps of a picture")
     max_images: int = limit(4, "the most pictures of one request")
     max_visitor_runs: int = limit(16, "how many runs of one visitor may wait or be drawn at once")
+    max_address_runs: int = limit(512, "how many runs of one network address may wait or be drawn at once", 128)
     max_waiting: int = limit(256, "how many runs may wait for a place")
     max_upload: int = limit(64, "the largest file that is taken, in megabytes", 20)
     sessions: int = limit(200, "how many visits are remembered, the least recent forgotten first")
-    unheard: float = limit(60.0, "end a run that nobody has listened to for so many seconds")
+    unheard: float = limit(
+        60.0,
+        "end a run that nobody has listened to for so many seconds; one that never had a listener after 10 at most",
+    )
     preview_share: float = limit(1 / 3, "the most of a processor's time that live previews may take, below 1")
 
     def __post_init__(self) -> None:

@@ -12,6 +12,7 @@ from stable_diffusion.request import Request, RequestError
 
 from .backend import Backend, T, View
 from .events import Event, News, Waiting
+from .visitors import Visitor
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -45,11 +46,11 @@ class Measured:
         """See `Backend.stop`."""
         self._backend.stop(run_id)
 
-    def inspect(self, view: View[T], requests: Sequence[Request], owner: str) -> AsyncGenerator[Waiting | T]:
+    def inspect(self, view: View[T], requests: Sequence[Request], owner: Visitor) -> AsyncGenerator[Waiting | T]:
         """See `Backend.inspect`; not counted."""
         return self._backend.inspect(view, requests, owner)
 
-    async def stream(self, run_id: str, request: Request, owner: str) -> AsyncGenerator[News]:
+    async def stream(self, run_id: str, request: Request, owner: Visitor) -> AsyncGenerator[News]:
         """See `Backend.stream`."""
         asked, first, end = time.monotonic(), None, "stopped"
         self._going.inc()

@@ -1,22 +1,27 @@
-"""The models in memory: each is loaded by a thread of its own when it is first needed, and makes room for others."""
+"""The models in memory: the first one stays, each other is loaded by its own thread on demand, and makes room later."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from stable_diffusion.request import Defaults, Request, RequestError
 
 from .adapter_files import add_files
 from .catalogue import Catalogue
 from .cost import pace_of
+from .errors import explain
 from .limits import LOCAL_LIMITS, Limits
 
 if TYPE_CHECKING:
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_LOADED = 2
-"""Number of models in memory at once, including those that are being loaded."""
+"""Number of models that stay in memory, the first among them. One more may be in memory while models are loaded."""
 LOOK_EVERY = 0.25
 """Seconds between two looks at a model that is being loaded."""
 
@@ -54,7 +59,8 @@ class LoadedModels:
     """The models in memory, shared by all visitors.
 
     The lock guards the table only and is not held while a model is loaded, so that waiting for one model does not delay
-    another. A model that makes room leaves the table before the next is loaded; its runs keep it until they end.
+    another. The first model is never displaced. Another one is displaced only when its successor is ready, so that a
+    slow or failing download takes nothing from anybody; its runs keep it until they end.
     """
 
     def __init__(
@@ -130,39 +136,47 @@ class LoadedModels:
 
     def _run(self, name: str, source: str | None, loading: Loading) -> None:
         """Load a model as soon as there is room. A failure leaves the table, so that the next visitor tries again."""
+        first = name == self.catalogue.first
 
         def report(text: str, share: float) -> None:
             loading.progress = text, share
 
         with self._changed:
-            self._changed.wait_for(self._make_room)
+            self._changed.wait_for(lambda: first or sum(one.begun for one in self._table.values()) <= MAX_LOADED)
             loading.begun = True
-        first = name == self.catalogue.first
         try:
             pipeline = self._load(source, self._vae if first else None, self._device, self._dtype, report)
         except Exception as error:
-            log.exception("the model %r could not be loaded", name)
+            log.error("the model %r could not be loaded", name)
             with self._changed:
                 self._last = "failed" if first else self._last
                 del self._table[name]
                 self._changed.notify_all()
-            failure = RequestError(f"The model {name!r} could not be loaded: {error}")
+            failure = RequestError(
+                f"The model {name!r} could not be loaded: {self._without_folders(explain(error), name)}"
+            )
             failure.__cause__ = error
             loading.future.set_exception(failure)
         else:
             with self._changed:
                 self._last = "ready" if first else self._last
                 loading.future.set_result(pipeline)
+                self._displace_for(name)
                 self._changed.notify_all()
 
-    def _make_room(self) -> bool:
-        """Drop the models that were needed longest ago; return False while all in memory are being loaded."""
-        in_memory = [name for name, loading in self._table.items() if loading.begun]
-        ready = [name for name in in_memory if self._table[name].future.done()]
-        surplus = len(in_memory) - MAX_LOADED + 1
-        for name in ready[: max(0, surplus)]:
+    def _without_folders(self, sentence: str, name: str) -> str:
+        """Return a sentence for visitors without the server's folders: files by their paths in the model or the hub."""
+        for path in (self.catalogue.path(name), Path(self._vae or ""), Path(HF_HUB_CACHE, "models")):
+            if path.is_absolute():
+                sentence = sentence.replace(f"{path.parent}{os.sep}", "")
+        return sentence
+
+    def _displace_for(self, newcomer: str) -> None:
+        """Drop the surplus of ready models, least recently needed first, but neither the first nor the newcomer."""
+        ready = [name for name, loading in self._table.items() if loading.future.done()]
+        others = [name for name in ready if name not in (self.catalogue.first, newcomer)]
+        for name in others[: max(0, len(ready) - MAX_LOADED)]:
             del self._table[name]
-        return len(ready) >= surplus
 
 
 def load_pipeline(

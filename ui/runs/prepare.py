@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from PIL import Image
+
 from stable_diffusion.request import Request
 
+from ..keep.marks import keep_mark
 from .adapter_files import add_files
 from .cost import check_seconds
 from .limits import Limits
@@ -25,11 +28,15 @@ def prepare(models: LoadedModels, request: Request) -> tuple[Pipeline, Request]:
 
     models.limits.check(request)  # before the model is loaded
     pipeline, defaults = models.pipeline(request.model), models.defaults(request.model)
-    request = with_pictures(request, defaults)
+    models.limits.check(request, defaults)  # before a size is refused for its unit: the size to try is smaller
+    photo, request = request.image, with_pictures(request, defaults)
+    if photo is not None:
+        assert isinstance(request.image, Image.Image)
+        keep_mark(photo, request.image)
     models.limits.check(request, defaults)
     check_seconds(pipeline, request, defaults, models.limits)
     add_files(pipeline)
-    pipeline.loras.models_for(request.loras)
+    pipeline.models_for(request)
     assert request.preview is not None
     pipeline.models.decoder_for(request.preview)
     return pipeline, request

@@ -18,7 +18,7 @@ import gradio as gr
 
 from stable_diffusion.request import Request, RequestError
 
-from .backend import ActiveRun, Local
+from .backend import ActiveRun, Local, Stream
 from .cost import estimate, is_quick
 from .errors import errors_as_text
 from .events import Event, News, event_of
@@ -62,18 +62,19 @@ class Zero(Local):
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`. The other process sees a file."""
         super().stop(run_id)
-        if run_id in self._handles:
+        if run_id in self._streams:
             self._stop_file(run_id).touch()
 
-    async def _events(self, run_id: str, active: ActiveRun, owner: str) -> AsyncGenerator[News]:
+    async def _events(self, run_id: str, stream: Stream, active: ActiveRun) -> AsyncGenerator[News]:
         quick = await asyncio.to_thread(is_quick, active.pipeline)
-        events = super()._events(run_id, active, owner) if quick else self._borrowed(run_id, active.request)
+        events = super()._events(run_id, stream, active) if quick else self._borrowed(run_id, active.request)
         try:
             async with aclosing(events):
                 async for news in events:
                     yield news
         finally:
-            self._stop_file(run_id).unlink(missing_ok=True)
+            if self._is_newest(run_id, stream):
+                self._stop_file(run_id).unlink(missing_ok=True)
 
     async def _borrowed(self, run_id: str, request: Request) -> AsyncGenerator[News]:
         events, turn = self._borrow(run_id, request), threading.Lock()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -15,16 +16,20 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stable_diffusion.request import Request, RequestError
 
-from ..keep.files import keep, stem
+from ..keep.files import NoRoom, keep, stem
 from ..keep.history import FinishedRun, keep_pictures
-from ..keep.metadata import KEY, save_options
+from ..keep.marks import COMPOSITE, INFO, Mark, terms_in
+from ..keep.metadata import KEY, encoded, save_options
 from ..runs.events import Event
 from .live import Message, address
+
+log = logging.getLogger(__name__)
 
 FILMS: set[str] = set()
 """The files of all films. Gradio deletes a film of this list after a day, and all of them when the server ends."""
 PLAY_SECONDS, REST_SECONDS, MAX_FRAMES = 3.0, 1.5, 40
 STRIP_FRAMES = 10
+GONE = "This run's film is gone: films are kept for a day. Generate it again."
 FRAME_SIDE = 512
 """Side of an animation's pictures, in pixels, or the largest whole multiple of their own side below it."""
 FONT_SIZE, MARGIN, BAR = 17, 12, 40
@@ -32,20 +37,32 @@ PAPER, INK, FAINT = "#1c1917", "#fafaf9", "#d6d3d1"
 
 
 def finish(kind: str, asked: Request, request: Request, event: Event, film: Sequence[Message]) -> FinishedRun:
-    """Write the pictures of a run, its photo and its film to files. Raises `NoRoom` where the disk is full.
+    """Write the pictures of a run, its photo and its film to files.
+
+    Raises `NoRoom` where the disk has no room for the pictures; without room for the rest, the run is kept without.
 
     kind: the tab that asked, "t2i" or "i2i". asked: the request with the uploaded files of photo and mask. request: the
     run's own, complete and seeded, with both as pictures. event: the run's last.
     """
     assert event.images is not None
-    photo = None
-    if isinstance(request.image, Image.Image):
-        buffer = io.BytesIO()
-        request.image.save(buffer, "PNG")
-        photo = keep("photo.png", buffer.getvalue())
     files = keep_pictures(request, event.images, event.index if event.stopped else None)
+    photo = film_file = None
+    try:
+        if isinstance(request.image, Image.Image):
+            photo = keep("photo.png", photo_file(request.image))
+        if film:
+            film_file = keep_film(film)
+    except NoRoom as error:
+        log.warning("a run is kept without its film: %s", error)
     request = request.with_values(image=asked.image, mask=asked.mask)
-    return FinishedRun(kind, request, tuple(files), keep_film(film) if film else None, photo)
+    return FinishedRun(kind, request, tuple(files), film_file, photo)
+
+
+def photo_file(photo: Image.Image) -> bytes:
+    """Return a photo as a PNG file, with the mark that its upload had."""
+    buffer = io.BytesIO()
+    photo.save(buffer, "PNG", **(save_options("PNG", "", Mark(photo.info[INFO])) if INFO in photo.info else {}))
+    return buffer.getvalue()
 
 
 def keep_film(film: Sequence[Message]) -> str:
@@ -56,11 +73,11 @@ def keep_film(film: Sequence[Message]) -> str:
 
 
 def read_film(path: str | None) -> list[Message]:
-    """Return the messages of a film. Raises `RequestError` where its file was deleted."""
+    """Return the messages of a film. Raises `RequestError` where its file was deleted, or is damaged."""
     try:
         return json.loads(Path(path or "").read_bytes())
-    except OSError:
-        raise RequestError("This run's film is gone: films are kept for a day. Generate it again.") from None
+    except (OSError, ValueError):
+        raise RequestError(GONE) from None
 
 
 def with_final_picture(film: Sequence[Message], run: FinishedRun) -> list[Message]:
@@ -71,19 +88,24 @@ def with_final_picture(film: Sequence[Message], run: FinishedRun) -> list[Messag
 
 
 def film_files(run: FinishedRun) -> list[str]:
-    """Write the animation and the contact strip of a run, with the settings of its first picture, and return the paths.
+    """Write animation and contact strip of a run, with settings and mark of its first picture, and return the paths.
 
-    Raises `RequestError` where the film was deleted or has no pictures.
+    Raises `RequestError` where film or picture were deleted or are damaged, and where the film has no pictures.
     """
     film = [message for message in read_film(run.film) if message["x0"]]
     if not film:
         raise RequestError("This run had no previews: choose a live preview.")
     assert run.request.seed is not None, "a finished run has its seed"
-    with Image.open(run.files[0]) as image:
-        text = image.info.get(KEY, "")
+    try:
+        with Image.open(run.files[0]) as image:
+            text, mark = image.info.get(KEY, ""), Mark()
+            if COMPOSITE in terms_in(image.info.get("xmp", b"")):
+                mark = Mark(COMPOSITE, Image.open(run.photo or ""))
+    except OSError:
+        raise RequestError(GONE) from None
     name = stem(run.request.prompt, run.request.seed)
-    moving = animation(film, run.request.prompt, text)
-    return [keep(f"{name}.webp", moving), keep(f"{name}-strip.png", strip(film, text))]
+    moving = animation(film, run.request.prompt, text, mark)
+    return [keep(f"{name}.webp", moving), keep(f"{name}-strip.png", strip(film, text, mark))]
 
 
 def picture_of(source: str | None) -> Image.Image:
@@ -98,11 +120,10 @@ def evenly(film: Sequence[Message], count: int) -> list[Message]:
     return [film[round(i * last / max(1, count - 1))] for i in range(count)] if len(film) > count else list(film)
 
 
-def animation(film: Sequence[Message], prompt: str, text: str = "") -> bytes:
+def animation(film: Sequence[Message], prompt: str, text: str = "", mark: Mark | None = None) -> bytes:
     """Return an animated WebP that begins with noise, plays for three seconds and rests on the last picture, in a loop.
 
-    A line moves from right to left: left of it is x_t, right of it the network's x_0. text: settings to write into the
-    file.
+    A line moves from right to left: left of it is x_t, right of it the network's x_0. text, mark: see `encoded`.
     """
     film = evenly(film, MAX_FRAMES)
     first, total = film[0], film[0]["total"]
@@ -117,10 +138,8 @@ def animation(film: Sequence[Message], prompt: str, text: str = "") -> bytes:
             cover_left(picture, enlarged(picture_of(message["xt"])), 1 - i / len(steps))
         frames.append(captioned(picture, caption, f"step {message['index']} of {total}"))
     durations = [round(1000 * PLAY_SECONDS / len(steps))] * len(steps) + [round(1000 * REST_SECONDS)]
-    buffer = io.BytesIO()
-    options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0, "quality": 85}
-    frames[0].save(buffer, "WEBP", **options, **save_options("WEBP", text))
-    return buffer.getvalue()
+    options = {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
+    return encoded(frames[0], text, "WEBP", mark, lossless=False, quality=85, **options)
 
 
 def enlarged(picture: Image.Image) -> Image.Image:
@@ -177,13 +196,11 @@ def shortened(text: str, room: float) -> str:
     return text + "…"
 
 
-def strip(film: Sequence[Message], text: str = "") -> bytes:
+def strip(film: Sequence[Message], text: str = "", mark: Mark | None = None) -> bytes:
     """Return a PNG with up to ten pictures of the run in a row, at even distances, the last one among them."""
     pictures = [picture_of(message["x0"]) for message in evenly(film, STRIP_FRAMES)]
     width, height = pictures[0].size
     sheet = Image.new("RGB", (width * len(pictures), height))
     for position, picture in enumerate(pictures):
         sheet.paste(picture, (position * width, 0))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", **save_options("PNG", text))
-    return buffer.getvalue()
+    return encoded(sheet, text, mark=mark)

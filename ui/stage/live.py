@@ -7,10 +7,9 @@ text and pictures through the DOM, so that no value is read as HTML.
 from __future__ import annotations
 
 import base64
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict, overload
 from urllib.parse import urlencode
 
 import gradio as gr
@@ -22,6 +21,7 @@ from ..runs.registry import new_run_id
 from . import opening
 
 HERE = Path(__file__).parent
+PICTURES: tuple[Literal["x0", "xt", "guided", "unguided"], ...] = ("x0", "xt", "guided", "unguided")
 MAX_LIGHT_FILM = 1_500_000
 """Bytes of pictures that are sent once more with the last message of a run."""
 
@@ -30,7 +30,7 @@ class Message(TypedDict, total=False):
     """A message to ui/stage/live.js: the state of a run, or one of its steps.
 
     state: idle, waiting, step, finished, stopped, failed or sketch. The steps of a film have all of `index` to `start`.
-    x0, xt: pictures as data URIs, or an address; None where a step has no preview.
+    x0, xt, guided, unguided: the pictures of `Event` as data URIs, or an address; None where a step has none.
     """
 
     run: str
@@ -42,16 +42,20 @@ class Message(TypedDict, total=False):
     link: str
     index: int
     total: int
-    facts: dict[str, str | int | float]
-    pace: dict[str, str]
+    seed: int
+    left: str
+    """Time left."""
     x0: str | None
     xt: str | None
+    guided: str | None
+    unguided: str | None
     start: Message | None
     """Step 0, the noise, which comes with the first step."""
     frames: list[Message]
-    """All steps so far."""
+    """Other steps: all so far, or those that were not sent yet."""
     replay: bool
-    opening: dict[str, str]
+    opening: str
+    """Address of the messages of a recorded run, for an empty stage."""
 
 
 def live_view(elem_id: str, *, film: bool) -> gr.HTML:
@@ -61,8 +65,8 @@ def live_view(elem_id: str, *, film: bool) -> gr.HTML:
     """
     empty = idle()
     if film:
-        gr.set_static_paths([opening.FILM, opening.STILL])
-        empty["opening"] = {"film": address(opening.FILM), "still": address(opening.STILL)}
+        gr.set_static_paths([opening.FILM])
+        empty["opening"] = address(opening.FILM)
     return gr.HTML(
         value=empty,
         html_template=(HERE / "live.html").read_text(encoding="utf-8"),
@@ -107,19 +111,13 @@ def step(run_id: str, event: Event) -> Message:
         "state": "step" if not over else "stopped" if event.stopped else "finished",
         "index": event.index,
         "total": event.total,
-        "facts": {
-            "step": f"{event.index} of {event.total}",
-            "timestep": round(event.timestep),
-            "sigma": "∞" if math.isinf(event.sigma) else round(event.sigma, 3),
-            "seed": event.seed,
-        },
-        "pace": {
-            "seconds": duration(event.seconds_per_step),
-            "left": "" if over else duration(event.seconds_left),
-        },
+        "seed": event.seed,
+        "left": "" if over else duration(event.seconds_left),
         "status": status if over else "",
-        "x0": None if event.x_0 is None else webp_uri(event.x_0),
-        "xt": None if event.x_t is None else webp_uri(event.x_t),
+        "x0": webp_uri(event.x_0),
+        "xt": webp_uri(event.x_t),
+        "guided": webp_uri(event.guided),
+        "unguided": webp_uri(event.unguided),
         "start": None if event.start is None else step(run_id, event.start),
     }
 
@@ -134,9 +132,14 @@ def so_far(run_id: str, film: Sequence[Message], link: str) -> Message:
     return {**film[-1], "link": link, "frames": list(film)} if film else waiting(run_id, "", link)
 
 
+def newest(unsent: Sequence[Message]) -> Message:
+    """Return the message of the last of these steps, which brings those before it that were not sent yet."""
+    return {**unsent[-1], "frames": list(unsent[:-1])}
+
+
 def replay(film: Sequence[Message], link: str) -> Message:
     """Return the message that shows a finished run again."""
-    return {**film[-1], "run": new_run_id(), "link": link, "frames": list(film), "replay": True}
+    return {**so_far("", film, link), "run": new_run_id(), "replay": True}
 
 
 def last(film: Sequence[Message], link: str) -> Message:
@@ -144,7 +147,7 @@ def last(film: Sequence[Message], link: str) -> Message:
 
     A page that is slower than the run skips steps; the film fills the gaps.
     """
-    size = sum(len(frame["x0"] or "") + len(frame["xt"] or "") for frame in film)
+    size = sum(len(frame[name] or "") for frame in film for name in PICTURES)
     return so_far("", film, link) if size <= MAX_LIGHT_FILM * 4 / 3 else {**film[-1], "link": link}
 
 
@@ -158,6 +161,12 @@ def data_uri(image: Image.Image) -> str:
     return webp_uri(webp(image))
 
 
-def webp_uri(content: bytes) -> str:
-    """Return a WebP file as the source of an img element."""
+@overload
+def webp_uri(content: bytes) -> str: ...
+@overload
+def webp_uri(content: None) -> None: ...
+def webp_uri(content: bytes | None) -> str | None:
+    """Return a WebP file as the source of an img element; None for none."""
+    if content is None:
+        return None
     return "data:image/webp;base64," + base64.b64encode(content).decode("ascii")

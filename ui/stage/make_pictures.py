@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,10 @@ from stable_diffusion import Pipeline, Step
 from stable_diffusion.images import fit_image, read_image
 from stable_diffusion.request import Request
 
-from . import opening
+from ..keep.link import to_query
+from ..runs.events import event_of
+from ..runs.registry import PageRun
+from . import live, opening
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 PROMPTS = (
@@ -79,24 +83,16 @@ def strengths(pipe: Pipeline) -> None:
     sheet.image.save(ASSETS / "strengths.webp", quality=85)
 
 
-def open_page(pipe: Pipeline, steps: int = 28) -> None:
-    """The film that the page opens with, x_t beside x_0 and before them noise alone, and its last picture."""
-    frames: list[Image.Image] = []
+def open_page(pipe: Pipeline) -> None:
+    """The run that the page opens with, as a message of the live view."""
     prompt, seed = opening.EXAMPLES[0]
-    for step in pipe.stream(
-        prompt, num_inference_steps=steps, guidance_scale=4.0, sampler="ddpm", seed=seed, preview="vae"
-    ):
-        assert step.images is not None
-        [noisy], [clean] = step.noisy(), step.images
-        for right in (clean,) if frames else (noisy, clean):
-            frame = Image.new("RGB", (2 * noisy.width, noisy.height))
-            frame.paste(noisy)
-            frame.paste(right, (noisy.width, 0))
-            frames.append(frame)
-    durations = [700] + [110] * (len(frames) - 2) + [1000]
-    others = frames[1:]
-    frames[0].save(opening.FILM, save_all=True, append_images=others, duration=durations, loop=1, quality=80, method=6)
-    frames[-1].save(opening.STILL, quality=90, method=6)
+    run = pipe.begin(prompt, seed=seed, preview="vae")
+    page_run, start = PageRun("t2i", run.request), run.query
+    for step in run.steps():
+        page_run.add(event_of(step, run.request, pipe.models.name, 0.0, start=start))
+        start = None
+    film = live.steps(page_run.run_id, page_run.film)
+    opening.FILM.write_text(json.dumps(live.so_far("opening", film, to_query(run.request))), encoding="utf-8")
 
 
 def cards(pipe: Pipeline) -> None:

@@ -29,9 +29,8 @@ PHOTO_EXAMPLES = (
 )
 """Photos with a prompt each. A prompt names the photo's background: without it the bundled model draws a white one,
 and while the photo's own gives way, things can lose their place."""
-FILM, STILL = ASSETS / "opening.webp", ASSETS / "opening-still.webp"
-"""A run from pure noise on, x_t on the left and x_0 on the right, which plays once; and its end, for visitors who asked
-their system for less motion."""
+FILM = ASSETS / "opening.json"
+"""The messages of a recorded run of the first example, which the stage plays before a visitor's first run."""
 
 
 def example(photo: str | None = None) -> tuple[str, int | None]:

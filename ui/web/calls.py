@@ -6,6 +6,7 @@ import logging
 import re
 import traceback
 from typing import Any
+from urllib.parse import unquote
 
 import gradio as gr
 from gradio.exceptions import InvalidPathError
@@ -14,6 +15,8 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stable_diffusion.request import shown
+
+from .bodies import UPLOAD
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +30,15 @@ CLOSED_ROUTES = tuple(
 )
 """Prefixes of Gradio's routes that this page does not use."""
 ADDRESS = re.compile(r"\s*https?:", re.IGNORECASE)
+OWN_FILE = "/gradio_api/file="
+"""The part of an address before the path of a file of this server, as the upload tool for language models gives it."""
 MALFORMED = (LookupError, TypeError, ValueError, AttributeError, FnIndexInferError)
 """The exceptions that Gradio raises for calls of the wrong form."""
 NOT_A_CALL = "The page takes no such call: `Use via API` on the page lists its calls."
-NOT_UPLOADED = "A file must be uploaded here, or be one of the examples: choose it again."
+NOT_UPLOADED = (
+    "A file must be uploaded here, or be one of the examples: choose it again. "
+    f"Programs send its content as a data URI, or its path after an upload to {UPLOAD}."
+)
 BAD_ARGUMENT = "An argument is not of the form that this call takes: `Use via API` on the page describes them."
 
 
@@ -67,14 +75,20 @@ class CallCheck:
             log.info("refused at %s: %s", traceback.extract_tb(error.__traceback__)[-1], shown(error))
 
 
-def refuse_addresses(values: list[Any]) -> None:
-    """Raise `InvalidPathError` if a file among the values is named by an address on the network: Gradio fetches it."""
+def read_addresses(values: list[Any]) -> None:
+    """Replace the address of a file that this server has by its path, wherever a value names a file, in place.
+
+    Raises `InvalidPathError` for every other address on the network, which Gradio would fetch.
+    """
     waiting = [*values]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
             if ADDRESS.match(str(value.get("path"))):
-                raise InvalidPathError(shown(value["path"]))
+                _, own, path = value["path"].partition(OWN_FILE)
+                if not own or ADDRESS.match(path):
+                    raise InvalidPathError(shown(value["path"]))
+                value["path"] = unquote(path)
             value = [*value.values()]
         if isinstance(value, list):
             waiting += value

@@ -38,6 +38,12 @@ def _ranks() -> dict[str, int]:
     return {word: rank for rank, word in enumerate(words, start=1)}
 
 
+@cache
+def usual_words() -> frozenset[str]:
+    """Return the nouns of `usual_words.txt`."""
+    return frozenset(_ranks())
+
+
 def usualness(words: str) -> float:
     """Return how often to say a word against the most usual one: 1 over the square root of its rank.
 

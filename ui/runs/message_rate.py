@@ -1,0 +1,40 @@
+"""How often a stream sends a message: the more streams there are, the less often each."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+MESSAGES = 40
+"""Messages a second of all streams together: each is an event of Gradio's, on the one thread that serves everybody."""
+
+
+class MessageRate:
+    """Spaces the messages of all streams, so that together they stay below `MESSAGES` a second."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock, self._streams = clock, 0
+
+    @contextmanager
+    def stream(self, least: float = 0.0) -> Iterator[Callable[[], bool]]:
+        """Add a stream; the function returns whether its next message is due, and counts it as sent if so.
+
+        least: seconds between two messages of this stream, however few streams there are.
+        """
+        self._streams += 1
+        sent = -math.inf
+
+        def due() -> bool:
+            nonlocal sent
+            now = self._clock()
+            if now - sent < max(least, self._streams / MESSAGES):
+                return False
+            sent = now
+            return True
+
+        try:
+            yield due
+        finally:
+            self._streams -= 1
