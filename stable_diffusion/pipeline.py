@@ -134,17 +134,20 @@ class Pipeline:
         yield from self.begin(prompt, **settings).steps()
 
     @torch.no_grad()
-    def begin(self, prompt: str | Request = "", **settings: Unpack[Settings]) -> Run:
+    def begin(
+        self, prompt: str | Request = "", *, conditioning: Conditioning | None = None, **settings: Unpack[Settings]
+    ) -> Run:
         """Complete a request by the model's defaults, encode prompt and photo, and draw the first noise.
 
-        Returns a run that waits for its first evaluation. Arguments and errors are those of `stream`.
+        Returns a run that waits for its first evaluation. Arguments and errors are those of `stream`. conditioning: the
+        result of `condition` for a request with the same texts, to encode these once for several runs.
         """
         request = prompt if isinstance(prompt, Request) else Request(prompt, **settings)
         request = with_pictures(request, self.defaults).seeded()
         assert request.preview is not None
         self.models.decoder_for(request.preview)  # refused or fetched here, and not when the first preview is due
         photo, white = request.image, request.mask
-        plan, conditioning = self.plan(request), self.condition(request)
+        plan, conditioning = self.plan(request), conditioning or self.condition(request)
         if request.then and request.then_at > plan.evaluations:
             raise RequestError(
                 f"then_at must be at most {plan.evaluations}, the number of steps of this run, got {request.then_at}"
