@@ -21,7 +21,7 @@ def test_all_streams_together_keep_to_the_rate(streams: int):
         for tick in range(1, 10_001):
             now = tick / 1000
             sent += sum(one() for one in due)
-    assert sent == pytest.approx(10 * MESSAGES * streams / (streams - 1), rel=0.05)
+    assert sent == pytest.approx(10 * MESSAGES * streams / (streams - 1), rel=0.1)
 
 
 def test_a_stream_alone_sends_every_message_unless_it_has_a_pace_of_its_own():
