@@ -92,11 +92,11 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
             controls |= strength_controls(defaults, kind)
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, models.limits)
-    reuse, fill, start, steps_note, photos = (
-        controls.pop(name) for name in ("_reuse", "_fill", "_start", "_steps", "_photos")
+    reuse, fill, verbatim, start, steps_note, photos = (
+        controls.pop(name) for name in ("_reuse", "_fill", "_verbatim", "_start", "_steps", "_photos")
     )
     controls["prompt"].value = PHOTO_EXAMPLES[0][1]
-    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill, compared, slider)
+    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill, verbatim, compared, slider)
     connect(tab, services, reuse)
     connect_start(tab, services, opened, start)
     connect_steps(controls, defaults, steps_note)

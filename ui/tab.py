@@ -16,6 +16,7 @@ from stable_diffusion.request import Request
 from ui.stage import live
 
 from .form.controls import CHECKED, QUIET, Controls, Updates, Values, request_of
+from .form.words import as_read
 from .keep.files import NoRoom
 from .keep.history import FinishedRun, History
 from .runs.backend import Backend
@@ -114,6 +115,8 @@ class Tab:
     """The switch of drawing while the form changes."""
     fill: gr.Button
     """Restores the settings of a text in the prompt; visible for such a text alone."""
+    verbatim: gr.Checkbox
+    """Whether the prompt is drawn as typed, and not in the words that the model knows."""
 
     def request(self, values: Values) -> Request:
         """Return the request of the form; `RequestError` for a value that no model takes."""
@@ -204,7 +207,7 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
             request = tab.request({**values, **example})
             if request.seed is None and sketch.seed is not None:  # the sketch is drawn in full
                 request = request.with_values(seed=sketch.seed)
-            await asyncio.to_thread(check, services.models, request)
+            request = await asyncio.to_thread(ready, services.models, request, verbatim=values[tab.verbatim])
         asker = visitor_of(visitor)
         run = PageRun(tab.kind, request, asker.address)
         sketch.run_id, sketch.seed = "", None
@@ -230,13 +233,20 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
             registry.forget(run)
 
     outputs = [*tab.run_outputs, tab.controls["prompt"], tab.controls["seed"]]
-    inputs = {*tab.controls.values(), view.sketch, view.run_id}
+    inputs = {*tab.controls.values(), tab.verbatim, view.sketch, view.run_id}
     keep_in_history(tab, view.generate.click(generate, inputs, outputs, trigger_mode="multiple", **CHECKED))
     view.stop.click(stop, view.run_id, None, **QUIET)
     reuse.click(lambda run: str(finished(run).request.seed), view.last, tab.controls["seed"], **CHECKED)
     view.save.click(save_film, view.last, view.files, show_progress="hidden", api_visibility="private")
     # The live view has the link's query; only the browser knows the page's address.
     view.link.click(None, js=COPY_LINK % f"{tab.kind}-live", api_visibility="private")
+
+
+def ready(models: LoadedModels, request: Request, *, verbatim: bool) -> Request:
+    """Return a form's request with the prompt that its model draws; `RequestError` if it can't be served here."""
+    request = request if verbatim else as_read(models, request)
+    check(models, request)
+    return request
 
 
 def keep_in_history(tab: Tab, ended: Dependency) -> None:
