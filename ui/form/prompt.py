@@ -41,14 +41,12 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
         elem_id=f"{kind}-negative",
         render=False,
     )
+    fill = gr.Button("Fill the form with the settings in this text", size="sm", visible=False, elem_id=f"{kind}-fill")
+    verbatim = connect_prompt_note(prompt, syntax, model, fill, models, kind)
     with gr.Accordion("Change its mind during the run", open=False, elem_id=f"{kind}-change"):
         then = gr.Textbox(label="Then", placeholder="Other words, for example: a red heart", elem_id=f"{kind}-then")
         info = "The first step that hears the other words"
         then_at = Slider(1, MAX_SLIDER_STEPS, 10, step=1, label="From step", info=info, elem_id=f"{kind}-then-at")
-    fill = gr.Button("Fill the form with the settings in this text", size="sm", visible=False, elem_id=f"{kind}-fill")
-    info = "Without reading it in the words that this model knows"
-    verbatim = gr.Checkbox(False, label="Draw my words as typed", info=info, visible=False, elem_id=f"{kind}-verbatim")
-    connect_prompt_note(prompt, syntax, model, fill, verbatim, models, kind)
     connect_embeddings_note(model, models, kind)
     prompts = {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
     return {**prompts, "then": then, "then_at": then_at, "_fill": fill, "_verbatim": verbatim}
@@ -78,20 +76,17 @@ def listed(words: Iterable[str]) -> str:
 
 
 def connect_prompt_note(
-    prompt: gr.Textbox,
-    syntax: gr.Dropdown,
-    model: gr.Dropdown,
-    fill: gr.Button,
-    verbatim: gr.Checkbox,
-    models: LoadedModels,
-    kind: str,
-) -> None:
-    """Show below the prompt what the model reads in it, and what exceeds its limit.
+    prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, fill: gr.Button, models: LoadedModels, kind: str
+) -> gr.Checkbox:
+    """Show below the prompt what the model reads in it, and what exceeds its limit; return the switch "as typed".
 
     For a text with settings, such as one copied from a picture's page, show the button `fill` instead.
     """
     note = gr.Markdown(visible=False, elem_id=f"{kind}-words", elem_classes="note")
     things = chips(f"{kind}-chips")
+    verbatim = gr.Checkbox(
+        False, label="Draw my words as typed", visible=False, container=False, elem_id=f"{kind}-verbatim"
+    )
 
     def check_prompt(text: str, syntax: str, name: str) -> tuple[gr.Markdown, gr.HTML, gr.Checkbox, gr.Button]:
         if holds_settings(text or ""):
@@ -118,6 +113,7 @@ def connect_prompt_note(
     outputs = [note, things, verbatim, fill]
     changes = [component.change for component in (prompt, syntax, model)]
     gr.on(changes, check_prompt, [prompt, syntax, model], outputs, trigger_mode="always_last", **QUIET)
+    return verbatim
 
 
 def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:
