@@ -16,6 +16,7 @@ from PIL import Image
 from stable_diffusion.request import Request, without_loras
 
 from ..form.controls import Controls, Values, guidance_control, request_of, steps_control
+from ..runs.match import load_clip
 from ..runs.models import LoadedModels
 from ..runs.prepare import prepare
 from ..runs.registry import new_run_id
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from stable_diffusion.clip import CLIP
     from stable_diffusion.inspect.look_inside import InsideStep
     from stable_diffusion.pipeline import Pipeline
     from stable_diffusion.preview import Preview
@@ -146,14 +146,6 @@ def matcher(pipeline: Pipeline, prompt: str) -> Callable[[Image.Image], float] |
         return None
     clip = load_clip(folder, str(pipeline.models.unet.conv_in.weight.device))
     return lambda image: clip.similarity([image], [prompt]).item()
-
-
-@lru_cache(maxsize=1)
-def load_clip(folder: Path, device: str) -> CLIP:
-    """Load the CLIP of a model directory and keep it for the next run."""
-    from stable_diffusion.clip import CLIP
-
-    return CLIP.from_pretrained(folder, device=device)
 
 
 def heat_maps(maps: Tensor) -> list[dict[str, str]]:
