@@ -253,7 +253,7 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
     def supersede(run_id: str) -> None:
         """End the tab's last run without its pictures, if it still goes on: Generate was pressed again."""
         run = registry.get(run_id)
-        if run is not None:
+        if run is not None and run.finished is None:
             run.page = None
             stop(run_id)
             registry.forget(run)
