@@ -6,12 +6,15 @@ import io
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
+from av.video.reformatter import Colorspace
 from PIL import Image
 
 SOURCE_TYPE = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
 TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 
 
+READ = {"src_colorspace": Colorspace.ITU709, "dst_colorspace": Colorspace.DEFAULT}
+"""PyAV's options for the colours of a film; below 17 it does not go by what the file says."""
 XMP = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from stable_diffusion.request import Request, RequestError
-from tests.marks import boxes
+from tests.marks import READ, boxes
 from ui.keep.files import NoRoom
 from ui.keep.history import FinishedRun
 from ui.keep.metadata import encoded, read_infotext
@@ -158,7 +158,7 @@ def test_a_saved_film_is_a_video_that_any_chat_takes(tmp_path: Path, monkeypatch
         assert video.metadata["comment"] == TEXT
         stream = video.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
-        pictures = [frame.to_image() for frame in video.decode(stream)]
+        pictures = [frame.to_image(**READ) for frame in video.decode(stream)]
     expected = [
         picture for picture, time in frames(film(3), Image.new("RGB", (256, 128)), "a red fox") for _ in range(time)
     ]

@@ -56,9 +56,9 @@ def encoded_video(frames: Iterable[tuple[Image.Image, int]], side: int, text: st
                 format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
             frame.time_base = Fraction(1, RATE)
-            for frame.pts in range(place, place + duration):
+            for _ in range(duration):
+                frame.pts, place = place, place + 1
                 file.mux(stream.encode(frame))
-            place += duration
         file.mux(stream.encode())
     content = buffer.getvalue() + box(b"uuid", XMP_BOX + mark.xmp.encode())
     return with_credentials(content, "video/mp4", mark)  # last: any later change would break their signature
