@@ -86,7 +86,6 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
                             view.live: live.sketch(news.x_0, request.prompt, CAPTION),
                             view.after: gr.Row(visible=False),
                             view.results: gr.Gallery(visible=False),
-                            view.files: gr.File(visible=False),
                             switch: gr.Checkbox(info=ABOUT),
                         }
         except Exception as error:
@@ -103,7 +102,7 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
         [*changes, switch.input],
         draw,
         {*tab.controls.values(), switch, view.sketch, view.run_id, view.last},
-        [view.live, view.after, view.results, view.files, switch],
+        [view.live, view.after, view.results, switch],
         trigger_mode="always_last",
         **CHECKED,
     )

@@ -10,6 +10,7 @@ const LAYERS = {x0: "what it sees in it", guided: "pushed by guidance", unguided
 const SPEEDS = {"1×": 60, slow: 500, "step by step": Infinity}; // milliseconds that a step is held
 const [FIRST, LONG] = [5, 300]; // the first steps, in which the most happens, are held longer
 const THUMB = 56;
+const VISIT = 40; // runs that a visit remembers
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 let run = null;
@@ -213,12 +214,17 @@ async function open(address) {
   advance();
 }
 
-// Remember the run for ui/resume.py, as long as the browser's tab is open. A new view's first, idle message forgets nothing.
+// Remember the run for ui/resume.py, as long as the browser's tab is open, and finished ones for the visit's pictures. A
+// new view's first, idle message forgets nothing.
 function note({state, run: id, replay}) {
   const found = {run: id, link: root.dataset.link};
   try {
     if (id && !replay && !["failed", "sketch"].includes(state)) sessionStorage.setItem(NOTE, JSON.stringify(found));
     else if (run !== null && run !== "opening") sessionStorage.removeItem(NOTE);
+    if (!replay && ["finished", "stopped"].includes(state)) {
+      const before = JSON.parse(localStorage.getItem("visit") || "[]");
+      localStorage.setItem("visit", JSON.stringify([...new Set([id, ...before])].slice(0, VISIT)));
+    }
   } catch {} // a browser may forbid storing
 }
 
