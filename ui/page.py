@@ -37,6 +37,7 @@ from .web.calls import bad_argument, read_addresses
 MAX_QUEUED = 128 * 2**20
 """Bytes in the bodies of all calls that wait or are answered."""
 TITLE = "Stable Diffusion, live"
+PROMISE = "Watch a picture come out of noise."
 
 
 class Page(gr.Blocks):
@@ -117,7 +118,7 @@ def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
         history = History()
         with gr.Row(elem_id="top"):
             with gr.Column(elem_id="heading"):
-                gr.Markdown(f"# {TITLE}")
+                gr.Markdown(f"# {TITLE}\n{PROMISE}")
                 note = gr.Markdown(model_note(models), elem_id="model-note")
             menu = model_menu(models)
         with gr.Tabs(elem_id="tabs") as pages:

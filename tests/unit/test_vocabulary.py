@@ -103,7 +103,7 @@ def test_every_model_says_what_it_draws(tmp_path: Path, monkeypatch: pytest.Monk
         )
     monkeypatch.setenv("SD_MODELS", str(tmp_path))
     models = LoadedModels(Catalogue(), device="cpu")
-    assert subjects(models).startswith("It draws emoji-like pictures")
+    assert subjects(models).startswith("A small model, trained on emoji")
     assert subjects(models, "one").startswith(
         "A model like Stable Diffusion 1: it draws what you describe, best at 512 x 512"
     )

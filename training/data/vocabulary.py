@@ -17,7 +17,7 @@ from training.data.grammar import COLOUR_WORDS, countable, nouns, phrases, plura
 from training.data.paint import BACKGROUNDS, COLOURS
 from training.data.thesaurus import Thesaurus
 
-DRAWS = "emoji-like pictures of animals, food, things and faces, on a background of any colour"
+DRAWS = "A small model, trained on emoji, draws on this computer: one thing at a time, in any colour."
 """The end of the page's sentence about the model, after "It draws"."""
 NEAREST = 3
 """How many near things are listed for a word."""

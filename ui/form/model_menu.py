@@ -34,7 +34,7 @@ def subjects(models: LoadedModels, name: str | None = None) -> str:
     catalogue, pipeline = models.catalogue, models.loaded(name)
     drawn = subjects_of(catalogue.path(name))
     if drawn:
-        return f"It draws {drawn}."
+        return drawn
     if pipeline is None:
         width = (catalogue.configs(name)[0] or {}).get("cross_attention_dim")
     else:

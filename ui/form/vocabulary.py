@@ -16,7 +16,7 @@ FILE = "vocabulary.json"
 
 @cache
 def subjects_of(folder: Path) -> str:
-    """Return the subjects of a model, to follow "It draws"; an empty string for a model without a vocabulary."""
+    """Return a sentence about the pictures that a model draws; an empty one for a model without a vocabulary."""
     try:
         return str(read_json(folder / FILE)["draws"])
     except (ModelError, LookupError, TypeError):
