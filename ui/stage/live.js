@@ -100,7 +100,7 @@ function pause() {
 
 function finish() {
   show(frames.at(-1));
-  status.textContent = ended.status;
+  if (status.textContent !== ended.status) status.textContent = ended.status;
   root.dataset.state = ended.state;
   setFact("left", "");
   play.ariaPressed = "false";
