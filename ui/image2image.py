@@ -23,7 +23,6 @@ from .keep.history import FinishedRun, History
 from .runs.errors import errors_on_page
 from .runs.models import LoadedModels
 from .runs.prepare import prepare
-from .sketch import sketch_switch
 from .stage.opening import PHOTO_EXAMPLES, PHOTOS, cards
 from .tab import Services, Tab, connect, run_buttons, run_view
 
@@ -70,7 +69,6 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
         with gr.Column(elem_classes="ask"):
             controls = photo_controls(kind)
             controls |= prompt_controls("What it should become: a cat face on a beige background", model, models, kind)
-            sketch = sketch_switch(kind)
         buttons = run_buttons(kind)
         with gr.Column(elem_classes="view"):
             view = run_view(kind, buttons)
@@ -86,9 +84,9 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
         with gr.Column(elem_classes="settings"):
             controls |= strength_controls(defaults, kind)
             controls |= sampling_controls(defaults, kind)
-            controls |= more_controls(defaults, kind, controls, models.limits)
-    reuse, fill, start, steps_note, photos = (
-        controls.pop(name) for name in ("_reuse", "_fill", "_start", "_steps", "_photos")
+            controls |= more_controls(defaults, kind, controls, model, models)
+    reuse, fill, sketch, start, steps_note, photos = (
+        controls.pop(name) for name in ("_reuse", "_fill", "_sketch", "_start", "_steps", "_photos")
     )
     controls["prompt"].value = PHOTO_EXAMPLES[0][1]
     tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill, compared, slider)

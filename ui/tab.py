@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
 from gradio.events import Dependency
 
-from stable_diffusion.request import Request
+from stable_diffusion.request import Picture, Request
 from ui.stage import live
 
 from .form.controls import CHECKED, QUIET, Controls, Updates, Values, request_of
@@ -70,8 +70,12 @@ class SketchState:
     """A visitor's newest sketch (ui/sketch.py); changes in place."""
 
     run_id: str = ""
-    drawn: tuple[Any, ...] = ()
-    """The values of the controls that it was drawn from."""
+    drawn: list[Any] = field(default_factory=list)
+    """The form that was drawn last, as a sketch or in full."""
+    files: tuple[Any, ...] = ()
+    """The files of photo and mask, with fit and size, from which its pictures were read."""
+    photo: Picture | None = None
+    mask: Picture | None = None
     seed: int | None = None
     """The seed of the sketch on the stage, if there is one."""
     rests_until: float = 0.0
@@ -118,6 +122,10 @@ class Tab:
     def request(self, values: Values) -> Request:
         """Return the request of the form; `RequestError` for a value that no model takes."""
         return request_of(self.controls, values)
+
+    def form(self, values: Values) -> list[Any]:
+        """Return the values of all controls, to compare with those of another moment."""
+        return [values[control] for control in self.controls.values()]
 
     def example(self, values: Values) -> Updates:
         """Return an example for an empty prompt, and its seed if that is empty too; nothing if there is a prompt."""
@@ -207,7 +215,7 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
             await asyncio.to_thread(check, services.models, request)
         asker = visitor_of(visitor)
         run = PageRun(tab.kind, request, asker.address)
-        sketch.run_id, sketch.seed = "", None
+        sketch.run_id, sketch.seed, sketch.drawn = "", None, tab.form({**values, **example})
         if example:
             yield example
             await asyncio.sleep(PAUSE)

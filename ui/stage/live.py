@@ -49,6 +49,8 @@ class Message(TypedDict, total=False):
     xt: str | None
     guided: str | None
     unguided: str | None
+    photo: str | None
+    """The photo of a run over one, as it was used, with its last message: data URI or address."""
     start: Message | None
     """Step 0, the noise, which comes with the first step."""
     frames: list[Message]
@@ -94,10 +96,10 @@ def failed(run_id: str, text: str) -> Message:
     return {"run": run_id, "state": "failed", "text": text}
 
 
-def sketch(picture: bytes, prompt: str, status: str) -> Message:
-    """Return the message that shows a WebP file which belongs to no run."""
-    link = urlencode({"prompt": prompt})
-    return {"run": "sketch", "state": "sketch", "link": link, "text": "", "status": status, "x0": webp_uri(picture)}
+def sketch(picture: bytes, prompt: str, status: str, photo: str | None) -> Message:
+    """Return the message that shows a WebP file which belongs to no run, beside the photo that it was drawn from."""
+    link, x0 = urlencode({"prompt": prompt}), webp_uri(picture)
+    return {"run": "sketch", "state": "sketch", "link": link, "text": "", "status": status, "x0": x0, "photo": photo}
 
 
 def step(run_id: str, event: Event) -> Message:
