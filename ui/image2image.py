@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
 
 import gradio as gr
-from gradio.blocks import Block
 from PIL import Image
 
 from stable_diffusion.request import FIT_LABELS, MAX_MASK_BLUR, Defaults, Request, steps_for_strength
 from ui.stage import live
 
-from .form.controls import QUIET, Controls, Updates, Values, more_controls, sampling_controls
+from .form.controls import CHECKED, QUIET, Controls, Values, more_controls, sampling_controls
 from .form.inputs import Radio, Slider, picked
 from .form.mask import backdrop, mask_painter
-from .form.photo import SEEN, photo_input, require_photo
+from .form.photo import photo_input, require_photo
 from .form.prompt import prompt_controls
-from .keep.history import FinishedRun, History
+from .keep.history import History
 from .runs.errors import errors_on_page
 from .runs.models import LoadedModels
 from .runs.prepare import prepare
-from .stage.opening import PHOTO_EXAMPLES, PHOTOS, cards
-from .tab import Services, Tab, connect, run_buttons, run_view
+from .keep.link import PHOTOS
+from .stage.opening import PHOTO_EXAMPLES, SEED, STRENGTH, STRENGTHS, cards, strength_card
+from .tab import PRESS, Services, Tab, connect, run_buttons, run_view
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
 MASK_NOTE = (
@@ -33,73 +31,60 @@ MASK_NOTE = (
 )
 
 
-@dataclass(frozen=True)
 class PhotoTab(Tab):
-    """A tab whose requests need a photo, and which compares photo and picture."""
-
-    compared: gr.Accordion
-    slider: gr.ImageSlider
+    """A tab whose requests need a photo."""
 
     def request(self, values: Values) -> Request:
         """Return the request of the form; `RequestError` for a missing photo, or a value that no model takes."""
         require_photo(values[self.controls["image"]])
         return super().request(values)
 
-    @property
-    def finished_outputs(self) -> list[Block]:
-        """The components that `show` updates."""
-        return [*super().finished_outputs, self.compared, self.slider]
-
-    def show(self, run: FinishedRun) -> Updates:
-        """Return the updates that show a finished run, with its photo for as long as its file is kept."""
-        if run.photo is None or not Path(run.photo).exists():
-            return {**super().show(run), self.compared: gr.Accordion(visible=False)}
-        return {
-            **super().show(run),
-            self.compared: gr.Accordion(visible=True),
-            self.slider: (run.photo, run.files[0]),
-        }
-
 
 def image2image(services: Services, history: History, model: gr.Dropdown, opened: gr.Tab) -> Tab:
     """Build the tab and connect it; `opened` is the page's tab that it is placed in."""
     kind, models = "i2i", services.models
     defaults = models.defaults()
+    gr.set_static_paths([PHOTOS])  # the examples keep their paths, by which a link names them
     with gr.Row(equal_height=False, elem_classes="areas"):
         with gr.Column(elem_classes="ask"):
             controls = photo_controls(kind)
             controls |= prompt_controls("What it should become: a cat face on a beige background", model, models, kind)
         buttons = run_buttons(kind)
         with gr.Column(elem_classes="view"):
-            view = run_view(kind, buttons)
-            with gr.Accordion("Before and after", open=False, visible=False) as compared:
-                slider = gr.ImageSlider(
-                    show_label=False,
-                    format="png",
-                    type="filepath",
-                    buttons=["fullscreen"],
-                    interactive=False,
-                    elem_id=f"{kind}-slider",
-                )
+            edge = strength_controls(kind)
+            view = run_view(kind, buttons, list(edge.values()))
         with gr.Column(elem_classes="settings"):
-            controls |= strength_controls(defaults, kind)
+            controls |= start_controls(kind)
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, model, models)
-    reuse, fill, sketch, start, steps_note, photos = (
-        controls.pop(name) for name in ("_reuse", "_fill", "_sketch", "_start", "_steps", "_photos")
+    controls["strength"] = edge["strength"]
+    reuse, fill, sketch, start, photos = (
+        controls.pop(name) for name in ("_reuse", "_fill", "_sketch", "_start", "_photos")
     )
-    controls["prompt"].value = PHOTO_EXAMPLES[0][1]
-    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill, compared, slider)
+    photo, prompt = controls["image"], controls["prompt"]
+    prompt.value = PHOTO_EXAMPLES[0][1]
+    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill)
     connect(tab, services, reuse)
     connect_start(tab, models, opened, start)
-    connect_steps(controls, defaults, steps_note)
+    connect_steps(controls, defaults, edge["_steps"])
 
-    def pick(event: gr.SelectData) -> tuple[str, str]:
+    def pick(event: gr.SelectData) -> tuple[str, str, float, str]:
         name, text = picked(event, PHOTO_EXAMPLES)
-        return str(PHOTOS / name), text
+        return str(PHOTOS / name), text, STRENGTH, str(SEED)
 
-    chosen = photos.select(pick, None, [controls["image"], controls["prompt"]], **QUIET)
-    chosen.then(None, js=SEEN, api_visibility="private")
+    def pick_strength(event: gr.SelectData) -> tuple[float, str]:
+        return picked(event, STRENGTHS), str(SEED)
+
+    def show_strip(photo: str | None, text: str) -> gr.Gallery:
+        name, first = PHOTO_EXAMPLES[0]
+        return gr.Gallery(visible=(photo, text) == (str(PHOTOS / name), first))
+
+    gr.on([photo.change, prompt.change], show_strip, [photo, prompt], edge["_strip"], **QUIET)
+    for pressed in (
+        photos.select(pick, None, [photo, prompt, controls["strength"], controls["seed"]], **CHECKED),
+        edge["_strip"].select(pick_strength, None, [controls["strength"], controls["seed"]], **CHECKED),
+    ):
+        pressed.success(None, js=PRESS % kind, api_visibility="private")
     return tab
 
 
@@ -129,33 +114,44 @@ def photo_controls(kind: str) -> Controls:
     return {"image": photo, "mask": mask, "mask_blur": blur, "_photos": photos}
 
 
-def strength_controls(defaults: Defaults, kind: str) -> Controls:
-    """Return strength and fit, with a note on the steps and a view of the run's start."""
+def strength_controls(kind: str) -> Controls:
+    """Return strength, a note on its steps, and the first photo's picture at every strength, to place at the stage."""
     strength = Slider(
         0.05,
         1,
-        value=defaults.strength,
+        value=STRENGTH,
         step=0.05,
         label="Strength",
         info="Low: stay close to the photo. High: follow the prompt",
         elem_id=f"{kind}-strength",
+        render=False,
     )
-    steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note")
+    steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note", render=False)
+    pictures = [(strength_card(one), str(one)) for one in STRENGTHS]
+    strip = cards(pictures, "The same photo at every strength", f"{kind}-strip", render=False)
+    return {"strength": strength, "_steps": steps, "_strip": strip}
+
+
+def start_controls(kind: str) -> Controls:
+    """Return the fit of the photo, and a view of the run's start."""
     start = gr.HTML(START_HINT, elem_id=f"{kind}-start")
     fits = [(label, name) for name, label in FIT_LABELS.items()]
     fit = Radio(fits, value="crop", label="Fit the photo", elem_id=f"{kind}-fit")
-    return {"strength": strength, "fit": fit, "_steps": steps, "_start": start}
+    return {"fit": fit, "_start": start}
 
 
 def connect_steps(controls: Controls, defaults: Defaults, note: gr.Markdown) -> None:
     """Show how many of the steps a run takes at the chosen strength."""
 
     def describe(strength: float, steps: int) -> str:
-        return f"Runs **{steps_for_strength(steps, strength)} of {steps} steps**, starting from the photo with noise."
+        runs = f"Runs **{steps_for_strength(steps, strength)} of {steps} steps**"
+        if strength == 1:
+            return f"{runs}. At 1 nothing of the photo is left to see: only the prompt counts."
+        return f"{runs}, starting from the photo with noise."
 
     inputs = [controls["strength"], controls["num_inference_steps"]]
     gr.on([component.change for component in inputs], describe, inputs, note, **QUIET)
-    note.value = describe(defaults.strength, defaults.num_inference_steps)
+    note.value = describe(STRENGTH, defaults.num_inference_steps)
 
 
 STARTS = (

@@ -71,7 +71,8 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
 
     async def pictures(sketch: SketchState, request: Request, owner: Visitor) -> AsyncGenerator[Updates]:
         run_id = sketch.run_id
-        photo = live.data_uri(request.image) if isinstance(request.image, Image.Image) else None
+        over = request.image
+        photo = await asyncio.to_thread(live.data_uri, over) if isinstance(over, Image.Image) else None
         # The stage shows the sketch alone, without the tools of the picture before.
         cleared: Updates = {
             view.after: gr.Row(visible=False),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from gradio.components import Component
 from gradio.events import Dependency
 
 from stable_diffusion.request import Picture, Request
@@ -27,7 +28,7 @@ from .runs.prepare import check
 from .runs.registry import PageRun, Registry
 from .runs.visitors import Visitor, visitor_of
 from .stage.film import film_files, finish, with_final_picture
-from .stage.opening import example
+from .stage.opening import FILMS, example
 
 BLURRED = (
     "The model's safety checker found something that is not for everybody, and it errs at times: "
@@ -37,6 +38,8 @@ NOT_KEPT = "The picture stays on the stage until you draw the next one: save it 
 
 PAUSE = 0.1
 """Seconds between two answers: Gradio's page may skip the first of two that follow each other quickly."""
+
+PRESS = '() => document.querySelector("#%s-generate").click()'
 
 COPY_LINK = """async () => {
   const live = document.querySelector("#%s .live");
@@ -48,7 +51,9 @@ COPY_LINK = """async () => {
   }
   history.replaceState(null, "", "?" + live.dataset.link);
   const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
-  live.querySelector(".status").textContent = copied ? "The link is copied." : `Copy this link: ${location.href}`;
+  const settings = new URLSearchParams(live.dataset.link);
+  const without = settings.has("strength") && !settings.has("photo") ? " Your photo is not in it." : "";
+  live.querySelector(".status").textContent = (copied ? "The link is copied." : `Copy this link: ${location.href}`) + without;
 }"""
 """Copy the run's link, which also becomes the page's address: a browser may forbid copying. A server takes addresses of
 64 kB at most, with the other headers of a request."""
@@ -167,15 +172,20 @@ def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
     return generate, stop
 
 
-def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
-    """Return the live view with its tools, and the gallery below it for several pictures."""
-    view = live.live_view(f"{kind}-live", film=kind == "t2i")
-    with view, gr.Row(equal_height=True, visible=False, elem_classes="tools") as after:
-        download = gr.DownloadButton("Download", **tool(kind, "download"))
-        use = gr.Button("Use as photo", **tool(kind, "use"))
-        inside = gr.Button("Look inside", visible=kind == "t2i", **tool(kind, "inside"))  # that tab takes no photo
-        link = gr.Button("Copy link", **tool(kind, "link"))
-        save = gr.Button("Save film", **tool(kind, "save"))
+def run_view(kind: str, buttons: tuple[gr.Button, gr.Button], edge: Sequence[Component] = ()) -> View:
+    """Return the live view with its tools, and the gallery below it for several pictures.
+
+    edge: components to render directly under the stage.
+    """
+    with live.live_view(f"{kind}-live", FILMS[kind]) as view:
+        for part in edge:
+            part.render()
+        with gr.Row(equal_height=True, visible=False, elem_classes="tools") as after:
+            download = gr.DownloadButton("Download", **tool(kind, "download"))
+            use = gr.Button("Use as photo", **tool(kind, "use"))
+            inside = gr.Button("Look inside", visible=kind == "t2i", **tool(kind, "inside"))  # that tab takes no photo
+            link = gr.Button("Copy link", **tool(kind, "link"))
+            save = gr.Button("Save film", **tool(kind, "save"))
     files = gr.File(label="Animation and contact strip", file_count="multiple", visible=False, elem_id=f"{kind}-files")
     results = gr.Gallery(
         label="Your pictures",
@@ -304,7 +314,7 @@ async def end(tab: Tab, run: PageRun, last: Event) -> Updates:
     """Keep a run's files after its last event, and return the updates that show them."""
     assert run.request is not None, "a run starts before it has steps"
     run.add(last)
-    film = live.steps(run.run_id, run.film)
+    film = await asyncio.to_thread(live.steps, run.run_id, run.film, run.request.image)
     try:
         finished = await asyncio.to_thread(finish, tab.kind, run.asked, run.request, last, film)
     except NoRoom as error:

@@ -9,9 +9,7 @@ from .form.inputs import picked
 from .form.prompt import prompt_controls
 from .keep.history import History
 from .stage.opening import EXAMPLES, card, cards
-from .tab import Services, Tab, connect, run_buttons, run_view
-
-PRESS = '() => document.querySelector("#%s-generate").click()'
+from .tab import PRESS, Services, Tab, connect, run_buttons, run_view
 
 
 def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
