@@ -170,7 +170,7 @@ function space() {
   const room = Math.max(6, Math.floor(film.clientWidth / (THUMB + 4)) || 8);
   const wanted = seen.length <= room ? seen : Array.from({length: room}, (_, k) => {
     const goal = (total * k) / (room - 1);
-    return seen[ways.findIndex((way) => way >= goal)];
+    return seen[ways.findIndex((way) => way >= goal)] ?? seen.at(-1); // a rounded goal may lie beyond the end
   });
   const thumbs = [...new Set(wanted)].map((step) => step.thumb);
   if (thumbs.length === film.children.length && thumbs.every((thumb, i) => thumb === film.children[i])) return;
