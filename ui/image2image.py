@@ -17,18 +17,15 @@ from .form.mask import backdrop, mask_painter
 from .form.photo import photo_input, require_photo
 from .form.prompt import prompt_controls
 from .keep.history import History
+from .keep.link import PHOTOS
 from .runs.errors import errors_on_page
 from .runs.models import LoadedModels
 from .runs.prepare import prepare
-from .keep.link import PHOTOS
 from .stage.opening import PHOTO_EXAMPLES, SEED, STRENGTH, STRENGTHS, cards, strength_card
 from .tab import PRESS, Services, Tab, connect, run_buttons, run_view
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
-MASK_NOTE = (
-    "The area that you paint over is drawn anew and fades into the photo around it; the rest stays as it is. "
-    "At strength 1 it is drawn from noise alone."
-)
+MASK_NOTE = "Paint over it on the stage: it is drawn anew, the rest stays"
 
 
 class PhotoTab(Tab):
@@ -51,22 +48,23 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
             controls |= prompt_controls("What it should become: a cat face on a beige background", model, models, kind)
         buttons = run_buttons(kind)
         with gr.Column(elem_classes="view"):
-            edge = strength_controls(kind)
+            edge = mask_controls(kind) | strength_controls(kind)
             view = run_view(kind, buttons, list(edge.values()))
         with gr.Column(elem_classes="settings"):
             controls |= start_controls(kind)
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, model, models)
-    controls["strength"] = edge["strength"]
-    reuse, fill, sketch, start, photos = (
-        controls.pop(name) for name in ("_reuse", "_fill", "_sketch", "_start", "_photos")
+    controls |= {name: edge[name] for name in ("mask", "mask_blur", "strength")}
+    reuse, fill, sketch, start, photos, part = (
+        controls.pop(name) for name in ("_reuse", "_fill", "_sketch", "_start", "_photos", "_part")
     )
     photo, prompt = controls["image"], controls["prompt"]
     prompt.value = PHOTO_EXAMPLES[0][1]
     tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill)
     connect(tab, services, reuse)
     connect_start(tab, models, opened, start)
-    connect_steps(controls, defaults, edge["_steps"])
+    connect_mask(controls, part)
+    connect_steps(controls, part, defaults, edge["_steps"])
 
     def pick(event: gr.SelectData) -> tuple[str, str, float, str]:
         name, text = picked(event, PHOTO_EXAMPLES)
@@ -89,7 +87,7 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
 
 
 def photo_controls(kind: str) -> Controls:
-    """Return the photo, the mask with its blur, and example photos."""
+    """Return the photo, example photos, and the switch of the mask."""
     photo = photo_input(
         value=str(PHOTOS / PHOTO_EXAMPLES[0][0]),
         label="Photo",
@@ -98,20 +96,32 @@ def photo_controls(kind: str) -> Controls:
         elem_id=f"{kind}-photo",
     )
     photos = cards([(PHOTOS / name, text) for name, text in PHOTO_EXAMPLES], "Or one of these", f"{kind}-photos")
-    with gr.Accordion("Change only a part", open=False) as part:
-        gr.Markdown(MASK_NOTE, elem_classes="note")
-        mask = mask_painter(f"{kind}-mask")
-        blur = Slider(
-            0,
-            MAX_MASK_BLUR,
-            value=Request.mask_blur,
-            step=1,
-            label="Mask blur",
-            info="Pixels around the paint over which the picture fades into the photo",
-            elem_id=f"{kind}-mask-blur",
-        )
-    gr.on([part.expand, photo.change], backdrop, photo, mask, **QUIET)
-    return {"image": photo, "mask": mask, "mask_blur": blur, "_photos": photos}
+    part = gr.Checkbox(False, label="Change only a part", info=MASK_NOTE, elem_id=f"{kind}-part")
+    return {"image": photo, "_photos": photos, "_part": part}
+
+
+def mask_controls(kind: str) -> Controls:
+    """Return the painter of the mask and its blur, to place at the stage."""
+    blur = Slider(
+        0,
+        MAX_MASK_BLUR,
+        value=Request.mask_blur,
+        step=1,
+        label="Mask blur",
+        info="Pixels around the paint over which the picture fades into the photo",
+        elem_id=f"{kind}-mask-blur",
+        visible=False,
+        render=False,
+    )
+    return {"mask": mask_painter(f"{kind}-mask"), "mask_blur": blur}
+
+
+def connect_mask(controls: Controls, part: gr.Checkbox) -> None:
+    """Show the painter while a part is to be changed, with the photo as the run uses it."""
+    names = ("image", "fit", "width", "height")
+    changes = [part.change, *(controls[name].change for name in names)]
+    gr.on(changes, backdrop, [part, *(controls[name] for name in names)], controls["mask"], **QUIET)
+    part.change(lambda on: Slider(visible=on), part, controls["mask_blur"], **QUIET)
 
 
 def strength_controls(kind: str) -> Controls:
@@ -140,18 +150,18 @@ def start_controls(kind: str) -> Controls:
     return {"fit": fit, "_start": start}
 
 
-def connect_steps(controls: Controls, defaults: Defaults, note: gr.Markdown) -> None:
+def connect_steps(controls: Controls, part: gr.Checkbox, defaults: Defaults, note: gr.Markdown) -> None:
     """Show how many of the steps a run takes at the chosen strength."""
 
-    def describe(strength: float, steps: int) -> str:
+    def describe(strength: float, steps: int, part: bool) -> str:
         runs = f"Runs **{steps_for_strength(steps, strength)} of {steps} steps**"
         if strength == 1:
-            return f"{runs}. At 1 nothing of the photo is left to see: only the prompt counts."
+            return f"{runs}. At 1 nothing of the photo is left to see{' under the paint' if part else ''}."
         return f"{runs}, starting from the photo with noise."
 
-    inputs = [controls["strength"], controls["num_inference_steps"]]
+    inputs = [controls["strength"], controls["num_inference_steps"], part]
     gr.on([component.change for component in inputs], describe, inputs, note, **QUIET)
-    note.value = describe(STRENGTH, defaults.num_inference_steps)
+    note.value = describe(STRENGTH, defaults.num_inference_steps, False)
 
 
 STARTS = (
