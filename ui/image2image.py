@@ -61,9 +61,9 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
     photo, prompt = controls["image"], controls["prompt"]
     prompt.value = PHOTO_EXAMPLES[0][1]
     tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill)
+    connect_mask(controls, part)
     connect(tab, services, reuse)
     connect_start(tab, models, opened, start)
-    connect_mask(controls, part)
     connect_steps(controls, part, defaults, edge["_steps"])
 
     def pick(event: gr.SelectData) -> tuple[str, str, float, str]:

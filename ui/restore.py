@@ -123,7 +123,7 @@ PLAY = """() => {
   };
   setTimeout(press, 0);
 }"""
-"""Press Generate for a link that is complete: one with its photo or without any, on a page that has no run to continue."""
+"""Press Generate for a link that is complete, with its photo or without any, on a page that has no run to continue."""
 
 
 def connect_link(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, page: gr.Blocks) -> None:

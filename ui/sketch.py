@@ -146,8 +146,9 @@ def small_size(request: Request, defaults: Defaults) -> tuple[int, int]:
         return side, side
     assert request.width is not None
     assert request.height is not None
-    scale = side / max(request.width, request.height)
-    return max(unit, round(request.width * scale / unit) * unit), max(unit, round(request.height * scale / unit) * unit)
+    scale = min(1, side / min(request.width, request.height))
+    width, height = (max(1, round(one * scale / unit)) * unit for one in (request.width, request.height))
+    return width, height
 
 
 def read_once(sketch: SketchState, request: Request, defaults: Defaults) -> Request:

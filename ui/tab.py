@@ -53,7 +53,8 @@ COPY_LINK = """async () => {
   const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
   const settings = new URLSearchParams(live.dataset.link);
   const without = settings.has("strength") && !settings.has("photo") ? " Your photo is not in it." : "";
-  live.querySelector(".status").textContent = (copied ? "The link is copied." : `Copy this link: ${location.href}`) + without;
+  const done = copied ? "The link is copied." : `Copy this link: ${location.href}`;
+  live.querySelector(".status").textContent = done + without;
 }"""
 """Copy the run's link, which also becomes the page's address: a browser may forbid copying. A server takes addresses of
 64 kB at most, with the other headers of a request."""

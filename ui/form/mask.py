@@ -49,7 +49,8 @@ def mask_painter(elem_id: str) -> MaskPainter:
         label="Mask",
         photo="",
         fit="crop",
-        ratio=1,
+        ratio="1",
+        padding=False,
         render=False,
     )
 
@@ -69,4 +70,4 @@ def backdrop(on: bool, photo: str | None, fit: str, width: float, height: float)
     if picture is None:
         return MaskPainter(photo="")
     picture.thumbnail((BACKDROP, BACKDROP))
-    return MaskPainter(photo=live.webp_uri(webp(picture)), fit=fit, ratio=width / height)
+    return MaskPainter(photo=live.webp_uri(webp(picture)), fit=fit, ratio=f"{width} / {height}")
