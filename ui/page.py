@@ -58,7 +58,7 @@ class Page(gr.Blocks):
             if body.session_hash == "":
                 return False, "session_hash must not be empty: choose any name for the visit", "error"
             requests = [request, *(event.request for event in self._queue.event_ids_to_events.values())]
-            if sum(one.scope["size"] for one in requests) > MAX_QUEUED:
+            if sum(one.scope.get("size", 0) for one in requests) > MAX_QUEUED:
                 return False, "The page is busy with large calls: upload files, or try again later.", "queue_full"
             return await push(body, request, username)
 

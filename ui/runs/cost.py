@@ -106,10 +106,10 @@ def check_seconds(pipeline: Pipeline, request: Request, defaults: Defaults, limi
         )
 
 
-def is_quick(pipeline: Pipeline, side: int) -> bool:
-    """Whether the evaluations of a sketch of side x side pixels feel immediate on this machine."""
+def is_quick(pipeline: Pipeline, side: int | None = None) -> bool:
+    """Whether the evaluations of a sketch of side x side pixels, by default the model's, feel immediate here."""
     pace = pace_of(pipeline)
-    return SKETCH_STEPS * pace.evaluation * (side / pace.side) ** 2 < QUICK
+    return SKETCH_STEPS * pace.evaluation * ((side or pace.side) / pace.side) ** 2 < QUICK
 
 
 def describe(pipeline: Pipeline) -> str:
