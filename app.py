@@ -116,13 +116,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     for one in dataclasses.fields(Limits):
         name, default, public = f"SD_{one.name.upper()}", one.default, one.metadata["public"]
-        usual = f"{default:.4g}" + (f", and {public:g} for a public page" if public != default else "")
+        told = f"{default:.4g}" + (f", and {public:g} for a public page" if public != default else "")
         parser.add_argument(
             f"--{one.name.replace('_', '-')}",
             type=type(default),
             default=os.environ.get(name),
             metavar="NUMBER",
-            help=f"{one.metadata['help']} (${name}); default: {os.environ.get(name, usual).replace('%', '%%')}",
+            help=f"{one.metadata['help']} (${name}); default: {os.environ.get(name, told).replace('%', '%%')}",
         )
     options = parser.parse_args(arguments)
     options.public = options.share or "SPACE_ID" in os.environ or not is_loopback(options.host)

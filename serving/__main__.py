@@ -6,15 +6,11 @@ import argparse
 import logging
 import math
 import os
-
-import ray
+import signal
 
 import app
 from ui.runs.catalogue import Catalogue
 from ui.runs.models import LoadedModels
-
-from .backend import Remote
-from .deploy import deploy
 
 STORE = 2**28
 """Bytes of shared memory for photos and pictures on their way between processes."""
@@ -53,8 +49,15 @@ def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namesp
 
 
 def main() -> None:
-    """Start the replicas, then the page, whose own process runs the tab Inside, for one visitor at a time."""
+    """Start the replicas, then the page, whose own process has an engine for the tab Inside."""
     options, page = parse_arguments()
+    if not options.cluster:  # before Ray is imported: a Ray that starts no clusters listens on loopback alone
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
+    from .backend import Remote
+    from .deploy import deploy
+
     logging.basicConfig(format="%(name)s: %(message)s")
     logging.getLogger("ui").setLevel(logging.INFO)
     if options.cluster:
@@ -62,6 +65,8 @@ def main() -> None:
     else:
         cores = math.ceil(options.cpus * options.max_replicas)
         ray.init("local", num_cpus=cores, include_dashboard=False, object_store_memory=STORE)
+    # As at Ctrl-C; Ray's own handler aborts with a stack.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     models = {"device": page.device, "dtype": page.dtype, "vae": page.vae, "limits": page.limits}
     models["safety_checker"] = page.safety_checker == "on"
     catalogue = Catalogue(page.model, page.models, public=page.public)

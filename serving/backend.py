@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from ray.exceptions import RayActorError, RayTaskError
@@ -12,9 +12,10 @@ from ray.serve.handle import DeploymentHandle
 
 from stable_diffusion.request import Request
 from ui.keep.marks import keep_mark
-from ui.runs.events import Event, News, Started
+from ui.runs.backend import Local, T, View
+from ui.runs.events import Event, News, Started, Waiting
 from ui.runs.models import LoadedModels
-from ui.runs.visitors import Visitor, Visitors
+from ui.runs.visitors import Visitor
 
 log = logging.getLogger("ui.serving")
 
@@ -51,17 +52,21 @@ class _Progress:
 
 
 class Remote:
-    """A `Backend` over the handle of a deployment of `Replica`. `models` knows their defaults."""
+    """A `Backend` over the handle of a deployment of `Replica`. `models`, in this process, serve the tab Inside."""
 
     def __init__(self, handle: DeploymentHandle, models: LoadedModels):
-        self._handle, self._models = handle, models
+        self._handle, self._models, self._here = handle, models, Local(models)
         self._runs: dict[str, _Progress] = {}
-        self._visitors = Visitors(models.limits)
+        self._visitors = self._here.visitors
 
     @property
     def status(self) -> str:
         """See `Backend.status`. Always "ready": replicas load their models first, and are replaced when they end."""
         return "ready"
+
+    def inspect(self, view: View[T], requests: Sequence[Request], owner: Visitor) -> AsyncGenerator[Waiting | T]:
+        """See `Backend.inspect`. An engine of this process answers: a view's values are for the page alone."""
+        return self._here.inspect(view, requests, owner)
 
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`."""

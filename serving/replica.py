@@ -8,7 +8,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import ray
 from ray import serve
+from ray.serve._private import replica as internals
 
 from stable_diffusion.request import Request
 from ui.runs.backend import Local
@@ -27,6 +29,7 @@ class Replica:
         """Load the first model of the page's catalogue; options: see `LoadedModels`. RequestError if that fails."""
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("ui").setLevel(logging.INFO)
+        stay_on_loopback()
         self._local = Local(LoadedModels(catalogue, **options))
         await self._load(self._local.models.catalogue.first)
 
@@ -52,3 +55,13 @@ class Replica:
         """Load a model. Ray Serve notes it, and sends other requests for it here."""
         await asyncio.to_thread(self._local.models.pipeline, name)
         return name
+
+
+def stay_on_loopback() -> None:
+    """Let Ray Serve listen on loopback for other replicas, as the rest of Ray does on a machine that is no cluster.
+
+    Ray Serve 2.60 listens on all interfaces, and starts to do so after the replica was made.
+    """
+    if ray.util.get_node_ip_address() == "127.0.0.1":
+        add = internals.add_port_to_grpc_server
+        internals.add_port_to_grpc_server = lambda server, address: add(server, address.replace("[::]", "127.0.0.1"))

@@ -24,7 +24,7 @@ from .mask import Mask, soften, with_pictures
 from .model_loader import Models, load
 from .preview import Renderer
 from .prompt import Tokens, encode_tokens, tokenize, tokenize_request
-from .request import Defaults, Request, RequestError, Settings, without_loras
+from .request import Defaults, Request, RequestError, Settings, shown, without_loras
 from .run import Conditioning, Result, Run, Step
 from .schedule import NoiseSchedule
 from .vae import VAE
@@ -129,22 +129,25 @@ class Pipeline:
         image with noise; with a mask it changes the white area and its edge, and at strength 1 starts from pure noise.
         Image i uses seed + i and is, up to rounding, the image that a request of that seed alone gives.
         Raises `RequestError`, naming the argument, before the first step. Text beyond the model's limit is dropped with
-        a warning that quotes it.
+        a warning that quotes its beginning.
         """
         yield from self.begin(prompt, **settings).steps()
 
     @torch.no_grad()
-    def begin(self, prompt: str | Request = "", **settings: Unpack[Settings]) -> Run:
+    def begin(
+        self, prompt: str | Request = "", *, conditioning: Conditioning | None = None, **settings: Unpack[Settings]
+    ) -> Run:
         """Complete a request by the model's defaults, encode prompt and photo, and draw the first noise.
 
-        Returns a run that waits for its first evaluation. Arguments and errors are those of `stream`.
+        Returns a run that waits for its first evaluation. Arguments and errors are those of `stream`. conditioning: the
+        result of `condition` for a request with the same texts, to encode these once for several runs.
         """
         request = prompt if isinstance(prompt, Request) else Request(prompt, **settings)
         request = with_pictures(request, self.defaults).seeded()
         assert request.preview is not None
         self.models.decoder_for(request.preview)  # refused or fetched here, and not when the first preview is due
         photo, white = request.image, request.mask
-        plan, conditioning = self.plan(request), self.condition(request)
+        plan, conditioning = self.plan(request), conditioning or self.condition(request)
         if request.then and request.then_at > plan.evaluations:
             raise RequestError(
                 f"then_at must be at most {plan.evaluations}, the number of steps of this run, got {request.then_at}"
@@ -203,7 +206,7 @@ class Pipeline:
         for name, read in tokens.items():
             if read.dropped:
                 limit = models.tokenizer.model_max_length - 2
-                warnings.warn(f"{name} is longer than {limit} tokens, dropped: {read.dropped!r}", stacklevel=2)
+                warnings.warn(f"{name} is longer than {limit} tokens, dropped: {shown(read.dropped)}", stacklevel=2)
         features = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()))
         if request.clip_skip:
             skipped = encode_tokens(models.tokenizer, models.text_encoder, list(tokens.values()), request.clip_skip)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import closing
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 import gradio as gr
 from PIL import Image
@@ -19,10 +20,14 @@ from .form.prompt import prompt_controls
 from .keep.history import History
 from .keep.link import PHOTOS
 from .runs.errors import errors_on_page
-from .runs.models import LoadedModels
-from .runs.prepare import prepare
+from .runs.events import Waiting
+from .runs.visitors import visitor_of
 from .stage.opening import PHOTO_EXAMPLES, SEED, STRENGTH, STRENGTHS, cards, strength_card
 from .tab import PRESS, Services, Tab, connect, run_buttons, run_view
+
+if TYPE_CHECKING:
+    from stable_diffusion.inspection import Inquiry
+    from stable_diffusion.pipeline import Pipeline
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
 MASK_NOTE = "Paint over it on the stage: it is drawn anew, the rest stays"
@@ -63,7 +68,7 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
     tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill)
     connect_mask(controls, part)
     connect(tab, services, reuse)
-    connect_start(tab, models, opened, start)
+    connect_start(tab, services, opened, start)
     connect_steps(controls, part, defaults, edge["_steps"])
 
     def pick(event: gr.SelectData) -> tuple[str, str, float, str]:
@@ -171,19 +176,21 @@ STARTS = (
 """The settings that change the start of a run."""
 
 
-def connect_start(tab: Tab, models: LoadedModels, opened: gr.Tab, start: gr.HTML) -> None:
+def connect_start(tab: Tab, services: Services, opened: gr.Tab, start: gr.HTML) -> None:
     """Show the start of a run as the controls change."""
-    controls, turn = tab.controls, asyncio.Semaphore(1)
+    controls = tab.controls
 
-    async def draw(values: Values) -> str:
+    async def draw(values: Values, visitor: gr.Request) -> AsyncIterator[str]:
         if values[controls["image"]] is None:
-            return START_HINT
+            yield START_HINT
+            return
+        yield gr.skip()  # an event that yields nothing would empty the view
         with errors_on_page():
-            request = tab.request({**values, controls["mask"]: None})
-            async for _ in models.wait(request.model):
-                pass
-            async with turn:
-                return await asyncio.to_thread(start_view, models, request)
+            request = start_request(tab.request({**values, controls["mask"]: None}))
+            async with aclosing(services.backend.inspect(start_view, [request], visitor_of(visitor))) as shown:
+                async for value in shown:
+                    if not isinstance(value, Waiting):
+                        yield value
 
     gr.on(
         [opened.select, *(controls[name].change for name in STARTS)],
@@ -197,13 +204,24 @@ def connect_start(tab: Tab, models: LoadedModels, opened: gr.Tab, start: gr.HTML
     )
 
 
-def start_view(models: LoadedModels, request: Request) -> str:
-    """Return the fitted photo, the noisy picture that a run starts from, and the network's x_0 of it, as HTML."""
-    # A random seed is shown as one that stays. Without words, the first x_0 shows the photo and not the prompt.
-    changes = {"seed": request.seed or 0, "num_images": 1, "prompt": "", "guidance_scale": 1.0, "preview": "none"}
-    pipeline, request = prepare(models, request.with_values(**changes))
-    with closing(pipeline.stream(request)) as steps:
-        step = next(steps).decoded()
+def start_request(request: Request) -> Request:
+    """Return the request whose first step shows the start of a run.
+
+    A random seed is shown as one that stays. Without words, the first x_0 shows the photo and not the prompt.
+    """
+    words = {"prompt": "", "then": "", "negative_prompt": "", "guidance_scale": 1.0}
+    return request.with_values(**words, seed=request.seed or 0, num_images=1, preview="none")
+
+
+def start_view(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[str], None]) -> Inquiry[None]:
+    """Show the fitted photo, the noisy picture that a run starts from, and the network's x_0 of it, as HTML."""
+    from stable_diffusion.inspection import decoded, next_step
+
+    [request] = requests
+    run = pipeline.begin(request)
+    step = yield from next_step(run, run.preview())
+    if step.images is None:
+        step = yield from decoded(step)
     assert step.images is not None
     assert isinstance(request.image, Image.Image)
     pictures = (request.image, step.noisy()[0], step.images[0])
@@ -217,4 +235,4 @@ def start_view(models: LoadedModels, request: Request) -> str:
         f'<figure><img src="{live.data_uri(picture)}" alt=""><figcaption>{caption}</figcaption></figure>'
         for picture, caption in zip(pictures, captions, strict=True)
     )
-    return f'<div class="start">{"".join(figures)}</div>'
+    show(f'<div class="start">{"".join(figures)}</div>')

@@ -126,7 +126,7 @@ def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
             with gr.Tab("Image2Image", id="i2i") as i2i:
                 photos = image2image(services, history, menu, i2i)
             with gr.Tab("Inside", id="inside"):
-                inside = build_inside(models, menu)
+                inside = build_inside(models, backend, menu)
         with gr.Row(elem_id="visit"):
             with gr.Column(scale=4, min_width=320):
                 history.gallery.render()

@@ -303,7 +303,8 @@ async def follow(tab: Tab, services: Services, run: PageRun, owner: Visitor) -> 
             yield {view.live: live.idle()}
     except Exception as error:
         sentence = explain(error)
-        registry.forget(run)
+        if run.page is page:
+            registry.forget(run)
         yield {view.live: live.failed(run.run_id, sentence)}
         raise page_error(sentence) from None
     finally:

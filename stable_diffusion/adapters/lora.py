@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
@@ -180,8 +179,7 @@ class LoRAs:
         """Return `models` with registered files merged too, the same for all that use it at the same time.
 
         Merging takes seconds; it is done again once nothing uses the result, except for the last three. Raises
-        `RequestError` for a name that is not registered and where `MAX_MERGED` is reached, and the errors of `merge`,
-        which name no folder.
+        `RequestError` for a name that is not registered and where `MAX_MERGED` is reached, and the errors of `merge`.
         """
         if not selection:
             return self.models
@@ -214,10 +212,7 @@ class LoRAs:
                 )
             self._recent = self._recent[:-1]
         for path, weight, _ in files:
-            try:
-                models = merged(models, path, weight)
-            except ModelError as error:
-                raise ModelError(str(error).replace(f"{path.parent}{os.sep}", "")) from None
+            models = merged(models, path, weight)
         merge = Merge(ref(base), files, ref(models), _own_bytes(models, base))
         self._merges = (*(one for one in self._merges if one.models() is not None), merge)
         self._recent = (models, *self._recent)[:CACHED_MERGES]

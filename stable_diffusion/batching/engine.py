@@ -15,6 +15,7 @@ import torch
 
 from ..compute.memory import is_out_of_memory
 from ..guidance import Answer, Query
+from ..inspection import Inspection
 from ..preview import Preview, wait_for
 from ..request import RequestError
 from ..run import Run, Step
@@ -22,7 +23,7 @@ from .batch_size import BatchSize
 from .preview_worker import PreviewWorker, stream
 from .run_handle import RunHandle
 
-Begin = Callable[[], Run]
+Begin = Callable[[], Run | Inspection]
 """Encodes text and photo and returns the run: `lambda: pipeline.begin(request)`."""
 
 
@@ -39,9 +40,13 @@ class Engine:
     nobody's steps; pictures are rendered on the engine's thread, unless the preview worker has its own. An error ends
     only its own run. A run whose handle is closed keeps its state and can be submitted again.
 
-    Owners are served in measured seconds. A batch's seconds are shared among its rows; beginning a run and rendering
-    its pictures count too. A run joins the batch only if its owner is ahead of the least served owner by at most the
-    estimated seconds of one image. A newcomer starts with the account of the least served owner in a slot.
+    An `Inspection` is a run without steps: its handle tells when it ends. It is evaluated alone, since it also works
+    between its questions, and so one turn waits for one inspection at most.
+
+    Owners are served in measured seconds. A batch's seconds are shared among its rows; beginning a run, the work
+    between questions and rendering pictures count too. A run joins the batch only if its owner is ahead of the least
+    served owner by at most the estimated seconds of one image. A newcomer starts with the account of the least served
+    owner in a slot.
     """
 
     def __init__(
@@ -61,7 +66,7 @@ class Engine:
         self._clock = clock
         self._worker = PreviewWorker(device, clock=clock) if preview_worker is None else preview_worker
         self._queue: list[tuple[RunHandle, Begin]] = []
-        self._beginning: tuple[RunHandle, Future[tuple[Run, float]]] | None = None
+        self._beginning: tuple[RunHandle, Future[tuple[Run | Inspection, float]]] | None = None
         self._beginner = ThreadPoolExecutor(1, "begin")
         self._slots: list[_Slot] = []
         self._served: dict[Hashable, float] = {}
@@ -212,7 +217,7 @@ class Engine:
                 self._beginning[1].add_done_callback(self._notify)
             return bool(self._queue) and len(self._slots) + (self._beginning is not None) < self.max_running
 
-    def _begin(self, begin: Begin) -> tuple[Run, float]:
+    def _begin(self, begin: Begin) -> tuple[Run | Inspection, float]:
         """Begin a run, on the second thread; return it with the seconds that this took."""
         started = self._clock()
         run = begin()
@@ -220,7 +225,7 @@ class Engine:
             torch.cuda.default_stream(self.device).synchronize()
         return run, self._clock() - started
 
-    def _notify(self, begun: Future[tuple[Run, float]]) -> None:
+    def _notify(self, begun: Future[tuple[Run | Inspection, float]]) -> None:
         with self._changed:
             self._changed.notify()
 
@@ -304,40 +309,56 @@ class Engine:
 
     def _answer(self, slot: _Slot, answer: Answer) -> Step | None:
         """Hand a run the answer for its images; return its step once all of them are answered."""
+        started = self._clock()
         try:
             step = slot.answer(answer)
         except Exception as error:
             self._leave(slot, error)
             return None
+        self._charge(slot.handle.owner, self._clock() - started)
         if slot.run.query is None:
             self._leave(slot)
+            if step is None:  # an inspection; a run ends with its pictures
+                slot.handle.close()
         return step
 
 
 class _Slot:
     """A run's place in the batch: its query, and the answers to it so far."""
 
-    def __init__(self, handle: RunHandle, run: Run, now: float):
-        query = run.query
-        assert query is not None, "a run that begins has a query"
+    def __init__(self, handle: RunHandle, run: Run | Inspection, now: float):
+        assert run.query is not None, "a run that begins has a query"
         self.handle, self.run = handle, run
-        self.rows = query.rows // len(query.x)
-        self.kind = run.denoise, query.x.shape[1:], query.context.shape[1:]
         self.last_turn = 0
         self._answers: list[Answer] = []
         self._preview: Preview | None = None
         self._began, self._index, self._total = now, 0, 0
 
     @property
+    def query(self) -> Query:
+        """The run's query."""
+        assert self.run.query is not None, "a run in a slot has a query"
+        return self.run.query
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the batch that an image of the query takes."""
+        return self.query.rows // len(self.query.x)
+
+    @property
+    def kind(self) -> tuple[Hashable, ...]:
+        """Equal for runs that may share a batch: their network, or an inspection itself, and the queries' shapes."""
+        network = self.run if isinstance(self.run, Inspection) else self.run.denoise
+        return network, self.query.x.shape[1:], self.query.context.shape[1:]
+
+    @property
     def unanswered(self) -> int:
         """Number of images of the query that have no answer yet."""
-        assert self.run.query is not None
-        return len(self.run.query.x) - sum(len(answer.x_0) for answer in self._answers)
+        return len(self.query.x) - sum(len(answer.x_0) for answer in self._answers)
 
     def question(self, count: int) -> Query:
         """Return the part of the query for the next `count` images."""
-        query = self.run.query
-        assert query is not None
+        query = self.query
         if count == len(query.x):
             return query
         start = len(query.x) - self.unanswered
@@ -351,17 +372,24 @@ class _Slot:
         if self.unanswered:
             return None
         answers, self._answers = self._answers, []
-        step = self.run.answer(Answer.cat(answers))
+        answer = Answer.cat(answers)
+        if isinstance(self.run, Inspection):
+            self.run.answer(answer)
+            self._index, self._total = self.run.index, self.run.total
+            return None
+        step = self.run.answer(answer)
         self._index, self._total = step.index, step.total
         return step
 
     def wants_picture(self, step: Step) -> bool:
         """Whether a step is rendered; the last always is."""
+        assert isinstance(self.run, Run), "an inspection has no steps"
         request = self.run.request
         return step.final is not None or (request.preview != "none" and step.index % request.preview_every == 0)
 
     def preview(self, clock: Callable[[], float]) -> Preview:
         """Return the run's preview decoder, which knows the cost of its previews so far."""
+        assert isinstance(self.run, Run), "an inspection has no steps"
         if self._preview is None:
             self._preview = self.run.preview(clock)
         return self._preview

@@ -17,10 +17,11 @@ from torch.nn import functional as F
 
 from ..guidance import Answer, Denoiser, Query
 from ..images import to_images, to_tensor
+from ..inspection import Inquiry, Question, conduct, next_step, rendered
 from ..pipeline import Pipeline
-from ..preview import Renderer
+from ..preview import Preview, Renderer
 from ..request import Request, RequestError, Settings
-from ..run import Step
+from ..run import Run, Step
 from ..safety import blur
 from ..schedule import Level
 from .heat_maps import token_heat
@@ -52,9 +53,20 @@ class InsideStep:
 def look_inside(pipeline: Pipeline, prompt: str | Request = "", **settings: Unpack[Settings]) -> Iterator[InsideStep]:
     """Yield every step of `pipeline.stream` with its inside; arguments and pictures are those of `stream`."""
     run = pipeline.begin(prompt, **settings)
-    observer = _Observer(run.denoise)
+    observer = Observer(run.denoise)
     for step in run.steps(observer):
-        yield InsideStep(step, *observer.seen)
+        yield inside_step(step, observer)
+
+
+def next_inside(run: Run, preview: Preview, observer: Observer) -> Inquiry[InsideStep]:
+    """Take a run's next step, observed, and return it as `look_inside` does."""
+    step = yield from next_step(run, preview, observer)
+    return inside_step(step, observer)
+
+
+def inside_step(step: Step, observer: Observer) -> InsideStep:
+    """Return a step of a run with its inside, which `observer` saw."""
+    return InsideStep(step, step.answer.unconditional, step.answer.conditional, observer.take())
 
 
 @dataclass(frozen=True)
@@ -71,26 +83,34 @@ class NoisedPhoto:
     x_t: Tensor
     predicted: Tensor
 
-    def pictures(self, render: Renderer) -> list[Image.Image]:
+    def pictures(self, render: Renderer) -> Inquiry[list[Image.Image]]:
         """Return pictures: x_t in pixels, the channels of x_t in latents, x_t decoded, and the predicted x_0.
 
         The channels are blurred where the safety checker finds x_t decoded.
         """
-        decoded, channels = render(self.x_t), [channel_sheet(self.x_t)]
+        noisy = yield from rendered(render, self.x_t)
+        guess = yield from rendered(render, self.predicted)
+        channels = [channel_sheet(self.x_t)]
         return [
             *render.screen(to_images(self.pixels)).images,
-            *(blur(channels, decoded.found) if decoded.found else channels),
-            *decoded.images,
-            *render(self.predicted).images,
+            *(blur(channels, noisy.found) if noisy.found else channels),
+            *noisy.images,
+            *guess.images,
         ]
 
 
-@torch.no_grad()
 def add_noise(pipeline: Pipeline, photo: Image.Image, t: int, *, prompt: str = "", seed: int = 0) -> NoisedPhoto:
     """Add the noise of timestep t to a photo, and predict its x_0 once, with `prompt` and without guidance.
 
     photo: RGB, its sides multiples of the VAE's factor. Raises ValueError where t is not a trained timestep.
     """
+    return conduct(noised_photo(pipeline, photo, t, prompt=prompt, seed=seed))
+
+
+def noised_photo(
+    pipeline: Pipeline, photo: Image.Image, t: int, *, prompt: str = "", seed: int = 0
+) -> Inquiry[NoisedPhoto]:
+    """Return what `add_noise` returns, as an inquiry."""
     schedule, models = pipeline.schedule, pipeline.models
     if not 0 <= t < schedule.num_train_timesteps:
         raise RequestError(f"t must be in [0, {schedule.num_train_timesteps - 1}], got {t}")
@@ -100,7 +120,8 @@ def add_noise(pipeline: Pipeline, photo: Image.Image, t: int, *, prompt: str = "
     level, steps = schedule.level(t), torch.tensor([t])
     x_t = schedule.add_noise(x_0, torch.randn(x_0.shape, generator=generator).to(x_0), steps)
     words = pipeline.condition(Request(prompt, guidance_scale=1.0))
-    [answer] = words.denoise([Query(x_t, level, words.context, None, words.guidance_scale)])
+    query = Query(x_t, level, words.context, None, words.guidance_scale)
+    answer = yield Question(query, words.denoise)
     noisy_pixels = schedule.add_noise(pixels, torch.randn(pixels.shape, generator=generator).to(pixels), steps)
     return NoisedPhoto(level, noisy_pixels, x_0, x_t, answer.x_0)
 
@@ -120,20 +141,25 @@ def channel_sheet(latents: Tensor) -> Image.Image:
 
 
 @dataclass
-class _Observer:
-    """A denoiser that answers the queries of one run as the run's own does, and keeps the parts of its last answer."""
+class Observer:
+    """A denoiser that answers the queries of one run as the run's own does, and keeps the heat."""
 
     denoise: Denoiser
-    seen: tuple[Tensor | None, Tensor, Tensor] = field(init=False)
-    """The unconditional x_0, the conditional one, and the heat."""
+    _heat: list[Tensor] = field(default_factory=list)
 
     @torch.no_grad()
     def __call__(self, queries: Sequence[Query]) -> list[Answer]:
+        """Answer one query: a run's, or that of some of its images."""
         [query] = queries
         maps: list[Tensor] = []
         [(unconditional, conditional)] = self.denoise.predict(queries, maps)
         # With guidance, the prompt's rows come last.
         heat = token_heat([weights[-len(query.x) :] for weights in maps], *query.x.shape[2:])
-        answer = self.denoise.answer(query, unconditional, conditional)
-        self.seen = answer.unconditional, answer.conditional, heat
-        return [answer]
+        self._heat.append(heat)
+        return [self.denoise.answer(query, unconditional, conditional)]
+
+    def take(self) -> Tensor:
+        """Return the heat of the images that were asked about since the last call."""
+        heat = torch.cat(self._heat)
+        self._heat.clear()
+        return heat

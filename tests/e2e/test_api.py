@@ -61,8 +61,10 @@ def test_image2image_runs_the_steps_that_its_strength_asks_for(client: Client, p
     assert picture(answers[-1]).size == (64, 96)
 
 
-def test_an_empty_prompt_is_allowed(client: Client):
-    assert client.predict("", num_inference_steps=1, api_name="/text2image")[1]["finished"]
+@pytest.mark.parametrize("prompt", ["", " \n"])
+def test_an_empty_prompt_is_refused(client: Client, prompt: str):
+    with pytest.raises(AppError, match="prompt must not be empty: describe the picture"):
+        client.predict(prompt, num_inference_steps=1, api_name="/text2image")
 
 
 def test_a_prompt_of_10_000_characters_is_cut_and_says_so(client: Client):

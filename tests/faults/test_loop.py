@@ -12,15 +12,18 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
+from gradio.routes import App
 from PIL import Image
 
 import app
 from stable_diffusion.request import MAX_PROMPT
 from ui.runs.errors import UNEXPECTED
+from ui.web.listeners import lifespan_with
 
 from .caller import Caller, served
 from .test_server import photo_calls
@@ -74,8 +77,21 @@ def watch() -> Watch:
 @pytest.fixture(scope="module")
 def caller(watch: Watch) -> Iterator[Caller]:
     """A caller of a page whose loop is watched."""
+
+    def watched(*args: Any) -> Callable[[App], AbstractAsyncContextManager[None]]:
+        own = lifespan_with(*args)
+
+        @asynccontextmanager
+        async def lifespan(server: App) -> AsyncIterator[None]:
+            task = asyncio.create_task(watch.run())
+            async with own(server):
+                yield
+            task.cancel()
+
+        return lifespan
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(app, "sweep_hourly", watch.run)  # a task of the loop's from its first turn on
+        patch.setattr(app, "lifespan_with", watched)
         with served() as page:
             yield Caller(page.local_url)
 

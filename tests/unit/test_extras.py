@@ -26,10 +26,12 @@ from ui.form.prompt import connect_embeddings_note
 from ui.runs.adapter_files import find_files
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
+from ui.runs.errors import errors_as_text, errors_on_page, without_folders
 from ui.runs.events import Event, News
 from ui.runs.limits import MAX_RUNNING
 from ui.runs.models import LoadedModels
 from ui.runs.prepare import prepare
+from ui.runs.visitors import Visitor
 
 LAYER = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -141,16 +143,25 @@ def test_a_name_with_brackets_is_offered_or_told_of(folder: Path):
     assert note.value == "Words of your embeddings: `<zub:1>`; not for this model: `torn`"
 
 
-def test_a_refused_lora_names_no_folder(folder: Path):
+def test_a_refusal_names_no_folder_of_the_server(folder: Path):
+    """A LoRA file that is gone, damaged or of the wrong kind, and a model that can't be loaded."""
     holder = LoadedModels(Catalogue(), device="cpu")
-    for name, spoil in (("ink", Path.unlink), ("ink", lambda path: path.write_bytes(b"torn")), ("peft", None)):
-        pipeline, _ = prepare(holder, Request(model="sd1"))
-        if spoil is not None:
-            spoil(folder / "loras" / "ink.safetensors")
-        with pytest.raises(RequestError) as refusal:
-            pipeline.begin(f"<lora:{name}>")
-        assert str(folder) not in str(refusal.value)
-        assert name in str(refusal.value)
+    pipeline, _ = prepare(holder, Request(model="sd1"))
+    (folder / "sd2" / "unet" / "config.json").write_text("{")
+    torn = folder / "loras" / "ink.safetensors"
+    for request, sentence, spoil in (
+        (Request("<lora:ink>", model="sd1"), "ink.safetensors does not exist", torn.unlink),
+        (Request("<lora:ink>", model="sd1"), "ink.safetensors is damaged", lambda: torn.write_bytes(b"torn")),
+        (Request("<lora:peft>", model="sd1"), "peft is not a regular file", lambda: None),
+        (Request(model="sd2"), "config.json is not valid JSON", lambda: None),
+    ):
+        spoil()
+        for door in (errors_as_text, errors_on_page):
+            with pytest.raises(gr.Error) as told, door():
+                pipeline.begin(request) if request.loras else holder.pipeline(request.model)
+            assert sentence in told.value.message
+            assert str(folder.parent) not in told.value.message
+    assert without_folders("see https://huggingface.co/a/b, 3/4") == "see https://huggingface.co/a/b, 3/4"
 
 
 def test_merged_weights_have_a_bound_while_runs_use_them(folder: Path, monkeypatch: pytest.MonkeyPatch):
@@ -174,7 +185,7 @@ def test_a_parked_run_keeps_its_latents_and_no_keys_nor_merged_weights(folder: P
     request = Request("a <lora:ink:0.7>", num_inference_steps=40, seed=1, preview="none")
 
     async def ask() -> News:
-        stream = backend.stream("one", request, "somebody")
+        stream = backend.stream("one", request, Visitor("somebody"))
         while not isinstance(await anext(stream), Event):
             pass
         assert backend._engine is not None
@@ -186,7 +197,7 @@ def test_a_parked_run_keeps_its_latents_and_no_keys_nor_merged_weights(folder: P
             await asyncio.sleep(0.01)
         gc.collect()
         assert [one() for one in large] == [None] * 3
-        return [news async for news in backend.stream("one", request, "somebody")]
+        return [news async for news in backend.stream("one", request, Visitor("somebody"))]
 
     news = awaited(ask())
     assert news[0].index > 1
@@ -204,7 +215,9 @@ def test_many_requests_for_loras_delay_no_other_run(folder: Path, monkeypatch: p
     monkeypatch.setattr("ui.runs.backend.prepare", slow)
 
     async def last(run_id: str, prompt: str) -> News:
-        return [news async for news in backend.stream(run_id, Request(prompt, num_inference_steps=2), run_id)][-1]
+        return [news async for news in backend.stream(run_id, Request(prompt, num_inference_steps=2), Visitor(run_id))][
+            -1
+        ]
 
     async def ask() -> None:
         others = [asyncio.create_task(last(str(i), f"<lora:ink:{i / 10}>")) for i in range(MAX_RUNNING + 1)]

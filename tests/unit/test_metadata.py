@@ -142,8 +142,6 @@ def test_a_picture_carries_its_settings(tmp_path: Path, kind: str):
         assert image.format == kind
     settings = read_infotext(file)
     assert (settings["prompt"], settings["seed"]) == ("ein Füchslein 🦊", 1)
-    file.write_bytes(picture(kind, "half a character: \ud83e"))
-    assert read_infotext(file)["prompt"] == "half a character: ?"
 
 
 def test_a_jpeg_has_no_room_for_the_longest_prompts(tmp_path: Path):
@@ -282,7 +280,8 @@ def test_comfyui_is_read(tmp_path: Path):
     file = saved(tmp_path / "fox.png", prompt=comfy(), workflow={"nodes": []})
     assert read_infotext(file) == {
         "prompt": "a (red:1.3) fox <lora:ink:0.8>", "negative_prompt": "blue", "prompt_syntax": "weighted",
-        "num_inference_steps": 20, "guidance_scale": 8.0, "seed": 156680208700286, "clip_skip": 1, "then": "", "sampler": "euler_a",
+        "num_inference_steps": 20, "guidance_scale": 8.0, "seed": 156680208700286, "clip_skip": 1, "then": "",
+        "sampler": "euler_a",
         "schedule": "model", "width": 512, "height": 768, "others": {"Schedule type": "Karras", "Model": "dreams_8"},
     }  # fmt: skip
 
@@ -325,7 +324,8 @@ def test_invokeai_is_read(tmp_path: Path):
     }  # fmt: skip
     assert read_infotext(saved(tmp_path / "fox.png", invokeai_metadata=values)) == {
         "prompt": "a fox++", "negative_prompt": "blue", "prompt_syntax": "plain", "num_inference_steps": 30,
-        "guidance_scale": 7.5, "seed": 7, "clip_skip": 0, "then": "", "sampler": "dpmpp_2m", "schedule": "karras", "width": 512,
+        "guidance_scale": 7.5, "seed": 7, "clip_skip": 0, "then": "",
+        "sampler": "dpmpp_2m", "schedule": "karras", "width": 512,
         "height": 640, "others": {"Model": "dreams", "LoRAs": "1"},
     }  # fmt: skip
     with pytest.raises(ValueError, match="was made by InvokeAI, in a way that can't be read here"):

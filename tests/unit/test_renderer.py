@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from PIL import Image
 
 from stable_diffusion import Pipeline, preview
 from stable_diffusion.inspect import look_inside
+from stable_diffusion.inspection import conduct
+from stable_diffusion.mask import with_pictures
 from stable_diffusion.request import Request
+from ui.image2image import start_view
 from ui.inside.noise import noised
 from ui.inside.run import recordings
 from ui.inside.samplers import comparisons
+from ui.runs.backend import T, View
 from ui.stage.film import picture_of
 from ui.stage.opening import PHOTOS
 
@@ -61,9 +66,9 @@ def pictures(value: Any) -> Iterator[Image.Image]:
         yield picture_of(value)
 
 
-def brightest(value: Any) -> list[int]:
-    """The brightest level of each picture in a view's value."""
-    return [max(high for _, high in picture.getextrema()) for picture in pictures(value)]
+def contrasts(value: Any) -> list[int]:
+    """The levels between darkest and brightest of each picture in a view's value: 0 where nothing can be seen."""
+    return [max(high - low for low, high in picture.getextrema()) for picture in pictures(value)]
 
 
 def prepared(pipeline: Pipeline) -> Request:
@@ -71,15 +76,36 @@ def prepared(pipeline: Pipeline) -> Request:
     return pipeline.defaults.complete(Request("a cat", seed=1, num_inference_steps=2)).seeded()
 
 
+def shown(view: View[T], pipeline: Pipeline, *requests: Request) -> list[T]:
+    """The values of a view."""
+    values = list[T]()
+    conduct(view(pipeline, requests, values.append))
+    return values
+
+
+def photo(pipeline: Pipeline) -> Request:
+    """A complete request with a photo as a picture."""
+    return with_pictures(Request("a cat", image=PHOTOS / "cat.jpg", width=64, height=64, seed=1), pipeline.defaults)
+
+
 def test_the_safety_checker_sees_the_noise_lab(strict: Pipeline) -> None:
-    assert brightest(noised(strict, str(PHOTOS / "cat.jpg"), 100, "a cat")) == [0] * 4
+    [value] = shown(partial(noised, 100), strict, photo(strict))
+    assert contrasts(value) == [0] * 4
+
+
+def test_the_safety_checker_sees_the_start_of_a_run(strict: Pipeline) -> None:
+    [html] = shown(start_view, strict, photo(strict))
+    [own, *others] = [contrasts(source) for source in re.findall(r'src="([^"]+)"', html)]
+    assert own > [0]  # the photo itself
+    assert others == [[0], [0]]
 
 
 def test_the_safety_checker_sees_a_look_inside(strict: Pipeline) -> None:
-    for recording in recordings(strict, prepared(strict)):
-        assert brightest(dict(recording["frame"])) == [0] * 4
+    for recording in shown(recordings, strict, prepared(strict)):
+        assert contrasts(dict(recording["frame"])) == [0] * 4
 
 
 def test_the_safety_checker_sees_samplers_compared(strict: Pipeline) -> None:
-    *_, last = comparisons(strict, prepared(strict), ["ddim", "euler"])
-    assert brightest(dict(last)) == [0] * 4
+    request = prepared(strict)
+    *_, last = shown(comparisons, strict, *(request.with_values(sampler=name) for name in ("ddim", "euler")))
+    assert contrasts(dict(last)) == [0] * 4

@@ -22,6 +22,7 @@ from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
 from ui.runs.events import Event, News, Started
 from ui.runs.limits import MAX_FILM, REMEMBERED_RUNS, Limits
+from ui.runs.message_rate import MessageRate
 from ui.runs.models import LoadedModels
 from ui.runs.registry import PageRun, Registry
 from ui.runs.visitors import ACCOUNTS, Visitor, Visitors, network, visitor_of
@@ -99,7 +100,7 @@ def shown(registry: Registry, address: str, page: object = None) -> PageRun:
 def test_refused_clicks_make_nobody_lose_a_run():
     registry = Registry()
     drawn, left = shown(registry, "one", page=object()), shown(registry, "one")
-    services = Services(cast(Any, None), cast(Any, Refusing()), registry)
+    services = Services(cast(Any, None), cast(Any, Refusing()), registry, MessageRate())
 
     async def click() -> None:
         run = PageRun("t2i", REQUEST, "another")

@@ -9,6 +9,7 @@ import pytest
 
 from stable_diffusion.request import Request, RequestError
 from tests.conftest import awaited
+from ui.inside.run import recordings
 from ui.runs import cost, zero
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
@@ -83,3 +84,12 @@ def test_a_gpu_is_borrowed_for_the_seconds_of_the_run(backend: Zero, monkeypatch
         for steps in (10, 150, 1000)
     )
     assert LOADING < short == 17 < long == 45 < longest == 120
+
+
+def test_a_view_is_drawn_here_and_limited_at_the_pace_of_this_processor(monkeypatch: pytest.MonkeyPatch):
+    generous, usual = Limits(max_seconds=1000), Limits(max_seconds=100)
+    backend = Zero(models(limits=generous), models(limits=usual))
+    pipeline = backend.models.pipeline()
+    monkeypatch.setitem(cost._paces, pipeline, cost.Pace(pipeline.default_size, 0, 0, 1, 0))
+    with pytest.raises(RequestError, match="take about 8 min here, and one request may take 2 min"):
+        awaited(anext(backend.inspect(recordings, [replace(REQUEST, num_inference_steps=500)], Visitor("one"))))

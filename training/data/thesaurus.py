@@ -21,7 +21,7 @@ KIND_OF = ("@", "@i")
 
 @dataclass(frozen=True)
 class Sense:
-    """One meaning: the file it is in, the words for it, the meanings it is a kind of, and whether it is a place or a time."""
+    """One meaning: its file, the words for it, the meanings that it is a kind of, and whether it is a place or time."""
 
     kind: str
     words: tuple[str, ...]

@@ -1,21 +1,17 @@
-"""Write the words that the model knows, and the things near other words: `python -m training.data.vocabulary`.
+"""The words that the model knows, and the things near other words.
 
 The page names a word of the prompt that the model can't know, with things that it could draw instead. Known are the
 words of the captions without their keywords: "puppy" stands behind a name in a few of them, and the model draws nothing
-like one. A word is near the things that have it as a keyword, then the things that WordNet has near it. The text
+like one. A word is near the things that WordNet has near it, then those that have it as a keyword. The text
 encoder cannot tell: it cuts an unknown word into syllables, and finds words with the same syllables near it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 from collections.abc import Iterable
-from itertools import chain, zip_longest
-from pathlib import Path
+from itertools import chain
 
-from training.data.artwork import fetch, sources
 from training.data.captions import NUMBERS, PLACES, RELATIONS, SIZES, STYLES
 from training.data.grammar import COLOUR_WORDS, countable, nouns, phrases, plural
 from training.data.paint import BACKGROUNDS, COLOURS
@@ -116,28 +112,8 @@ def vocabulary(rows: list[dict], thesaurus: Thesaurus) -> dict:
     for word in sorted(
         {*thesaurus.drawable, *(keywords.keys() & thesaurus.found.keys())} - known - set(phrases()["media"])
     ):
-        in_turn = chain.from_iterable(zip_longest(keywords.get(word, []), kinds.get(word, [])))
-        nearest = list(dict.fromkeys(filter(None, in_turn)))[:NEAREST]
+        nearest = list(dict.fromkeys(chain(kinds.get(word, ()), keywords.get(word, ()))))[:NEAREST]
         if nearest:
             near.setdefault(", ".join(nearest), []).append(word)
     joined = {names: " ".join(words) for names, words in sorted(near.items())}
     return {"draws": DRAWS, "known": " ".join(sorted(known)), "near": joined}
-
-
-def main() -> None:
-    """Write the vocabulary of the data set as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=Path("data/emoji"), help="the data set that the model learned")
-    parser.add_argument("--cache", type=Path, default=Path("data/cache"), help="where the npm archives are kept")
-    parser.add_argument("--out", type=Path, default=Path("assets/models/emoji/vocabulary.json"))
-    args = parser.parse_args()
-    rows = json.loads((args.root / "index.json").read_text(encoding="utf-8"))
-    package = sources()["thesaurus"]
-    thesaurus = Thesaurus.read(fetch(package["package"], package["version"], args.cache))
-    written = vocabulary(rows, thesaurus)
-    args.out.write_text(json.dumps(written, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    print(f"{args.out}: {len(written['known'].split())} known, {args.out.stat().st_size / 1e3:.0f} kB")
-
-
-if __name__ == "__main__":
-    main()

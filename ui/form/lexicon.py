@@ -1,8 +1,8 @@
 """The words that prompts are read by, of the languages that a model's directory has them for.
 
-`training/data/sentences/lexicon.py` writes both files: `vocabulary.json` in English, `names.json.xz` with names in other
-languages (`emojibase-data`, MIT) and the emoji themselves. Texts are compared by their units, which are words, and
-single characters in writing without spaces.
+`training/data/sentences/lexicon.py` writes both files: `vocabulary.json` in English, `names.json.xz` with names in
+other languages (`emojibase-data`, MIT) and the emoji themselves. Texts are compared by their units, which are words,
+and single characters in writing without spaces.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import lzma
 import re
 import unicodedata
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,8 +31,11 @@ UNIT = re.compile(rf"{CHARACTER}|(?:(?!{CHARACTER}){LETTER})+|\d+|[,.;:!?。、&
 ENDS = re.compile(r"[,.;:!?。、\n]")
 UNSEEN = re.compile("[\u0300-\u036f\ufe0e\ufe0f\u200d\U0001f3fb-\U0001f3ff]")
 """Accents, and what makes variants of an emoji."""
-PARTS = "fall unknown hints settings things small skins places styles numbers relations colours".split()  # noqa: SIM905
-"""Kinds of words; where a word is of two kinds, it is of the later one. Small words change nothing, as those that fall away."""
+PARTS = "fall unknown people hints settings things small skins sizes places styles numbers relations colours".split()  # noqa: SIM905
+"""Kinds of words; a word of two kinds is of the later one. Those that fall away and small words change nothing."""
+SILENT = ("fall", "small")
+PLURALS = (("s", ("",)), ("es", ("",)), ("ies", ("y",)), ("ves", ("f", "fe")))
+"""Endings of English plurals, with those of their singulars."""
 SHORTEST_STEM = 4
 
 
@@ -54,9 +57,10 @@ def listed(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Name:
-    """A name of a thing: with its article, in the plural, and the most usual name of the same thing."""
+    """A name of a thing: its article, perhaps none, the name, its plural, and the most usual name of the same thing."""
 
-    one: str
+    article: str
+    noun: str
     several: str
     thing: str
 
@@ -85,35 +89,36 @@ class Lexicon:
         for kind in (*PARTS, "on", "backgrounds"):
             part = words.get(kind, {})
             for value, some in part.items() if isinstance(part, dict) else [("", part)]:
-                self._add("fall" if kind == "small" else kind, value, listed(some))
+                self._add(kind, value, some)
             if kind == "things" and names:
                 for name, forms in names.items():
-                    self._add(kind, name, [forms.several], many=True)
+                    self._add(kind, name, forms.several, many=True)
                 for name in names:
-                    self._add(kind, name, [name])
+                    self._add(kind, name, name)
         self.longest: dict[str, int] = {}
         for key in self.entries:
             units = key.split(" ")
             self.longest[units[0]] = max(self.longest.get(units[0], 0), len(units))
-        self.spoken = "numbers" in words or language == EMOJI
+        self.spoken = "relations" in words or language == EMOJI
         """Whether the lexicon has the small words of the language too."""
-        stems = {} if self.spoken else words.get("colours", {})
-        self._stems = {
-            fold(word)[:-2]: colour
-            for colour, some in stems.items()
-            for word in listed(some)
-            if len(word) >= SHORTEST_STEM + 2
-        }
+        self._stems = {} if self.spoken else dict(self._stemmed())
 
-    def _add(self, kind: str, value: str, words: Iterable[str], many: bool = False) -> None:
-        for units in filter(None, map(split, words)):
+    def _add(self, kind: str, value: str, words: str, many: bool = False) -> None:
+        entry = Entry(kind, value, many)
+        for units in filter(None, map(UNIT.findall, listed(fold(words)))):
             key = " ".join(units)
             before = self.entries.get(key)
-            also = before.value if before and before.kind == "things" and kind == "colours" else ""
-            if before and before.kind == "colours" and kind == "things":  # an orange
-                self.entries[key] = Entry("colours", before.value, also=value)
+            if before and before.kind == "things" and kind == "colours":  # an orange
+                self.entries[key] = Entry(kind, value, also=before.value)
             else:
-                self.entries[key] = Entry(kind, value, many, also)
+                self.entries[key] = entry
+
+    def _stemmed(self) -> Iterator[tuple[str, Entry]]:
+        """Yield the stems of colours and things of one word, which stand for words with other endings."""
+        for key, entry in self.entries.items():
+            cut = 2 if entry.kind == "colours" else 1
+            if entry.kind in ("colours", "things") and " " not in key and len(key) >= SHORTEST_STEM + cut:
+                yield key[:-cut], entry
 
     def find(self, units: list[str], start: int, phrases: bool) -> tuple[Entry, int] | None:
         """Return the entry of the most units from `start` on, and their number; None where there is none.
@@ -122,19 +127,34 @@ class Lexicon:
         """
         for count in range(min(self.longest.get(units[start], 1), len(units) - start), 0, -1):
             *first, last = units[start : start + count]
-            for form in self._forms(last):
+            for form in self.forms(last):
                 entry = self.entries.get(" ".join((*first, form)))
-                if entry and (phrases or count == 1 or entry.kind != "fall"):
+                if entry and (phrases or count == 1 or entry.kind not in SILENT):
+                    if entry.kind == "hints" and (stem := self._stem(last)):
+                        return stem, count
                     many = entry.many or (form + "s" == last and self.language == ENGLISH)
                     return (entry if many == entry.many else Entry(entry.kind, entry.value, many, entry.also)), count
-        stem = next((stem for cut in (1, 2, 3) if (stem := units[start][:-cut]) in self._stems), None)
-        return (Entry("colours", self._stems[stem]), 1) if stem else None
+        word = units[start]
+        if self.language == ENGLISH:
+            bare = [self.entries[form] for form in bare_forms(word) if form in self.entries]
+            return next(((entry, 1) for entry in bare if entry.kind == "fall"), None)
+        stem = self._stem(word)
+        return (stem, 1) if stem else None
 
-    def _forms(self, word: str) -> Iterator[str]:
+    def _stem(self, word: str) -> Entry | None:
+        for cut in (1, 2, 3):
+            entry = self._stems.get(word[:-cut])
+            if entry and (cut == 1 or entry.kind == "colours"):
+                return entry
+        return None
+
+    def forms(self, word: str) -> Iterator[str]:
         """Yield a word, and the words that it may be a form of."""
         yield word
         if self.language == ENGLISH:
-            yield from english_forms(word)
+            for ending, others in PLURALS:
+                if word.endswith(ending) and len(word) > len(ending) + 1:
+                    yield from (word.removesuffix(ending) + other for other in others)
         elif len(word) >= SHORTEST_STEM and self.spoken:
             for ending in ("s", "e", "n", "x"):
                 if word.endswith(ending):
@@ -146,12 +166,9 @@ class Lexicon:
                 yield from (word[:-1] + vowel for vowel in "aoe")
 
 
-def english_forms(word: str) -> Iterator[str]:
-    """Yield the words that an English word may be the plural, a form of the verb, or the comparative of."""
-    for ending, others in (("s", ("",)), ("es", ("",)), ("ies", ("y",)), ("ves", ("f", "fe"))):
-        if word.endswith(ending) and len(word) > len(ending) + 1:
-            yield from (word.removesuffix(ending) + other for other in others)
-    for ending in ("ing", "ed", "er", "est", "ly", "y"):
+def bare_forms(word: str) -> Iterator[str]:
+    """Yield the words that an English word may be a form of the verb or the adverb of."""
+    for ending in ("ing", "ed", "ly"):
         if word.endswith(ending) and len(word) > len(ending) + 2:
             stem = word.removesuffix(ending)
             yield from (stem, stem + "e")
@@ -183,9 +200,7 @@ def read_lexicons(folder: Path) -> Lexicons | None:
         names = {name: Name(*forms.split("|")) for group in content["names"].values() for name, forms in group.items()}
         lexicons = {ENGLISH: Lexicon(ENGLISH, content["words"], names)}
         lexicons |= {language: Lexicon(language, words) for language, words in others.items()}
-        near = {
-            " ".join(split(word)): listed(some) for some, words in content["near"].items() for word in listed(words)
-        }
+        near = {word: listed(some) for some, words in content["near"].items() for word in listed(words)}
     except (ModelError, OSError, lzma.LZMAError, ValueError, KeyError, AttributeError, TypeError):
         return None
     starts = sorted({*lexicons[ENGLISH].longest, *near})

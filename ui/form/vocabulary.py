@@ -1,6 +1,6 @@
 """The vocabulary of a model, from a file beside it: what it can draw, and which words of a prompt it does not know.
 
-`training/data/vocabulary.py` writes the file of the bundled model. Other models have none.
+`training/data/sentences/lexicon.py` writes the file of the bundled model. Other models have none.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from unicodedata import normalize
@@ -21,8 +20,6 @@ FILE = "vocabulary.json"
 WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 MAX_WORDS, MAX_LETTERS = 3, 30
 """How many unknown words a sentence names, and how many letters of each."""
-SIMILARITY = 0.8
-"""Least similarity of two spellings (difflib's ratio) that begin alike: fridge is not taken for bridge."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +52,8 @@ class Vocabulary:
         return [word for word in found if not self._knows(word)]
 
     def nearest(self, word: str) -> str:
-        """Return known things like an unknown word, else a known word of similar spelling, else an empty string."""
-        near = next((self.near[form] for form in forms(word) if form in self.near), None)
-        if near is not None:
-            return near
-        alike = [known for known in self.known if known[0] == word[0] and len(known) > 3]
-        return ", ".join(get_close_matches(word[:MAX_LETTERS], alike, n=1, cutoff=SIMILARITY))
+        """Return known things like an unknown word, else an empty string. Words of similar spelling are not like it."""
+        return next((self.near[form] for form in forms(word) if form in self.near), "")
 
     def sentence(self, prompt: str, beside: Collection[str] = (), syntax: str = "plain") -> str:
         """Return a sentence in Markdown about the unknown words of a prompt; empty if there are none."""
@@ -103,7 +96,7 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     """Return the vocabulary in a model directory; None if there is none that can be read."""
     try:
         content = read_json(folder / FILE)
-        near = {word: names for names, others in content["near"].items() for word in others.split()}
+        near = {word: names for names, others in content["near"].items() for word in others.split(", ")}
         return Vocabulary(str(content["draws"]), frozenset(content["known"].split()), near)
     except (ModelError, KeyError, AttributeError):
         return None

@@ -1,19 +1,25 @@
-"""How the longer sections of the tab Inside run: load the model, then wait in a queue for a turn."""
+"""The way of the tab Inside to the backend: a view's values, and the buttons that start and stop a longer one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 
 import gradio as gr
 from gradio.components import Component
 
+from stable_diffusion.request import Request
+
 from ..form.controls import CHECKED, QUIET, Values
+from ..runs.backend import Backend, View
 from ..runs.errors import errors_on_page
+from ..runs.events import Waiting
 from ..runs.models import LoadedModels
+from ..runs.visitors import visitor_of
 from .view import Value
 
-QUEUE = "inside"
-"""The queue of this tab's runs, one at a time: no engine draws them."""
+Look = tuple[View[Value], Sequence[Request]]
+"""A view, and the requests whose runs it shows."""
 
 Buttons = tuple[gr.Button, gr.Button]
 """The start button of a section, and its stop button."""
@@ -28,13 +34,14 @@ def lane_buttons(text: str, elem_id: str) -> Buttons:
 
 def connect_lane(
     models: LoadedModels,
+    backend: Backend,
     menu: gr.Dropdown,
     buttons: Buttons,
-    function: Callable[[Values], Iterator[Value]],
+    look: Callable[[Values], Look],
     inputs: set[Component],
     view: gr.HTML,
 ) -> None:
-    """Let the first button run `function`, whose values `view` shows, and let the second stop it or its waiting."""
+    """Let the first button show in `view` what `look` says, and let the second stop it or its waiting."""
     start, stop = buttons
 
     def busy() -> tuple[gr.Button, gr.Button]:
@@ -48,21 +55,22 @@ def connect_lane(
             async for text, share in models.wait(model):
                 progress(share, desc=text)
 
-    def run(values: Values) -> Iterator[Value]:
+    async def run(
+        values: Values,
+        visitor: gr.Request,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> AsyncIterator[Value]:
         with errors_on_page():
-            yield from function(values)
+            async with aclosing(backend.inspect(*look(values), visitor_of(visitor))) as values_of_view:
+                async for value in values_of_view:
+                    if isinstance(value, Waiting):
+                        progress(0, desc=value.text)
+                    else:
+                        yield value
 
     pressed = start.click(busy, None, [start, stop], **QUIET)
     loading = pressed.then(load, menu, None, **{**CHECKED, "show_progress": "minimal"}, show_progress_on=view)
-    running = loading.success(
-        run,
-        inputs,
-        view,
-        show_progress="minimal",
-        concurrency_id=QUEUE,
-        concurrency_limit=1,
-        api_visibility="private",
-    )
+    running = loading.success(run, inputs, view, **{**CHECKED, "show_progress": "minimal"})
     for over in (loading.failure, running.then, running.failure):  # `then` alone does not follow a failure
         over(idle, None, [start, stop], **QUIET)
     stop.click(idle, None, [start, stop], cancels=[loading, running], **QUIET)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING
 
 import gradio as gr
+from PIL import Image
 
-from stable_diffusion.request import RequestError
+from stable_diffusion.request import Request, RequestError
 
 from ..form.controls import QUIET
 from ..form.inputs import Slider, picked
 from ..form.photo import photo_input, require_photo
+from ..runs.backend import Backend
 from ..runs.errors import errors_on_page
+from ..runs.events import Waiting
 from ..runs.models import LoadedModels
+from ..runs.visitors import visitor_of
 from ..stage.live import data_uri
 from ..stage.opening import PHOTOS, cards
 from .chart import chart, line
@@ -23,6 +30,7 @@ from .view import Value, inside_view
 
 if TYPE_CHECKING:
     from stable_diffusion.inspect.look_inside import NoisedPhoto
+    from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
     from stable_diffusion.schedule import NoiseSchedule
 
@@ -38,7 +46,7 @@ x̂<sub>0</sub>, the network's guess of the picture without noise (Eq. 15).
 """
 
 
-def noise_lab(models: LoadedModels, menu: gr.Dropdown) -> None:
+def noise_lab(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> None:
     """Build the section and connect its events."""
     gr.Markdown(TEXT)
     with gr.Row(equal_height=False, elem_classes="workbench"):
@@ -68,18 +76,23 @@ def noise_lab(models: LoadedModels, menu: gr.Dropdown) -> None:
         return str(picked(event, examples))
 
     photos.select(pick, None, photo, **QUIET)
-    turn = asyncio.Semaphore(1)
 
-    async def draw(model: str, path: str | None, t: int, prompt: str) -> Value:
+    async def draw(model: str, path: str | None, t: int, prompt: str, visitor: gr.Request) -> AsyncIterator[Value]:
+        yield gr.skip()  # an event that yields nothing would empty the view
         with errors_on_page():
             photo = require_photo(path)
             try:
                 async for _ in models.wait(model):
                     pass
             except RequestError:  # the menu says why
-                return gr.skip()
-            async with turn:
-                return await asyncio.to_thread(lambda: noised(models.pipeline(model), photo, int(t), prompt or ""))
+                return
+            side = (await asyncio.to_thread(models.defaults, model)).side
+            request = Request(prompt or "", model=model, image=photo, width=side, height=side, guidance_scale=1.0)
+            request = request.with_values(num_inference_steps=1)
+            async with aclosing(backend.inspect(partial(noised, int(t)), [request], visitor_of(visitor))) as values:
+                async for value in values:
+                    if not isinstance(value, Waiting):
+                        yield value
 
     # The view itself asks for its first picture, when it is first seen.
     gr.on(
@@ -94,27 +107,28 @@ def noise_lab(models: LoadedModels, menu: gr.Dropdown) -> None:
     )
 
 
-def noised(pipeline: Pipeline, path: str, t: int, prompt: str) -> Value:
-    """Return the view's value for a photo at timestep t: pictures, numbers and charts."""
-    from stable_diffusion.images import fit_image, read_image
-    from stable_diffusion.inspect.look_inside import add_noise
+def noised(t: int, pipeline: Pipeline, requests: Sequence[Request], show: Callable[[Value], None]) -> Inquiry[None]:
+    """Show the view's value for the photo of a request at timestep t: pictures, numbers and charts."""
+    from stable_diffusion.inspect.look_inside import noised_photo
     from stable_diffusion.preview import Renderer
 
-    side, schedule = pipeline.default_size, pipeline.schedule
+    [request] = requests
+    assert isinstance(request.image, Image.Image), "a prepared request has its photo as a picture"
+    schedule = pipeline.schedule
     t = min(t, schedule.num_train_timesteps - 1)
-    photo = fit_image(read_image(path), side, side)
-    noisy = add_noise(pipeline, photo, t, prompt=prompt)
+    noisy = yield from noised_photo(pipeline, request.image, t, prompt=request.prompt)
     captions = (
         ("x<sub>t</sub> in pixels", "noise added to the photo itself"),
         ("x<sub>t</sub> in latents", f"the {noisy.x_t.shape[1]} channels that a run adds noise to"),
         ("x<sub>t</sub> decoded", "the noisy latents as a picture"),
         ("x̂<sub>0</sub>, the guess", "the network's guess of the photo"),
     )
+    images = yield from noisy.pictures(Renderer(pipeline.models))
     pictures = [
         {"src": data_uri(picture), "alt": f"{TAG.sub('', title)}: {note}", "title": title, "note": note}
-        for picture, (title, note) in zip(noisy.pictures(Renderer(pipeline.models)), captions, strict=True)
+        for picture, (title, note) in zip(images, captions, strict=True)
     ]
-    return {"pictures": pictures, "facts": facts(noisy), "charts": charts(schedule, t)}
+    show({"pictures": pictures, "facts": facts(noisy), "charts": charts(schedule, t)})
 
 
 def facts(noisy: NoisedPhoto) -> list[dict[str, str]]:

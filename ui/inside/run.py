@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +16,12 @@ from PIL import Image
 from stable_diffusion.request import Request, without_loras
 
 from ..form.controls import Controls, Values, guidance_control, request_of, steps_control
+from ..runs.backend import Backend
 from ..runs.models import LoadedModels
-from ..runs.prepare import prepare
 from ..runs.registry import new_run_id
 from ..stage.live import data_uri
 from .chart import chart, line
-from .lane import connect_lane, lane_buttons
+from .lane import Look, connect_lane, lane_buttons
 from .view import HERE, Value, inside_view
 
 if TYPE_CHECKING:
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 
     from stable_diffusion.clip import CLIP
     from stable_diffusion.inspect.look_inside import InsideStep
+    from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
     from stable_diffusion.preview import Preview
 
 Points = list[tuple[int, float]]
+Match = Callable[[Image.Image], float]
 MAP_SIDE, SHADES = 32, 64
 """Heat maps are sent with at most so many rows, columns and shades; the page enlarges them smoothly."""
 GLOW = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
@@ -41,7 +43,7 @@ PULL = "The pull of the words: distance between the two guesses (RMS)"
 MATCH = "Match of the guided guess and the prompt, measured by CLIP (cosine, arXiv:2103.00020)"
 
 
-def inside_a_run(models: LoadedModels, menu: gr.Dropdown) -> Controls:
+def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> Controls:
     """Build the section, connect its events, and return its controls."""
     defaults = models.defaults()
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
@@ -54,33 +56,41 @@ def inside_a_run(models: LoadedModels, menu: gr.Dropdown) -> Controls:
         buttons = lane_buttons("Look inside", "inside-look")
     view = inside_view("run", (HERE / "run.js").read_text(encoding="utf-8"))
 
-    def record(values: Values) -> Iterator[Value]:
-        yield from recordings(*prepare(models, request_of(controls, values)))
+    def look(values: Values) -> Look:
+        return recordings, [request_of(controls, values)]
 
-    connect_lane(models, menu, buttons, record, set(controls.values()), view)
+    connect_lane(models, backend, menu, buttons, look, set(controls.values()), view)
     return controls
 
 
-def recordings(pipeline: Pipeline, request: Request) -> Iterator[Value]:
-    """Run a request and yield the view's value for each step: its own frame alone, and with the last one all frames.
+def recordings(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[Value], None]) -> Inquiry[None]:
+    """Run a request and show the view's value for each step: its own frame alone, and with the last one all frames.
 
     A page that received all frames at every step would soon have no time for anything else.
     """
+    [request] = requests
+    # CLIP is loaded here, and not in the engine's turns.
+    return recorded(pipeline, request, matcher(pipeline, without_loras(request.prompt)), show)
+
+
+def recorded(pipeline: Pipeline, request: Request, match: Match | None, show: Callable[[Value], None]) -> Inquiry[None]:
+    """Run a request as `recordings` does; `match` measures the match of a picture and the prompt."""
     from stable_diffusion.inspect.heat_maps import prompt_words, word_heat
-    from stable_diffusion.inspect.look_inside import look_inside
-    from stable_diffusion.preview import Preview, Renderer
+    from stable_diffusion.inspect.look_inside import Observer, next_inside
+    from stable_diffusion.preview import Preview
 
     prompt = without_loras(request.prompt)
     words = prompt_words(pipeline.models.tokenizer, prompt)
     assert request.preview is not None, "a prepared request is complete"
-    preview = Preview(Renderer(pipeline.models), request.preview)
-    match = matcher(pipeline, prompt)
+    run = pipeline.begin(dataclasses.replace(request, preview="none"))
+    observer, none, preview = Observer(run.denoise), run.preview(), Preview(run.render, request.preview)
     run_id, texts = new_run_id(), [word.text for word in words]
     frames: list[Value] = []
     pulls: Points = []
     matches: Points = []
     total_heat = None
-    for inside in look_inside(pipeline, dataclasses.replace(request, preview="none")):
+    while run.query is not None:
+        inside = yield from next_inside(run, none, observer)
         step = inside.step
         heat = word_heat(inside.heat, words)[0]
         total_heat = heat if total_heat is None else total_heat + heat
@@ -109,7 +119,7 @@ def recordings(pipeline: Pipeline, request: Request) -> Iterator[Value]:
             "frame": frame,
             "charts": charts(pulls, matches, step.total),
         }
-        yield recording if step.final is None else {**recording, "frames": frames}
+        show(recording if step.final is None else {**recording, "frames": frames})
 
 
 def charts(pulls: Points, matches: Points, total: int) -> str:
@@ -139,7 +149,7 @@ def pictures_of(
     return step.render.coarse(step.latents / step.level.scale, found)[0], unconditional, pictures.images[-2], guided
 
 
-def matcher(pipeline: Pipeline, prompt: str) -> Callable[[Image.Image], float] | None:
+def matcher(pipeline: Pipeline, prompt: str) -> Match | None:
     """Return a function that measures the match of a picture and the prompt; None for a model without CLIP."""
     folder = Path(pipeline.models.source) / "clip"
     if not folder.is_dir() or not prompt.strip():

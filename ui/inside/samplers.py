@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import gradio as gr
@@ -13,17 +13,18 @@ from stable_diffusion.request import SAMPLER_LABELS, SCHEDULE_LABELS, Request, R
 
 from ..form.controls import Controls, Values, request_of, steps_control
 from ..form.inputs import CheckboxGroup
+from ..runs.backend import Backend
 from ..runs.models import LoadedModels
-from ..runs.prepare import prepare
 from ..stage.live import data_uri
 from .chart import Line, chart, line
-from .lane import connect_lane, lane_buttons
+from .lane import Look, connect_lane, lane_buttons
 from .view import Value, inside_view
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
 
 MAX_COMPARED_STEPS = 50
@@ -43,7 +44,7 @@ last chart shows the noise levels of each schedule.
 """
 
 
-def samplers_side_by_side(models: LoadedModels, menu: gr.Dropdown) -> None:
+def samplers_side_by_side(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> None:
     """Build the section and connect its events."""
     gr.Markdown(TEXT)
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
@@ -63,26 +64,36 @@ def samplers_side_by_side(models: LoadedModels, menu: gr.Dropdown) -> None:
         buttons = lane_buttons("Compare", "inside-compare")
     view = inside_view("samplers")
 
-    def run(values: Values) -> Iterator[Value]:
+    def look(values: Values) -> Look:
         if not values[chosen]:
             raise RequestError("samplers must name at least one, got none: choose some")
-        yield from comparisons(*prepare(models, request_of(controls, values)), values[chosen])
+        request = request_of(controls, values).seeded()
+        return comparisons, [request.with_values(sampler=name) for name in values[chosen]]
 
-    connect_lane(models, menu, buttons, run, {*controls.values(), chosen}, view)
+    connect_lane(models, backend, menu, buttons, look, {*controls.values(), chosen}, view)
 
 
-def comparisons(pipeline: Pipeline, request: Request, names: list[str]) -> Iterator[Value]:
-    """Run the samplers one after the other and yield the view: strips of guesses, and the paths of finished ones."""
-    request = request.seeded()
+def comparisons(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[Value], None]) -> Inquiry[None]:
+    """Run requests that differ in their sampler one after the other.
+
+    Shows the view as it grows: strips of guesses, and the paths of finished runs.
+    """
+    from stable_diffusion.inspection import next_step
+
+    words = pipeline.condition(requests[0])
     rows: list[Value] = []
     due = 0.0
     guess_lines: list[Line] = []
     path_lines: list[Line] = []
-    levels = chart("levels", LEVELS, "step", noise_levels(pipeline, request), log=True)
-    for name in names:
-        label, frames = SAMPLER_LABELS[name], list[Value]()
+    levels = chart("levels", LEVELS, "step", noise_levels(pipeline, requests[0]), log=True)
+    for request in requests:
+        assert request.sampler is not None, "a prepared request is complete"
+        label, frames = SAMPLER_LABELS[request.sampler], list[Value]()
         guesses, states = list["Tensor"](), list["Tensor"]()
-        for step in pipeline.stream(dataclasses.replace(request, sampler=name)):
+        run = pipeline.begin(request, conditioning=words)
+        preview = run.preview()
+        while run.query is not None:
+            step = yield from next_step(run, preview)
             guesses.append(step.denoised)
             # Euler's latents grow with sigma; latents of unit variance can be compared.
             states.append(step.latents / step.level.scale)
@@ -101,7 +112,7 @@ def comparisons(pipeline: Pipeline, request: Request, names: list[str]) -> Itera
                 chart("guess", GUESS, "evaluation", guess_lines, low=0),
                 chart("path", PATH, "evaluation", path_lines, low=0),
             ]
-            yield {"rows": [*rows, row], "charts": [*paths, levels]}
+            show({"rows": [*rows, row], "charts": [*paths, levels]})
         rows.append(row)
 
 

@@ -8,24 +8,25 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from stable_diffusion.request import Request
 
 from .events import News, Started, Waiting, dropped_text, event_of
-from .limits import MAX_RUNNING, PARKED_RUNS, PARKED_SECONDS
+from .limits import MAX_RUNNING, PARKED_RUNS, PARKED_SECONDS, Limits
 from .models import LoadedModels
-from .prepare import prepare
+from .prepare import prepare, prepare_all
 from .visitors import Account, Visitor, Visitors, crowding
 
 if TYPE_CHECKING:
     from stable_diffusion.batching.engine import Engine
     from stable_diffusion.batching.run_handle import RunHandle
     from stable_diffusion.guidance import Query
+    from stable_diffusion.inspection import Inquiry, Inspection
     from stable_diffusion.model_loader import Models
     from stable_diffusion.pipeline import Pipeline
     from stable_diffusion.run import Run
@@ -34,6 +35,11 @@ log = logging.getLogger(__name__)
 
 REPORT_EVERY = 0.5
 """Seconds between two reports of a run's place in the queue."""
+
+T = TypeVar("T")
+View = Callable[["Pipeline", "Sequence[Request]", Callable[[T], None]], "Inquiry[None]"]
+"""A view of a run, or of several with the same model: it is given the prepared requests, and calls the function with
+each of its values."""
 
 
 class Backend(Protocol):
@@ -51,6 +57,14 @@ class Backend(Protocol):
         the last event, or begins again with the request's seed if the run was forgotten. A call for a run under way
         takes it over, in its place: the earlier generator's end does not touch it any more. owner: the visitor, for
         turns that are fair. Raises `RequestError`, naming the argument, if the request can't be served.
+        """
+        ...
+
+    def inspect(self, view: View[T], requests: Sequence[Request], owner: Visitor) -> AsyncGenerator[Waiting | T]:
+        """Yield the values of a view, and `Waiting` before them: its questions take turns with everybody's runs.
+
+        It is limited as one run of its owner that takes the seconds of all requests. Closing the generator ends it
+        within a question. Raises `RequestError`, naming the argument, if a request can't be served.
         """
         ...
 
@@ -123,10 +137,15 @@ class Local:
         self._starting = threading.Lock()
         self._parked: OrderedDict[str, tuple[ActiveRun, str, float]] = OrderedDict()  # with address and time, in order
         self._streams: dict[str, Stream] = {}
-        self._visitors = Visitors(models.limits)
+        self.visitors = Visitors(models.limits)
         # Pools of their own: what is slow must not delay the pictures of runs under way, nor those without LoRA files.
         self._preparing = ThreadPoolExecutor(max_running, "prepare")
         self._merging = ThreadPoolExecutor(1, "merge")
+
+    @property
+    def view_limits(self) -> Limits:
+        """The limits of a view's requests."""
+        return self.models.limits
 
     @property
     def status(self) -> str:
@@ -145,7 +164,7 @@ class Local:
         """See `Backend.stream`."""
         earlier = self._streams.get(run_id)
         if earlier is None:
-            stream = Stream(owner, self._visitors.enter(owner), self._unpark(run_id))
+            stream = Stream(owner, self.visitors.enter(owner), self._unpark(run_id))
         else:
             stream = replace(earlier)
         self._streams[run_id] = stream
@@ -161,7 +180,7 @@ class Local:
                 prepared, dropped = await loop.run_in_executor(self._pool(request), self._prepare, request)
                 active = stream.active = prepared
                 yield Started(prepared.request, dropped)
-            else:
+            elif active.models is None:  # it was parked
                 await asyncio.get_running_loop().run_in_executor(self._pool(active.request), active.merge)
             async with aclosing(self._events(run_id, stream, active)) as events:
                 async for event in events:
@@ -169,7 +188,7 @@ class Local:
         finally:
             if self._is_newest(run_id, stream):
                 del self._streams[run_id]
-                self._visitors.leave(stream.owner)
+                self.visitors.leave(stream.owner)
 
     def _is_newest(self, run_id: str, stream: Stream) -> bool:
         """Whether no newer stream has taken the run over."""
@@ -178,6 +197,53 @@ class Local:
     def _pool(self, request: Request) -> ThreadPoolExecutor:
         """Return the threads that prepare a request."""
         return self._merging if request.loras else self._preparing
+
+    async def inspect(self, view: View[T], requests: Sequence[Request], owner: Visitor) -> AsyncGenerator[Waiting | T]:
+        """See `Backend.inspect`."""
+        account = self.visitors.enter(owner)
+        try:
+            for request in requests:
+                self.models.limits.check(request)  # before anybody waits for the model
+            async for text, _ in self.models.wait(requests[0].model):
+                yield Waiting(f"{text}…")
+            pool = self._pool(requests[0])
+            loop, news = asyncio.get_running_loop(), asyncio.Queue[Waiting | T | None]()
+
+            def show(value: T) -> None:
+                loop.call_soon_threadsafe(news.put_nowait, value)
+
+            pipeline, begin = await loop.run_in_executor(pool, self._begin_view, view, requests, show)
+            engine = await asyncio.to_thread(self._start_engine, pipeline)
+            handle = engine.submit(begin, account)
+
+            async def follow() -> None:
+                async for _ in handle.updates(REPORT_EVERY):
+                    if position := handle.position:
+                        news.put_nowait(in_queue(position, handle.expected_wait))
+
+            following = asyncio.create_task(follow())
+            following.add_done_callback(lambda _: news.put_nowait(None))
+            try:
+                while (one := await news.get()) is not None:
+                    yield one
+                await following
+            finally:
+                handle.close()
+                following.cancel()
+        finally:
+            self.visitors.leave(owner)
+
+    def _begin_view(
+        self, view: View[T], requests: Sequence[Request], show: Callable[[T], None]
+    ) -> tuple[Pipeline, Callable[[], Inspection]]:
+        """Prepare the requests of a view; return their model, and a function that begins the view for the engine."""
+        from stable_diffusion.inspection import Inspection
+
+        pipeline, prepared = prepare_all(self.models, requests, self.view_limits)
+        evaluations = sum(pipeline.plan(request).evaluations for request in prepared)
+        inquiry = view(pipeline, prepared, show)
+        merged = pipeline.models_for(prepared[0])  # held until the view begins, so that its LoRA files stay merged
+        return pipeline, lambda held=merged: Inspection(inquiry, evaluations)
 
     def _prepare(self, request: Request) -> tuple[ActiveRun, dict[str, str]]:
         pipeline, request = prepare(self.models, request)

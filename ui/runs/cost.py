@@ -91,18 +91,18 @@ def estimate(pipeline: Pipeline, request: Request) -> float:
     return chunks * pace.text + photo + request.num_images * area * per_image
 
 
-def check_seconds(pipeline: Pipeline, request: Request, defaults: Defaults, limits: Limits) -> None:
-    """Raise `RequestError` if a complete request takes longer than allowed here.
+def check_seconds(pipeline: Pipeline, request: Request, defaults: Defaults, limits: Limits, *others: Request) -> None:
+    """Raise `RequestError` if a complete request, with others that belong to it, takes longer than allowed here.
 
     One picture with the model's own settings, `defaults`, is always allowed.
     """
-    seconds = estimate(pipeline, request)
+    seconds = sum(estimate(pipeline, one) for one in (request, *others))
     most = max(limits.max_seconds, estimate(pipeline, defaults.complete(ONE_PICTURE)))
     if seconds > most:
+        steps = " + ".join(f"{one.steps} {one.sampler}" for one in (request, *others))
         raise RequestError(
-            f"{request.steps} {request.sampler} steps x {request.num_images} of {request.width}x{request.height} take "
-            f"about {duration(seconds)} here, and one request may take {duration(most)}: choose fewer steps, fewer "
-            "pictures or a smaller size"
+            f"{steps} steps x {request.num_images} of {request.width}x{request.height} take about {duration(seconds)} "
+            f"here, and one request may take {duration(most)}: choose fewer steps, fewer pictures or a smaller size"
         )
 
 

@@ -20,6 +20,8 @@ NO_MEMORY = "There is not enough memory for this: choose a smaller size or fewer
 UNEXPECTED = "Something went wrong on the server: try again. Its log tells more."
 CONTROL_LETTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Letters that break a line, turn its direction, move a terminal's cursor, or are half of a surrogate pair."""
+FOLDERS = re.compile(r"(?<![\w:/.~-])/(?:[^\s/]+/)+(?=[^\s/])")
+"""The folders of an absolute path, but not those of a web address."""
 
 
 def explain(error: Exception) -> str:
@@ -42,6 +44,11 @@ def one_line(text: str) -> str:
     return CONTROL_LETTERS.sub(" ", text)
 
 
+def without_folders(text: str) -> str:
+    """Return a text with the names of files but not their folders on this machine, for callers on others."""
+    return FOLDERS.sub("", text)
+
+
 def where(error: BaseException) -> str:
     """Return file and line that raised an error, for a line of the log."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -55,7 +62,7 @@ def titled(title: str, text: str) -> str:
 
 def page_error(text: str) -> gr.Error:
     """Return an error whose text the page shows; the page reads it as HTML, so it is escaped."""
-    return gr.Error(html.escape(one_line(text), quote=False), print_exception=False)
+    return gr.Error(html.escape(one_line(without_folders(text)), quote=False), print_exception=False)
 
 
 @contextmanager
@@ -75,4 +82,4 @@ def errors_as_text() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise gr.Error(explain(error), print_exception=False) from None
+        raise gr.Error(without_folders(explain(error)), print_exception=False) from None

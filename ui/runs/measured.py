@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from stable_diffusion.request import Request, RequestError
 
-from .backend import Backend
-from .events import Event, News
+from .backend import Backend, T, View
+from .events import Event, News, Waiting
 from .visitors import Visitor
 
 if TYPE_CHECKING:
@@ -45,6 +45,10 @@ class Measured:
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`."""
         self._backend.stop(run_id)
+
+    def inspect(self, view: View[T], requests: Sequence[Request], owner: Visitor) -> AsyncGenerator[Waiting | T]:
+        """See `Backend.inspect`; not counted."""
+        return self._backend.inspect(view, requests, owner)
 
     async def stream(self, run_id: str, request: Request, owner: Visitor) -> AsyncGenerator[News]:
         """See `Backend.stream`."""

@@ -12,7 +12,7 @@ MESSAGES = 40
 
 
 class MessageRate:
-    """Spaces the messages of all streams, so that together they stay below `MESSAGES` a second."""
+    """Spaces the messages of several streams: together they stay at about `MESSAGES` a second."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock, self._streams = clock, 0
@@ -29,7 +29,7 @@ class MessageRate:
         def due() -> bool:
             nonlocal sent
             now = self._clock()
-            if now - sent < max(least, self._streams / MESSAGES):
+            if now - sent < max(least, (self._streams - 1) / MESSAGES):
                 return False
             sent = now
             return True

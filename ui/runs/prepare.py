@@ -5,6 +5,7 @@ Loads, downloads and decodes: for threads, not for an event loop.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -14,6 +15,7 @@ from stable_diffusion.request import Defaults, Request
 from ..keep.marks import keep_mark
 from .adapter_files import add_files
 from .cost import check_seconds
+from .limits import Limits
 from .models import LoadedModels
 
 if TYPE_CHECKING:
@@ -47,6 +49,18 @@ def read_pictures(request: Request, defaults: Defaults) -> Request:
         assert isinstance(request.image, Image.Image)
         keep_mark(photo, request.image)
     return request
+
+
+def prepare_all(models: LoadedModels, requests: Sequence[Request], limits: Limits) -> tuple[Pipeline, list[Request]]:
+    """Return the model of requests that belong together, and the requests prepared and seeded.
+
+    Raises `RequestError` where one of them can't be served, or all together take longer than `limits` allow to one.
+    """
+    prepared = [prepare(models, request) for request in requests]
+    pipeline, first = prepared[0]
+    others = [request for _, request in prepared[1:]]
+    check_seconds(pipeline, first, models.defaults(first.model), limits, *others)
+    return pipeline, [request.seeded() for _, request in prepared]
 
 
 def check(models: LoadedModels, request: Request) -> None:

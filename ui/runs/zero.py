@@ -22,7 +22,7 @@ from .backend import ActiveRun, Local, Stream
 from .cost import estimate, is_quick
 from .errors import errors_as_text
 from .events import Event, News, event_of
-from .limits import MAX_RUNNING
+from .limits import MAX_RUNNING, Limits
 from .models import LoadedModels
 from .prepare import prepare
 
@@ -53,6 +53,11 @@ class Zero(Local):
         self._threads = ThreadPoolExecutor(MAX_RUNNING, "borrower")
         self._stops = tempfile.TemporaryDirectory(prefix="stops-")
         self._borrow = spaces.GPU(self._lent_events, duration=self._seconds)
+
+    @property
+    def view_limits(self) -> Limits:
+        """The limits of a view's requests, which run here: those of `models` hold for a GPU's pace."""
+        return self._lent.limits
 
     def stop(self, run_id: str) -> None:
         """See `Backend.stop`. The other process sees a file."""

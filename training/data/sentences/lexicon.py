@@ -1,9 +1,9 @@
 """Write the words that the page reads prompts by: `python -m training.data.sentences.lexicon`.
 
-`vocabulary.json` has the names of everything that the model draws, the English words for them, and the words that change
-nothing of a picture; `names.json.xz` has names in the other languages of `emojibase-data` (MIT). `reading.json` beside
-this module has words by hand. A WordNet noun stands for a thing that it is a kind of if that is what it mostly means,
-by the counts of meanings that come with WordNet; a word that is mostly a verb or an adjective changes nothing.
+`vocabulary.json` has the names of everything that the model draws, the English words for them, and the words that
+change nothing of a picture; `names.json.xz` has names in the other languages of `emojibase-data` (MIT). `reading.json`
+beside this module has words by hand. A WordNet noun stands for a thing that it is a kind of if that is what it mostly
+means, by the counts of meanings that come with WordNet; a word that is mostly a verb or an adjective changes nothing.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import tarfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache
-from os.path import commonprefix
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from training.data.artwork import fetch, sources
-from training.data.captions import NUMBERS, STYLES
-from training.data.grammar import countable, nouns, phrases, plural, with_article
+from training.data.captions import NUMBERS, SIZES, STYLES
+from training.data.grammar import article, countable, nouns, phrases, plural
 from training.data.paint import BACKGROUNDS
 from training.data.thesaurus import Thesaurus
 from training.data.vocabulary import KINDS, things, vocabulary
 
 from .kinds import by_hand, usual_words
-from .language import FOLDER, word_list
+from .language import word_list
 from .names import LocalNames, read_local_names
 
 VARIANT = re.compile(r"(wo)?m[ae]n\b.")
@@ -42,6 +42,8 @@ MOSTLY, FARTHEST = 0.6, 3
 """Share of a noun's uses that its meaning must have to stand for a thing, and the most steps to that thing."""
 SHARED = 12
 """Most emoji that may have a keyword of another language for it to stand for one of them."""
+SHAPES = re.compile("(circle|square|heart|Claus)$")
+"""Labels whose keywords are colours and occasions."""
 OTHER_WORDS = (
     "openings",
     "actions",
@@ -73,7 +75,10 @@ def listed(text: str) -> list[str]:
 
 
 def names(rows: Iterable[dict]) -> dict[str, dict[str, str]]:
-    """Return all names by group, everyday things first: 'car' -> 'a car|cars|car', with plural and most usual name."""
+    """Return all names by group, everyday things first; 'automobile' has 'an|automobile|automobiles|car'.
+
+    These are its article, itself, its plural, and the most usual name of the same thing.
+    """
     order = {label: place for place, label in enumerate(phrases()["everyday"])}
     found: dict[str, dict[str, str]] = {}
     seen: set[str] = set()
@@ -84,7 +89,7 @@ def names(rows: Iterable[dict]) -> dict[str, dict[str, str]]:
             if name not in seen:
                 seen.add(name)
                 several = plural(name) if countable(name) and not name.endswith("s") else ""
-                found.setdefault(group, {})[name] = f"{with_article(name)}|{several}|{first}"
+                found.setdefault(group, {})[name] = f"{article(name)}|{name}|{several}|{first}"
     return found
 
 
@@ -105,7 +110,7 @@ class Counts:
                     self.meanings[word, offset] = int(count)
 
     def mostly(self, word: str, meaning: str, senses: int) -> bool:
-        """Return whether a noun mostly has a meaning; one that the texts don't have may have two, and be a noun alone."""
+        """Return whether a noun mostly has a meaning. One that the texts don't have is only a noun, of two meanings."""
         total = self.kinds[word].total()
         if total:
             return self.meanings.get((word, meaning), 0) >= MOSTLY * total
@@ -120,8 +125,8 @@ class Counts:
 def kinds(rows: list[dict], thesaurus: Thesaurus, counts: Counts) -> dict[str, list[str]]:
     """Return other words for the things by name: by hand, by the last word of a name, and kinds of them by WordNet."""
     named = things(rows)
-    taken = {name.lower() for row in rows for noun in nouns(row["label"]) for name in (noun, plural(noun))}
-    taken |= {*listed(reading()["fall"]), *listed(reading()["unknown"])}
+    taken = {name for row in rows for noun in nouns(row["label"]) for name in (noun, plural(noun))}
+    taken |= set(listed(reading()["unknown"]))
     found: dict[str, list[str]] = {name: [] for name in named}
 
     def add(name: str, word: str) -> None:
@@ -130,8 +135,11 @@ def kinds(rows: list[dict], thesaurus: Thesaurus, counts: Counts) -> dict[str, l
             found.setdefault(name, []).append(word)
 
     for name, words in reading()["kinds"].items():
+        if name not in taken:
+            raise ValueError(f"reading.json has other words for {name}, which is not a name of any thing")
         for word in listed(words):
             add(name, word)
+    taken |= set(listed(reading()["fall"]))
     for label, others in by_hand().items():
         for word in others if label not in OCCASIONS else ():
             add(nouns(label)[0], word)
@@ -189,17 +197,25 @@ def english(rows: list[dict], thesaurus: Thesaurus, counts: Counts) -> dict[str,
     """Return the English words by what they stand for."""
     words = word_list("en")
     styles = {style: [f"{style} style", *phrases()["style_words"][style]] for style in STYLES}
+    others = kinds(rows, thesaurus, counts)
+    singular = {word for some in others.values() for word in some} | {
+        noun for row in rows for noun in nouns(row["label"])
+    }
+    fall = [word for word in falling(thesaurus, counts) if word.removesuffix("s") not in singular]
+    nouns_only = usual_words() & thesaurus.found.keys() - singular - {*fall, *phrases()["function"]}
     return {
-        "fall": falling(thesaurus, counts),
-        "things": kinds(rows, thesaurus, counts),
+        "fall": fall,
+        "things": others,
         "hints": {"": list(reading()["hints"])},
-        "small": sorted(phrases()["function"]),
+        "small": [*phrases()["function"], *listed(reading()["small"]["en"])],
         "colours": words["colours"],
-        "numbers": {NUMBERS[int(number)]: _around(patterns) for number, patterns in words["numbers"].items()}
+        "numbers": {NUMBERS[int(number)]: _around(patterns[:2]) for number, patterns in words["numbers"].items()}
         | {"five": ["five", "5", "six", "seven", "eight", "nine", "ten", "many", "several", "dozens of", "lots of"]},
         "places": words["places"],
+        "sizes": {size: [size] for size in SIZES},
         "relations": relations(words["relations"]),
-        "unknown": [*words["names"], *listed(reading()["unknown"])],
+        "people": words["names"],
+        "unknown": [*listed(reading()["unknown"]), *sorted(nouns_only)],
         "skins": words["skins"],
         "styles": styles,
         "backgrounds": listed(reading()["backgrounds"]["en"]),
@@ -251,13 +267,16 @@ def local(code: str, local_names: Mapping[str, LocalNames], rows: Mapping[str, d
     for label, by_hand_words in sorted(words.get("things", {}).items(), key=lambda item: item[0].endswith(" face")):
         for word in by_hand_words:
             add(found, concepts[label], word)
+    for name, more in reading()["things_by_language"].get(code, {}).items():
+        for word in listed(more):
+            add(found, next(one for one in ranked if name in nouns(rows[one]["label"])), word)
     for concept in ranked:
         add(found, concept, local_names[concept].name)
     hints: dict[str, list[str]] = {}
     shared: dict[str, list[str]] = defaultdict(list)
     for concept in ranked:
         for tag in local_names[concept].keywords:
-            if " " not in tag and (len(tag) > 2 or not tag.isascii()):
+            if " " not in tag and (len(tag) > 2 or not tag.isascii()) and not SHAPES.search(rows[concept]["label"]):
                 shared[tag].append(concept)
     for tag, having in shared.items():
         if len(having) <= SHARED:
@@ -265,18 +284,20 @@ def local(code: str, local_names: Mapping[str, LocalNames], rows: Mapping[str, d
                 having, key=lambda one: (rows[one]["label"] in order, tag in local_names[one].name.lower().split())
             )
             add(hints, best, tag)
+    by_hand_numbers = listed(reading()["numbers_by_language"].get(code, ""))
     colours = words.get("colours") or local_colours(local_names, rows)
     return {
         "things": found,
         "hints": hints,
         "colours": colours,
-        "numbers": {NUMBERS[int(number)]: _around(patterns) for number, patterns in words.get("numbers", {}).items()},
+        "numbers": {NUMBERS[int(number)]: _around(patterns) for number, patterns in words.get("numbers", {}).items()}
+        or dict(zip(NUMBERS.values(), map(str.split, by_hand_numbers), strict=False)),
         "places": {} if words.get("joined") else words.get("places", {}),
         "relations": relations(words.get("relations", {})),
         "backgrounds": listed(reading()["backgrounds"].get(code, "")),
         "fall": _local_fall(words),
         "small": [
-            *listed(reading()["fall_by_language"].get(code, "")),
+            *listed(reading()["small"].get(code, "")),
             *words.get("determiners", ()),
             *words.get("adjectives", ()),
         ],
@@ -304,8 +325,7 @@ def local_colours(local_names: Mapping[str, LocalNames], rows: Mapping[str, dict
             if row["label"].endswith(f" {shape}") and colour in BACKGROUNDS and concept in local_names:
                 named[colour] = local_names[concept].name.lower().split()
         if all(len(words) == 1 for words in named.values()):  # written without spaces, or as one word
-            whole = [words[0] for words in named.values()]
-            start, end = len(commonprefix(whole)), len(commonprefix([word[::-1] for word in whole]))
+            start, end = _shared(named.values(), 1), _shared(named.values(), -1)
             named = {colour: [words[0][start : len(words[0]) - end]] for colour, words in named.items()}
         common = Counter(word for words in named.values() for word in set(words))
         for colour, words in named.items():
@@ -313,6 +333,12 @@ def local_colours(local_names: Mapping[str, LocalNames], rows: Mapping[str, dict
             if len(own) == 1 and own[0] not in found.get(colour, ()):
                 found.setdefault(colour, []).append(own[0])
     return found
+
+
+def _shared(words: Iterable[list[str]], step: int) -> int:
+    """Return how many letters words have in common from the start, or for a step of -1 from the end."""
+    columns = zip(*(word[::step] for [word] in words), strict=False)
+    return sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, columns))
 
 
 def joined(lexicon: Mapping[str, Any]) -> dict[str, Any]:
