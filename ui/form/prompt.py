@@ -34,8 +34,14 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
     """
     with gr.Column(elem_classes="prompt-box"):
         prompt = gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_lines=6, elem_id=f"{kind}-prompt")
-        look = {"container": False, "interactive": False, "elem_id": f"{kind}-sketch", "elem_classes": "sketch"}
-        sketch = gr.Checkbox(False, label=DRAW_WHILE_TYPING, **look)
+        sketch = gr.Checkbox(
+            False,
+            label=DRAW_WHILE_TYPING,
+            container=False,
+            interactive=False,
+            elem_id=f"{kind}-sketch",
+            elem_classes="sketch",
+        )
     info = "Weighted: (more:1.3), [less], and several times as long"
     # `more_controls` renders this and the next.
     syntax = menu(SYNTAX_LABELS, "plain", "Prompt syntax", info, f"{kind}-syntax", render=False)

@@ -29,8 +29,8 @@ PHOTO_EXAMPLES = (
     ("rocket.jpg", "a candle, fluent 3d style, on a dark blue background"),
     ("cat.jpg", "a cat face, fluent 3d style, on a beige background"),
 )
-"""Photos with a prompt each. The tab's film is of the first. A prompt names the photo's background: without it the bundled
-model draws a white one, and while the photo's own gives way, things can lose their place."""
+"""Photos with a prompt each; the tab's film is of the first. A prompt names the photo's background: without it the
+bundled model draws a white one, and while the photo's own gives way, things can lose their place."""
 STRENGTH, SEED = 0.45, 0
 """Strength and seed of the photos' examples; the seed is that of a first sketch, too."""
 STRENGTHS = tuple(tenths / 10 for tenths in range(2, 11))
