@@ -40,7 +40,7 @@ class Paced(Pipeline):
         answer = run.answer
 
         def paced(x_0: object) -> object:
-            if run.request.prompt.endswith("waits") and run._index == 1:
+            if run.request.prompt.endswith("waits") and run._progress.index == 1:
                 assert self.let.wait(PATIENCE)
             return answer(x_0)  # type: ignore[arg-type]
 
