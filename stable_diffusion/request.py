@@ -245,6 +245,13 @@ class Defaults:
     strength: float = 0.7
     preview: str = "auto"
     max_clip_skip: int = MAX_CLIP_SKIP
+    own_size_only: bool = False
+    """Whether the model draws well at its own size and at no other."""
+
+    @property
+    def sketch_side(self) -> int:
+        """Side of a quick drawing: half the trained one, or the trained one of a model that draws no other well."""
+        return self.side if self.own_size_only else self.min_side
 
     @property
     def min_side(self) -> int:

@@ -4,114 +4,95 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import gradio as gr
-from gradio.blocks import Block
 from PIL import Image
 
 from stable_diffusion.request import FIT_LABELS, MAX_MASK_BLUR, Defaults, Request, steps_for_strength
 from ui.stage import live
 
-from .form.controls import QUIET, Controls, Updates, Values, more_controls, sampling_controls
+from .form.controls import CHECKED, QUIET, Controls, Values, more_controls, sampling_controls
 from .form.inputs import Radio, Slider, picked
 from .form.mask import backdrop, mask_painter
-from .form.photo import SEEN, photo_input, require_photo
+from .form.photo import photo_input, require_photo
 from .form.prompt import prompt_controls
-from .keep.history import FinishedRun, History
+from .keep.history import History
+from .keep.link import PHOTOS
 from .runs.errors import errors_on_page
 from .runs.events import Waiting
 from .runs.visitors import visitor_of
-from .sketch import sketch_switch
-from .stage.opening import PHOTO_EXAMPLES, PHOTOS, cards
-from .tab import Services, Tab, connect, run_buttons, run_view
+from .stage.opening import PHOTO_EXAMPLES, SEED, STRENGTH, STRENGTHS, cards, strength_card
+from .tab import PRESS, Services, Tab, connect, run_buttons, run_view
 
 if TYPE_CHECKING:
     from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
 
 START_HINT = "<p class='hint'>Here you will see what the run starts from: the photo, with noise.</p>"
-MASK_NOTE = (
-    "The area that you paint over is drawn anew and fades into the photo around it; the rest stays as it is. "
-    "At strength 1 it is drawn from noise alone."
-)
+MASK_NOTE = "Paint over it on the stage: it is drawn anew, the rest stays"
 
 
-@dataclass(frozen=True)
 class PhotoTab(Tab):
-    """A tab whose requests need a photo, and which compares photo and picture."""
-
-    compared: gr.Accordion
-    slider: gr.ImageSlider
+    """A tab whose requests need a photo."""
 
     def request(self, values: Values) -> Request:
         """Return the request of the form; `RequestError` for a missing photo, or a value that no model takes."""
         require_photo(values[self.controls["image"]])
         return super().request(values)
 
-    @property
-    def finished_outputs(self) -> list[Block]:
-        """The components that `show` updates."""
-        return [*super().finished_outputs, self.compared, self.slider]
-
-    def show(self, run: FinishedRun) -> Updates:
-        """Return the updates that show a finished run, with its photo for as long as its file is kept."""
-        if run.photo is None or not Path(run.photo).exists():
-            return {**super().show(run), self.compared: gr.Accordion(visible=False)}
-        return {
-            **super().show(run),
-            self.compared: gr.Accordion(visible=True),
-            self.slider: (run.photo, run.files[0]),
-        }
-
 
 def image2image(services: Services, history: History, model: gr.Dropdown, opened: gr.Tab) -> Tab:
     """Build the tab and connect it; `opened` is the page's tab that it is placed in."""
     kind, models = "i2i", services.models
     defaults = models.defaults()
+    gr.set_static_paths([PHOTOS])  # the examples keep their paths, by which a link names them
     with gr.Row(equal_height=False, elem_classes="areas"):
         with gr.Column(elem_classes="ask"):
             controls = photo_controls(kind)
             controls |= prompt_controls("What it should become: a cat face on a beige background", model, models, kind)
-            sketch = sketch_switch(kind)
         buttons = run_buttons(kind)
         with gr.Column(elem_classes="view"):
-            view = run_view(kind, buttons)
-            with gr.Accordion("Before and after", open=False, visible=False) as compared:
-                slider = gr.ImageSlider(
-                    show_label=False,
-                    format="png",
-                    type="filepath",
-                    buttons=["fullscreen"],
-                    interactive=False,
-                    elem_id=f"{kind}-slider",
-                )
+            edge = mask_controls(kind) | strength_controls(kind)
+            view = run_view(kind, buttons, list(edge.values()))
         with gr.Column(elem_classes="settings"):
-            controls |= strength_controls(defaults, kind)
+            controls |= start_controls(kind)
             controls |= sampling_controls(defaults, kind)
-            controls |= more_controls(defaults, kind, controls, models.limits)
-    reuse, fill, verbatim, start, steps_note, photos = (
-        controls.pop(name) for name in ("_reuse", "_fill", "_verbatim", "_start", "_steps", "_photos")
+            controls |= more_controls(defaults, kind, controls, model, models)
+    controls |= {name: edge[name] for name in ("mask", "mask_blur", "strength")}
+    reuse, fill, verbatim, sketch, start, photos, part = (
+        controls.pop(name) for name in ("_reuse", "_fill", "_verbatim", "_sketch", "_start", "_photos", "_part")
     )
-    controls["prompt"].value = PHOTO_EXAMPLES[0][1]
-    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill, verbatim, compared, slider)
+    photo, prompt = controls["image"], controls["prompt"]
+    prompt.value = PHOTO_EXAMPLES[0][1]
+    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill, verbatim)
+    connect_mask(controls, part)
     connect(tab, services, reuse)
     connect_start(tab, services, opened, start)
-    connect_steps(controls, defaults, steps_note)
+    connect_steps(controls, part, defaults, edge["_steps"])
 
-    def pick(event: gr.SelectData) -> tuple[str, str]:
+    def pick(event: gr.SelectData) -> tuple[str, str, float, str]:
         name, text = picked(event, PHOTO_EXAMPLES)
-        return str(PHOTOS / name), text
+        return str(PHOTOS / name), text, STRENGTH, str(SEED)
 
-    chosen = photos.select(pick, None, [controls["image"], controls["prompt"]], **QUIET)
-    chosen.then(None, js=SEEN, api_visibility="private")
+    def pick_strength(event: gr.SelectData) -> tuple[float, str]:
+        return picked(event, STRENGTHS), str(SEED)
+
+    def show_strip(photo: str | None, text: str) -> gr.Gallery:
+        name, first = PHOTO_EXAMPLES[0]
+        return gr.Gallery(visible=(photo, text) == (str(PHOTOS / name), first))
+
+    gr.on([photo.change, prompt.change], show_strip, [photo, prompt], edge["_strip"], **QUIET)
+    for pressed in (
+        photos.select(pick, None, [photo, prompt, controls["strength"], controls["seed"]], **CHECKED),
+        edge["_strip"].select(pick_strength, None, [controls["strength"], controls["seed"]], **CHECKED),
+    ):
+        pressed.success(None, js=PRESS % kind, api_visibility="private")
     return tab
 
 
 def photo_controls(kind: str) -> Controls:
-    """Return the photo, the mask with its blur, and example photos."""
+    """Return the photo, example photos, and the switch of the mask."""
     photo = photo_input(
         value=str(PHOTOS / PHOTO_EXAMPLES[0][0]),
         label="Photo",
@@ -120,49 +101,72 @@ def photo_controls(kind: str) -> Controls:
         elem_id=f"{kind}-photo",
     )
     photos = cards([(PHOTOS / name, text) for name, text in PHOTO_EXAMPLES], "Or one of these", f"{kind}-photos")
-    with gr.Accordion("Change only a part", open=False) as part:
-        gr.Markdown(MASK_NOTE, elem_classes="note")
-        mask = mask_painter(f"{kind}-mask")
-        blur = Slider(
-            0,
-            MAX_MASK_BLUR,
-            value=Request.mask_blur,
-            step=1,
-            label="Mask blur",
-            info="Pixels around the paint over which the picture fades into the photo",
-            elem_id=f"{kind}-mask-blur",
-        )
-    gr.on([part.expand, photo.change], backdrop, photo, mask, **QUIET)
-    return {"image": photo, "mask": mask, "mask_blur": blur, "_photos": photos}
+    part = gr.Checkbox(False, label="Change only a part", info=MASK_NOTE, elem_id=f"{kind}-part")
+    return {"image": photo, "_photos": photos, "_part": part}
 
 
-def strength_controls(defaults: Defaults, kind: str) -> Controls:
-    """Return strength and fit, with a note on the steps and a view of the run's start."""
+def mask_controls(kind: str) -> Controls:
+    """Return the painter of the mask and its blur, to place at the stage."""
+    blur = Slider(
+        0,
+        MAX_MASK_BLUR,
+        value=Request.mask_blur,
+        step=1,
+        label="Mask blur",
+        info="Pixels around the paint over which the picture fades into the photo",
+        elem_id=f"{kind}-mask-blur",
+        visible=False,
+        render=False,
+    )
+    return {"mask": mask_painter(f"{kind}-mask"), "mask_blur": blur}
+
+
+def connect_mask(controls: Controls, part: gr.Checkbox) -> None:
+    """Show the painter while a part is to be changed, with the photo as the run uses it."""
+    names = ("image", "fit", "width", "height")
+    changes = [part.change, *(controls[name].change for name in names)]
+    gr.on(changes, backdrop, [part, *(controls[name] for name in names)], controls["mask"], **QUIET)
+    part.change(lambda on: Slider(visible=on), part, controls["mask_blur"], **QUIET)
+
+
+def strength_controls(kind: str) -> Controls:
+    """Return strength, a note on its steps, and the first photo's picture at every strength, to place at the stage."""
     strength = Slider(
         0.05,
         1,
-        value=defaults.strength,
+        value=STRENGTH,
         step=0.05,
         label="Strength",
         info="Low: stay close to the photo. High: follow the prompt",
         elem_id=f"{kind}-strength",
+        render=False,
     )
-    steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note")
+    steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note", render=False)
+    pictures = [(strength_card(one), str(one)) for one in STRENGTHS]
+    strip = cards(pictures, "The same photo at every strength", f"{kind}-strip", render=False)
+    return {"strength": strength, "_steps": steps, "_strip": strip}
+
+
+def start_controls(kind: str) -> Controls:
+    """Return the fit of the photo, and a view of the run's start."""
     start = gr.HTML(START_HINT, elem_id=f"{kind}-start")
     fits = [(label, name) for name, label in FIT_LABELS.items()]
     fit = Radio(fits, value="crop", label="Fit the photo", elem_id=f"{kind}-fit")
-    return {"strength": strength, "fit": fit, "_steps": steps, "_start": start}
+    return {"fit": fit, "_start": start}
 
 
-def connect_steps(controls: Controls, defaults: Defaults, note: gr.Markdown) -> None:
+def connect_steps(controls: Controls, part: gr.Checkbox, defaults: Defaults, note: gr.Markdown) -> None:
     """Show how many of the steps a run takes at the chosen strength."""
 
-    def describe(strength: float, steps: int) -> str:
-        return f"Runs **{steps_for_strength(steps, strength)} of {steps} steps**, starting from the photo with noise."
+    def describe(strength: float, steps: int, part: bool) -> str:
+        runs = f"Runs **{steps_for_strength(steps, strength)} of {steps} steps**"
+        if strength == 1:
+            return f"{runs}. At 1 nothing of the photo is left to see{' under the paint' if part else ''}."
+        return f"{runs}, starting from the photo with noise."
 
-    inputs = [controls["strength"], controls["num_inference_steps"]]
+    inputs = [controls["strength"], controls["num_inference_steps"], part]
     gr.on([component.change for component in inputs], describe, inputs, note, **QUIET)
-    note.value = describe(defaults.strength, defaults.num_inference_steps)
+    note.value = describe(STRENGTH, defaults.num_inference_steps, False)
 
 
 STARTS = (

@@ -36,11 +36,12 @@ def restore(
 
     chosen: the model in the form. origin: "file" or "text", of which everything is reported, or "link".
     """
-    kind = "i2i" if "strength" in settings else "t2i"
+    kind = "i2i" if "strength" in settings or "image" in settings else "t2i"
     updates, fitted = fill(tabs[kind].controls, settings, models, chosen)
-    if kind == "i2i":
-        missing = "the photo and its mask, which are" if settings.get("mask") else "the photo, which is"
-        fitted.left.append(f"{missing} not in the {origin}")
+    missing = ["the photo"] if kind == "i2i" and "image" not in settings else []
+    missing += ["its mask"] if settings.get("mask") else []
+    if missing:
+        fitted.left.append(f"{' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not in the {origin}")
     complete = not fitted.changed and not fitted.left
     if not complete or origin != "link":
         message = gr.Info if complete else gr.Warning
@@ -113,14 +114,20 @@ def connect_text(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs) -> 
 
 PLAY = """() => {
   const link = new URLSearchParams(location.search);
-  if (!link.has("seed") || link.has("strength") || sessionStorage.getItem("t2i-live")) return;
-  setTimeout(() => document.querySelector("#t2i-generate").click(), 0);
+  const kind = link.has("strength") ? "i2i" : "t2i";
+  const whole = link.has("seed") && (kind === "t2i" || link.has("photo"));
+  if (!whole || sessionStorage.getItem(`${kind}-live`)) return;
+  const press = () => {
+    const button = document.querySelector(`#${kind}-generate`);
+    button ? button.click() : setTimeout(press, 100); // a tab's parts come when it is shown
+  };
+  setTimeout(press, 0);
 }"""
-"""Press Generate for a link that is complete: one without a photo, on a page that has no run to continue."""
+"""Press Generate for a link that is complete, with its photo or without any, on a page that has no run to continue."""
 
 
 def connect_link(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, page: gr.Blocks) -> None:
-    """Put the settings of the page's address into the form, and press Generate if it has a seed and no photo."""
+    """Put the settings of the page's address into the form, and press Generate if it is complete."""
     menu = tabs["t2i"].controls["model"]
 
     def read(chosen: str, request: gr.Request) -> Updates:

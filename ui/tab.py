@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from gradio.components import Component
 from gradio.events import Dependency
 
-from stable_diffusion.request import Request
+from stable_diffusion.request import Picture, Request
 from ui.stage import live
 
 from .form.controls import CHECKED, QUIET, Controls, Updates, Values, request_of
@@ -30,7 +31,7 @@ from .runs.prepare import check
 from .runs.registry import PageRun, Registry
 from .runs.visitors import Visitor, visitor_of
 from .stage.film import finish, save_film, save_strip, with_final_picture
-from .stage.opening import example
+from .stage.opening import FILMS, example
 
 BLURRED = (
     "The model's safety checker found something that is not for everybody, and it errs at times: "
@@ -42,6 +43,8 @@ NOT_KEPT = "The picture stays on the stage until you draw the next one: save it 
 PAUSE = 0.1
 """Seconds between two answers: Gradio's page may skip the first of two that follow each other quickly."""
 
+PRESS = '() => document.querySelector("#%s-generate").click()'
+
 COPY_LINK = """async () => {
   const live = document.querySelector("#%s .live");
   if (!live.dataset.link) return;
@@ -52,7 +55,10 @@ COPY_LINK = """async () => {
   }
   history.replaceState(null, "", "?" + live.dataset.link);
   const copied = await navigator.clipboard?.writeText(location.href).then(() => true, () => false);
-  live.querySelector(".status").textContent = copied ? "The link is copied." : `Copy this link: ${location.href}`;
+  const settings = new URLSearchParams(live.dataset.link);
+  const without = settings.has("strength") && !settings.has("photo") ? " Your photo is not in it." : "";
+  const done = copied ? "The link is copied." : `Copy this link: ${location.href}`;
+  live.querySelector(".status").textContent = done + without;
 }"""
 """Copy the run's link, which also becomes the page's address: a browser may forbid copying. A server takes addresses of
 64 kB at most, with the other headers of a request."""
@@ -93,8 +99,12 @@ class SketchState:
     """A visitor's newest sketch (ui/sketch.py); changes in place."""
 
     run_id: str = ""
-    drawn: tuple[Any, ...] = ()
-    """The values of the controls that it was drawn from."""
+    drawn: list[Any] = field(default_factory=list)
+    """The form that was drawn last, as a sketch or in full."""
+    files: tuple[Any, ...] = ()
+    """The files of photo and mask, with fit and size, from which its pictures were read."""
+    photo: Picture | None = None
+    mask: Picture | None = None
     seed: int | None = None
     """The seed of the sketch on the stage, if there is one."""
     rests_until: float = 0.0
@@ -146,6 +156,10 @@ class Tab:
         """Return the request of the form; `RequestError` for a value that no model takes."""
         return request_of(self.controls, values)
 
+    def form(self, values: Values) -> list[Any]:
+        """Return the values of all controls, to compare with those of another moment."""
+        return [values[control] for control in self.controls.values()]
+
     def example(self, values: Values) -> Updates:
         """Return an example for an empty prompt, and its seed if that is empty too; nothing if there is a prompt."""
         prompt, seed = self.controls["prompt"], self.controls["seed"]
@@ -190,16 +204,21 @@ def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
     return generate, stop
 
 
-def run_view(kind: str, buttons: tuple[gr.Button, gr.Button]) -> View:
-    """Return the live view with its tools, and the gallery below it for several pictures."""
-    view = live.live_view(f"{kind}-live", film=kind == "t2i")
-    with view, gr.Row(equal_height=True, visible=False, elem_classes="tools") as after:
-        download = gr.DownloadButton("Download", **tool(kind, "download"))
-        use = gr.Button("Use as photo", **tool(kind, "use"))
-        inside = gr.Button("Look inside", visible=kind == "t2i", **tool(kind, "inside"))  # that tab takes no photo
-        link = gr.Button("Copy link", **tool(kind, "link"))
-        save = gr.Button("Save film", **tool(kind, "save"))
-        strip = gr.Button("Save strip", **tool(kind, "strip"))
+def run_view(kind: str, buttons: tuple[gr.Button, gr.Button], edge: Sequence[Component] = ()) -> View:
+    """Return the live view with its tools, and the gallery below it for several pictures.
+
+    edge: components to render directly under the stage.
+    """
+    with live.live_view(f"{kind}-live", FILMS[kind]) as view:
+        for part in edge:
+            part.render()
+        with gr.Row(equal_height=True, visible=False, elem_classes="tools") as after:
+            download = gr.DownloadButton("Download", **tool(kind, "download"))
+            use = gr.Button("Use as photo", **tool(kind, "use"))
+            inside = gr.Button("Look inside", visible=kind == "t2i", **tool(kind, "inside"))  # that tab takes no photo
+            link = gr.Button("Copy link", **tool(kind, "link"))
+            save = gr.Button("Save film", **tool(kind, "save"))
+            strip = gr.Button("Save strip", **tool(kind, "strip"))
     saved = gr.Textbox(visible=False)
     results = gr.Gallery(
         label="Your pictures",
@@ -239,7 +258,7 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
             request = await asyncio.to_thread(ready, services.models, request, verbatim=values[tab.verbatim])
         asker = visitor_of(visitor)
         run = PageRun(tab.kind, request, asker.address)
-        sketch.run_id, sketch.seed = "", None
+        sketch.run_id, sketch.seed, sketch.drawn = "", None, tab.form({**values, **example})
         if example:
             yield example
             await asyncio.sleep(PAUSE)
@@ -347,7 +366,7 @@ async def end(tab: Tab, models: LoadedModels, run: PageRun, last: Event) -> Upda
     """Keep a run's files after its last event, and return the updates that show them."""
     assert run.request is not None, "a run starts before it has steps"
     run.add(last)
-    film = live.steps(run.run_id, run.film)
+    film = await asyncio.to_thread(live.steps, run.run_id, run.film, run.request.image)
     try:
         finished = await asyncio.to_thread(finish, tab.kind, run.asked, run.request, last, film)
         best = await asyncio.to_thread(closest, models.catalogue.path(run.request.model), run.request, finished.files)

@@ -9,11 +9,8 @@ from .form.inputs import picked
 from .form.prompt import prompt_controls
 from .form.words import WALL, knows_words, wall
 from .keep.history import History
-from .sketch import sketch_switch
 from .stage.opening import EXAMPLES, card, cards
-from .tab import Services, Tab, connect, run_buttons, run_view
-
-PRESS = '() => document.querySelector("#%s-generate").click()'
+from .tab import PRESS, Services, Tab, connect, run_buttons, run_view
 
 
 def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
@@ -23,7 +20,6 @@ def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
     with gr.Row(equal_height=False, elem_classes="areas"):
         with gr.Column(elem_classes="ask"):
             controls = prompt_controls(f"Describe a picture: {EXAMPLES[0][0]}", model, models, kind)
-            sketch = sketch_switch(kind)
             pictures = [(card(number), prompt) for number, (prompt, _) in enumerate(EXAMPLES)]
             examples = cards(pictures, "Or press one of these", f"{kind}-cards")
             if WALL.is_dir():
@@ -34,9 +30,9 @@ def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
             view = run_view(kind, buttons)
         with gr.Column(elem_classes="settings"):
             controls |= sampling_controls(defaults, kind)
-            controls |= more_controls(defaults, kind, controls, models.limits)
+            controls |= more_controls(defaults, kind, controls, model, models)
     controls["prompt"].value = EXAMPLES[0][0]
-    reuse, filling, verbatim = (controls.pop(name) for name in ("_reuse", "_fill", "_verbatim"))
+    reuse, filling, verbatim, sketch = (controls.pop(name) for name in ("_reuse", "_fill", "_verbatim", "_sketch"))
     tab = Tab(kind, controls | {"model": model}, view, history, sketch, filling, verbatim)
     connect(tab, services, reuse)
 

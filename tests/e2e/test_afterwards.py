@@ -161,8 +161,7 @@ def test_a_picture_goes_on_to_image2image(finished: Visitor):
     photos.ask("a blue fox", steps=4)
     photos.generate()
     photos.wait_until("finished")
-    page.get_by_role("button", name="Before and after").click()
-    expect(page.locator("#i2i-slider img").first).to_be_visible()
+    expect(photos.view.get_by_alt_text("The photo that it was drawn from").first).to_be_visible()
     expect(page.locator("#history button.thumbnail-item")).to_have_count(2)
 
 

@@ -111,13 +111,10 @@ def test_only_what_is_painted_over_changes(page: Page):
     visitor.ask("a dog face", steps=4, seed="1")
     visitor.set_number("strength", 1)
     visitor.paint()
-    fold = page.get_by_role("button", name="Change only a part")
-    fold.click()
+    page.get_by_label("Change only a part").uncheck()
     expect(page.locator("#i2i-mask canvas")).to_be_hidden()
-    with page.expect_response(lambda response: "/run/" in response.url) as opened:
-        fold.click()
-    opened.value.finished()
-    page.wait_for_timeout(500)  # Gradio draws the answer
+    page.get_by_label("Change only a part").check()
+    expect(page.locator("#i2i-mask canvas")).to_be_visible()  # with its strokes
     visitor.generate()
     visitor.wait_until("finished")
     visitor.expect_result()
@@ -127,6 +124,25 @@ def test_only_what_is_painted_over_changes(page: Page):
     assert changed[120:136, 100:156].mean() > 0.9
     assert not changed[:96].any()
     assert not changed[160:].any()
+
+
+def test_a_tap_paints_a_dot_on_what_the_run_uses_of_the_photo(page: Page):
+    Visitor(page, "i2i")
+    page.get_by_label("Change only a part").check()
+    sheet = page.locator("#i2i-mask canvas")
+    page.wait_for_function("document.querySelector('#i2i-mask canvas').width > 1")
+    box = sheet.bounding_box()
+    assert box["width"] == pytest.approx(box["height"], abs=1)  # of a photo in landscape
+    sheet.click(position={"x": 1, "y": box["height"] / 2})
+    left = page.evaluate("""() => {
+      const sheet = document.querySelector('#i2i-mask canvas');
+      const {data, width} = sheet.getContext('2d').getImageData(0, 0, sheet.width, sheet.height);
+      const painted = [];
+      for (let i = 3; i < data.length; i += 4) if (data[i]) painted.push(((i - 3) / 4) % width);
+      return (Math.min(...painted) + Math.max(...painted)) / 2 / width;
+    }""")
+    photo = read_image(PHOTOS / PHOTO_EXAMPLES[0][0])
+    assert left == pytest.approx((1 - photo.height / photo.width) / 2, abs=0.02)  # where the crop begins
 
 
 def test_another_photo_takes_the_mask_away(page: Page):
@@ -470,7 +486,7 @@ def test_on_a_phone_the_picture_and_the_button_are_on_one_screen(visit: Callable
     for place in ("#t2i-prompt", "#t2i-live .guess .frame", "#t2i-generate"):
         expect(page.locator(place)).to_be_in_viewport(ratio=1)
     Visitor(page, "i2i")
-    page.locator("#i2i-strength").scroll_into_view_if_needed()
-    expect(page.locator("#i2i-photo")).not_to_be_in_viewport()
+    page.locator("#i2i-seed").scroll_into_view_if_needed()
+    expect(page.locator("#i2i-live .guess .frame")).not_to_be_in_viewport()
     page.locator("#i2i-photos button.thumbnail-lg").nth(1).dispatch_event("click")  # which does not scroll to it
-    expect(page.locator("#i2i-photo")).to_be_in_viewport(ratio=0.95)  # scrolling ends between pixels
+    expect(page.locator("#i2i-live .guess .frame")).to_be_in_viewport(ratio=0.95)  # scrolling ends between pixels

@@ -8,6 +8,7 @@ import math
 import threading
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, suppress
+from typing import ClassVar
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -39,7 +40,7 @@ class Paced(Pipeline):
         answer = run.answer
 
         def paced(x_0: object) -> object:
-            if run.request.prompt.endswith("waits") and run._index == 1:
+            if run.request.prompt.endswith("waits") and run._progress.index == 1:
                 assert self.let.wait(PATIENCE)
             return answer(x_0)  # type: ignore[arg-type]
 
@@ -51,6 +52,7 @@ class Late(Local):
     """Takes up a run with a prompt that ends in "late" once somebody has pressed Stop."""
 
     pressed = threading.Event()
+    asked: ClassVar[list[str]] = []
 
     def stop(self, run_id: str) -> None:
         super().stop(run_id)
@@ -58,6 +60,7 @@ class Late(Local):
             self.pressed.set()
 
     async def stream(self, run_id: str, request: Request, owner: visitors.Visitor) -> AsyncGenerator[News]:
+        self.asked.append(request.prompt)
         if request.prompt.endswith("late"):
             await asyncio.to_thread(self.pressed.wait, PATIENCE)
         async with aclosing(super().stream(run_id, request, owner)) as told:
@@ -83,6 +86,7 @@ def come(narrow: str, visits: Visits) -> Iterator[Callable[[], Visitor]]:
     """Yield a function that lets one more visitor come to that page."""
     Paced.let.clear()
     Late.pressed.clear()
+    Late.asked.clear()
     yield lambda: Visitor(visits.open(narrow))
     Paced.let.set()
 
@@ -139,6 +143,27 @@ def test_the_form_is_drawn_while_it_changes_and_nothing_is_kept_of_it(come: Call
     expect(visitor.view.locator("[data-fact=seed]")).to_have_text("0")  # the sketch's, drawn in full
     expect(page.locator("#history button.thumbnail-item")).to_have_count(1)
     expect(prompt).to_have_value("a green apple")
+
+
+def test_a_sketch_is_drawn_to_its_end_and_the_newest_change_is_next(come: Callable[[], Visitor]):
+    visitor = come()
+    prompt, switch = (visitor.page.locator(f"#t2i-{name}") for name in ("prompt textarea", "sketch input"))
+    expect(switch).to_be_checked()
+    visitor.record()
+    prompt.fill("a fox that waits")
+    visitor.wait_until("sketch")  # its first step
+    for change in ("a red apple", "a blue apple", "a green apple"):
+        prompt.fill(change)
+    Paced.let.set()
+    expect(visitor.view.locator(".live")).to_have_attribute("data-link", "prompt=a+green+apple")
+    assert Late.asked == ["a fox that waits", "a green apple"]
+    assert len(visitor.seen("sketch")) > 2
+    assert not Late.pressed.is_set()
+    Paced.let.clear()
+    prompt.fill("a cat that waits")
+    expect(visitor.view.locator(".live")).to_have_attribute("data-link", "prompt=a+cat+that+waits")
+    switch.uncheck()
+    assert Late.pressed.wait(PATIENCE)
 
 
 def test_the_form_is_drawn_while_the_strength_moves(come: Callable[[], Visitor]):

@@ -84,8 +84,7 @@ class Visitor:
     def paint(self) -> None:
         """Paint a stroke across the middle of the photo, as wide as the brush."""
         sheet = self.page.locator(self.at("mask") + " canvas")
-        if not sheet.is_visible():
-            unfold(self.page, "button", "Change only a part", self.at("mask"))
+        self.page.get_by_label("Change only a part").check()
         self.page.wait_for_function("document.querySelector('#i2i-mask img').naturalWidth > 0")
         sheet.scroll_into_view_if_needed()
         box = sheet.bounding_box()

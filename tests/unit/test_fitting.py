@@ -19,7 +19,6 @@ from ui.keep.infotext import parse_infotext
 from ui.keep.link import LINKED, from_query
 from ui.restore import model_by_name
 from ui.runs.catalogue import Catalogue
-from ui.runs.limits import LOCAL_LIMITS
 from ui.runs.models import LoadedModels
 
 SMALL = Defaults(128, max_clip_skip=2)  # sides from 64 to 256 in steps of 16
@@ -33,8 +32,8 @@ def controls() -> Controls:
         menu = gr.Dropdown(["one", "two"], label="Model")
         found = prompt_controls("", menu, holder, "t2i")
         found |= sampling_controls(SMALL, "t2i")
-        found |= more_controls(SMALL, "t2i", found, LOCAL_LIMITS)
-    del found["_reuse"], found["_fill"]
+        found |= more_controls(SMALL, "t2i", found, menu, holder)
+    del found["_reuse"], found["_fill"], found["_sketch"]
     return {**found, "model": menu}
 
 
@@ -75,6 +74,17 @@ def test_what_is_out_of_range_is_changed_and_said(controls: Controls):
 def test_a_size_becomes_one_that_the_model_draws(controls: Controls, size: tuple[int, int], fitted: tuple[int, int]):
     values = fit({"width": size[0], "height": size[1]}, controls, SMALL).values
     assert (values["width"], values["height"]) == fitted
+
+
+def test_a_model_of_one_size_takes_other_sizes_from_its_own_pictures_alone(controls: Controls):
+    assert LoadedModels(Catalogue(), device="cpu").defaults().own_size_only  # the bundled model
+    one_size = replace(SMALL, own_size_only=True)
+    size = {"width": 256, "height": 192}
+    fitted = fit(size, controls, one_size)
+    assert (fitted.values["width"], fitted.values["height"]) == (128, 128)
+    assert fitted.changed == ["Size 256x192 to 128x128"]
+    for own in (fit({**size, "model": "one"}, controls, one_size), fit(size, controls, SMALL)):
+        assert (own.values["width"], own.values["height"]) == (256, 192)
 
 
 @pytest.mark.parametrize("unit", [4, 8, 16, 32])

@@ -24,7 +24,7 @@ from ui.api import Answer, answers
 from ui.keep import history
 from ui.keep.files import DAY, HOUR, NoRoom, keep, stem, sweep
 from ui.keep.history import MAX_RUNS, FinishedRun, by_picture, keep_pictures, with_files
-from ui.keep.link import from_query, to_query
+from ui.keep.link import PHOTOS, from_query, to_query
 from ui.keep.metadata import read_infotext
 from ui.keep.settings import SETTINGS
 from ui.runs.backend import Local
@@ -84,7 +84,7 @@ def test_a_model_is_known_by_its_files_before_it_is_loaded(lcm: LoadedModels):
     lcm.pipeline("lcm")
     assert before == lcm.defaults("lcm")
     assert lcm.defaults().preview == "tiny"  # the bundled model has a decoder for that
-    assert lcm.defaults() == Pipeline.from_pretrained().defaults
+    assert lcm.defaults() == replace(Pipeline.from_pretrained().defaults, own_size_only=True)
     assert Catalogue("somewhere/model.safetensors").configs() == [None] * 4
 
 
@@ -147,6 +147,17 @@ def test_a_link_says_that_there_was_a_mask_and_carries_none():
     assert "tmp" not in to_query(run)
     assert from_query(dict(parse_qsl(to_query(run))))["mask"] == "painted"
     assert "mask=" not in to_query(replace(run, mask=None))
+
+
+def test_a_link_names_an_example_photo_and_no_other():
+    flower, others = str(PHOTOS / "flower.jpg"), ("/tmp/gradio/1/flower.jpg", Image.new("RGB", (8, 8)))
+    link = to_query(replace(REQUEST, image=flower, seed=42))
+    assert "photo=flower" in link
+    assert from_query(dict(parse_qsl(link)))["image"] == flower
+    for photo in others:
+        assert "photo" not in to_query(replace(REQUEST, image=photo, seed=42))
+    for name in ("none", "../cat", "/etc/passwd", ""):
+        assert from_query({"photo": name}) == {}
 
 
 def test_a_broken_link_is_read_as_far_as_it_goes():

@@ -20,7 +20,8 @@ from stable_diffusion.request import (
 
 from ..keep.settings import PAGE_MAX_GUIDANCE
 from ..runs.adapter_files import can_be_named, find_files
-from ..runs.limits import MAX_SLIDER_STEPS, Limits
+from ..runs.limits import MAX_SLIDER_STEPS
+from ..runs.models import LoadedModels
 from .inputs import Dropdown, Slider
 
 Controls = dict[str, Any]
@@ -154,7 +155,23 @@ def guidance_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
     return {"guidance_scale": Slider(0, PAGE_MAX_GUIDANCE, value, step=0.5, label="Guidance", elem_id=elem_id, **look)}
 
 
-def more_controls(defaults: Defaults, kind: str, prompts: Controls, limits: Limits) -> Controls:
+def own_size_button(width: gr.Slider, height: gr.Slider, model: gr.Dropdown, models: LoadedModels, kind: str) -> None:
+    """Build a button that appears where a model draws no other size well than its own, and goes back to that."""
+    button = gr.Button(visible=False, size="sm", elem_id=f"{kind}-own-size")
+
+    def tell(width: float, height: float, name: str) -> gr.Button:
+        defaults = models.defaults(name)
+        own = f"{defaults.side} x {defaults.side}"
+        text = f"This model draws {own} well; other sizes fall apart. Back to {own}"
+        return gr.Button(text, visible=defaults.own_size_only and (width, height) != (defaults.side, defaults.side))
+
+    gr.on([one.change for one in (width, height, model)], tell, [width, height, model], button, **QUIET)
+    button.click(lambda name: (models.defaults(name).side,) * 2, model, [width, height], **QUIET)
+
+
+def more_controls(
+    defaults: Defaults, kind: str, prompts: Controls, model: gr.Dropdown, models: LoadedModels
+) -> Controls:
     """Return the other settings, folded away, and render the negative prompt and the syntax of `prompts` there."""
     sliders = model_sliders(defaults)
     with gr.Accordion("More settings", open=False):
@@ -179,8 +196,9 @@ def more_controls(defaults: Defaults, kind: str, prompts: Controls, limits: Limi
         with gr.Row():
             width = ModelSlider(**sliders["width"], label="Width", elem_id=f"{kind}-width", min_width=220)
             height = ModelSlider(**sliders["height"], label="Height", elem_id=f"{kind}-height", min_width=220)
+        own_size_button(width, height, model, models, kind)
         lora_menu(prompts["prompt"], kind)
-        count = Slider(1, limits.max_images, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
+        count = Slider(1, models.limits.max_images, value=1, step=1, label="Pictures", elem_id=f"{kind}-count")
     return {
         "sampler": sampler,
         "preview": preview,

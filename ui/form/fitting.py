@@ -111,10 +111,15 @@ def _fit_one(fitted: Fitted, name: str, component: Any, value: Any, defaults: De
 
 
 def _fit_size(fitted: Fitted, width: int, height: int, defaults: Defaults) -> None:
-    """Take a size that the model draws, or else the nearest with the same proportions."""
+    """Take a size that the model draws, or else the nearest with the same proportions.
+
+    A model that draws well at its own size alone keeps that, unless the settings are of its own picture.
+    """
     low, high, step = defaults.min_side, defaults.max_side, defaults.side_step
     sides = [max(1, width), max(1, height)]
-    if any(not low <= side <= high or side % defaults.size_unit for side in sides):
+    if defaults.own_size_only and "model" not in fitted.values:
+        sides = [defaults.side, defaults.side]
+    elif any(not low <= side <= high or side % defaults.size_unit for side in sides):
         scale = min(1, high / max(sides))
         sides = [min(max(round(side * scale / step) * step, low), high) for side in sides]
     fitted.values |= dict(zip(SIZED, sides, strict=True))

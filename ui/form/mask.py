@@ -38,7 +38,7 @@ class MaskPainter(gr.HTML):
 
 
 def mask_painter(elem_id: str) -> MaskPainter:
-    """Return a painter without a photo; `backdrop` adds it."""
+    """Return a painter without a photo, to place at the stage; `backdrop` adds it."""
     return MaskPainter(
         None,
         html_template=(HERE / "mask.html").read_text(encoding="utf-8"),
@@ -48,21 +48,26 @@ def mask_painter(elem_id: str) -> MaskPainter:
         elem_id=elem_id,
         label="Mask",
         photo="",
+        fit="crop",
+        ratio="1",
+        padding=False,
+        render=False,
     )
 
 
-def backdrop(photo: str | None) -> MaskPainter:
-    """Return the update that gives a painter its photo, upright and whole: the mask is fitted together with it.
+def backdrop(on: bool, photo: str | None, fit: str, width: float, height: float) -> MaskPainter:
+    """Return the update that gives a painter its photo, upright and whole; it shows the part that the run uses.
 
-    The browser clears the mask when another photo comes; of the same photo it stays.
+    on: whether a mask is wanted; if not, the painter is hidden, and keeps its strokes for another time. The browser
+    clears the mask when another photo comes; of the same photo it stays.
     """
     from stable_diffusion.images import ImageError, read_image
 
     try:
-        picture = read_image(photo, jpeg_size=(BACKDROP, BACKDROP)) if photo else None
+        picture = read_image(photo, jpeg_size=(BACKDROP, BACKDROP)) if on and photo else None
     except ImageError:  # Generate shows the message
         picture = None
     if picture is None:
         return MaskPainter(photo="")
     picture.thumbnail((BACKDROP, BACKDROP))
-    return MaskPainter(photo=live.webp_uri(webp(picture)))
+    return MaskPainter(photo=live.webp_uri(webp(picture)), fit=fit, ratio=f"{width} / {height}")

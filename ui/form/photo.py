@@ -19,7 +19,7 @@ from ..stage.opening import PHOTOS
 SEEN = """() => setTimeout(() => {
   document.querySelector("#i2i-photo").scrollIntoView({block: "nearest", behavior: "smooth"});
 })"""
-"""Scroll to the photo that an example or another tab has put there."""
+"""Scroll to the photo that another tab has put there."""
 
 
 def own_file(path: str, name: str = "image") -> str:

@@ -20,6 +20,7 @@ from .words import chip_values, chips, read_text
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
 
+DRAW_WHILE_TYPING = "Draw while I type"
 NEARLY_FULL = 3 / 4
 """Share of the model's token limit from which on the form shows the number of tokens."""
 
@@ -27,9 +28,20 @@ NEARLY_FULL = 3 / 4
 def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, kind: str) -> Controls:
     """Return prompt, later prompt, negative prompt and syntax, with notes, and the button for a text with settings.
 
+    With them comes the switch of sketches, which is off and disabled until the speed of the model is known.
+
     `kind` prefixes the tab's element ids.
     """
-    prompt = gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_lines=6, elem_id=f"{kind}-prompt")
+    with gr.Column(elem_classes="prompt-box"):
+        prompt = gr.Textbox(label="Prompt", placeholder=placeholder, lines=2, max_lines=6, elem_id=f"{kind}-prompt")
+        sketch = gr.Checkbox(
+            False,
+            label=DRAW_WHILE_TYPING,
+            container=False,
+            interactive=False,
+            elem_id=f"{kind}-sketch",
+            elem_classes="sketch",
+        )
     info = "Weighted: (more:1.3), [less], and several times as long"
     # `more_controls` renders this and the next.
     syntax = menu(SYNTAX_LABELS, "plain", "Prompt syntax", info, f"{kind}-syntax", render=False)
@@ -49,7 +61,7 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
         then_at = Slider(1, MAX_SLIDER_STEPS, 10, step=1, label="From step", info=info, elem_id=f"{kind}-then-at")
     connect_embeddings_note(model, models, kind)
     prompts = {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
-    return {**prompts, "then": then, "then_at": then_at, "_fill": fill, "_verbatim": verbatim}
+    return {**prompts, "then": then, "then_at": then_at, "_fill": fill, "_verbatim": verbatim, "_sketch": sketch}
 
 
 def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str) -> None:

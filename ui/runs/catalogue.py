@@ -18,6 +18,8 @@ from .adapter_files import MODELS, folders
 log = logging.getLogger(__name__)
 
 BUNDLED_NAME = "emoji (bundled)"
+OWN_SIZE_ONLY = "_own_size_only"
+"""The key in a model's index; diffusers leaves out keys that begin like this."""
 SUFFIXES = (".safetensors", ".ckpt")
 """Endings of single files that are models; others may be adapters."""
 HUB = {
@@ -68,6 +70,13 @@ class Catalogue:
     def defaults(self, name: str | None = None) -> Defaults:
         """Return a model's defaults by its settings files; the usual ones for a model that has none on this disk."""
         return defaults_for(*self.configs(name), tiny_vae=(self.path(name) / TINY_VAE_FILES[0]).is_file())
+
+    def own_size_only(self, name: str | None = None) -> bool:
+        """Return whether a model's index says that it draws well at its own size alone."""
+        try:
+            return read_json(self.path(name) / SETTINGS_FILES["model_index"]).get(OWN_SIZE_ONLY) is True
+        except ModelError:  # a single file, or a model on the hub
+            return False
 
 
 def find_models(first: str | None, named: Sequence[str], *, public: bool) -> dict[str, str | None]:

@@ -30,6 +30,7 @@ MEASURED_SIDE = 256
 LARGEST_SIDE = 1024
 """Longest side, in pixels, at which the network is measured: a model whose settings name thousands must load, too."""
 SKETCH_STEPS = 5
+"""Evaluations of the network that a sketch takes (ui/sketch.py)."""
 QUICK = 0.5
 """Seconds below which a sketch feels immediate."""
 ONE_PICTURE = Request()
@@ -105,9 +106,10 @@ def check_seconds(pipeline: Pipeline, request: Request, defaults: Defaults, limi
         )
 
 
-def is_quick(pipeline: Pipeline) -> bool:
-    """Whether the evaluations of a sketch feel immediate on this machine."""
-    return SKETCH_STEPS * pace_of(pipeline).evaluation < QUICK
+def is_quick(pipeline: Pipeline, side: int | None = None) -> bool:
+    """Whether the evaluations of a sketch of side x side pixels, by default the model's, feel immediate here."""
+    pace = pace_of(pipeline)
+    return SKETCH_STEPS * pace.evaluation * ((side or pace.side) / pace.side) ** 2 < QUICK
 
 
 def describe(pipeline: Pipeline) -> str:

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -88,7 +88,8 @@ class LoadedModels:
         Reads files: not for an event loop. Raises `RequestError` for an unknown name.
         """
         pipeline = self.loaded(name)
-        return self.limits.of_model(self.catalogue.defaults(name) if pipeline is None else pipeline.defaults)
+        defaults = self.catalogue.defaults(name) if pipeline is None else pipeline.defaults
+        return self.limits.of_model(replace(defaults, own_size_only=self.catalogue.own_size_only(name)))
 
     def loaded(self, name: str | None = None) -> Pipeline | None:
         """Return a model, by default the first, if it is in memory."""

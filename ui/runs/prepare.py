@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from stable_diffusion.request import Request
+from stable_diffusion.request import Defaults, Request
 
 from ..keep.marks import keep_mark
 from .adapter_files import add_files
@@ -24,15 +24,10 @@ if TYPE_CHECKING:
 
 def prepare(models: LoadedModels, request: Request) -> tuple[Pipeline, Request]:
     """Return a request's model, and the request complete with its pictures; `RequestError` if it can't be served."""
-    from stable_diffusion.mask import with_pictures
-
     models.limits.check(request)  # before the model is loaded
     pipeline, defaults = models.pipeline(request.model), models.defaults(request.model)
     models.limits.check(request, defaults)  # before a size is refused for its unit: the size to try is smaller
-    photo, request = request.image, with_pictures(request, defaults)
-    if photo is not None:
-        assert isinstance(request.image, Image.Image)
-        keep_mark(photo, request.image)
+    request = read_pictures(request, defaults)
     models.limits.check(request, defaults)
     check_seconds(pipeline, request, defaults, models.limits)
     add_files(pipeline)
@@ -40,6 +35,20 @@ def prepare(models: LoadedModels, request: Request) -> tuple[Pipeline, Request]:
     assert request.preview is not None
     pipeline.models.decoder_for(request.preview)
     return pipeline, request
+
+
+def read_pictures(request: Request, defaults: Defaults) -> Request:
+    """Return the request complete, with photo and mask as pictures of its size; the photo keeps its mark.
+
+    Raises `RequestError` where that fails.
+    """
+    from stable_diffusion.mask import with_pictures
+
+    photo, request = request.image, with_pictures(request, defaults)
+    if photo is not None:
+        assert isinstance(request.image, Image.Image)
+        keep_mark(photo, request.image)
+    return request
 
 
 def prepare_all(models: LoadedModels, requests: Sequence[Request], limits: Limits) -> tuple[Pipeline, list[Request]]:

@@ -46,7 +46,7 @@ class PageRun:
     @property
     def link(self) -> str:
         """The query of a link that draws the run again; empty before it has started."""
-        return "" if self.request is None else to_query(self.request)
+        return "" if self.request is None else to_query(self.request.with_values(image=self.asked.image))
 
     def add(self, event: Event) -> None:
         """Insert a step into the film in order; a preview that comes after later steps replaces its own step.

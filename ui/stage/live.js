@@ -11,6 +11,7 @@ const SPEEDS = {"1×": 60, slow: 500, "step by step": Infinity}; // milliseconds
 const [FIRST, LONG] = [5, 300]; // the first steps, in which the most happens, are held longer
 const THUMB = 56;
 const VISIT = 40; // runs that a visit remembers
+const PHOTO = ["The photo that it was drawn from", "the photo"];
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
 let run = null;
@@ -30,7 +31,7 @@ function setPicture(img, source, alt) {
   Object.assign(img, {src: source || "", alt: source ? alt : "", hidden: !source});
 }
 
-// The noise stands beside the picture; where there is no room, it lies over it, left of the divider.
+// The noise, or at the end the photo, stands beside the picture; without room for it, it lies left of the divider.
 function setNoise(source, alt, caption) {
   for (const img of [noisy, covered]) setPicture(img, source, alt);
   noise.hidden = covered.parentElement.hidden = split.hidden = !source;
@@ -61,7 +62,9 @@ function show(step) {
   setPicture(picture, step[layered], altOf(where));
   picture.dataset.layer = layered;
   const first = frames[0] ?? frames[1];
-  if (over) setNoise(first?.xt, "The noise that the picture came out of", "the noise it came out of");
+  root.toggleAttribute("data-photo", Boolean(over && step.photo));
+  if (over && step.photo) setNoise(step.photo, ...PHOTO);
+  else if (over) setNoise(first?.xt, "The noise that the picture came out of", "the noise it came out of");
   else setNoise(step.xt, `The noise at ${where}`, step.index ? "the noise it gets" : "the noise it begins with");
   guess.querySelector("figcaption").textContent = over ? "the picture" : LAYERS[layered];
   guess.querySelector("figcaption").hidden = noise.hidden;
@@ -195,6 +198,15 @@ function reset(id) {
   steps.hidden = true;
 }
 
+// Each step of a sketch takes the place of the one before.
+function sketch({x0, photo}) {
+  setPicture(picture, x0, altOf("sketched"));
+  root.toggleAttribute("data-photo", Boolean(photo));
+  setNoise(photo, ...PHOTO);
+  guess.querySelector("figcaption").textContent = "the picture";
+  guess.querySelector("figcaption").hidden = !photo;
+}
+
 function clear() {
   setPicture(picture, null);
   setNoise(null, "", "");
@@ -241,15 +253,18 @@ function update() {
     hint.textContent = IDLE;
     return open(value.opening);
   }
-  if (value.run !== run) reset(value.run);
+  if (value.run !== run) {
+    reset(value.run);
+    if (value.state === "sketch") divide(0);
+  }
   // On a phone the view is below the form, out of sight.
   if (value.state === "waiting") root.scrollIntoView({block: "nearest", behavior: "smooth"});
   if (value.index === undefined) {
     // The picture before stays, dimmed, until the noise of the new run is there.
     hint.textContent = value.state === "idle" ? IDLE : value.text;
     status.textContent = value.status ?? "";
-    if (value.state !== "waiting") clear();
-    if (value.x0) setPicture(picture, value.x0, altOf("sketched"));
+    if (value.x0) sketch(value);
+    else if (value.state !== "waiting") clear();
     return;
   }
   (value.frames ?? []).forEach(put);

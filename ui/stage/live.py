@@ -15,10 +15,11 @@ from urllib.parse import urlencode
 import gradio as gr
 from PIL import Image
 
+from stable_diffusion.request import Picture
+
 from ..runs.cost import duration
 from ..runs.events import Event, webp
 from ..runs.registry import new_run_id
-from . import opening
 
 HERE = Path(__file__).parent
 PICTURES: tuple[Literal["x0", "xt", "guided", "unguided"], ...] = ("x0", "xt", "guided", "unguided")
@@ -49,6 +50,8 @@ class Message(TypedDict, total=False):
     xt: str | None
     guided: str | None
     unguided: str | None
+    photo: str | None
+    """The photo of a run over one, as it was used, with its last message: data URI or address."""
     start: Message | None
     """Step 0, the noise, which comes with the first step."""
     frames: list[Message]
@@ -58,17 +61,14 @@ class Message(TypedDict, total=False):
     """Address of the messages of a recorded run, for an empty stage."""
 
 
-def live_view(elem_id: str, *, film: bool) -> gr.HTML:
-    """Build the live view of one tab, empty or with the opening film.
+def live_view(elem_id: str, film: Path) -> gr.HTML:
+    """Build the live view of one tab with its opening film.
 
     Components that are built inside it, in a `with` block, stand under the stage.
     """
-    empty = idle()
-    if film:
-        gr.set_static_paths([opening.FILM])
-        empty["opening"] = address(opening.FILM)
+    gr.set_static_paths([film])
     return gr.HTML(
-        value=empty,
+        value={"state": "idle", "opening": address(film)},
         html_template=(HERE / "live.html").read_text(encoding="utf-8"),
         css_template=(HERE / "live.css").read_text(encoding="utf-8"),
         js_on_load=(HERE / "live.js").read_text(encoding="utf-8"),
@@ -94,10 +94,10 @@ def failed(run_id: str, text: str) -> Message:
     return {"run": run_id, "state": "failed", "text": text}
 
 
-def sketch(picture: bytes, prompt: str, status: str) -> Message:
-    """Return the message that shows a WebP file which belongs to no run."""
-    link = urlencode({"prompt": prompt})
-    return {"run": "sketch", "state": "sketch", "link": link, "text": "", "status": status, "x0": webp_uri(picture)}
+def sketch(picture: bytes, prompt: str, status: str, photo: str | None) -> Message:
+    """Return the message that shows a WebP file which belongs to no run, beside the photo that it was drawn from."""
+    link, x0 = urlencode({"prompt": prompt}), webp_uri(picture)
+    return {"run": "sketch", "state": "sketch", "link": link, "text": "", "status": status, "x0": x0, "photo": photo}
 
 
 def step(run_id: str, event: Event) -> Message:
@@ -122,9 +122,12 @@ def step(run_id: str, event: Event) -> Message:
     }
 
 
-def steps(run_id: str, events: Sequence[Event]) -> list[Message]:
-    """Return the film of a run: the messages of its steps."""
-    return [step(run_id, event) for event in events]
+def steps(run_id: str, events: Sequence[Event], photo: Picture | None = None) -> list[Message]:
+    """Return the film of a run: the messages of its steps. photo: as the run used it, for a run that is over."""
+    film = [step(run_id, event) for event in events]
+    if isinstance(photo, Image.Image):
+        film[-1]["photo"] = data_uri(photo)
+    return film
 
 
 def so_far(run_id: str, film: Sequence[Message], link: str) -> Message:

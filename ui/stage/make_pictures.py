@@ -13,7 +13,6 @@ from stable_diffusion import Pipeline, Step
 from stable_diffusion.images import fit_image, read_image
 from stable_diffusion.request import Request
 
-from ..keep.link import to_query
 from ..runs.events import event_of
 from ..runs.registry import PageRun
 from . import live, opening
@@ -26,6 +25,7 @@ PROMPTS = (
     "a purple umbrella, fluent color style, on a yellow background",
 )
 STRENGTHS = (0.3, 0.5, 0.6, 0.7, 0.8, 1.0)
+CARD = 128  # pixels of a picture of the strip of strengths
 SIDE, GAP, LINE = 192, 8, 18
 LETTERS = 30  # of a label's line below a picture
 INK, PAPER = "#1c1917", "#fafaf9"
@@ -84,15 +84,40 @@ def strengths(pipe: Pipeline) -> None:
 
 
 def open_page(pipe: Pipeline) -> None:
-    """The run that the page opens with, as a message of the live view."""
+    """The runs that the tabs open with, as messages of the live view."""
     prompt, seed = opening.EXAMPLES[0]
-    run = pipe.begin(prompt, seed=seed, preview="vae")
-    page_run, start = PageRun("t2i", run.request), run.query
+    record(pipe, "t2i", Request(prompt, seed=seed, preview="vae"))
+    record(pipe, "i2i", photo_request(opening.STRENGTH).with_values(preview="vae"))
+
+
+def photo_request(strength: float) -> Request:
+    """Return the request of the first photo's example at a strength."""
+    name, prompt = opening.PHOTO_EXAMPLES[0]
+    return Request(prompt, image=opening.PHOTOS / name, strength=strength, seed=opening.SEED)
+
+
+def record(pipe: Pipeline, kind: str, request: Request) -> None:
+    """Record a run as the opening film of a tab."""
+    request = request.with_values(width=pipe.default_size, height=pipe.default_size)
+    run = pipe.begin(request)
+    page_run, start = PageRun(kind, request, request=run.request), run.query
     for step in run.steps():
         page_run.add(event_of(step, run.request, pipe.models.name, 0.0, start=start))
         start = None
-    film = live.steps(page_run.run_id, page_run.film)
-    opening.FILM.write_text(json.dumps(live.so_far("opening", film, to_query(run.request))), encoding="utf-8")
+    film = live.steps(page_run.run_id, page_run.film, run.request.image)
+    text = json.dumps(live.so_far("opening", film, page_run.link))
+    opening.FILMS[kind].write_text(text, encoding="utf-8")
+
+
+def strip(pipe: Pipeline) -> None:
+    """The first photo's picture at every strength of the strip below it."""
+    for strength in opening.STRENGTHS:
+        size = {"width": pipe.default_size, "height": pipe.default_size}
+        picture = pipe(photo_request(strength).with_values(**size)).images[0]
+        opening.strength_card(strength).parent.mkdir(exist_ok=True)
+        picture.resize((CARD, CARD), Image.Resampling.LANCZOS).save(
+            opening.strength_card(strength), quality=85, method=6
+        )
 
 
 def cards(pipe: Pipeline) -> None:
@@ -110,6 +135,7 @@ def main() -> None:
     strengths(pipe)
     open_page(pipe)
     cards(pipe)
+    strip(pipe)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The opening film and the example cards, files that the page shows before its first run.
+"""The opening films and the example cards, files that the page shows before its first run.
 
 `python -m ui.stage.make_pictures` draws them with the bundled model.
 """
@@ -8,11 +8,13 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
-PHOTOS = ASSETS / "examples"
+from ..keep.link import PHOTOS
+
+ASSETS = PHOTOS.parent
 EXAMPLES = (
     ("a rocket, on a blue background", 0),
     ("a fox", 4),
@@ -20,17 +22,21 @@ EXAMPLES = (
     ("a green apple next to a red heart", 8),
     ("a sunflower, on a blue background", 13),
 )
-"""Prompts with the seeds of the pictures on their cards. The film is of the first."""
+"""Prompts with the seeds of the pictures on their cards. The tab's film is of the first."""
 PHOTO_EXAMPLES = (
-    ("cat.jpg", "a cat face, fluent 3d style, on a beige background"),
+    ("flower.jpg", "a sunflower, noto style, on a teal background"),
     ("coffee.jpg", "a cup of coffee, fluent color style, on a brown background"),
     ("rocket.jpg", "a candle, fluent 3d style, on a dark blue background"),
-    ("flower.jpg", "a sunflower, noto style, on a teal background"),
+    ("cat.jpg", "a cat face, fluent 3d style, on a beige background"),
 )
-"""Photos with a prompt each. A prompt names the photo's background: without it the bundled model draws a white one,
-and while the photo's own gives way, things can lose their place."""
-FILM = ASSETS / "opening.json"
-"""The messages of a recorded run of the first example, which the stage plays before a visitor's first run."""
+"""Photos with a prompt each; the tab's film is of the first. A prompt names the photo's background: without it the
+bundled model draws a white one, and while the photo's own gives way, things can lose their place."""
+STRENGTH, SEED = 0.45, 0
+"""Strength and seed of the photos' examples; the seed is that of a first sketch, too."""
+STRENGTHS = tuple(tenths / 10 for tenths in range(2, 11))
+"""The strengths of the strip that stands under the first photo's picture."""
+FILMS = {"t2i": ASSETS / "opening.json", "i2i": ASSETS / "opening_photo.json"}
+"""By tab, the messages of a recorded run of its first example, which the stage plays before a visitor's first run."""
 
 
 def example(photo: str | None = None) -> tuple[str, int | None]:
@@ -45,7 +51,12 @@ def card(number: int) -> Path:
     return ASSETS / "cards" / f"{number}.webp"
 
 
-def cards(pictures: Sequence[tuple[Path, str]], label: str, elem_id: str) -> gr.Gallery:
+def strength_card(strength: float) -> Path:
+    """Return the path of the first photo's picture at that strength."""
+    return ASSETS / "strengths" / f"{10 * strength:.0f}.webp"
+
+
+def cards(pictures: Sequence[tuple[Path, str]], label: str, elem_id: str, **options: Any) -> gr.Gallery:
     """Build a row of pictures with captions; its `select` event has the index of the picture that was pressed."""
     return gr.Gallery(
         [(str(path), text) for path, text in pictures],
@@ -58,4 +69,5 @@ def cards(pictures: Sequence[tuple[Path, str]], label: str, elem_id: str) -> gr.
         interactive=False,
         elem_id=elem_id,
         elem_classes="cards",
+        **options,
     )

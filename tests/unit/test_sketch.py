@@ -1,0 +1,52 @@
+"""The requests of sketches: small where the model draws that well, and with photos that are read once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from stable_diffusion.request import Defaults, Request
+from ui.runs.cost import SKETCH_STEPS
+from ui.sketch import quick_request, read_once
+from ui.tab import SketchState
+
+
+@pytest.mark.parametrize(
+    ("defaults", "size", "small"),
+    [
+        (Defaults(512), (512, 512), (256, 256)),
+        (Defaults(512), (512, 768), (256, 384)),
+        (Defaults(512), (256, 256), (256, 256)),
+        (Defaults(512), (1024, 512), (512, 256)),
+        (Defaults(256, 16, own_size_only=True), (256, 256), (256, 256)),
+        (Defaults(256, 16, own_size_only=True), (512, 256), (256, 256)),
+    ],
+)
+def test_a_sketch_is_as_small_as_the_model_draws_well(
+    defaults: Defaults, size: tuple[int, int], small: tuple[int, int]
+):
+    request = quick_request(Request("a fox", width=size[0], height=size[1], num_images=4), None, defaults)
+    assert (request.width, request.height) == small
+    assert (request.steps, request.num_images, request.seed) == (SKETCH_STEPS, 1, 0)
+    assert defaults.complete(request).preview != "none"  # its steps are seen
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.45, 1])
+def test_a_sketch_of_a_photo_takes_as_many_steps_at_any_strength(strength: float):
+    form = Request("a fox", image="photo.png", strength=strength, width=256, height=256)
+    assert quick_request(form, None, Defaults(512)).steps == SKETCH_STEPS
+
+
+def test_sketches_of_one_photo_read_it_once(tmp_path: Path):
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "photo.png")
+    sketch, request = SketchState(), Request("a fox", image=tmp_path / "photo.png", width=32, height=32, strength=0.4)
+    first = read_once(sketch, request, Defaults(64))
+    (tmp_path / "photo.png").unlink()
+    again = read_once(sketch, request.with_values(strength=0.8), Defaults(64))
+    assert again.image is first.image
+    assert (again.strength, again.sampler) == (0.8, first.sampler)
+    Image.new("RGB", (40, 30), "blue").save(tmp_path / "other.png")
+    other = read_once(sketch, request.with_values(image=tmp_path / "other.png"), Defaults(64))
+    assert other.image.getpixel((0, 0)) == (0, 0, 255)
