@@ -9,9 +9,13 @@ All visitors ask at the same moment. Prints medians over the rounds. Machines ar
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
+import json
 import socket
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterable
@@ -19,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import torch
@@ -115,31 +120,65 @@ def fairness(engine: Engine, pipe: Pipeline, steps: int) -> None:
     line("over fair sharing, twice the time alone", beside.done / (2 * lone.done), "x", "at most 2")
 
 
-def served(pipe: Pipeline, steps: int, rounds: int) -> None:
-    """Measure a run through the page's API beside the same run in the library, both without previews."""
+def body_of(steps: int, seed: int, preview: str) -> dict[str, Any]:
+    """Return a request as the API takes it."""
+    return {"prompt": PROMPT, "num_inference_steps": steps, "guidance_scale": 4.0, "seed": seed, "preview": preview}
+
+
+async def ask(http: httpx.AsyncClient, body: dict[str, Any]) -> Visit:
+    """Draw by HTTP, and read the stream without understanding it."""
+    asked, first, end = time.perf_counter(), 0.0, b""
+    answer = await http.post("gradio_api/call/v2/text2image", json=body)
+    call = answer.raise_for_status().json()["event_id"]
+    async with http.stream("GET", f"gradio_api/call/text2image/{call}") as stream:
+        async for part in stream.aiter_raw():
+            first = first or (time.perf_counter() - asked if b'"step": 1,' in part else 0.0)
+            end = (end + part)[-100_000:]
+    assert b"event: complete" in end, end
+    return Visit(first, time.perf_counter() - asked)
+
+
+async def ask_all(url: str, count: int, steps: int, preview: str) -> list[Visit]:
+    """Draw as so many visitors at once."""
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as http:
+        return await asyncio.gather(*(ask(http, body_of(steps, seed, preview)) for seed in range(count)))
+
+
+def crowd_by_http(url: str, count: int, steps: int, preview: str) -> list[Visit]:
+    """Draw as so many visitors at once, from a process of its own, as visitors do."""
+    command = [sys.executable, "-m", "benchmarks.visitors", "--ask", url, str(count), preview, "--steps", str(steps)]
+    return [Visit(*times) for times in json.loads(subprocess.run(command, check=True, capture_output=True).stdout)]  # noqa: S603
+
+
+def served(pipe: Pipeline, steps: int, rounds: int, preview: str) -> None:
+    """Measure 1, 8 and 30 visitors of the API, beside the same run in the library."""
     models = LoadedModels(Catalogue(), load=lambda *_: pipe)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     page = serve(parse_arguments(["--port", str(port)]), models, Local(models))
-    request = Request(PROMPT, num_inference_steps=steps, guidance_scale=4.0, seed=1, preview="none")
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as http:
-
-        def ask() -> float:
-            started = time.perf_counter()
-            body = {"prompt": PROMPT, "num_inference_steps": steps, "guidance_scale": 4.0, "seed": 1, "preview": "none"}
-            call = http.post("gradio_api/call/v2/text2image", json=body).raise_for_status().json()["event_id"]
-            with http.stream("GET", f"gradio_api/call/text2image/{call}") as stream:
-                assert "event: complete" in list(stream.iter_lines())
-            return time.perf_counter() - started
-
-        pairs = [(alone(pipe, request), ask()) for _ in range(rounds + 1)][1:]
+    url = f"http://127.0.0.1:{port}"
+    request = Request(PROMPT, num_inference_steps=steps, guidance_scale=4.0, seed=1, preview=preview)
+    singles, visits = list[float](), {count: list[list[Visit]]() for count in (1, 8, 30)}
+    for turn in range(rounds + 1):
+        single = alone(pipe, request)
+        measured = {count: crowd_by_http(url, count, steps, preview) for count in visits}
+        if turn:  # in the first turn the engine warms up and finds its batch size
+            singles.append(single)
+            for count, found in measured.items():
+                visits[count].append(found)
     page.close()
-    library, api = (statistics.median(times) for times in zip(*pairs, strict=True))
-    print(f"\n{steps} steps by HTTP, previews: none")
+    library = statistics.median(singles)
+    one = statistics.median(max(visit.done for visit in found) for found in visits[1])
+    print(f"\n{steps} steps by HTTP, previews: {preview}")
     line("one alone, library", library, "s")
-    line("one alone, API", api, "s")
-    line("API over library", api / library, "x", "at most 1.15")
+    line("one alone, API over library", one / library, "x", "at most 1.15")
+    for count, goal, first_goal in ((8, "at most 4.5", ""), (30, "at most 12", "at most 4 s")):
+        done = statistics.median(max(visit.done for visit in found) for found in visits[count])
+        line(f"{count} at once over one alone", done / one, "x", goal)
+        first = statistics.median(max(visit.first for visit in found) for found in visits[count])
+        line(f"{count} at once: the last one's first step", first, "s", first_goal)
 
 
 def leftovers(engine: Engine, pipe: Pipeline, runs: int) -> None:
@@ -175,14 +214,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--runs", type=int, default=1000, help="number of runs for memory and threads")
+    parser.add_argument("--ask", nargs=3, metavar=("URL", "COUNT", "PREVIEW"), help="only be visitors of a page")
     arguments = parser.parse_args()
+    if arguments.ask:
+        url, count, preview = arguments.ask
+        visits = asyncio.run(ask_all(url, int(count), arguments.steps, preview))
+        print(json.dumps([(visit.first, visit.done) for visit in visits]))
+        return
     dtype = None if arguments.dtype is None else getattr(torch, arguments.dtype)
     pipe = Pipeline.from_pretrained(arguments.model, dtype=dtype)
     engine = Engine(pipe.models.unet.conv_in.weight.device)
     for preview in ("none", pipe.defaults.preview):
         crowds(engine, pipe, arguments.steps, arguments.rounds, preview)
     fairness(engine, pipe, arguments.steps)
-    served(pipe, arguments.steps, 3 * arguments.rounds)
+    engine.close()
+    for preview in ("none", pipe.defaults.preview):
+        served(pipe, arguments.steps, arguments.rounds, preview)
+    engine = Engine(pipe.models.unet.conv_in.weight.device)
     leftovers(engine, pipe, arguments.runs)
     engine.close()
 
