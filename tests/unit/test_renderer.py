@@ -22,7 +22,7 @@ from ui.inside.noise import noised
 from ui.inside.run import recordings
 from ui.inside.samplers import comparisons
 from ui.runs.backend import T, View
-from ui.stage.film import picture_of
+from ui.stage.frames import picture_of
 from ui.stage.opening import PHOTOS
 
 PAGE = Path(__file__).resolve().parents[2] / "ui"
