@@ -29,6 +29,7 @@ from stable_diffusion.request import (
 from ui.stage import live
 
 from .form.photo import MaskFile, PhotoInput, photo_input, require_photo
+from .form.words import as_read
 from .keep.files import NoRoom
 from .keep.history import keep_pictures
 from .keep.settings import SETTINGS, Setting
@@ -46,7 +47,7 @@ AS_FILE = "a data URI, or the address or path of a file that was uploaded to thi
 ABOUT = {
     "image": f"the photo: {AS_FILE}",
     "mask": f"a picture laid over the photo, white where it is drawn anew, black where it stays: {AS_FILE}",
-    "prompt": "the picture in words, not empty",
+    "prompt": "the picture in words, not empty; the bundled model draws what it reads in it, and each step says what",
     "strength": "the share of the steps that is run: low stays close to the photo",
     "fit": "how the photo is brought to width x height",
     "negative_prompt": "what to keep out of the picture",
@@ -116,7 +117,7 @@ def add_endpoints(backend: Backend, models: LoadedModels, rate: MessageRate) -> 
         ("image2image", "Draw a new picture over a photo."),
     ):
         inputs = arguments(models, photo=name == "image2image")
-        function = endpoint(backend, rate, list(inputs))
+        function = endpoint(backend, models, rate, list(inputs))
         function.__name__ = name  # the name of the tool for language models
         lines = (component.label for component in inputs.values())
         answer = "Streams every step; the last answer holds the pictures as PNG files."
@@ -130,7 +131,9 @@ def add_endpoints(backend: Backend, models: LoadedModels, rate: MessageRate) -> 
         )
 
 
-def endpoint(backend: Backend, rate: MessageRate, names: list[str]) -> Callable[..., AsyncIterator[Answer]]:
+def endpoint(
+    backend: Backend, models: LoadedModels, rate: MessageRate, names: list[str]
+) -> Callable[..., AsyncIterator[Answer]]:
     """Return a function with arguments of these names: image and prompt are required, the others default to None."""
 
     async def function(*arguments: Any) -> AsyncIterator[Answer]:
@@ -142,7 +145,7 @@ def endpoint(backend: Backend, rate: MessageRate, names: list[str]) -> Callable[
             if not str(given["prompt"] or "").strip():
                 raise RequestError("prompt must not be empty: describe the picture, for instance as 'a red apple'")
             request = Request(**{name: value for name, value in given.items() if value is not None})
-            async with aclosing(answers(backend, rate, request, visitor_of(visitor))) as stream:
+            async with aclosing(answers(backend, models, rate, request, visitor_of(visitor))) as stream:
                 async for answer in stream:
                     yield answer
 
@@ -184,11 +187,14 @@ def argument(setting: Setting, models: LoadedModels) -> Component:
     return component
 
 
-async def answers(backend: Backend, rate: MessageRate, request: Request, owner: Visitor) -> AsyncGenerator[Answer]:
+async def answers(
+    backend: Backend, models: LoadedModels, rate: MessageRate, request: Request, owner: Visitor
+) -> AsyncGenerator[Answer]:
     """Run a request and yield an answer for each step, or the newest ones in a crowd.
 
     Raises `RequestError`, naming the argument, if the request can't be served.
     """
+    request = await asyncio.to_thread(as_read, models, request)
     run_id, started = new_run_id(), None
     stream = backend.stream(run_id, request, owner)
     with rate.stream() as due:
@@ -201,10 +207,10 @@ async def answers(backend: Backend, rate: MessageRate, request: Request, owner: 
                 elif news.images is None:
                     assert started is not None, "a run starts before it has steps"
                     if due():
-                        yield [], describe(news, started.dropped)
+                        yield [], describe(news, started)
                 else:
                     assert started is not None, "a run starts before it ends"
-                    step, stopped_at = describe(news, started.dropped), news.index if news.stopped else None
+                    step, stopped_at = describe(news, started), news.index if news.stopped else None
                     try:
                         files = await asyncio.to_thread(keep_pictures, started.request, news.images, stopped_at)
                     except NoRoom:
@@ -219,8 +225,8 @@ def waiting(news: Waiting) -> dict[str, Any]:
     return {"step": 0, **nothing, "waiting": news.text, "position": news.position, "seconds": news.seconds}
 
 
-def describe(event: Event, dropped: dict[str, str]) -> dict[str, Any]:
-    """Return a step as JSON; `dropped` has the text beyond the model's limit, by field."""
+def describe(event: Event, started: Started) -> dict[str, Any]:
+    """Return a step as JSON, with the prompt that is drawn and, by field, the text beyond the model's limit."""
     return {
         "step": event.index,
         "total": event.total,
@@ -230,6 +236,7 @@ def describe(event: Event, dropped: dict[str, str]) -> dict[str, Any]:
         "seconds_per_step": event.seconds_per_step,
         "preview": live.webp_uri(event.x_0),
         "finished": event.images is not None,
-        "dropped": dropped,
+        "prompt": started.request.prompt,
+        "dropped": started.dropped,
         "blurred": event.blurred,
     }

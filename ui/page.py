@@ -20,7 +20,7 @@ from .inside import build_inside
 from .keep.files import DAY, HOUR, UPLOADS
 from .keep.history import History
 from .restore import connect_file, connect_history, connect_inside, connect_link, connect_text, connect_use
-from .resume import connect_form, connect_run
+from .resume import connect_form, connect_run, connect_visit
 from .runs.backend import Backend
 from .runs.errors import errors_on_page
 from .runs.limits import QUEUE_SIZE
@@ -37,6 +37,7 @@ from .web.calls import bad_argument, read_addresses
 MAX_QUEUED = 128 * 2**20
 """Bytes in the bodies of all calls that wait or are answered."""
 TITLE = "Stable Diffusion, live"
+PROMISE = "Watch a picture come out of noise."
 
 
 class Page(gr.Blocks):
@@ -117,7 +118,7 @@ def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
         history = History()
         with gr.Row(elem_id="top"):
             with gr.Column(elem_id="heading"):
-                gr.Markdown(f"# {TITLE}")
+                gr.Markdown(f"# {TITLE}\n{PROMISE}")
                 note = gr.Markdown(model_note(models), elem_id="model-note")
             menu = model_menu(models)
         with gr.Tabs(elem_id="tabs") as pages:
@@ -140,6 +141,7 @@ def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
         tabs = {tab.kind: tab for tab in (words, photos)}
         connect_menu(menu, note, models, [words.controls, photos.controls], page)
         connect_history(tabs, models, pages, history)
+        connect_visit(history, services.registry, page)
         connect_file(tabs, models, pages, file)
         connect_text(tabs, models, pages)
         connect_link(tabs, models, pages, page)

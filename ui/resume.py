@@ -1,4 +1,4 @@
-"""A page that is loaded again finds its form, which the browser keeps, and its run, which goes on here.
+"""A page that is loaded again finds its form, its run, which goes on here, and the pictures of the visit.
 
 Gradio builds a page anew when it is reloaded, or when its connection was lost while a phone slept.
 """
@@ -19,8 +19,10 @@ from ui.stage import live
 
 from .form.controls import CHECKED, Updates
 from .form.fitting import fill
+from .keep.history import MAX_RUNS, FinishedRun, History, Visit
 from .keep.link import from_query
 from .keep.settings import SETTINGS
+from .runs.registry import Registry
 from .runs.visitors import visitor_of
 from .stage.film import read_film, with_final_picture
 from .tab import Services, Tab, follow, keep_in_history
@@ -36,6 +38,14 @@ STORED_RUN = '() => sessionStorage.getItem("%s-live") || ""'
 STORE_FORM = """(...values) => {
   localStorage.setItem("%s-form", JSON.stringify(Object.fromEntries(%s.map((name, i) => [name, values[i]]))));
 }"""
+STORED_VISIT = """() => {
+  try {
+    return [null, localStorage.getItem("visit") || ""];
+  } catch {
+    return [null, ""]; // a browser may forbid storing
+  }
+}"""
+"""The names of the visit's runs, newest first, as ui/stage/live.js notes them."""
 STORED_FORM = '() => [localStorage.getItem("%s-form") || "", sessionStorage.getItem("%s-live") || ""]'
 
 
@@ -66,6 +76,20 @@ def connect_run(tab: Tab, services: Services, page: gr.Blocks) -> None:
 
     outputs = list(dict.fromkeys([*tab.run_outputs, *tab.controls.values()]))
     keep_in_history(tab, page.load(resume, note, outputs, js=STORED_RUN % tab.kind, **CHECKED))
+
+
+def connect_visit(history: History, registry: Registry, page: gr.Blocks) -> None:
+    """Put the pictures of earlier runs back into the visit, as far as this server drew them and still has them.
+
+    The browser brings the runs' names, never files.
+    """
+    stored = gr.Textbox(visible=False)
+
+    def restore(runs: list[FinishedRun], stored: str) -> Visit:
+        found = [run.finished for run in map(registry.get, read_names(stored)) if run is not None]
+        return history.add_earlier(runs, [run for run in found if run is not None])
+
+    page.load(restore, [history.runs, stored], [history.runs, history.gallery], js=STORED_VISIT, **CHECKED)
 
 
 def connect_form(tab: Tab, services: Services, page: gr.Blocks) -> None:
@@ -100,6 +124,15 @@ def read_note(note: str) -> tuple[str, str]:
     except (ValueError, KeyError, TypeError, RecursionError):
         return "", ""
     return run_id, link
+
+
+def read_names(stored: str) -> list[str]:
+    """Return the names of runs that the browser stored, each once and no more than a visit remembers."""
+    try:
+        names = list(json.loads(stored))
+    except (ValueError, TypeError, RecursionError):
+        return []
+    return list(dict.fromkeys(name for name in names[:MAX_RUNS] if isinstance(name, str)))
 
 
 def read_form(stored: str) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from .keep.history import FinishedRun
 from .runs.cost import SKETCH_STEPS, is_quick
 from .runs.errors import explain
 from .runs.events import Event, Waiting
-from .runs.prepare import check, read_pictures
+from .runs.prepare import read_pictures
 from .runs.registry import new_run_id
 from .runs.visitors import Visitor, visitor_of
-from .tab import PAUSE, Services, SketchState, Tab
+from .tab import PAUSE, Services, SketchState, Tab, ready
 
 REST = 10.0
 """Seconds without sketches after one had to wait in the queue."""
@@ -57,7 +57,7 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
         sketch.run_id = run_id = new_run_id()
         try:
             request = quick_request(tab.request(values), values[view.last], defaults)
-            await asyncio.to_thread(check, models, request)
+            request = await asyncio.to_thread(ready, models, request, verbatim=values[tab.verbatim])
             request = await asyncio.to_thread(read_once, sketch, request, defaults)
         except RequestError:  # the form is not finished; Generate shows the message
             return
@@ -77,7 +77,6 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
         cleared: Updates = {
             view.after: gr.Row(visible=False),
             view.results: gr.Gallery(visible=False),
-            view.files: gr.File(visible=False),
             switch: gr.Checkbox(label=DRAW_WHILE_TYPING),
         }
         try:
@@ -107,8 +106,8 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
     gr.on(
         [*changes, switch.input],
         draw,
-        {*tab.controls.values(), switch, view.sketch, view.run_id, view.last},
-        [view.live, view.after, view.results, view.files, switch],
+        {*tab.controls.values(), tab.verbatim, switch, view.sketch, view.run_id, view.last},
+        [view.live, view.after, view.results, switch],
         trigger_mode="always_last",
         **CHECKED,
     )

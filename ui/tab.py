@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -17,23 +18,26 @@ from stable_diffusion.request import Picture, Request
 from ui.stage import live
 
 from .form.controls import CHECKED, QUIET, Controls, Updates, Values, request_of
+from .form.words import as_read
 from .keep.files import NoRoom
 from .keep.history import FinishedRun, History
 from .runs.backend import Backend
 from .runs.errors import errors_on_page, explain, page_error, titled
 from .runs.events import Event, Started, Waiting
+from .runs.match import closest
 from .runs.message_rate import MessageRate
 from .runs.models import LoadedModels
 from .runs.prepare import check
 from .runs.registry import PageRun, Registry
 from .runs.visitors import Visitor, visitor_of
-from .stage.film import film_files, finish, with_final_picture
+from .stage.film import finish, save_film, save_strip, with_final_picture
 from .stage.opening import FILMS, example
 
 BLURRED = (
     "The model's safety checker found something that is not for everybody, and it errs at times: "
     "try another prompt or another seed."
 )
+CLOSEST = "closest to your words"
 NOT_KEPT = "The picture stays on the stage until you draw the next one: save it from there."
 
 PAUSE = 0.1
@@ -58,6 +62,25 @@ COPY_LINK = """async () => {
 }"""
 """Copy the run's link, which also becomes the page's address: a browser may forbid copying. A server takes addresses of
 64 kB at most, with the other headers of a request."""
+
+TELL = '() => { document.querySelector("#%s .status").textContent = "%s"; }'
+"""Write a sentence under the stage."""
+
+TAKE = """async (address) => {
+  const link = Object.assign(document.createElement("a"), {href: address, download: address.split("/").at(-1)});
+  const status = document.querySelector("#%s .status");
+  status.textContent = "";
+  if (matchMedia("(pointer: coarse)").matches && navigator.canShare) {
+    const content = await fetch(address).then((answer) => answer.blob());
+    const files = [new File([content], link.download, {type: content.type})];
+    const sent = () => navigator.share({files}).then(() => true, (error) => error.name === "AbortError");
+    if (navigator.canShare({files}) && (await sent())) return;
+  }
+  link.click();
+  status.textContent = `Saved as ${link.download}`;
+}"""
+"""Download a file that the server has just made. On a phone offer it to other apps; a browser may forbid that where the
+press was seconds ago."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +128,9 @@ class View:
     inside: gr.Button
     link: gr.Button
     save: gr.Button
-    files: gr.File
+    strip: gr.Button
+    saved: gr.Textbox
+    """The address of the film or strip that was saved last, hidden."""
     run_id: gr.State
     """The name of the tab's newest run, which Stop ends."""
     sketch: gr.State
@@ -124,6 +149,8 @@ class Tab:
     """The switch of drawing while the form changes."""
     fill: gr.Button
     """Restores the settings of a text in the prompt; visible for such a text alone."""
+    verbatim: gr.Checkbox
+    """Whether the prompt is drawn as typed, and not in the words that the model knows."""
 
     def request(self, values: Values) -> Request:
         """Return the request of the form; `RequestError` for a value that no model takes."""
@@ -144,7 +171,7 @@ class Tab:
     @property
     def finished_outputs(self) -> list[Block]:
         """The components that `show` updates."""
-        return [self.view.results, self.view.last, self.view.after, self.view.download, self.view.files]
+        return [self.view.results, self.view.last, self.view.after, self.view.download]
 
     @property
     def run_outputs(self) -> list[Block]:
@@ -155,12 +182,16 @@ class Tab:
         """Return the updates that show a finished run, apart from its film; the stage shows a single picture."""
         view, alone = self.view, len(run.files) == 1
         return {
-            view.results: gr.Gallery([] if alone else list(run.files), visible=not alone),
+            view.results: gr.Gallery([] if alone else captioned(run), visible=not alone),
             view.last: run,
             view.after: gr.Row(visible=True),
             view.download: gr.DownloadButton(value=run.files[0], visible=alone),
-            view.files: gr.File(visible=False),
         }
+
+
+def captioned(run: FinishedRun) -> list[tuple[str, str | None]]:
+    """Return the pictures of a run for a gallery, the one that matches the prompt best with a mark."""
+    return [(file, CLOSEST if place == run.best else None) for place, file in enumerate(run.files)]
 
 
 def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
@@ -187,11 +218,12 @@ def run_view(kind: str, buttons: tuple[gr.Button, gr.Button], edge: Sequence[Com
             inside = gr.Button("Look inside", visible=kind == "t2i", **tool(kind, "inside"))  # that tab takes no photo
             link = gr.Button("Copy link", **tool(kind, "link"))
             save = gr.Button("Save film", **tool(kind, "save"))
-    files = gr.File(label="Animation and contact strip", file_count="multiple", visible=False, elem_id=f"{kind}-files")
+            strip = gr.Button("Save strip", **tool(kind, "strip"))
+    saved = gr.Textbox(visible=False)
     results = gr.Gallery(
         label="Your pictures",
         format="png",
-        columns=4,
+        columns=2,
         fit_columns=False,
         height="auto",
         object_fit="contain",
@@ -202,7 +234,7 @@ def run_view(kind: str, buttons: tuple[gr.Button, gr.Button], edge: Sequence[Com
         visible=False,
     )
     last, run_id, sketch = gr.State(None), gr.State(""), gr.State(SketchState())
-    return View(*buttons, view, results, last, after, download, use, inside, link, save, files, run_id, sketch)
+    return View(*buttons, view, results, last, after, download, use, inside, link, save, strip, saved, run_id, sketch)
 
 
 def tool(kind: str, name: str) -> dict[str, Any]:
@@ -223,7 +255,7 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
             request = tab.request({**values, **example})
             if request.seed is None and sketch.seed is not None:  # the sketch is drawn in full
                 request = request.with_values(seed=sketch.seed)
-            await asyncio.to_thread(check, services.models, request)
+            request = await asyncio.to_thread(ready, services.models, request, verbatim=values[tab.verbatim])
         asker = visitor_of(visitor)
         run = PageRun(tab.kind, request, asker.address)
         sketch.run_id, sketch.seed, sketch.drawn = "", None, tab.form({**values, **example})
@@ -243,19 +275,37 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
     def supersede(run_id: str) -> None:
         """End the tab's last run without its pictures, if it still goes on: Generate was pressed again."""
         run = registry.get(run_id)
-        if run is not None:
+        if run is not None and run.finished is None:
             run.page = None
             stop(run_id)
             registry.forget(run)
 
     outputs = [*tab.run_outputs, tab.controls["prompt"], tab.controls["seed"]]
-    inputs = {*tab.controls.values(), view.sketch, view.run_id}
+    inputs = {*tab.controls.values(), tab.verbatim, view.sketch, view.run_id}
     keep_in_history(tab, view.generate.click(generate, inputs, outputs, trigger_mode="multiple", **CHECKED))
     view.stop.click(stop, view.run_id, None, **QUIET)
     reuse.click(lambda run: str(finished(run).request.seed), view.last, tab.controls["seed"], **CHECKED)
-    view.save.click(save_film, view.last, view.files, show_progress="hidden", api_visibility="private")
+    for button, make in ((view.save, save_film), (view.strip, save_strip)):
+        connect_save(f"{tab.kind}-live", button, make, view)
     # The live view has the link's query; only the browser knows the page's address.
     view.link.click(None, js=COPY_LINK % f"{tab.kind}-live", api_visibility="private")
+
+
+def ready(models: LoadedModels, request: Request, *, verbatim: bool) -> Request:
+    """Return a form's request with the prompt that its model draws; `RequestError` if it can't be served here."""
+    request = request if verbatim else as_read(models, request)
+    check(models, request)
+    return request
+
+
+def connect_save(stage: str, button: gr.Button, make: Callable[[FinishedRun], str], view: View) -> None:
+    """Have a button make a file of the tab's run, which the browser then takes without another press."""
+    button.click(None, js=TELL % (stage, "The file is being made."), api_visibility="private")
+    made = button.click(
+        partial(address_of, make), view.last, view.saved, show_progress="hidden", api_visibility="private"
+    )
+    made.success(None, view.saved, js=TAKE % stage, api_visibility="private")
+    made.failure(None, js=TELL % (stage, ""), api_visibility="private")
 
 
 def keep_in_history(tab: Tab, ended: Dependency) -> None:
@@ -297,7 +347,7 @@ async def follow(tab: Tab, services: Services, run: PageRun, owner: Visitor) -> 
                             unsent = []
                     else:
                         ended = True
-                        yield await end(tab, run, news)
+                        yield await end(tab, services.models, run, news)
         if run.page is page and not ended:
             registry.forget(run)
             yield {view.live: live.idle()}
@@ -312,16 +362,18 @@ async def follow(tab: Tab, services: Services, run: PageRun, owner: Visitor) -> 
             run.page = None
 
 
-async def end(tab: Tab, run: PageRun, last: Event) -> Updates:
+async def end(tab: Tab, models: LoadedModels, run: PageRun, last: Event) -> Updates:
     """Keep a run's files after its last event, and return the updates that show them."""
     assert run.request is not None, "a run starts before it has steps"
     run.add(last)
     film = await asyncio.to_thread(live.steps, run.run_id, run.film, run.request.image)
     try:
         finished = await asyncio.to_thread(finish, tab.kind, run.asked, run.request, last, film)
+        best = await asyncio.to_thread(closest, models.catalogue.path(run.request.model), run.request, finished.files)
     except NoRoom as error:
         gr.Warning(titled("Not kept", f"{explain(error)} {NOT_KEPT}"))
         return {tab.view.live: live.last(film, run.link)}
+    finished = replace(finished, best=best)
     run.finish(finished)
     if film and finished.film is None:
         gr.Warning(titled("Film not kept", "The server has no room for this run's film. Its pictures are kept."))
@@ -343,7 +395,7 @@ def finished(run: FinishedRun | None) -> FinishedRun:
     return run
 
 
-def save_film(run: FinishedRun | None) -> gr.File:
-    """Return the files of a run's animation and contact strip."""
+def address_of(make: Callable[[FinishedRun], str], run: FinishedRun | None) -> str:
+    """Return the address of a file that is made of the run that the tab shows."""
     with errors_on_page():
-        return gr.File(film_files(finished(run)), visible=True)
+        return live.address(make(finished(run)))

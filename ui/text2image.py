@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gradio as gr
 
-from .form.controls import CHECKED, more_controls, sampling_controls
+from .form.controls import CHECKED, QUIET, more_controls, sampling_controls
 from .form.inputs import picked
 from .form.prompt import prompt_controls
+from .form.words import WALL, knows_words, wall
 from .keep.history import History
 from .stage.opening import EXAMPLES, card, cards
 from .tab import PRESS, Services, Tab, connect, run_buttons, run_view
@@ -21,6 +22,9 @@ def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
             controls = prompt_controls(f"Describe a picture: {EXAMPLES[0][0]}", model, models, kind)
             pictures = [(card(number), prompt) for number, (prompt, _) in enumerate(EXAMPLES)]
             examples = cards(pictures, "Or press one of these", f"{kind}-cards")
+            if WALL.is_dir():
+                everything = wall(f"{kind}-wall")
+                model.change(lambda name: gr.Accordion(visible=knows_words(models, name)), model, everything, **QUIET)
         buttons = run_buttons(kind)
         with gr.Column(elem_classes="view"):
             view = run_view(kind, buttons)
@@ -28,8 +32,8 @@ def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, model, models)
     controls["prompt"].value = EXAMPLES[0][0]
-    reuse, filling, sketch = (controls.pop(name) for name in ("_reuse", "_fill", "_sketch"))
-    tab = Tab(kind, controls | {"model": model}, view, history, sketch, filling)
+    reuse, filling, verbatim, sketch = (controls.pop(name) for name in ("_reuse", "_fill", "_verbatim", "_sketch"))
+    tab = Tab(kind, controls | {"model": model}, view, history, sketch, filling, verbatim)
     connect(tab, services, reuse)
 
     def fill(event: gr.SelectData) -> tuple[str, str]:

@@ -9,12 +9,17 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
+from tests.marks import READ
 from ui.keep.metadata import read_infotext
+from ui.stage.frames import BOX, MARGIN, TOP
 
+from .conftest import PATIENCE
 from .visitor import Visitor
 
 
@@ -57,13 +62,51 @@ def test_the_film_can_be_watched_again(finished: Visitor):
     expect(view.locator(".x0 img")).to_have_attribute("src", last)
 
 
-def test_the_film_can_be_saved(finished: Visitor):
+def test_a_press_saves_the_film_and_another_the_strip(finished: Visitor, tmp_path: Path):
     page = finished.page
+    with page.expect_download() as film:
+        page.get_by_role("button", name="Save film").click()
+    assert film.value.suggested_filename == "a-red-fox-42.mp4"
+    with av.open(film.value.path()) as video:
+        assert "Seed: 42" in video.metadata["comment"]
+        last = [frame.to_image(**READ) for frame in video.decode(video=0)][-1]
+    picture = last.crop((MARGIN, TOP, MARGIN + BOX, TOP + BOX))
+    final = Image.open(io.BytesIO(finished.file())).convert("RGB").resize((BOX, BOX))
+    assert np.abs(np.asarray(picture, float) - np.asarray(final, float)).mean() < 4
+    with page.expect_download() as strip:
+        page.get_by_role("button", name="Save strip").click()
+    assert strip.value.suggested_filename == "a-red-fox-42-strip.png"
+    assert Image.open(strip.value.path()).width > Image.open(strip.value.path()).height
+
+
+def test_a_phone_shares_the_film(visit: Callable[..., Page]):
+    page = visit("?prompt=an+owl&seed=3&num_inference_steps=2", has_touch=True, is_mobile=True)
+    page.evaluate("""() => {
+      navigator.canShare = () => true;
+      navigator.share = async ({files: [film]}) => (window.shared = [film.name, film.type, film.size > 1000]);
+    }""")
+    Visitor(page).expect_result()
     page.get_by_role("button", name="Save film").click()
-    links, frames = page.locator("#t2i-files a[download]"), finished.view.locator(".film button").count()
-    expect(links).to_have_count(2)
-    files = [Image.open(io.BytesIO(page.request.get(link.get_attribute("href")).body())) for link in links.all()]
-    assert sorted((file.format, getattr(file, "n_frames", 1)) for file in files) == [("PNG", 1), ("WEBP", frames)]
+    page.wait_for_function("window.shared")
+    assert page.evaluate("window.shared") == ["an-owl-3.mp4", "video/mp4", True]
+
+
+def test_the_visit_comes_back_in_another_tab_of_the_browser(finished: Visitor):
+    page = finished.page
+    finished.open_settings()
+    finished.set_number("count", 2)
+    finished.generate()
+    thumbnails = "#history button.thumbnail-item"
+    expect(page.locator(thumbnails)).to_have_count(3)
+    expect(page.locator("#t2i-results").get_by_text("closest to your words")).to_have_count(1)
+    page.close()
+    other = page.context.new_page()
+    other.set_default_timeout(PATIENCE)
+    other.goto(page.url)
+    expect(other.locator(thumbnails)).to_have_count(3)
+    other.locator(thumbnails).last.click()
+    expect_form(other, "a red fox", "42", "4")
+    expect(other.locator("#t2i-live .film button").last).to_have_accessible_name("Show step 4")
 
 
 def test_settings_come_back_from_history_from_a_picture_and_from_a_link(finished: Visitor, tmp_path: Path):

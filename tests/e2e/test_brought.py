@@ -110,7 +110,7 @@ def test_programs_name_loras_and_weigh_words(client: Client):
 
 def test_the_page_says_what_a_picture_takes_here(page: Page):
     expect(page.locator("#model-note")).to_have_text(
-        re.compile(r"It draws emoji-like pictures .*\. A picture of 20 steps takes about [\d.]+ s here\.")
+        re.compile(r"A small model, trained on emoji, .*\. A picture of 20 steps takes about [\d.]+ s here\.")
     )
     page.locator("#model input").click()
     for name in ("Stable Diffusion 1.5 (from the hub), 4.3 GB", "BK-SDM tiny (from the hub), 2.1 GB"):

@@ -23,6 +23,12 @@ def inside(page: Page) -> Page:
     return opened(page)
 
 
+@pytest.fixture
+def page(visit: Callable[..., Page]) -> Page:
+    """The page of a visitor who likes motion: what is recorded plays by itself."""
+    return visit(reduced_motion="no-preference")
+
+
 def opened(page: Page, section: str | None = None) -> Page:
     """The page at the Inside tab, or at one of its sections."""
     unfold(page, "tab", "Inside", "#inside-tabs")

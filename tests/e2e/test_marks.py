@@ -33,11 +33,12 @@ def download(finished: Visitor) -> list[bytes]:
 
 
 def film_and_strip(finished: Visitor) -> list[bytes]:
-    page = finished.page
-    page.get_by_role("button", name="Save film").click()
-    links = page.locator("#t2i-files a[download]")
-    expect(links).to_have_count(2)
-    return [page.request.get(link.get_attribute("href")).body() for link in links.all()]
+    files = []
+    for name in ("Save film", "Save strip"):
+        with finished.page.expect_download() as download:
+            finished.page.get_by_role("button", name=name).click()
+        files.append(download.value.path().read_bytes())
+    return files
 
 
 def whole_visit(finished: Visitor) -> list[bytes]:

@@ -24,27 +24,42 @@ def oil(server: Server) -> Iterator[None]:
     Path(folder / "oil.safetensors").unlink()
 
 
-def test_words_that_the_model_does_not_know_are_named_with_what_is_near(page: Page):
-    note = page.locator("#t2i-words")
-    page.fill("#t2i-prompt textarea", "a beagle in a zeppelin, noto style")
-    expect(note).to_have_text(
-        "The model doesn't know beagle (near it: dog, fox, wolf) and zeppelin (near it: balloon)."
-    )
-    page.fill("#t2i-prompt textarea", "two dogs above a big red balloon, fluent 3d style, on a teal background")
+def test_a_prompt_is_drawn_as_it_is_read(page: Page):
+    visitor, note = Visitor(page), page.locator("#t2i-words")
+    visitor.ask("a xylophonist zebra", steps=2, seed="3")
+    expect(note).to_have_text("I draw: a zebra. I don't know xylophonist.")
+    visitor.generate()
+    visitor.wait_until("finished")
+    visitor.expect_result()
+    read = visitor.pixels()
+    page.locator("#t2i-verbatim").get_by_role("checkbox").check()
+    visitor.generate()
+    expect(visitor.view.locator(".live")).to_have_attribute("data-state", "finished")
+    page.wait_for_function("document.querySelector('#t2i-live .live').dataset.link.includes('xylophonist')")
+    visitor.expect_result()
+    assert (visitor.pixels() != read).any()
+    visitor.ask("a zebra", steps=2, seed="3")
     expect(note).to_be_hidden()
-    page.locator("#t2i-prompt textarea").press_sequentially(" zepp")
-    page.wait_for_timeout(500)
-    expect(note).to_be_hidden()  # it may become a word
-    page.locator("#t2i-prompt textarea").press_sequentially("elins")
-    expect(note).to_have_text("The model doesn't know zeppelins (near it: balloon).")
+    expect(page.locator("#t2i-verbatim")).to_be_hidden()
+    visitor.generate()
+    page.wait_for_function("document.querySelector('#t2i-live .live').dataset.link.includes('a+zebra')")
+    visitor.expect_result()
+    assert (visitor.pixels() == read).all()
+
+
+def test_of_two_things_one_is_chosen_by_a_press(page: Page):
+    visitor, chips = Visitor(page), page.locator("#t2i-chips button")
+    visitor.ask("a girl with a red balloon", steps=1)
+    expect(chips).to_have_text(["a girl", "a red balloon"])
+    chips.last.click()
+    expect(page.locator("#t2i-prompt textarea")).to_have_value("a red balloon")
+    visitor.wait_until("finished")
 
 
 def test_a_long_prompt_says_what_the_model_will_not_read(page: Page):
     expect(page.locator("#model-note")).to_contain_text("takes about")
-    page.fill("#t2i-prompt textarea", "a red fox " * 11)
-    expect(page.locator("#t2i-words")).to_have_text(
-        "It is too long, 33 of 30 tokens: the model will not read a red fox"
-    )
+    page.fill("#t2i-prompt textarea", "qwrtz " * 11)
+    expect(page.locator("#t2i-words")).to_contain_text("of 30 tokens: the model will not read")
 
 
 @pytest.mark.parametrize("seed", ["", "7"])

@@ -254,6 +254,41 @@ def test_a_name_that_is_no_runs_finds_none(caller: Caller) -> None:
         assert not found(name)
 
 
+def test_a_visit_brings_back_only_finished_runs_by_name(caller: Caller, tmp_path: Path) -> None:
+    run = Run(caller, Steps=1)
+    run.follow()
+    [gallery] = [one for one, props in caller.components.items() if props.get("elem_id") == "history"]
+    restore = next(one for one in caller.endpoints if one["targets"][0][1] == "load" and gallery in one["outputs"])
+    number, data = caller.filled(restore, {})
+
+    def pictures(stored: Any) -> list[str]:
+        data[1] = stored
+        answer = caller.ask((number, data))
+        assert "error" not in answer, answer
+        return re.findall(r'"path": "([^"]+)"', json.dumps(answer["data"]))
+
+    [own] = pictures(json.dumps(["0" * 32, run.run_id, run.run_id]))
+    Image.new("RGB", (8, 8)).save(tmp_path / "mine.png")
+    foreign = [
+        own,
+        str(Path(own).parent),
+        str(tmp_path / "mine.png"),
+        "/etc/passwd",
+        "../x",
+        "",
+        "*",
+        run.run_id.upper(),
+    ]
+    for stored in (
+        json.dumps(foreign),
+        json.dumps([{"files": [own]}, [run.run_id], None, 1]),
+        json.dumps({"files": [own]}),
+        *("", "null", "7", run.run_id, "[" * 10_000, '"\\ud800"'),
+    ):
+        assert pictures(stored) == [], stored[:80]
+    assert pictures(json.dumps(["x"] * 100 + [run.run_id])) == [], "more than a visit remembers"
+
+
 # What is brought, in a browser.
 
 

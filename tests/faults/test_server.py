@@ -406,8 +406,8 @@ def test_the_page_works_under_its_policy_in_a_browser(browser: Browser):
         visitor.generate()
         visitor.wait_until("finished")
         visitor.expect_result()
-        tab.click("#i2i-save")
-        tab.locator("#i2i-files a").first.wait_for()
+        with tab.expect_download():
+            tab.click("#i2i-save")
         tab.get_by_role("tab", name="Inside", exact=True).click()
         tab.locator("#inside-noise img").first.wait_for()
         tab.close()

@@ -1,70 +1,73 @@
-"""The film of a run as a file to share: noise first, a curtain that goes, prompt and step in it, and its settings."""
+"""The film of a run as a file to share: noise first, every step with its noise, the final picture, and its settings."""
 
 from __future__ import annotations
 
-import io
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
 from stable_diffusion.request import Request, RequestError
+from tests.marks import READ, boxes
 from ui.keep.files import NoRoom
 from ui.keep.history import FinishedRun
 from ui.keep.metadata import encoded, read_infotext
+from ui.keep.video import RATE
 from ui.runs.events import Event
 from ui.stage import film as film_module
-from ui.stage.film import (
-    BAR,
-    FRAME_SIDE,
-    MAX_FRAMES,
-    animation,
-    film_files,
-    finish,
+from ui.stage.film import MAX_STRIP, finish, keep_film, save_film, save_strip
+from ui.stage.frames import (
+    BOX,
+    BRIEF,
+    FIRST,
+    HELD,
+    INSET,
+    MARGIN,
+    MAX_STEPS,
+    NOISE,
+    REST,
+    SIDE,
+    TOP,
     font,
-    keep_film,
-    picture_of,
+    frames,
     printable,
+    resized,
     shortened,
-    strip,
+    spaced,
 )
 from ui.stage.live import Message, data_uri
 
 TEXT = "a red fox\nSteps: 3, Sampler: DDPM, CFG scale: 4, Seed: 7, Size: 128x128"
 WHOLE = 128  # the pictures of a small model
+FINAL = Image.new("RGB", (WHOLE, WHOLE), "lime")
+PICTURE, BAR = (MARGIN, TOP, MARGIN + BOX, TOP + BOX), (0, TOP + BOX + 12, SIDE, SIDE)
 
 
-def noise(seed: int, size: tuple[int, int]) -> Image.Image:
-    """Return a picture of noise."""
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8))
+def noise(seed: int) -> Image.Image:
+    """Return a picture of noise, as small as the latents of a small model."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
 
 
-def film(count: int, size: tuple[int, int] = (16, 16), total: int | None = None) -> list[Message]:
+def film(count: int, size: tuple[int, int] = (16, 16)) -> list[Message]:
     """Return the messages of a run: other noise at every step, and a prediction that gets redder."""
+    uris = [data_uri(noise(max(0, i - 1))) for i in range(count + 1)]
     return [
         {
             "index": i,
-            "total": total or count,
-            "x0": data_uri(Image.new("RGB", size, (250 * i // count, 0, 0))),
-            "xt": data_uri(noise(i, size)),
+            "total": count,
+            "x0": data_uri(Image.new("RGB", size, (250 * i // count, 0, 0))) if i else uris[0],
+            "xt": uris[i],
         }
-        for i in range(1, count + 1)
+        for i in range(count + 1)
     ]
 
 
-def frames(moving: bytes) -> tuple[list[Image.Image], list[int]]:
-    """Return the pictures of an animation and their durations in milliseconds."""
-    with Image.open(io.BytesIO(moving)) as image:
-        pictures, times = [], []
-        for i in range(image.n_frames):
-            image.seek(i)
-            pictures.append(image.convert("RGB"))
-            times.append(image.info["duration"])
-        assert image.info["loop"] == 0
-        return pictures, times
+def drawn(count: int, final: Image.Image = FINAL, prompt: str = "a red fox") -> list[tuple[Image.Image, int]]:
+    """Return the frames of a film of so many steps."""
+    return list(frames(film(count), final, prompt))
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
@@ -72,68 +75,71 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     return float(np.asarray(ImageChops.difference(one, other)).mean())
 
 
-def test_it_begins_with_noise_and_ends_with_the_picture():
-    messages = film(4, (WHOLE, WHOLE))
-    (first, *between, last), times = frames(animation(messages, "a red fox"))
-    assert first.size == (FRAME_SIDE, FRAME_SIDE + BAR)
-    stage = (0, 0, FRAME_SIDE, FRAME_SIDE)
-    noise, picture = (
-        picture_of(messages[i][name]).resize((FRAME_SIDE, FRAME_SIDE), Image.Resampling.NEAREST)
-        for i, name in ((0, "xt"), (-1, "x0"))
-    )
-    assert difference(first.crop(stage), noise) < 20  # lossy WebP; other noise differs by 85
-    assert difference(last.crop(stage), picture) < 2
-    for i, frame in enumerate(between, start=1):  # of 4, the first shows the first step
-        edge = FRAME_SIDE - FRAME_SIDE * i // 4
-        left, right = frame.crop((0, 0, edge - 4, FRAME_SIDE)), frame.crop((edge + 4, 0, FRAME_SIDE, FRAME_SIDE))
-        assert np.asarray(left)[:, :, 1].std() > 40
-        assert np.asarray(right)[:, :, 1].std() < 4
-    assert sum(times[:-1]) == 3000
-    assert times[-1] == 1500
+def saved(folder: Path, monkeypatch: pytest.MonkeyPatch, messages: list[Message], *finals: Image.Image) -> FinishedRun:
+    """Return a finished run whose film and pictures are files in a folder."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    monkeypatch.setattr(film_module, "FILMS", set())  # Gradio's own record, which expects the files to exist
+    files = [folder / f"fox-{i}.png" for i in range(len(finals or [FINAL]))]
+    for file, final in zip(files, finals or [FINAL], strict=True):
+        file.write_bytes(encoded(final, TEXT))
+    return FinishedRun("t2i", Request("a red fox", seed=7), tuple(map(str, files)), keep_film(messages))
+
+
+def test_it_begins_with_noise_holds_the_first_steps_and_rests_on_the_final_picture():
+    pictures, times = zip(*drawn(8), strict=True)
+    assert times == (NOISE, *[HELD] * FIRST, *[BRIEF] * 2, REST)
+    squares = resized(noise(0), BOX, (1, 1), Image.Resampling.NEAREST)
+    assert difference(pictures[0].crop(PICTURE), squares) == 0
+    assert difference(pictures[-1].crop(PICTURE), FINAL.resize((BOX, BOX))) == 0
+    for step, picture in enumerate(pictures[1:-1], start=1):
+        middle, left, bottom = picture.getpixel((SIDE // 2, SIDE // 2)), PICTURE[0], PICTURE[3]
+        assert np.abs(np.subtract(middle, (250 * step // 8, 0, 0))).max() < 4, "what the network sees"
+        corner = picture.crop((left, bottom - INSET, left + INSET, bottom))
+        gets = resized(noise(step - 1), INSET, (1, 1), Image.Resampling.NEAREST)
+        assert difference(corner, gets) == 0, "the noise it gets"
 
 
 def test_prompt_and_step_are_in_every_frame():
-    pictures, _ = frames(animation(film(3, (WHOLE, WHOLE)), "a red fox"))
-    others, _ = frames(animation(film(3, (WHOLE, WHOLE)), "a green frog"))
-    bars = [
-        [one.crop((0, FRAME_SIDE, FRAME_SIDE, FRAME_SIDE + BAR)) for one in several] for several in (pictures, others)
-    ]
-    left, right = (0, 0, FRAME_SIDE // 2, BAR), (FRAME_SIDE // 2, 0, FRAME_SIDE, BAR)
+    bars = [[one.crop(BAR) for one, _ in drawn(3, prompt=prompt)] for prompt in ("a red fox", "a green frog")]
+    middle, height = SIDE // 2, BAR[3] - BAR[1]
+    left, right = (0, 0, middle, height), (middle, 0, SIDE, height)
     for mine, other in zip(*bars, strict=True):
         assert difference(mine.crop(left), other.crop(left)) > 1
-        assert difference(mine.crop(right), other.crop(right)) < 1
-    steps = [bar.crop(right) for bar in bars[0]]
-    assert all(difference(one, other) > 0.5 for one, other in pairwise(steps))
+        assert difference(mine.crop(right), other.crop(right)) == 0
+    assert all(difference(one.crop(right), other.crop(right)) > 0.3 for one, other in pairwise(bars[0]))
 
 
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [((128, 128), (512, 512)), ((256, 128), (512, 256)), ((96, 160), (288, 480)), ((1024, 512), (512, 256))],
-)
-def test_pictures_are_enlarged_by_whole_numbers(size: tuple[int, int], expected: tuple[int, int]):
-    pictures, _ = frames(animation(film(1, size), "a red fox"))
-    assert {one.size for one in pictures} == {(expected[0], expected[1] + BAR)}
+@pytest.mark.parametrize("size", [(256, 128), (96, 160), (1024, 512), (4096, 64)])
+def test_a_picture_of_any_shape_stands_whole_in_the_square(size: tuple[int, int]):
+    for picture, _ in drawn(2, Image.new("RGB", size, "lime")):
+        assert picture.size == (SIDE, SIDE)
+    lime = np.asarray(picture.crop(PICTURE))[:, :, 1] == 255
+    width, height = (round(BOX * side / max(size)) for side in size)
+    assert (lime.any(axis=0).sum(), lime.any(axis=1).sum()) == (width, height)
 
 
-def test_twenty_steps_of_pure_noise_are_below_three_megabytes():
-    """Frames of noise alone are larger than those of any run."""
-    messages = [{**one, "x0": one["xt"]} for one in film(20, (WHOLE, WHOLE))]
-    assert len(animation(messages, "a red fox")) < 3_000_000
-
-
-def test_a_long_run_plays_no_longer():
-    pictures, times = frames(animation(film(150), "a red fox"))
-    assert len(pictures) == 1 + MAX_FRAMES
-    assert sum(times[:-1]) == 3000
+def test_a_long_run_is_shown_where_it_changes():
+    messages = film(150)
+    for message in messages[50:]:
+        message["x0"] = messages[50]["x0"]
+    chosen = [message["index"] for message in spaced(messages, MAX_STEPS)]
+    assert len(chosen) <= MAX_STEPS
+    assert (chosen[0], chosen[-1]) == (0, 150)
+    early = sum(index <= 50 for index in chosen)
+    assert early > len(chosen) / 2, "a third of the steps, in which all of it changes"
+    assert max(later - one for one, later in pairwise(chosen)) < 15, "and nothing is left out"
+    assert sum(time for _, time in frames(messages, FINAL, "")) <= 8 * RATE
+    same = [{**message, "x0": messages[0]["x0"]} for message in messages]
+    assert len(spaced(same, 10)) == 10
 
 
 def test_every_prompt_can_be_drawn():
     for prompt in ("", "猫 и кот 🐱", "a\nb\x00", "long " * 4000, "\ud800", "مرحبا"):
-        assert len(frames(animation(film(1), prompt))[0]) == 2, prompt[:20]
+        assert len(drawn(1, prompt=prompt)) == 2, prompt[:20]
 
 
 def test_text_is_in_one_line_and_what_has_no_letters_is_a_question_mark():
-    assert printable("an  é\nand 猫猫 or кот") == "an e and ? or ?"
+    assert printable("un  cafe\u0301\nand 猫猫 or кот, γάτα, con mèo") == "un café and ? or кот, γάτα, con mèo"
     assert printable("is it? no") == "is it? no"
     assert shortened("short", 200) == "short"
     shorter = shortened("a very long prompt " * 20, 200)
@@ -142,32 +148,69 @@ def test_text_is_in_one_line_and_what_has_no_letters_is_a_question_mark():
     assert font().getlength(shorter) <= 200
 
 
-def test_a_saved_film_carries_the_settings_of_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    (tmp_path / "fox.png").write_bytes(encoded(Image.new("RGB", (16, 16)), TEXT))
-    path = keep_film([*film(3), {"x0": None, "xt": None, "index": 4, "total": 4}])
-    run = FinishedRun("t2i", Request("a red fox", seed=7), (str(tmp_path / "fox.png"),), path)
-    files = film_files(run)
-    assert [Path(file).name for file in files] == ["a-red-fox-7.webp", "a-red-fox-7-strip.png"]
-    assert [read_infotext(file)["seed"] for file in files] == [7, 7]
-    blind = keep_film([{"x0": None, "xt": None, "index": 1, "total": 1}])
-    with pytest.raises(ValueError, match="had no previews: choose a live preview"):
-        film_files(replace(run, film=blind))
+def test_a_saved_film_is_a_video_that_any_chat_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = saved(tmp_path, monkeypatch, film(3), FINAL, Image.new("RGB", (WHOLE, WHOLE), "blue"))
+    path = Path(save_film(run))
+    assert path.name == "a-red-fox-7.mp4"
+    kinds = [kind for kind, _ in boxes(path.read_bytes())]
+    assert kinds.index(b"moov") < kinds.index(b"mdat"), "it plays while it is on its way"
+    with av.open(path) as video:
+        assert video.metadata["comment"] == TEXT
+        stream = video.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        pictures = [frame.to_image(**READ) for frame in video.decode(stream)]
+    expected = [
+        picture for picture, time in frames(film(3), Image.new("RGB", (256, 128)), "a red fox") for _ in range(time)
+    ]
+    assert len(pictures) == len(expected)
+    assert pictures[0].size == (SIDE, SIDE)
+    assert difference(pictures[0], expected[0]) < 8
+    colours = [pictures[-1].getpixel((x, SIDE // 2)) for x in (SIDE // 4, 3 * SIDE // 4)]
+    assert np.abs(np.subtract(colours, [(0, 255, 0), (0, 0, 255)])).max() < 8, "both pictures, in their own colours"
+
+
+def test_without_an_encoder_a_film_is_an_animation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = saved(tmp_path, monkeypatch, film(3))
+    monkeypatch.setattr(film_module, "has_h264", lambda: False)
+    path = save_film(run)
+    assert Path(path).name == "a-red-fox-7.webp"
+    assert read_infotext(path)["seed"] == 7
+    with Image.open(path) as image:
+        assert (image.n_frames, image.info["loop"]) == (4, 0)
+
+
+def test_a_strip_is_up_to_ten_pictures_from_noise_to_the_final_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = save_strip(saved(tmp_path, monkeypatch, film(12)))
+    assert Path(path).name == "a-red-fox-7-strip.png"
+    assert read_infotext(path)["seed"] == 7
+    with Image.open(path) as sheet:
+        assert (sheet.width % WHOLE, sheet.height) == (0, WHOLE)
+        assert 7 * WHOLE <= sheet.width <= 10 * WHOLE
+        squares = resized(noise(0), WHOLE, (1, 1), Image.Resampling.NEAREST)
+        assert difference(sheet.crop((0, 0, WHOLE, WHOLE)), squares) == 0
+        assert difference(sheet.crop((sheet.width - WHOLE, 0, sheet.width, WHOLE)), FINAL) == 0
+    large = saved(tmp_path, monkeypatch, film(1), Image.new("RGB", (2048, 1024)))
+    with Image.open(save_strip(large)) as sheet:
+        assert sheet.size == (2 * MAX_STRIP, MAX_STRIP // 2)
+
+
+def test_a_run_without_previews_has_no_film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    last = {**film(1)[1], "xt": None}
+    with pytest.raises(RequestError, match="had no previews: choose a live preview"):
+        save_film(saved(tmp_path, monkeypatch, [last]))
 
 
 @pytest.mark.parametrize("damage", ["film gone", "film cut", "picture gone", "picture cut"])
 def test_of_a_damaged_run_the_film_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str):
-    monkeypatch.setattr(film_module, "FILMS", set())  # Gradio's own record, which expects the files to exist
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    (tmp_path / "fox.png").write_bytes(encoded(Image.new("RGB", (16, 16)), TEXT))
-    run = FinishedRun("t2i", Request("a red fox", seed=7), (str(tmp_path / "fox.png"),), keep_film(film(3)))
+    run = saved(tmp_path, monkeypatch, film(3))
     path = Path(run.film if "film" in damage else run.files[0])
     if "gone" in damage:
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[:20])
-    with pytest.raises(RequestError, match="This run's film is gone"):
-        film_files(run)
+    for save in (save_film, save_strip):
+        with pytest.raises(RequestError, match="This run's film is gone"):
+            save(run)
 
 
 def test_a_run_is_kept_without_its_film_where_only_the_pictures_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -181,10 +224,3 @@ def test_a_run_is_kept_without_its_film_where_only_the_pictures_fit(tmp_path: Pa
     run = finish("i2i", Request("a red fox", image="photo.png"), photo, last, film(3))
     assert (run.film, run.photo, run.request.image) == (None, None, "photo.png")
     assert [read_infotext(file)["seed"] for file in run.files] == [7]
-
-
-def test_a_strip_is_up_to_ten_pictures_and_ends_with_the_last():
-    assert Image.open(io.BytesIO(strip(film(1)))).size == (16, 16)
-    sheet = Image.open(io.BytesIO(strip(film(12))))
-    assert sheet.size == (160, 16)
-    assert sheet.getpixel((150, 8)) == (250, 0, 0)

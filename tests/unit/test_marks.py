@@ -7,6 +7,7 @@ import json
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import av
 import c2pa
 import numpy as np
 import pytest
@@ -23,12 +24,14 @@ from tests import tiny
 from tests.marks import is_marked
 from tests.unit.test_film import film
 from ui.keep.credentials import ALGORITHM, CERTIFICATE, KEY, check_credentials
+from ui.keep.history import FinishedRun
 from ui.keep.marks import BLOCK, COMPOSITE, INFO, TERMS, TRAINED, Mark, mark_of, uploaded_source_type
 from ui.keep.metadata import FORMAT_OPTIONS, encoded, read_infotext
 from ui.runs.catalogue import Catalogue
 from ui.runs.models import LoadedModels
 from ui.runs.prepare import prepare
-from ui.stage.film import animation, strip
+from ui.stage import film as film_module
+from ui.stage.film import save_film, save_strip
 
 TEXT = "a fox\nSteps: 3, Sampler: DDPM, Seed: 7, Size: 8x8"
 PHOTO = Image.new("RGB", (8, 8), "green")
@@ -178,23 +181,41 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
     return own
 
 
-def reader(content: bytes, kind: str, authority: bytes) -> c2pa.Reader:
+def reader(content: bytes, media_type: str, authority: bytes) -> c2pa.Reader:
     trust = {"user_anchors": authority.decode(), "trust_config": "1.3.6.1.5.5.7.3.4"}
-    return c2pa.Reader(f"image/{kind.lower()}", io.BytesIO(content), context=c2pa.Context.from_dict({"trust": trust}))
+    return c2pa.Reader(media_type, io.BytesIO(content), context=c2pa.Context.from_dict({"trust": trust}))
+
+
+def decoded(video: bytes) -> tuple[str, np.ndarray]:
+    """Return the comment of an MP4 file, and its last picture."""
+    with av.open(io.BytesIO(video)) as file:
+        return file.metadata["comment"], [frame.to_ndarray() for frame in file.decode(video=0)][-1]
+
+
+def saved(folder: Path, kind: str, mark: Mark) -> bytes:
+    """Return a picture as a file of that kind, or the film or strip of a run in the folder that drew it."""
+    if kind in FORMAT_OPTIONS:
+        return encoded(PHOTO, TEXT, kind, mark)
+    (folder / "fox.png").write_bytes(encoded(PHOTO, TEXT, mark=mark))
+    PHOTO.save(folder / "photo.png")
+    (folder / "film.json").write_text(json.dumps(film(3)))
+    files = [str(folder / name) for name in ("fox.png", "film.json", "photo.png")]
+    save = save_strip if kind == "strip" else save_film
+    return Path(save(FinishedRun("i2i", Request("a fox", seed=7), (files[0],), *files[1:]))).read_bytes()
 
 
 @pytest.mark.parametrize("mark", [Mark(), Mark(COMPOSITE, PHOTO)], ids=["words", "photo"])
-@pytest.mark.parametrize("kind", [*FORMAT_OPTIONS, "animation", "strip"])
+@pytest.mark.parametrize("kind", [*FORMAT_OPTIONS, "animation", "strip", "film"])
 def test_every_file_is_signed_after_all_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authority: bytes, kind: str, mark: Mark
 ):
-    def saved() -> bytes:
-        if kind == "animation":
-            return animation(film(3), "a fox", TEXT, mark)
-        return strip(film(3), TEXT, mark) if kind == "strip" else encoded(PHOTO, TEXT, kind, mark)
-
-    signed, kind_of_file = saved(), {"animation": "WEBP", "strip": "PNG"}.get(kind, kind)
-    credentials = reader(signed, kind_of_file, authority)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(film_module, "has_h264", lambda: kind != "animation")
+    media_type = {"animation": "image/webp", "strip": "image/png", "film": "video/mp4"}.get(
+        kind, f"image/{kind.lower()}"
+    )
+    signed = saved(tmp_path, kind, mark)
+    credentials = reader(signed, media_type, authority)
     assert credentials.get_validation_state() == "Trusted"
     manifest = credentials.get_active_manifest()
     (actions,) = (one["data"]["actions"] for one in manifest["assertions"] if one["label"].startswith("c2pa.actions"))
@@ -202,19 +223,24 @@ def test_every_file_is_signed_after_all_else(
     ingredients = manifest.get("ingredients", [])
     assert [one["relationship"] for one in ingredients] == ([] if mark.photo is None else ["parentOf"])
     assert "thumbnail" not in json.dumps(manifest)
+    assert is_marked(signed, mark.source_type)
+    place = signed.index(b"Steps: 3") if b"Steps: 3" in signed else signed.index("Steps: 3".encode("utf-16-be"))
+    changed = signed[: place + 8] + b"9" + signed[place + 9 :]
+    assert reader(changed, media_type, authority).get_validation_state() == "Invalid"
     # The rest of the file is as it is without them.
     monkeypatch.delenv(CERTIFICATE)
-    plain = saved()
+    plain = saved(tmp_path, kind, mark)
+    if kind == "film":
+        texts, pictures = zip(*map(decoded, (signed, plain)), strict=True)
+        assert texts == (TEXT, TEXT)
+        assert np.array_equal(*pictures)
+        return
     with Image.open(io.BytesIO(signed)) as one, Image.open(io.BytesIO(plain)) as other:
         assert getattr(one, "n_frames", 1) == getattr(other, "n_frames", 1)
         assert np.array_equal(one, other)
     (tmp_path / "fox").write_bytes(signed)
     assert read_infotext(tmp_path / "fox")["seed"] == 7
-    assert is_marked(signed, mark.source_type)
     assert uploaded_source_type(tmp_path / "fox") == mark.source_type, "a picture that comes back keeps its mark"
-    place = signed.index(b"Steps: 3") if b"Steps: 3" in signed else signed.index("Steps: 3".encode("utf-16-be"))
-    changed = signed[: place + 8] + b"9" + signed[place + 9 :]
-    assert reader(changed, kind_of_file, authority).get_validation_state() == "Invalid"
 
 
 def test_without_a_certificate_nothing_is_signed(monkeypatch: pytest.MonkeyPatch):

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from stable_diffusion.loading.config import BUNDLED
-from stable_diffusion.request import MAX_PROMPT
 from training.data.sentences.lexicon import local_colours, names, relations
 from training.data.sentences.names import LocalNames
 from ui.form import reading
 from ui.form.lexicon import Lexicon, read_lexicons
-from ui.form.reading import Reading, read_prompt
+from ui.form.reading import MAX_READ, Reading, read_prompt
 from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES
 
 HELDOUT = Path(__file__).resolve().parents[2] / "training" / "data" / "sentences" / "heldout.json"
@@ -207,7 +206,7 @@ def test_twice_the_prompt_takes_twice_the_look_ups() -> None:
     numbers = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Lexicon, "find", count)
-        for length in (MAX_PROMPT // 2, MAX_PROMPT):
+        for length in (MAX_READ // 2, MAX_READ):
             looked.clear()
             read(("a red fox, 猫 xylophonist " * 1000)[:length])
             numbers.append(len(looked))

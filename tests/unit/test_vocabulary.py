@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from stable_diffusion.loading.config import BUNDLED
 from training.data.thesaurus import Thesaurus
 from training.data.vocabulary import by_kind, known_words, things, vocabulary
 from ui.form.model_menu import subjects
-from ui.form.vocabulary import Vocabulary, read_vocabulary
+from ui.form.vocabulary import subjects_of
 from ui.runs.catalogue import Catalogue
 from ui.runs.models import LoadedModels
-from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES
 
 KINDS = "entity object whole artifact instrument conveyance vehicle craft aircraft".split()  # noqa: SIM905
 DATA = """  1 a line of the licence
@@ -89,66 +87,11 @@ def test_names_are_known_and_keywords_are_not(thesaurus: Thesaurus):
     assert near == {"balloon": "airship joy zeppelin"}  # of keywords those that are nouns there
 
 
-def test_what_is_shipped_knows_the_pages_own_prompts():
-    shipped = read_vocabulary(BUNDLED)
-    assert shipped is not None
-    for prompt, _ in (*EXAMPLES, *((prompt, name) for name, prompt in PHOTO_EXAMPLES)):
-        assert not shipped.unknown(prompt), prompt
-    assert "puppy" not in shipped.known
-    assert shipped.near["puppy"] == "dog, poodle, fox"
-
-
-SMALL = Vocabulary(
-    "things", frozenset(["a", "cat", "bridge", "pineapple", "t-shirt", "red", "on"]), {"zeppelin": "balloon"}
-)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "unknown"),
-    [
-        ("", []),
-        ("a cat on a bridge, 7 cats, the cat's", ["the"]),
-        ("two ((zeppelins:1.3)), [red]", ["two", "zeppelins"]),
-        ("a zepp", []),  # being typed
-        ("a zepp ", ["zepp"]),
-        ("a t-shirt, red-cat, cat-dog", ["cat-dog"]),
-        ("a cat <lora:ink:1>", []),
-        ("a zub, Bad-Hands_5 on zub_1", []),
-        ("a zub_2", ["zub"]),
-        ("a cat BREAK on", ["break"]),
-        ("кот", ["кот"]),
-        ("x" * 50_000, ["x" * 20_000]),
-    ],
-)
-def test_unknown_words(prompt: str, unknown: list[str]):
-    assert SMALL.unknown(prompt, beside={"zub", "zub_1", "bad-hands_5"}) == unknown
-
-
-def test_break_is_no_word_of_a_weighted_prompt():
-    assert SMALL.unknown("a cat BREAK on BREAK break ", syntax="weighted") == ["break"]
-
-
-@pytest.mark.parametrize(
-    ("word", "near"),
-    [("zeppelins", "balloon"), ("pineaple", ""), ("fridge", ""), ("кот", "")],
-)
-def test_what_is_near(word: str, near: str):
-    """In meaning, never in spelling: a fridge is like a bridge in letters alone."""
-    assert SMALL.nearest(word) == near
-
-
-def test_a_sentence_names_a_few():
-    assert SMALL.sentence("a cat") == ""
-    assert SMALL.sentence("a dog,") == "The model doesn't know **dog**."
-    told = SMALL.sentence(f"a zeppelin {'b' * 99} dog egg fan.")
-    assert told == f"The model doesn't know **zeppelin** (near it: balloon), **{'b' * 30}**, **dog** and 2 more."
-
-
-@pytest.mark.parametrize("content", [None, "[]", "{", '{"known": 1, "near": {}, "draws": ""}'])
+@pytest.mark.parametrize("content", [None, "[]", "{", '{"near": {}}'])
 def test_of_a_model_without_a_vocabulary_nothing_is_said(tmp_path: Path, content: str | None):
     if content is not None:
         (tmp_path / "vocabulary.json").write_text(content)
-    assert read_vocabulary(tmp_path) is None
+    assert subjects_of(tmp_path) == ""
 
 
 def test_every_model_says_what_it_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -160,7 +103,7 @@ def test_every_model_says_what_it_draws(tmp_path: Path, monkeypatch: pytest.Monk
         )
     monkeypatch.setenv("SD_MODELS", str(tmp_path))
     models = LoadedModels(Catalogue(), device="cpu")
-    assert subjects(models).startswith("It draws emoji-like pictures")
+    assert subjects(models).startswith("A small model, trained on emoji")
     assert subjects(models, "one").startswith(
         "A model like Stable Diffusion 1: it draws what you describe, best at 512 x 512"
     )

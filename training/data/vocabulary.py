@@ -17,7 +17,7 @@ from training.data.grammar import COLOUR_WORDS, countable, nouns, phrases, plura
 from training.data.paint import BACKGROUNDS, COLOURS
 from training.data.thesaurus import Thesaurus
 
-DRAWS = "emoji-like pictures of animals, food, things and faces, on a background of any colour"
+DRAWS = "A small model, trained on emoji, draws on this computer: one thing at a time, in any colour."
 """The end of the page's sentence about the model, after "It draws"."""
 NEAREST = 3
 """How many near things are listed for a word."""
@@ -105,7 +105,7 @@ def by_kind(things: dict[str, dict], thesaurus: Thesaurus) -> dict[str, list[str
 
 
 def vocabulary(rows: list[dict], thesaurus: Thesaurus) -> dict:
-    """Return the vocabulary file: a sentence `draws`, the `known` words, and other words by the things `near` them."""
+    """Return the vocabulary file: a sentence `draws`, and words that it does not name by the things `near` them."""
     named, known = things(rows), known_words(rows)
     keywords, kinds = by_keyword(named), by_kind(named, thesaurus)
     near: dict[str, list[str]] = {}
@@ -116,4 +116,4 @@ def vocabulary(rows: list[dict], thesaurus: Thesaurus) -> dict:
         if nearest:
             near.setdefault(", ".join(nearest), []).append(word)
     joined = {names: " ".join(words) for names, words in sorted(near.items())}
-    return {"draws": DRAWS, "known": " ".join(sorted(known)), "near": joined}
+    return {"draws": DRAWS, "near": joined}

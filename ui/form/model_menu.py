@@ -11,7 +11,7 @@ from ..runs.errors import explain, titled
 from ..runs.models import LoadedModels
 from .controls import CHECKED, QUIET, SAMPLED, Controls, ModelSlider, Updates, model_sliders
 from .inputs import Dropdown
-from .vocabulary import read_vocabulary
+from .vocabulary import subjects_of
 
 FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
 """Families of models, by the width of the text features that their U-Net reads."""
@@ -32,9 +32,9 @@ def model_note(models: LoadedModels, name: str | None = None) -> str:
 def subjects(models: LoadedModels, name: str | None = None) -> str:
     """Return a sentence about what a model can draw, by its vocabulary or its family."""
     catalogue, pipeline = models.catalogue, models.loaded(name)
-    vocabulary = read_vocabulary(catalogue.path(name))
-    if vocabulary is not None:
-        return f"It draws {vocabulary.draws}."
+    drawn = subjects_of(catalogue.path(name))
+    if drawn:
+        return drawn
     if pipeline is None:
         width = (catalogue.configs(name)[0] or {}).get("cross_attention_dim")
     else:

@@ -15,7 +15,7 @@ from ..runs.limits import MAX_SLIDER_STEPS
 from ..runs.models import LoadedModels
 from .controls import QUIET, Controls, menu
 from .inputs import Slider
-from .vocabulary import read_vocabulary
+from .words import chip_values, chips, read_text
 
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
@@ -53,15 +53,15 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
         elem_id=f"{kind}-negative",
         render=False,
     )
+    fill = gr.Button("Fill the form with the settings in this text", size="sm", visible=False, elem_id=f"{kind}-fill")
+    verbatim = connect_prompt_note(prompt, syntax, model, fill, models, kind)
     with gr.Accordion("Change its mind during the run", open=False, elem_id=f"{kind}-change"):
         then = gr.Textbox(label="Then", placeholder="Other words, for example: a red heart", elem_id=f"{kind}-then")
         info = "The first step that hears the other words"
         then_at = Slider(1, MAX_SLIDER_STEPS, 10, step=1, label="From step", info=info, elem_id=f"{kind}-then-at")
-    fill = gr.Button("Fill the form with the settings in this text", size="sm", visible=False, elem_id=f"{kind}-fill")
-    connect_prompt_note(prompt, syntax, model, fill, models, kind)
     connect_embeddings_note(model, models, kind)
     prompts = {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
-    return {**prompts, "then": then, "then_at": then_at, "_fill": fill, "_sketch": sketch}
+    return {**prompts, "then": then, "then_at": then_at, "_fill": fill, "_verbatim": verbatim, "_sketch": sketch}
 
 
 def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str) -> None:
@@ -89,28 +89,43 @@ def listed(words: Iterable[str]) -> str:
 
 def connect_prompt_note(
     prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, fill: gr.Button, models: LoadedModels, kind: str
-) -> None:
-    """Show below the prompt which of its words the model does not know, and what exceeds its limit.
+) -> gr.Checkbox:
+    """Show below the prompt what the model reads in it, and what exceeds its limit; return the switch "as typed".
 
     For a text with settings, such as one copied from a picture's page, show the button `fill` instead.
     """
     note = gr.Markdown(visible=False, elem_id=f"{kind}-words", elem_classes="note")
+    things = chips(f"{kind}-chips")
+    verbatim = gr.Checkbox(
+        False, label="Draw my words as typed", visible=False, container=False, elem_id=f"{kind}-verbatim"
+    )
 
-    def check_prompt(text: str, syntax: str, name: str) -> tuple[gr.Markdown, gr.Button]:
+    def check_prompt(text: str, syntax: str, name: str) -> tuple[gr.Markdown, gr.HTML, gr.Checkbox, gr.Button]:
         if holds_settings(text or ""):
-            return gr.Markdown(visible=False), gr.Button(visible=True)
-        pipeline, vocabulary = models.loaded(name), read_vocabulary(models.catalogue.path(name))
-        sentences = []
-        if text and vocabulary is not None:
-            embeddings = () if pipeline is None else {word.lower() for word in pipeline.embeddings}
-            sentences.append(vocabulary.sentence(text, embeddings, syntax))
+            return (
+                gr.Markdown(visible=False),
+                gr.HTML(visible=False),
+                gr.Checkbox(visible=False),
+                gr.Button(visible=True),
+            )
+        pipeline = models.loaded(name)
+        reading = read_text(models, name, text, typing=True) if text and syntax == "plain" else None
+        sentences = [] if reading is None else [reading.sentence]
         if text and pipeline is not None:
-            sentences.append(room_left(text, syntax, pipeline))
-        shown = " ".join(filter(None, sentences))
-        return gr.Markdown(shown, visible=bool(shown)), gr.Button(visible=False)
+            caption = reading.caption if reading is not None else ""
+            sentences.append(room_left(caption or text, syntax, pipeline))
+        shown, choices = " ".join(filter(None, sentences)), chip_values(reading)
+        return (
+            gr.Markdown(shown, visible=bool(shown)),
+            gr.HTML(value=choices, visible=bool(choices)),
+            gr.Checkbox(visible=reading is not None and reading.told and bool(reading.caption)),
+            gr.Button(visible=False),
+        )
 
+    outputs = [note, things, verbatim, fill]
     changes = [component.change for component in (prompt, syntax, model)]
-    gr.on(changes, check_prompt, [prompt, syntax, model], [note, fill], trigger_mode="always_last", **QUIET)
+    gr.on(changes, check_prompt, [prompt, syntax, model], outputs, trigger_mode="always_last", **QUIET)
+    return verbatim
 
 
 def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:

@@ -11,11 +11,13 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stable_diffusion.request import LORA_TAG, MAX_PROMPT
+from stable_diffusion.request import LORA_TAG
 
 from .facts import Facts, Item, Thing, article_of
 from .lexicon import CHARACTER, EMOJI, ENDS, ENGLISH, Entry, Lexicon, Lexicons, fold, read_lexicons, split
 
+MAX_READ = 2000
+"""Characters of a prompt that are read; a caption takes a tenth."""
 CHOICES = 4
 """The most things to choose from."""
 NAMED, LETTERS = 3, 30
@@ -89,7 +91,7 @@ def read_prompt(prompt: str, folder: Path, beside: Container[str] = (), *, typin
     tags of LoRA files.
     """
     lexicons = read_lexicons(folder)
-    return None if lexicons is None else _Reader(lexicons, prompt[:MAX_PROMPT], beside, typing).read()
+    return None if lexicons is None else _Reader(lexicons, prompt[:MAX_READ], beside, typing).read()
 
 
 class _Reader:

@@ -17,6 +17,7 @@ from stable_diffusion.request import Request, without_loras
 
 from ..form.controls import Controls, Values, guidance_control, request_of, steps_control
 from ..runs.backend import Backend
+from ..runs.match import load_clip
 from ..runs.models import LoadedModels
 from ..runs.registry import new_run_id
 from ..stage.live import data_uri
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from stable_diffusion.clip import CLIP
     from stable_diffusion.inspect.look_inside import InsideStep
     from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
@@ -156,14 +156,6 @@ def matcher(pipeline: Pipeline, prompt: str) -> Match | None:
         return None
     clip = load_clip(folder, str(pipeline.models.unet.conv_in.weight.device))
     return lambda image: clip.similarity([image], [prompt]).item()
-
-
-@lru_cache(maxsize=1)
-def load_clip(folder: Path, device: str) -> CLIP:
-    """Load the CLIP of a model directory and keep it for the next run."""
-    from stable_diffusion.clip import CLIP
-
-    return CLIP.from_pretrained(folder, device=device)
 
 
 def heat_maps(maps: Tensor) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Content credentials: a signed statement inside a picture's file about its origin (C2PA), with the deployer's key."""
+"""Content credentials: a signed statement inside a file about its origin (C2PA), with the deployer's key."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ PROGRAM = {"name": "stable-diffusion-live"}
 SETTINGS = {"builder": {"thumbnail": {"enabled": False}}}
 
 
-def with_credentials(content: bytes, kind: str, mark: Mark) -> bytes:
-    """Return a picture's file with signed content credentials; unchanged unless `CERTIFICATE` is set.
+def with_credentials(content: bytes, media_type: str, mark: Mark) -> bytes:
+    """Return the file of a picture or a film with signed content credentials; unchanged unless `CERTIFICATE` is set.
 
     They state who signs, program, digital source type and, for a composite, the photo's hash. Raises OSError for files
     that can't be read, KeyError without a key, and C2PA's errors for a certificate or a key that it refuses.
@@ -41,14 +41,14 @@ def with_credentials(content: bytes, kind: str, mark: Mark) -> bytes:
             builder.add_action(
                 {"action": "c2pa.edited", "digitalSourceType": TERMS + COMPOSITE, "softwareAgent": PROGRAM}
             )
-        builder.sign(signer, f"image/{kind.lower()}", io.BytesIO(content), signed)
+        builder.sign(signer, media_type, io.BytesIO(content), signed)
     return signed.getvalue()
 
 
 def check_credentials() -> None:
     """Sign a small picture. Raises ValueError, naming the variables, if that fails."""
     try:
-        with_credentials(png(Image.new("RGB", (8, 8))), "PNG", Mark())
+        with_credentials(png(Image.new("RGB", (8, 8))), "image/png", Mark())
     except ImportError:
         raise ValueError(f"{CERTIFICATE} needs a package that is not here: pip install c2pa-python") from None
     except KeyError:

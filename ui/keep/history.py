@@ -17,6 +17,8 @@ from .link import to_query
 
 MAX_RUNS = 40
 """Number of runs that a visit remembers."""
+Visit = tuple[list["FinishedRun"], list[str]]
+"""The runs of a visit, and the paths of their pictures."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class FinishedRun:
     """A run that is over: its request, complete and seeded, and the paths of its pictures and of its film.
 
     kind: the tab that asked, "t2i" or "i2i". request: with the uploaded files of photo and mask. film: None for a run
-    without previews, or without room for it. photo: the photo as the run used it, None for text-to-image.
+    without previews, or without room for it. photo: the photo as the run used it, None for text-to-image. best: the
+    place of the picture that matches the prompt best, None where nothing tells.
     """
 
     kind: str
@@ -32,6 +35,7 @@ class FinishedRun:
     files: tuple[str, ...]
     film: str | None = None
     photo: str | None = None
+    best: int | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -82,10 +86,20 @@ class History:
         )
 
     @staticmethod
-    def add(runs: list[FinishedRun], run: FinishedRun | None) -> tuple[list[FinishedRun], list[str]]:
+    def add(runs: list[FinishedRun], run: FinishedRun | None) -> Visit:
         """Return the runs with `run` before them, and the paths of all their pictures."""
-        runs = with_files(runs if run is None or run in runs else [run, *runs])
-        return runs, [file for run in runs for file in run.files]
+        return visit_of(runs if run is None or run in runs else [run, *runs])
+
+    @staticmethod
+    def add_earlier(runs: list[FinishedRun], earlier: list[FinishedRun]) -> Visit:
+        """Return the runs with earlier ones behind them, and the paths of all their pictures."""
+        return visit_of([*runs, *(run for run in earlier if run not in runs)])
+
+
+def visit_of(runs: list[FinishedRun]) -> Visit:
+    """Return the runs whose pictures still exist, and the paths of all their pictures."""
+    runs = with_files(runs)
+    return runs, [file for run in runs for file in run.files]
 
 
 def by_picture(runs: list[FinishedRun]) -> list[FinishedRun]:

@@ -58,7 +58,9 @@ def encoded(image: Image.Image, text: str = "", kind: str = "PNG", mark: Mark | 
         image.save(buffer, kind, **FORMAT_OPTIONS[kind] | options, **save_options(kind, text, mark))
     except ValueError:  # Pillow's, for more than the 64 kB that a JPEG has room for
         raise RequestError(f"{len(text):,} characters of settings are too long for a {kind}: choose PNG") from None
-    return with_credentials(buffer.getvalue(), kind, mark)  # last: any later change would break their signature
+    return with_credentials(
+        buffer.getvalue(), f"image/{kind.lower()}", mark
+    )  # last: any later change would break their signature
 
 
 def save_options(kind: str, text: str, mark: Mark) -> dict[str, Any]:

@@ -10,6 +10,7 @@ const LAYERS = {x0: "what it sees in it", guided: "pushed by guidance", unguided
 const SPEEDS = {"1×": 60, slow: 500, "step by step": Infinity}; // milliseconds that a step is held
 const [FIRST, LONG] = [5, 300]; // the first steps, in which the most happens, are held longer
 const THUMB = 56;
+const VISIT = 40; // runs that a visit remembers
 const PHOTO = ["The photo that it was drawn from", "the photo"];
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 
@@ -103,7 +104,7 @@ function pause() {
 
 function finish() {
   show(frames.at(-1));
-  status.textContent = ended.status;
+  if (status.textContent !== ended.status) status.textContent = ended.status;
   root.dataset.state = ended.state;
   setFact("left", "");
   play.ariaPressed = "false";
@@ -171,7 +172,7 @@ function space() {
   const room = Math.max(6, Math.floor(film.clientWidth / (THUMB + 4)) || 8);
   const wanted = seen.length <= room ? seen : Array.from({length: room}, (_, k) => {
     const goal = (total * k) / (room - 1);
-    return seen[ways.findIndex((way) => way >= goal)] ?? seen.at(-1); // a rounded goal may lie beyond the end
+    return seen[ways.findIndex((way) => way >= goal)] ?? seen.at(-1); // rounding may hide the last
   });
   const thumbs = [...new Set(wanted)].map((step) => step.thumb);
   if (thumbs.length === film.children.length && thumbs.every((thumb, i) => thumb === film.children[i])) return;
@@ -226,12 +227,17 @@ async function open(address) {
   advance();
 }
 
-// Remember the run for ui/resume.py, as long as the browser's tab is open. A new view's first, idle message forgets nothing.
+// Remember the run for ui/resume.py, as long as the browser's tab is open, and finished ones for the visit's pictures. A
+// new view's first, idle message forgets nothing.
 function note({state, run: id, replay}) {
   const found = {run: id, link: root.dataset.link};
   try {
     if (id && !replay && !["failed", "sketch"].includes(state)) sessionStorage.setItem(NOTE, JSON.stringify(found));
     else if (run !== null && run !== "opening") sessionStorage.removeItem(NOTE);
+    if (!replay && ["finished", "stopped"].includes(state)) {
+      const before = JSON.parse(localStorage.getItem("visit") || "[]");
+      localStorage.setItem("visit", JSON.stringify([...new Set([id, ...before])].slice(0, VISIT)));
+    }
   } catch {} // a browser may forbid storing
 }
 

@@ -1,0 +1,124 @@
+"""The prompt as the model reads it: chips below the prompt, and a wall of pictures of everything that it knows."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TypedDict
+
+import gradio as gr
+
+from stable_diffusion.loading.config import BUNDLED, ModelError
+from stable_diffusion.loading.files import read_json
+from stable_diffusion.request import Request
+
+from ..runs.models import LoadedModels
+from .reading import Reading, read_prompt
+from .vocabulary import FILE
+
+HERE = Path(__file__).parent
+WALL = BUNDLED / "wall"
+"""Sheets of small pictures by kind, and their index; `python -m ui.form.make_wall` draws them."""
+READS = True
+"""Whether a model with a vocabulary gets the caption of a prompt as it was read, and not the prompt itself."""
+
+
+class Thumbnail(TypedDict):
+    """A picture on a sheet of the wall: the sheet's address and width, and the picture's place on it, in pixels."""
+
+    sheet: str
+    width: int
+    x: int
+    y: int
+
+
+class ChipValue(TypedDict):
+    """A chip, as ui/form/words.js draws it."""
+
+    label: str
+    prompt: str
+    picture: Thumbnail | None
+
+
+def chips(elem_id: str) -> gr.HTML:
+    """Build an empty row of chips."""
+    return gr.HTML(
+        value=[],
+        html_template='<div class="chips"></div>',
+        css_template=(HERE / "words.css").read_text(encoding="utf-8"),
+        js_on_load=(HERE / "words.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        padding=False,
+        elem_id=elem_id,
+        visible=False,
+    )
+
+
+def wall(elem_id: str) -> gr.Accordion:
+    """Build the wall, folded; the browser loads it when it is opened."""
+    gr.set_static_paths([WALL])
+    with gr.Accordion("Everything it can draw", open=False, elem_id=elem_id) as fold:
+        gr.HTML(
+            value=address(WALL),
+            html_template=(HERE / "wall.html").read_text(encoding="utf-8"),
+            css_template=(HERE / "wall.css").read_text(encoding="utf-8"),
+            js_on_load=(HERE / "wall.js").read_text(encoding="utf-8"),
+            apply_default_css=False,
+            padding=False,
+        )
+    return fold
+
+
+def address(path: Path) -> str:
+    """Return the address of a file that Gradio serves, relative to the page."""
+    return f"gradio_api/file={path.as_posix()}"
+
+
+def chip_values(reading: Reading | None) -> list[ChipValue]:
+    """Return the chips to show for a prompt as it was read: none where it is drawn as it is."""
+    if reading is None or not (reading.told or len(reading.chips) > 1):
+        return []
+    return [
+        {"label": chip.label, "prompt": chip.prompt, "picture": thumbnails().get(chip.thing)} for chip in reading.chips
+    ]
+
+
+@cache
+def thumbnails() -> dict[str, Thumbnail]:
+    """Return the pictures of the wall by the name of the thing; none if there is no wall."""
+    try:
+        index = read_json(WALL / "index.json")
+    except ModelError:
+        return {}
+    side, columns = index["side"], index["columns"]
+    return {
+        name: {
+            "sheet": address(WALL / f"{kind}.webp"),
+            "width": side * min(columns, len(things)),
+            "x": side * (number % columns),
+            "y": side * (number // columns),
+        }
+        for kind, things in index["kinds"].items()
+        for number, name in enumerate(things)
+    }
+
+
+def knows_words(models: LoadedModels, model: str | None) -> bool:
+    """Whether a model has a vocabulary, and so draws the things on the wall and no others."""
+    return (models.catalogue.path(model) / FILE).is_file()
+
+
+def read_text(models: LoadedModels, model: str | None, text: str, *, typing: bool = False) -> Reading | None:
+    """Return a prompt as a model reads it, with its embeddings' words; None if the model has no vocabulary."""
+    pipeline = models.loaded(model)
+    beside = () if pipeline is None else {word.lower() for word in pipeline.embeddings}
+    return read_prompt(text, models.catalogue.path(model), beside, typing=typing)
+
+
+def as_read(models: LoadedModels, request: Request) -> Request:
+    """Return a request with the caption that its model draws for the prompt.
+
+    A weighted prompt stays as it is, and so does one in which the model finds nothing to draw.
+    """
+    reading = read_text(models, request.model, request.prompt) if READS and request.prompt_syntax == "plain" else None
+    return request if reading is None or not reading.caption else request.with_values(prompt=reading.caption)

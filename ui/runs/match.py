@@ -1,0 +1,43 @@
+"""The match of pictures and words, by the CLIP in a model's directory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from stable_diffusion.loading.config import ModelError
+from stable_diffusion.request import Request, without_loras
+
+if TYPE_CHECKING:
+    from stable_diffusion.clip import CLIP
+
+log = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=2)
+def load_clip(folder: Path, device: str) -> CLIP:
+    """Load the CLIP of a model directory and keep it for the next run."""
+    from stable_diffusion.clip import CLIP
+
+    return CLIP.from_pretrained(folder, device=device)
+
+
+def closest(model: Path, request: Request, files: Sequence[str]) -> int | None:
+    """Return the place of the picture that matches a request's prompt best.
+
+    None for a single picture, without a prompt, and for a model whose directory has no CLIP.
+    """
+    folder, prompt = model / "clip", without_loras(request.prompt)
+    if len(files) == 1 or not folder.is_dir() or not prompt.strip():
+        return None
+    try:
+        clip = load_clip(folder, "cpu")  # a few pictures take it milliseconds, and an accelerator is the engine's
+    except ModelError as error:
+        log.warning("no picture is marked as the closest to the words: %s", error)
+        return None
+    return int(clip.similarity([Image.open(file) for file in files], [prompt]).argmax())
