@@ -27,7 +27,7 @@ def test_a_picture_of_another_program_says_what_was_taken_and_what_not(page: Pag
     page.set_input_files("#restore input[type=file]", str(tmp_path / "fox.png"))
     told = page.locator(".toast-body").filter(has_text="Taken: Prompt, Negative prompt")
     for part in (
-        "Prompt syntax Weighted", "Schedule Karras", "Changed: Steps 200 to 150", "Size 512x768 to 352x512",
+        "Prompt syntax Weighted", "Schedule Karras", "Changed: Steps 200 to 150", "Size 512x768 to 256x256",
         "Not taken: LoRA pen (not here), Denoising strength 0.6, Hires upscale 2, Model dreams",
     ):  # fmt: skip
         expect(told).to_contain_text(part)
@@ -35,7 +35,7 @@ def test_a_picture_of_another_program_says_what_was_taken_and_what_not(page: Pag
     expect(page.locator("#t2i-steps input[type=number]")).to_have_value("150")
     visitor = Visitor(page)
     visitor.open_settings()
-    expect(page.locator("#t2i-height input[type=number]")).to_have_value("512")
+    expect(page.locator("#t2i-height input[type=number]")).to_have_value("256")
     expect(page.locator("#t2i-syntax input")).to_have_value("Weighted")
     expect(page.get_by_role("tab", name="Text2Image")).to_have_attribute("aria-selected", "true")
     visitor.ask("a (red:1.3) fox", steps=2, seed="-1")

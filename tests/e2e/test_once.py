@@ -62,5 +62,5 @@ def test_a_program_makes_one_request(caller: Caller, requests: list[Request]):
 def test_a_run_decodes_its_photo_once(caller: Caller, requests: list[Request], decoded: list[str]):
     ended = caller.ask(caller.private("i2i-generate", "click", Prompt="a fox", Steps=2, Seed="1"))
     assert ended["data"]
-    assert [Path(label).name for label in decoded] == ["image 'cat.jpg'"]
+    assert [Path(label).name for label in decoded] == ["image 'flower.jpg'", "image"]  # then its header, for a mark
     assert len(requests) == 1

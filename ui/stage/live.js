@@ -36,6 +36,7 @@ function setNoise(source, alt, caption) {
   for (const img of [noisy, covered]) setPicture(img, source, alt);
   noise.hidden = covered.parentElement.hidden = split.hidden = !source;
   noise.querySelector("figcaption").textContent = caption;
+  split.ariaLabel = `Divider: ${caption} lies left of it`;
 }
 
 function divide(share) {
