@@ -54,8 +54,10 @@ def connect_run(tab: Tab, services: Services, page: gr.Blocks) -> None:
     note = gr.Textbox(visible=False)
     view, registry = tab.view, services.registry
 
-    async def resume(note: str, visitor: gr.Request) -> AsyncIterator[Updates]:
+    async def resume(note: str, newer: str, visitor: gr.Request) -> AsyncIterator[Updates]:
         yield {view.live: gr.skip()}  # an event that yields nothing would empty all of its outputs
+        if newer:  # Generate was quicker
+            return
         run_id, link = read_note(note)
         run = registry.get(run_id)
         if run is None:
@@ -75,7 +77,7 @@ def connect_run(tab: Tab, services: Services, page: gr.Blocks) -> None:
                     yield update
 
     outputs = list(dict.fromkeys([*tab.run_outputs, *tab.controls.values()]))
-    keep_in_history(tab, page.load(resume, note, outputs, js=STORED_RUN % tab.kind, **CHECKED))
+    keep_in_history(tab, page.load(resume, [note, view.run_id], outputs, js=STORED_RUN % tab.kind, **CHECKED))
 
 
 def connect_visit(history: History, registry: Registry, page: gr.Blocks) -> None:

@@ -67,12 +67,11 @@ def test_an_empty_prompt_is_refused(client: Client, prompt: str):
         client.predict(prompt, num_inference_steps=1, api_name="/text2image")
 
 
-def test_a_prompt_of_10_000_characters_is_cut_and_says_so(client: Client):
-    prompt = "a red fox " * 1000
-    assert len(prompt) == 10_000
+def test_a_prompt_of_11_000_characters_is_cut_and_says_so(client: Client):
+    prompt = "grmpf zwrt " * 1000  # no word that the model knows
     _, step = client.predict(prompt, num_inference_steps=1, api_name="/text2image")
     assert step["finished"]
-    assert "red fox" in step["dropped"]["prompt"]
+    assert "grmpf" in step["dropped"]["prompt"]
 
 
 BAD = {

@@ -233,7 +233,7 @@ def test_an_empty_choice_of_samplers_is_refused_in_words(inside: Page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_serious_is_in_the_way_of_anybody(visit: Callable[..., Page], scheme: str):
-    page = opened(visit(color_scheme=scheme))
+    page = opened(visit(color_scheme=scheme, reduced_motion="no-preference"))
     page.add_style_tag(content="* { transition: none !important; }")  # colours halfway are nobody's choice
     expect(page.locator("#inside-noise .pictures img")).to_have_count(4)
     assert serious(page) == []

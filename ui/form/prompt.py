@@ -105,7 +105,7 @@ def connect_prompt_note(
             return (
                 gr.Markdown(visible=False),
                 gr.HTML(visible=False),
-                gr.Checkbox(visible=False),
+                gr.Checkbox(False, visible=False),
                 gr.Button(visible=True),
             )
         pipeline = models.loaded(name)
@@ -114,11 +114,12 @@ def connect_prompt_note(
         if text and pipeline is not None:
             caption = reading.caption if reading is not None else ""
             sentences.append(room_left(caption or text, syntax, pipeline))
+        differs = reading is not None and reading.told and bool(reading.caption)
         shown, choices = " ".join(filter(None, sentences)), chip_values(reading)
         return (
             gr.Markdown(shown, visible=bool(shown)),
             gr.HTML(value=choices, visible=bool(choices)),
-            gr.Checkbox(visible=reading is not None and reading.told and bool(reading.caption)),
+            gr.Checkbox(visible=True) if differs else gr.Checkbox(False, visible=False),
             gr.Button(visible=False),
         )
 
