@@ -68,8 +68,8 @@ class Remote:
         """See `Backend.inspect`. An engine of this process answers: a view's values are for the page alone."""
         return self._here.inspect(view, requests, owner)
 
-    def stop(self, run_id: str) -> None:
-        """See `Backend.stop`."""
+    def stop(self, run_id: str, *, pictures: bool = True) -> None:
+        """See `Backend.stop`; a replica decodes the images in any case."""
         progress = self._runs.get(run_id)
         if progress is not None:
             progress.stopped = True

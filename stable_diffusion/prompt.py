@@ -69,7 +69,7 @@ def tokenize(tokenizer: CLIPTokenizer, prompt: str, syntax: str = "plain") -> To
     if syntax not in SYNTAX_LABELS:
         raise RequestError(f"prompt_syntax must be one of {', '.join(SYNTAX_LABELS)}, got {syntax!r}")
     length = tokenizer.model_max_length
-    if syntax == "plain":
+    if syntax != "weighted":
         found = encode_text(tokenizer, prompt)
         too_long = len(found.ids) > length - 2
         dropped = prompt[found.offsets[length - 2][0] :].strip() if too_long else ""
@@ -91,7 +91,7 @@ def tokenize_request(tokenizer: CLIPTokenizer, request: Request) -> dict[str, To
     """
     texts = {"prompt": without_loras(request.prompt), "negative_prompt": request.negative_prompt}
     if request.then:
-        texts["then"] = without_loras(request.then)
+        texts["then"] = request.then
     tokens = {name: tokenize(tokenizer, text, request.prompt_syntax) for name, text in texts.items()}
     for name, read in tokens.items():
         if len(read.ids) > max_chunks(tokenizer):

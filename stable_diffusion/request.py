@@ -54,8 +54,9 @@ PREVIEW_LABELS: dict[str, str] = {
 FIT_LABELS: dict[str, str] = {"crop": "Crop", "pad": "Pad", "stretch": "Stretch"}
 """Ways to bring a photo to the requested size (`images.fit_image`)."""
 
-SYNTAX_LABELS: dict[str, str] = {"plain": "Plain", "weighted": "Weighted"}
-"""Prompt syntaxes (`prompt.py`)."""
+SYNTAX_LABELS: dict[str, str] = {"read": "What the model knows of it", "plain": "As typed", "weighted": "Weighted"}
+"""Prompt syntaxes (`prompt.py`). "read": in the words of the model's vocabulary, which the page has (`ui/words`); the
+library, and a model without a vocabulary, take such a prompt as a plain one."""
 
 LORA_TAG = re.compile(r"<lora:(?P<name>[^:<>]*)(?::(?P<weight>[^<>]*))?>")
 """The tag by which a prompt names a LoRA file, as in AUTOMATIC1111's web UI: `<lora:name:weight>`."""
@@ -202,6 +203,8 @@ class Request:
             check_schedule(self.sampler, self.schedule)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if LORA_TAG.search(self.then):
+            raise RequestError("then must not name a LoRA: the LoRAs of the prompt hold for the whole run")
         if len(self.loras) > MAX_LORAS:
             raise RequestError(f"prompt may name at most {MAX_LORAS} LoRAs, got {len(self.loras)}: take some out")
 

@@ -29,7 +29,6 @@ from stable_diffusion.request import (
 from ui.stage import live
 
 from .form.photo import MaskFile, PhotoInput, photo_input, require_photo
-from .form.words import as_read
 from .keep.files import NoRoom
 from .keep.history import keep_pictures
 from .keep.settings import SETTINGS, Setting
@@ -47,7 +46,7 @@ AS_FILE = "a data URI, or the address or path of a file that was uploaded to thi
 ABOUT = {
     "image": f"the photo: {AS_FILE}",
     "mask": f"a picture laid over the photo, white where it is drawn anew, black where it stays: {AS_FILE}",
-    "prompt": "the picture in words, not empty; the bundled model draws what it reads in it, and each step says what",
+    "prompt": "the picture in words, not empty",
     "strength": "the share of the steps that is run: low stays close to the photo",
     "fit": "how the photo is brought to width x height",
     "negative_prompt": "what to keep out of the picture",
@@ -62,7 +61,7 @@ ABOUT = {
     "num_images": "number of pictures, with one seed after the other",
     "preview": "the decoder of the pictures of single steps",
     "preview_every": "n for a picture of every n-th step",
-    "prompt_syntax": "plain, or weighted for (more:1.3), [less] and prompts of any length",
+    "prompt_syntax": "plain; read, for what the included model knows of it; or weighted, for (more:1.3) and [less]",
     "model": "the model that draws; by default the first",
     "mask_blur": "pixels around the mask's white over which the picture fades into the photo",
     "then": "other words, which take the prompt's place from step `then_at` on",
@@ -117,7 +116,7 @@ def add_endpoints(backend: Backend, models: LoadedModels, rate: MessageRate) -> 
         ("image2image", "Draw a new picture over a photo."),
     ):
         inputs = arguments(models, photo=name == "image2image")
-        function = endpoint(backend, models, rate, list(inputs))
+        function = endpoint(backend, rate, list(inputs))
         function.__name__ = name  # the name of the tool for language models
         lines = (component.label for component in inputs.values())
         answer = "Streams every step; the last answer holds the pictures as PNG files."
@@ -131,9 +130,7 @@ def add_endpoints(backend: Backend, models: LoadedModels, rate: MessageRate) -> 
         )
 
 
-def endpoint(
-    backend: Backend, models: LoadedModels, rate: MessageRate, names: list[str]
-) -> Callable[..., AsyncIterator[Answer]]:
+def endpoint(backend: Backend, rate: MessageRate, names: list[str]) -> Callable[..., AsyncIterator[Answer]]:
     """Return a function with arguments of these names: image and prompt are required, the others default to None."""
 
     async def function(*arguments: Any) -> AsyncIterator[Answer]:
@@ -145,7 +142,7 @@ def endpoint(
             if not str(given["prompt"] or "").strip():
                 raise RequestError("prompt must not be empty: describe the picture, for instance as 'a red apple'")
             request = Request(**{name: value for name, value in given.items() if value is not None})
-            async with aclosing(answers(backend, models, rate, request, visitor_of(visitor))) as stream:
+            async with aclosing(answers(backend, rate, request, visitor_of(visitor))) as stream:
                 async for answer in stream:
                     yield answer
 
@@ -187,14 +184,11 @@ def argument(setting: Setting, models: LoadedModels) -> Component:
     return component
 
 
-async def answers(
-    backend: Backend, models: LoadedModels, rate: MessageRate, request: Request, owner: Visitor
-) -> AsyncGenerator[Answer]:
+async def answers(backend: Backend, rate: MessageRate, request: Request, owner: Visitor) -> AsyncGenerator[Answer]:
     """Run a request and yield an answer for each step, or the newest ones in a crowd.
 
     Raises `RequestError`, naming the argument, if the request can't be served.
     """
-    request = await asyncio.to_thread(as_read, models, request)
     run_id, started = new_run_id(), None
     stream = backend.stream(run_id, request, owner)
     with rate.stream() as due:

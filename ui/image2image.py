@@ -60,12 +60,12 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, model, models)
     controls |= {name: edge[name] for name in ("mask", "mask_blur", "strength")}
-    reuse, fill, verbatim, sketch, start, photos, part = (
-        controls.pop(name) for name in ("_reuse", "_fill", "_verbatim", "_sketch", "_start", "_photos", "_part")
+    reuse, fill, sketch, start, photos, part = (
+        controls.pop(name) for name in ("_reuse", "_fill", "_sketch", "_start", "_photos", "_part")
     )
     photo, prompt = controls["image"], controls["prompt"]
     prompt.value = PHOTO_EXAMPLES[0][1]
-    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill, verbatim)
+    tab = PhotoTab(kind, controls | {"model": model}, view, history, sketch, fill)
     connect_mask(controls, part)
     connect(tab, services, reuse)
     connect_start(tab, services, opened, start)

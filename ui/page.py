@@ -34,6 +34,8 @@ from .text2image import text2image
 from .web.bodies import bound_uploads
 from .web.calls import bad_argument, read_addresses
 
+MAX_VISIT_EVENTS = 24
+"""Events of one visit that wait for their turn; the page loads with fewer than ten."""
 MAX_QUEUED = 128 * 2**20
 """Bytes in the bodies of all calls that wait or are answered."""
 TITLE = "Stable Diffusion, live"
@@ -58,6 +60,9 @@ class Page(gr.Blocks):
             """
             if body.session_hash == "":
                 return False, "session_hash must not be empty: choose any name for the visit", "error"
+            waiting = [event for one in self._queue.event_queue_per_concurrency_id.values() for event in one.queue]
+            if sum(event.session_hash == body.session_hash for event in waiting) >= MAX_VISIT_EVENTS:
+                return False, "Much of what you pressed is still waiting: press again when it is done.", "queue_full"
             requests = [request, *(event.request for event in self._queue.event_ids_to_events.values())]
             if sum(one.scope.get("size", 0) for one in requests) > MAX_QUEUED:
                 return False, "The page is busy with large calls: upload files, or try again later.", "queue_full"

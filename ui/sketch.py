@@ -20,10 +20,10 @@ from .keep.history import FinishedRun
 from .runs.cost import SKETCH_STEPS, is_quick
 from .runs.errors import explain
 from .runs.events import Event, Waiting
-from .runs.prepare import read_pictures
+from .runs.prepare import check, read_pictures
 from .runs.registry import new_run_id
 from .runs.visitors import Visitor, visitor_of
-from .tab import PAUSE, Services, SketchState, Tab, ready
+from .tab import PAUSE, Services, SketchState, Tab
 
 REST = 10.0
 """Seconds without sketches after one had to wait in the queue."""
@@ -57,7 +57,7 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
         sketch.run_id = run_id = new_run_id()
         try:
             request = quick_request(tab.request(values), values[view.last], defaults)
-            request = await asyncio.to_thread(ready, models, request, verbatim=values[tab.verbatim])
+            await asyncio.to_thread(check, models, request)
             request = await asyncio.to_thread(read_once, sketch, request, defaults)
         except RequestError:  # the form is not finished; Generate shows the message
             return
@@ -106,7 +106,7 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
     gr.on(
         [*changes, switch.input],
         draw,
-        {*tab.controls.values(), tab.verbatim, switch, view.sketch, view.run_id, view.last},
+        {*tab.controls.values(), switch, view.sketch, view.run_id, view.last},
         [view.live, view.after, view.results, switch],
         trigger_mode="always_last",
         **CHECKED,
@@ -135,7 +135,7 @@ def quick_request(request: Request, last: FinishedRun | None, defaults: Defaults
     steps = SKETCH_STEPS if request.image is None else math.ceil(SKETCH_STEPS / (request.strength or 1))
     width, height = small_size(request, defaults)
     changes = {"seed": seed, "num_inference_steps": steps, "num_images": 1, "preview": None, "preview_every": 1}
-    return request.with_values(width=width, height=height, **changes)
+    return request.with_values(width=width, height=height, then="", **changes)
 
 
 def small_size(request: Request, defaults: Defaults) -> tuple[int, int]:

@@ -18,7 +18,6 @@ from stable_diffusion.request import Picture, Request
 from ui.stage import live
 
 from .form.controls import CHECKED, QUIET, Controls, Updates, Values, request_of
-from .form.words import as_read
 from .keep.files import NoRoom
 from .keep.history import FinishedRun, History
 from .runs.backend import Backend
@@ -149,8 +148,6 @@ class Tab:
     """The switch of drawing while the form changes."""
     fill: gr.Button
     """Restores the settings of a text in the prompt; visible for such a text alone."""
-    verbatim: gr.Checkbox
-    """Whether the prompt is drawn as typed, and not in the words that the model knows."""
 
     def request(self, values: Values) -> Request:
         """Return the request of the form; `RequestError` for a value that no model takes."""
@@ -249,13 +246,14 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
     async def generate(values: Values, visitor: gr.Request) -> AsyncIterator[Updates]:
         sketch: SketchState = values[view.sketch]
         backend.stop(sketch.run_id)
-        supersede(values[view.run_id])
         with errors_on_page():
             example = tab.example(values)
             request = tab.request({**values, **example})
             if request.seed is None and sketch.seed is not None:  # the sketch is drawn in full
                 request = request.with_values(seed=sketch.seed)
-            request = await asyncio.to_thread(ready, services.models, request, verbatim=values[tab.verbatim])
+            await asyncio.to_thread(check, services.models, request)
+        if supersede(values[view.run_id]):
+            await asyncio.sleep(PAUSE)  # until the run before has left its place
         asker = visitor_of(visitor)
         run = PageRun(tab.kind, request, asker.address)
         sketch.run_id, sketch.seed, sketch.drawn = "", None, tab.form({**values, **example})
@@ -272,16 +270,18 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
             run.stopped = True
             backend.stop(run_id)
 
-    def supersede(run_id: str) -> None:
-        """End the tab's last run without its pictures, if it still goes on: Generate was pressed again."""
+    def supersede(run_id: str) -> bool:
+        """End the tab's run without pictures, if one still goes on: Generate was pressed again."""
         run = registry.get(run_id)
-        if run is not None and run.finished is None:
-            run.page = None
-            stop(run_id)
-            registry.forget(run)
+        if run is None or run.finished is not None:
+            return False
+        run.page, run.stopped = None, True
+        backend.stop(run_id, pictures=False)
+        registry.forget(run)
+        return True
 
     outputs = [*tab.run_outputs, tab.controls["prompt"], tab.controls["seed"]]
-    inputs = {*tab.controls.values(), tab.verbatim, view.sketch, view.run_id}
+    inputs = {*tab.controls.values(), view.sketch, view.run_id}
     keep_in_history(tab, view.generate.click(generate, inputs, outputs, trigger_mode="multiple", **CHECKED))
     view.stop.click(stop, view.run_id, None, **QUIET)
     reuse.click(lambda run: str(finished(run).request.seed), view.last, tab.controls["seed"], **CHECKED)
@@ -289,13 +289,6 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
         connect_save(f"{tab.kind}-live", button, make, view)
     # The live view has the link's query; only the browser knows the page's address.
     view.link.click(None, js=COPY_LINK % f"{tab.kind}-live", api_visibility="private")
-
-
-def ready(models: LoadedModels, request: Request, *, verbatim: bool) -> Request:
-    """Return a form's request with the prompt that its model draws; `RequestError` if it can't be served here."""
-    request = request if verbatim else as_read(models, request)
-    check(models, request)
-    return request
 
 
 def connect_save(stage: str, button: gr.Button, make: Callable[[FinishedRun], str], view: View) -> None:
@@ -322,10 +315,10 @@ async def follow(tab: Tab, services: Services, run: PageRun, owner: Visitor) -> 
     view, backend, registry, page = tab.view, services.backend, services.registry, object()
     registry.show(run, page)
     film, ended, unsent = live.steps(run.run_id, run.film), False, list[live.Message]()
-    yield {view.live: live.so_far(run.run_id, film, run.link), view.run_id: run.run_id}
-    if film:
-        await asyncio.sleep(PAUSE)
     try:
+        yield {view.live: live.so_far(run.run_id, film, run.link), view.run_id: run.run_id}
+        if film:
+            await asyncio.sleep(PAUSE)
         with services.rate.stream(PAUSE) as due:
             async with aclosing(backend.stream(run.run_id, run.request or run.asked, owner)) as stream:
                 async for news in stream:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gradio as gr
 
+from .form.chips import WALL, knows_words, wall
 from .form.controls import CHECKED, QUIET, more_controls, sampling_controls
 from .form.inputs import picked
 from .form.prompt import prompt_controls
-from .form.words import WALL, knows_words, wall
 from .keep.history import History
 from .stage.opening import EXAMPLES, card, cards
 from .tab import PRESS, Services, Tab, connect, run_buttons, run_view
@@ -32,8 +32,8 @@ def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, model, models)
     controls["prompt"].value = EXAMPLES[0][0]
-    reuse, filling, verbatim, sketch = (controls.pop(name) for name in ("_reuse", "_fill", "_verbatim", "_sketch"))
-    tab = Tab(kind, controls | {"model": model}, view, history, sketch, filling, verbatim)
+    reuse, filling, sketch = (controls.pop(name) for name in ("_reuse", "_fill", "_sketch"))
+    tab = Tab(kind, controls | {"model": model}, view, history, sketch, filling)
     connect(tab, services, reuse)
 
     def fill(event: gr.SelectData) -> tuple[str, str]:

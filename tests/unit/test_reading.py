@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from stable_diffusion.loading.config import BUNDLED
+from stable_diffusion.request import Request
 from training.data.sentences.lexicon import local_colours, names, relations
 from training.data.sentences.names import LocalNames
-from ui.form import reading
-from ui.form.lexicon import Lexicon, read_lexicons
-from ui.form.reading import MAX_READ, Reading, read_prompt
+from ui.runs.prepare import as_read
 from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES
+from ui.words import reading
+from ui.words.lexicon import Lexicon, read_lexicons
+from ui.words.reading import MAX_READ, MAX_UNITS, Reading, read_prompt
 
 HELDOUT = Path(__file__).resolve().parents[2] / "training" / "data" / "sentences" / "heldout.json"
 
@@ -211,6 +214,23 @@ def test_twice_the_prompt_takes_twice_the_look_ups() -> None:
             read(("a red fox, 猫 xylophonist " * 1000)[:length])
             numbers.append(len(looked))
     assert numbers[1] <= 2.1 * numbers[0]
+
+
+def test_a_letter_that_stands_for_many_does_not_make_a_prompt_longer() -> None:
+    assert len(read("\ufdfa" * 20_000 + " a fox").unknown) <= MAX_UNITS
+
+
+def test_embeddings_stay_in_a_prompt_however_they_are_written() -> None:
+    found = read("a red fox by Bad-Hands-5, my_style", beside=["bad-hands-5", "my_style", "style"])
+    assert found.caption == "a red fox, Bad-Hands-5, my_style"
+
+
+def test_a_request_is_drawn_as_it_is_read_and_keeps_its_words_from_then_on() -> None:
+    request = Request("ein roter Fuchs", then="ein rotes Herz", prompt_syntax="read")
+    drawn = as_read(request, BUNDLED, ())
+    assert (drawn.prompt, drawn.then, drawn.prompt_syntax) == ("a red fox", "a heart", "plain")
+    assert as_read(replace(request, prompt="qwrtz"), BUNDLED, ()).prompt == "qwrtz"
+    assert as_read(request, BUNDLED / "unet", ()).prompt == "ein roter Fuchs"
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{", '{"names": {"a": {"fox": "a|fox"}}, "words": {}, "near": {}}'])

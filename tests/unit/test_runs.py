@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -75,6 +77,57 @@ def test_a_run_that_is_taken_over_while_it_is_prepared_is_drawn_once(tmp_path: P
         assert list(backend._parked) == ["run"]
 
     awaited(ask())
+
+
+def test_a_run_that_nobody_wants_any_more_leaves_its_place_at_once(tmp_path: Path):
+    """Without a picture of its last step: Generate was pressed again."""
+    limits = Limits(max_visitor_runs=1)
+    backend = Local(LoadedModels(Catalogue(str(save_model(tmp_path))), "cpu", limits=limits))
+
+    async def ask() -> None:
+        first = backend.stream("first", REQUEST, Visitor("one"))
+        while not isinstance(await anext(first), Event):
+            pass
+        backend.stop("first", pictures=False)
+        late = [news async for news in first]
+        assert all(news.images is None for news in late if isinstance(news, Event))
+        second = backend.stream("second", replace(REQUEST, num_inference_steps=1), Visitor("one"))
+        assert [news async for news in second][-1].images
+        assert not backend._parked
+
+    awaited(ask())
+
+
+def test_a_parked_run_outlives_a_page_that_leaves_before_it_goes_on(tmp_path: Path):
+    backend = Local(LoadedModels(Catalogue(str(save_model(tmp_path))), "cpu"))
+
+    async def ask() -> None:
+        stream = backend.stream("run", REQUEST, Visitor("one"))
+        while not isinstance(await anext(stream), Event):
+            pass
+        await stream.aclose()
+        again = asyncio.ensure_future(anext(backend.stream("run", REQUEST, Visitor("one"))))
+        await asyncio.sleep(0)  # it is under way
+        again.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await again
+        assert list(backend._parked) == ["run"]
+
+    awaited(ask())
+
+
+def test_a_page_that_leaves_at_once_shows_no_run_for_ever():
+    registry = Registry()
+    services = Services(cast(Any, None), cast(Any, Refusing()), registry, MessageRate())
+
+    async def leave() -> PageRun:
+        run = PageRun("t2i", REQUEST, "one")
+        updates = follow(tab(), services, run, Visitor("a", "one"))
+        await anext(updates)
+        await updates.aclose()
+        return run
+
+    assert awaited(leave()).page is None
 
 
 def tab() -> Tab:

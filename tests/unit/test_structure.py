@@ -20,7 +20,7 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "training" / "READM
 
 SD = "stable_diffusion"
 LIBRARY = {SD, f"{SD}.loading", f"{SD}.adapters", f"{SD}.compute", f"{SD}.batching", f"{SD}.inspect"}
-PAGE = {"ui", "ui.form", "ui.stage", "ui.runs", "ui.keep", "ui.inside", "ui.web"}
+PAGE = {"ui", "ui.form", "ui.words", "ui.stage", "ui.runs", "ui.keep", "ui.inside", "ui.web"}
 MAY_IMPORT = {
     f"{SD}.loading": {SD},
     f"{SD}.compute": {SD, f"{SD}.loading"},
@@ -29,10 +29,11 @@ MAY_IMPORT = {
     f"{SD}.batching": {SD, f"{SD}.compute"},
     f"{SD}.inspect": {SD, f"{SD}.loading"},
     "ui.keep": LIBRARY,
-    "ui.runs": LIBRARY | {"ui.keep"},
+    "ui.words": LIBRARY,
+    "ui.runs": LIBRARY | {"ui.keep", "ui.words"},
     "ui.web": LIBRARY,
     "ui.stage": LIBRARY | {"ui.keep", "ui.runs"},
-    "ui.form": LIBRARY | {"ui.keep", "ui.runs", "ui.stage"},
+    "ui.form": LIBRARY | {"ui.keep", "ui.runs", "ui.stage", "ui.words"},
     "ui.inside": LIBRARY | PAGE - {"ui", "ui.web"},
     "ui": LIBRARY | PAGE,
     "app": LIBRARY | PAGE,

@@ -61,9 +61,7 @@ def last_answer(models: LoadedModels, request: Request) -> Answer:
     """The last of the answers that a program gets."""
 
     async def read() -> Answer:
-        return [answer async for answer in answers(Local(models), models, MessageRate(), request, Visitor("somebody"))][
-            -1
-        ]
+        return [answer async for answer in answers(Local(models), MessageRate(), request, Visitor("somebody"))][-1]
 
     with ThreadPoolExecutor(1) as pool:  # where no loop runs: in this thread, the browser's driver may have one
         return pool.submit(asyncio.run, read()).result()

@@ -12,9 +12,9 @@ import pytest
 from training.data.thesaurus import Thesaurus
 from training.data.vocabulary import by_kind, known_words, things, vocabulary
 from ui.form.model_menu import subjects
-from ui.form.vocabulary import subjects_of
 from ui.runs.catalogue import Catalogue
 from ui.runs.models import LoadedModels
+from ui.words.vocabulary import subjects_of
 
 KINDS = "entity object whole artifact instrument conveyance vehicle craft aircraft".split()  # noqa: SIM905
 DATA = """  1 a line of the licence

@@ -9,9 +9,9 @@ import gradio as gr
 from ..runs.cost import describe
 from ..runs.errors import explain, titled
 from ..runs.models import LoadedModels
+from ..words.vocabulary import subjects_of
 from .controls import CHECKED, QUIET, SAMPLED, Controls, ModelSlider, Updates, model_sliders
 from .inputs import Dropdown
-from .vocabulary import subjects_of
 
 FAMILIES = {768: "Stable Diffusion 1", 1024: "Stable Diffusion 2"}
 """Families of models, by the width of the text features that their U-Net reads."""

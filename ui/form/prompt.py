@@ -13,14 +13,16 @@ from ..keep.infotext import holds_settings
 from ..runs.adapter_files import add_files, find_files
 from ..runs.limits import MAX_SLIDER_STEPS
 from ..runs.models import LoadedModels
+from .chips import chip_values, chips, read_text
 from .controls import QUIET, Controls, menu
 from .inputs import Slider
-from .words import chip_values, chips, read_text
 
 if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
 
 DRAW_WHILE_TYPING = "Draw while I type"
+OTHER = {"read": ("plain", "Draw it as typed"), "plain": ("read", "Draw what is known of it")}
+"""By the syntax of a prompt, the other one and the button that chooses it."""
 NEARLY_FULL = 3 / 4
 """Share of the model's token limit from which on the form shows the number of tokens."""
 
@@ -44,7 +46,7 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
         )
     info = "Weighted: (more:1.3), [less], and several times as long"
     # `more_controls` renders this and the next.
-    syntax = menu(SYNTAX_LABELS, "plain", "Prompt syntax", info, f"{kind}-syntax", render=False)
+    syntax = menu(SYNTAX_LABELS, "read", "Prompt syntax", info, f"{kind}-syntax", render=False)
     negative = gr.Textbox(
         label="Negative prompt",
         placeholder="What to keep out of the picture (optional)",
@@ -54,14 +56,14 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
         render=False,
     )
     fill = gr.Button("Fill the form with the settings in this text", size="sm", visible=False, elem_id=f"{kind}-fill")
-    verbatim = connect_prompt_note(prompt, syntax, model, fill, models, kind)
+    connect_prompt_note(prompt, syntax, model, fill, models, kind)
     with gr.Accordion("Change its mind during the run", open=False, elem_id=f"{kind}-change"):
         then = gr.Textbox(label="Then", placeholder="Other words, for example: a red heart", elem_id=f"{kind}-then")
         info = "The first step that hears the other words"
         then_at = Slider(1, MAX_SLIDER_STEPS, 10, step=1, label="From step", info=info, elem_id=f"{kind}-then-at")
     connect_embeddings_note(model, models, kind)
     prompts = {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
-    return {**prompts, "then": then, "then_at": then_at, "_fill": fill, "_verbatim": verbatim, "_sketch": sketch}
+    return {**prompts, "then": then, "then_at": then_at, "_fill": fill, "_sketch": sketch}
 
 
 def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str) -> None:
@@ -89,44 +91,41 @@ def listed(words: Iterable[str]) -> str:
 
 def connect_prompt_note(
     prompt: gr.Textbox, syntax: gr.Dropdown, model: gr.Dropdown, fill: gr.Button, models: LoadedModels, kind: str
-) -> gr.Checkbox:
-    """Show below the prompt what the model reads in it, and what exceeds its limit; return the switch "as typed".
+) -> None:
+    """Show below the prompt what the model reads in it, and what exceeds its limit.
 
     For a text with settings, such as one copied from a picture's page, show the button `fill` instead.
     """
     note = gr.Markdown(visible=False, elem_id=f"{kind}-words", elem_classes="note")
     things = chips(f"{kind}-chips")
-    verbatim = gr.Checkbox(
-        False, label="Draw my words as typed", visible=False, container=False, elem_id=f"{kind}-verbatim"
-    )
+    other = gr.Button(visible=False, size="sm", elem_id=f"{kind}-other")
 
-    def check_prompt(text: str, syntax: str, name: str) -> tuple[gr.Markdown, gr.HTML, gr.Checkbox, gr.Button]:
+    def check_prompt(text: str, syntax: str, name: str) -> tuple[gr.Markdown, gr.HTML, gr.Button, gr.Button]:
         if holds_settings(text or ""):
-            return (
-                gr.Markdown(visible=False),
-                gr.HTML(visible=False),
-                gr.Checkbox(False, visible=False),
-                gr.Button(visible=True),
-            )
+            hidden = gr.Markdown(visible=False), gr.HTML(visible=False), gr.Button(visible=False)
+            return *hidden, gr.Button(visible=True)
         pipeline = models.loaded(name)
-        reading = read_text(models, name, text, typing=True) if text and syntax == "plain" else None
-        sentences = [] if reading is None else [reading.sentence]
-        if text and pipeline is not None:
-            caption = reading.caption if reading is not None else ""
-            sentences.append(room_left(caption or text, syntax, pipeline))
+        reading = read_text(models, name, text) if text and syntax in OTHER else None
         differs = reading is not None and reading.told and bool(reading.caption)
+        sentences, drawn = [], text
+        if reading is not None and syntax == "read":
+            sentences, drawn = [reading.sentence], reading.caption or text
+        elif differs:
+            sentences = ["I draw this as typed, though I don't know all of it."]
+        if text and pipeline is not None:
+            sentences.append(room_left(drawn, syntax, pipeline))
         shown, choices = " ".join(filter(None, sentences)), chip_values(reading)
         return (
             gr.Markdown(shown, visible=bool(shown)),
             gr.HTML(value=choices, visible=bool(choices)),
-            gr.Checkbox(visible=True) if differs else gr.Checkbox(False, visible=False),
+            gr.Button(OTHER[syntax][1], visible=True) if differs else gr.Button(visible=False),
             gr.Button(visible=False),
         )
 
-    outputs = [note, things, verbatim, fill]
+    outputs = [note, things, other, fill]
     changes = [component.change for component in (prompt, syntax, model)]
     gr.on(changes, check_prompt, [prompt, syntax, model], outputs, trigger_mode="always_last", **QUIET)
-    return verbatim
+    other.click(lambda syntax: OTHER[syntax][0], syntax, syntax, **QUIET)
 
 
 def room_left(text: str, syntax: str, pipeline: Pipeline) -> str:

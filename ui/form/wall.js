@@ -1,4 +1,4 @@
-// Draws the wall of pictures of everything that the model knows by name (ui/form/words.py) once it is in sight: a press
+// Draws the wall of pictures of everything that the model knows by name (ui/form/chips.py) once it is in sight: a press
 // puts the thing into the prompt and presses Generate.
 const [search, kinds] = [".search", ".kinds"].map((name) => element.querySelector(name));
 const view = element.closest(".areas");

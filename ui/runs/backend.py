@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from stable_diffusion.request import Request
@@ -68,8 +69,11 @@ class Backend(Protocol):
         """
         ...
 
-    def stop(self, run_id: str) -> None:
-        """End a run: with its images so far at its next step, or without images before its first step."""
+    def stop(self, run_id: str, *, pictures: bool = True) -> None:
+        """End a run: with its images so far at its next step, or without images before its first step.
+
+        pictures: whether anybody still wants the images; if not, the run ends at once.
+        """
         ...
 
 
@@ -141,6 +145,7 @@ class Local:
         # Pools of their own: what is slow must not delay the pictures of runs under way, nor those without LoRA files.
         self._preparing = ThreadPoolExecutor(max_running, "prepare")
         self._merging = ThreadPoolExecutor(1, "merge")
+        self._stopping = ThreadPoolExecutor(1, "stop")  # decodes the pictures of stopped runs, one run at a time
 
     @property
     def view_limits(self) -> Limits:
@@ -152,12 +157,12 @@ class Local:
         """See `Backend.status`; "broken" is an engine that ended by an error of its own."""
         return "broken" if self._engine is not None and self._engine.closed else self.models.status
 
-    def stop(self, run_id: str) -> None:
+    def stop(self, run_id: str, *, pictures: bool = True) -> None:
         """See `Backend.stop`."""
         stream = self._streams.get(run_id)
         if stream is not None:
             stream.stopped = True
-            if stream.handle is not None and stream.handle.position:
+            if stream.handle is not None and (stream.handle.position or not pictures):
                 stream.handle.close()
 
     async def stream(self, run_id: str, request: Request, owner: Visitor) -> AsyncGenerator[News]:
@@ -185,6 +190,10 @@ class Local:
             async with aclosing(self._events(run_id, stream, active)) as events:
                 async for event in events:
                     yield event
+        except (GeneratorExit, asyncio.CancelledError):
+            if self._is_newest(run_id, stream) and stream.active is not None and not stream.stopped:
+                self._park(run_id, stream.active, stream.owner.address)
+            raise
         finally:
             if self._is_newest(run_id, stream):
                 del self._streams[run_id]
@@ -257,28 +266,26 @@ class Local:
             stream.handle = engine.submit(active.begin, stream.account)
         handle = stream.handle
         began, first, outcome = time.perf_counter(), active.index, "stopped"
+        loop, told = asyncio.get_running_loop(), None
         try:
             async with aclosing(handle.updates(REPORT_EVERY)) as steps:
                 async for step in steps:
                     if step is None:
-                        if position := handle.position:
-                            yield in_queue(position, handle.expected_wait)
+                        news = in_queue(handle.position, handle.expected_wait)
+                        if news.position and news != told:
+                            yield news
+                        told = news
                         continue
                     stopped = stream.stopped and step.result is None
                     active.index, active.total = max(active.index, step.index), step.total
                     pace = (time.perf_counter() - began) / max(1, step.index - first)
                     name = active.pipeline.models.name
                     start, active.start = active.start, None
-                    yield await asyncio.to_thread(
-                        event_of, step, active.request, name, pace, stopped=stopped, start=start
-                    )
+                    event = partial(event_of, step, active.request, name, pace, stopped=stopped, start=start)
+                    yield await loop.run_in_executor(self._stopping if stopped else None, event)
                     if stopped:
                         return
             outcome = "finished" if active.run is not None and active.run.is_over else outcome
-        except (GeneratorExit, asyncio.CancelledError):
-            if self._is_newest(run_id, stream):
-                self._park(run_id, active, stream.owner.address)
-            raise
         finally:
             if self._is_newest(run_id, stream):
                 handle.close()

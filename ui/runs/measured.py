@@ -42,9 +42,9 @@ class Measured:
         """See `Backend.status`."""
         return self._backend.status
 
-    def stop(self, run_id: str) -> None:
+    def stop(self, run_id: str, *, pictures: bool = True) -> None:
         """See `Backend.stop`."""
-        self._backend.stop(run_id)
+        self._backend.stop(run_id, pictures=pictures)
 
     def inspect(self, view: View[T], requests: Sequence[Request], owner: Visitor) -> AsyncGenerator[Waiting | T]:
         """See `Backend.inspect`; not counted."""

@@ -19,16 +19,17 @@ class MessageRate:
 
     @contextmanager
     def stream(self, least: float = 0.0) -> Iterator[Callable[[], bool]]:
-        """Add a stream; the function returns whether its next message is due, and counts it as sent if so.
+        """Add a stream from its first message on; the function returns whether one is due, and counts it as sent if so.
 
         least: seconds between two messages of this stream, however few streams there are.
         """
-        self._streams += 1
         sent = -math.inf
 
         def due() -> bool:
             nonlocal sent
             now = self._clock()
+            if sent == -math.inf:
+                self._streams += 1
             if now - sent < max(least, (self._streams - 1) / MESSAGES):
                 return False
             sent = now
@@ -37,4 +38,5 @@ class MessageRate:
         try:
             yield due
         finally:
-            self._streams -= 1
+            if sent > -math.inf:
+                self._streams -= 1

@@ -5,7 +5,8 @@ Loads, downloads and decodes: for threads, not for an event loop.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -13,6 +14,7 @@ from PIL import Image
 from stable_diffusion.request import Defaults, Request
 
 from ..keep.marks import keep_mark
+from ..words.reading import read_prompt
 from .adapter_files import add_files
 from .cost import check_seconds
 from .limits import Limits
@@ -31,10 +33,23 @@ def prepare(models: LoadedModels, request: Request) -> tuple[Pipeline, Request]:
     models.limits.check(request, defaults)
     check_seconds(pipeline, request, defaults, models.limits)
     add_files(pipeline)
+    if request.prompt_syntax == "read":
+        request = as_read(request, models.catalogue.path(request.model), pipeline.embeddings)
     pipeline.models_for(request)
     assert request.preview is not None
     pipeline.models.decoder_for(request.preview)
     return pipeline, request
+
+
+def as_read(request: Request, folder: Path, embeddings: Collection[str]) -> Request:
+    """Return a request with the captions that the model in a directory makes of its prompts, to be drawn as they are.
+
+    A prompt in which the model finds nothing to draw stays as it is, and so do all of a model without a vocabulary.
+    embeddings: the words that files add to the model.
+    """
+    readings = {name: read_prompt(getattr(request, name), folder, embeddings) for name in ("prompt", "then")}
+    captions = {name: one.caption for name, one in readings.items() if one is not None and one.caption}
+    return request.with_values(prompt_syntax="plain", **captions)
 
 
 def read_pictures(request: Request, defaults: Defaults) -> Request:

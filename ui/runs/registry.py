@@ -68,7 +68,7 @@ class PageRun:
     @property
     def film_size(self) -> int:
         """Bytes of the film's pictures."""
-        return sum(len(one.x_0 or b"") + len(one.x_t or b"") for one in self.film)
+        return sum(len(one or b"") for step in self.film for one in (step.x_0, step.x_t, step.guided, step.unguided))
 
     @property
     def size(self) -> int:

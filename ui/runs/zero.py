@@ -59,9 +59,9 @@ class Zero(Local):
         """The limits of a view's requests, which run here: those of `models` hold for a GPU's pace."""
         return self._lent.limits
 
-    def stop(self, run_id: str) -> None:
+    def stop(self, run_id: str, *, pictures: bool = True) -> None:
         """See `Backend.stop`. The other process sees a file."""
-        super().stop(run_id)
+        super().stop(run_id, pictures=pictures)
         if run_id in self._streams:
             self._stop_file(run_id).touch()
 

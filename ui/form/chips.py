@@ -10,17 +10,14 @@ import gradio as gr
 
 from stable_diffusion.loading.config import BUNDLED, ModelError
 from stable_diffusion.loading.files import read_json
-from stable_diffusion.request import Request
 
 from ..runs.models import LoadedModels
-from .reading import Reading, read_prompt
-from .vocabulary import FILE
+from ..words.reading import Reading, read_prompt
+from ..words.vocabulary import FILE
 
 HERE = Path(__file__).parent
 WALL = BUNDLED / "wall"
 """Sheets of small pictures by kind, and their index; `python -m ui.form.make_wall` draws them."""
-READS = True
-"""Whether a model with a vocabulary gets the caption of a prompt as it was read, and not the prompt itself."""
 
 
 class Thumbnail(TypedDict):
@@ -33,7 +30,7 @@ class Thumbnail(TypedDict):
 
 
 class ChipValue(TypedDict):
-    """A chip, as ui/form/words.js draws it."""
+    """A chip, as ui/form/chips.js draws it."""
 
     label: str
     prompt: str
@@ -45,8 +42,8 @@ def chips(elem_id: str) -> gr.HTML:
     return gr.HTML(
         value=[],
         html_template='<div class="chips"></div>',
-        css_template=(HERE / "words.css").read_text(encoding="utf-8"),
-        js_on_load=(HERE / "words.js").read_text(encoding="utf-8"),
+        css_template=(HERE / "chips.css").read_text(encoding="utf-8"),
+        js_on_load=(HERE / "chips.js").read_text(encoding="utf-8"),
         apply_default_css=False,
         padding=False,
         elem_id=elem_id,
@@ -108,17 +105,8 @@ def knows_words(models: LoadedModels, model: str | None) -> bool:
     return (models.catalogue.path(model) / FILE).is_file()
 
 
-def read_text(models: LoadedModels, model: str | None, text: str, *, typing: bool = False) -> Reading | None:
-    """Return a prompt as a model reads it, with its embeddings' words; None if the model has no vocabulary."""
+def read_text(models: LoadedModels, model: str | None, text: str) -> Reading | None:
+    """Return a prompt that is being typed as a model reads it; None if the model has no vocabulary."""
     pipeline = models.loaded(model)
-    beside = () if pipeline is None else {word.lower() for word in pipeline.embeddings}
-    return read_prompt(text, models.catalogue.path(model), beside, typing=typing)
-
-
-def as_read(models: LoadedModels, request: Request) -> Request:
-    """Return a request with the caption that its model draws for the prompt.
-
-    A weighted prompt stays as it is, and so does one in which the model finds nothing to draw.
-    """
-    reading = read_text(models, request.model, request.prompt) if READS and request.prompt_syntax == "plain" else None
-    return request if reading is None or not reading.caption else request.with_values(prompt=reading.caption)
+    beside = () if pipeline is None else pipeline.embeddings
+    return read_prompt(text, models.catalogue.path(model), beside, typing=True)

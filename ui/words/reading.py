@@ -7,7 +7,7 @@ There is no grammar.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from stable_diffusion.request import LORA_TAG
 from .facts import Facts, Item, Thing, article_of
 from .lexicon import CHARACTER, EMOJI, ENDS, ENGLISH, Entry, Lexicon, Lexicons, fold, read_lexicons, split
 
-MAX_READ = 2000
-"""Characters of a prompt that are read; a caption takes a tenth."""
+MAX_READ, MAX_UNITS = 1000, 200
+"""Characters of a prompt that are read, and units of letters and signs in them; a caption takes a tenth."""
 CHOICES = 4
 """The most things to choose from."""
 NAMED, LETTERS = 3, 30
@@ -82,26 +82,27 @@ class Reading:
         return " ".join(filter(None, (drawn, f"I don't know {unknown}." if unknown else "")))
 
 
-def read_prompt(prompt: str, folder: Path, beside: Container[str] = (), *, typing: bool = False) -> Reading | None:
+def read_prompt(prompt: str, folder: Path, beside: Collection[str] = (), *, typing: bool = False) -> Reading | None:
     """Return a prompt as the model in a directory reads it; None if the model has no vocabulary.
 
     While somebody is `typing`, the last word is not called unknown as long as it may become a known one.
 
-    `beside` has the words that embeddings add to the model, in small letters: they are kept as they are, as are the
-    tags of LoRA files.
+    `beside` has the words that embeddings add to the model: they are kept as they are, as are the tags of LoRA files.
     """
     lexicons = read_lexicons(folder)
-    return None if lexicons is None else _Reader(lexicons, prompt[:MAX_READ], beside, typing).read()
+    return None if lexicons is None else _Reader(lexicons, prompt, beside, typing).read()
 
 
 class _Reader:
-    def __init__(self, lexicons: Lexicons, prompt: str, beside: Container[str], typing: bool):
-        self.all, self.prompt = lexicons, prompt
-        self.tags = [match[0] for match in LORA_TAG.finditer(prompt)]
-        self.units = split(WEIGHT.sub(" ", LORA_TAG.sub(" ", prompt)))
+    def __init__(self, lexicons: Lexicons, prompt: str, beside: Collection[str], typing: bool):
+        self.all = lexicons
+        names = "|".join(re.escape(word) for word in sorted(beside, key=len, reverse=True))
+        added = re.compile(rf"(?<!\w)(?:{names})(?!\w)" if names else r"(?!)", re.IGNORECASE)
+        self.tags = [match[0] for kept in (added, LORA_TAG) for match in kept.finditer(prompt)]
+        self.prompt = LORA_TAG.sub(" ", added.sub(" ", prompt))[:MAX_READ]
+        self.units = split(WEIGHT.sub(" ", self.prompt))[:MAX_UNITS]
         self.typed = self.units[-1] if typing and self.units and prompt[-1:].isalnum() else ""
         self.sure = {ENGLISH}  # languages whose keywords may count
-        self.added = [unit for unit in dict.fromkeys(self.units) if unit in beside]
 
     def read(self) -> Reading:
         items: list[Item] = []
@@ -160,7 +161,7 @@ class _Reader:
                     break
             if not found:
                 kind = "end" if ENDS.fullmatch(unit) else "unknown"
-                if unit.isdigit() or unit in self.added or (len(unit) == 1 and unit.isascii()):
+                if unit.isdigit() or (len(unit) == 1 and unit.isascii()):
                     kind = kind if kind == "end" else "fall"
                 items.append(Item(Entry(kind), start, start + 1, lexicon.language))
                 start += 1
@@ -223,7 +224,7 @@ class _Reader:
 
         labels = [label(subject) for subject in subjects]
         chips = [
-            Chip(text, ", ".join((text, *self.added, *self.tags)), self.all.names[subject.thing.name].thing)
+            Chip(text, ", ".join((text, *self.tags)), self.all.names[subject.thing.name].thing)
             for text, subject in zip(labels, subjects, strict=True)
         ]
         return Reading(

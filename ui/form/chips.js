@@ -1,4 +1,4 @@
-// Draws the chips below a prompt (ui/form/words.py): pressing one puts its prompt into the box and presses Generate.
+// Draws the chips below a prompt (ui/form/chips.py): pressing one puts its prompt into the box and presses Generate.
 const chips = element.querySelector(".chips");
 const view = element.closest(".areas");
 

@@ -1,0 +1,1 @@
+"""Read a prompt in the words of a model's vocabulary."""
