@@ -33,7 +33,7 @@ GONE = (
 )
 NOT_STORED = ("image", "mask")
 
-STORED_RUN = '() => sessionStorage.getItem("%s-live") || ""'
+STORED_RUN = '() => [sessionStorage.getItem("%s-live") || "", null]'
 """The note of ui/stage/live.js on the tab's last run, which lasts as long as the browser's tab."""
 STORE_FORM = """(...values) => {
   localStorage.setItem("%s-form", JSON.stringify(Object.fromEntries(%s.map((name, i) => [name, values[i]]))));

@@ -54,8 +54,8 @@ class Late(Local):
     pressed = threading.Event()
     asked: ClassVar[list[str]] = []
 
-    def stop(self, run_id: str) -> None:
-        super().stop(run_id)
+    def stop(self, run_id: str, *, pictures: bool = True) -> None:
+        super().stop(run_id, pictures=pictures)
         if run_id:
             self.pressed.set()
 
@@ -150,13 +150,13 @@ def test_a_sketch_is_drawn_to_its_end_and_the_newest_change_is_next(come: Callab
     prompt, switch = (visitor.page.locator(f"#t2i-{name}") for name in ("prompt textarea", "sketch input"))
     expect(switch).to_be_checked()
     visitor.record()
-    prompt.fill("a fox that waits")
+    prompt.fill("one that waits")
     visitor.wait_until("sketch")  # its first step
     for change in ("a red apple", "a blue apple", "a green apple"):
         prompt.fill(change)
     Paced.let.set()
     expect(visitor.view.locator(".live")).to_have_attribute("data-link", "prompt=a+green+apple")
-    assert Late.asked == ["a fox", "a green apple"]  # as they are read
+    assert Late.asked == ["one that waits", "a green apple"]
     assert len(visitor.seen("sketch")) > 2
     assert not Late.pressed.is_set()
     Paced.let.clear()
