@@ -64,7 +64,8 @@ def test_stop_keeps_the_partial_picture(page: Page):
     visitor.expect_result()
 
 
-def test_a_photo_becomes_another_picture(page: Page):
+def test_a_photo_becomes_another_picture(visit: Callable[..., Page]):
+    page = visit(reduced_motion="no-preference")
     visitor = Visitor(page, "i2i")
     visitor.choose_photo(CAT)
     expect(page.locator("#i2i-start img")).to_have_count(3)

@@ -53,6 +53,9 @@ class Connection(H11Protocol):
             if replaced is self:
                 log.warning("refused: a connection, for %d are busy with requests", self.most)
             replaced.transport.close()
+            self.opened.pop(replaced, None)  # now, for asyncio tells of its end only after it has taken all new ones
+            if replaced is self:
+                return
         self.opened[self] = None
 
     def connection_lost(self, exc: Exception | None) -> None:
