@@ -17,7 +17,7 @@ from tests.faults.caller import Caller
 
 from .server import Call, Message, Process, Program, all_of, calling, connection
 
-PROMPTS = ("a red fox", "a photo of the moon", "the sun", "")
+PROMPTS = ("a red fox", "a photo of the moon", "the sun", "a tree")
 CLIENTS, ASKS = 50, 10
 LEAVE = 500
 AT_ONCE = 32
