@@ -189,7 +189,7 @@ def test_a_long_prompt_is_cut_and_the_lost_words_are_named(pipe: Pipeline) -> No
         ({"image": PHOTO, "mask": PHOTO, "mask_blur": 65}, "mask_blur must be between 0 and 64, got 65"),
         ({"mask": "mask.png"}, "mask must come with an image, got 'mask.png' alone"),
         ({"image": PHOTO, "mask": "nowhere.png"}, "mask 'nowhere.png' is not a readable file"),
-        ({"prompt_syntax": ["plain"]}, r"prompt_syntax must be one of plain, weighted, got \['plain'\]"),
+        ({"prompt_syntax": ["plain"]}, r"prompt_syntax must be one of read, plain, weighted, got \['plain'\]"),
         ({"sampler": "magic"}, "sampler must be one of ddpm, .*, got 'magic'"),
         ({"preview": "hd"}, "preview must be one of auto, .*, got 'hd'"),
         ({"preview_every": 0}, "preview_every must be between 1 and 1,000, got 0"),

@@ -19,6 +19,7 @@ from stable_diffusion.loading.config import SchedulerConfig
 from stable_diffusion.prompt import EMPHASIS, parse_weights
 from stable_diffusion.request import (
     FIT_LABELS,
+    LORA_TAG,
     MAX_CLIP_SKIP,
     MAX_MASK_BLUR,
     MAX_STEPS,
@@ -86,7 +87,7 @@ requests = st.builds(
     prompt_syntax=st.sampled_from(sorted(SYNTAX_LABELS)),
     seed=seeds,
     num_images=st.integers(1, LOCAL_LIMITS.max_images),
-    then=prompts,
+    then=prompts.filter(lambda text: not LORA_TAG.search(text)),
     then_at=st.integers(1, MAX_STEPS),
 )
 spaced_requests = st.builds(
