@@ -4,6 +4,13 @@ const press = (selector) => {
   const button = [...document.querySelectorAll(selector)].find((found) => found.offsetParent !== null);
   if (button && !button.disabled) button.click();
 };
+// Put a prompt into the box of a tab, and press its Generate once Gradio has sent the box's value; for chips and the wall.
+function drawPrompt(view, prompt) {
+  const box = view.querySelector('[id$="-prompt"] textarea');
+  box.value = prompt;
+  box.dispatchEvent(new Event("input", {bubbles: true}));
+  setTimeout(() => view.querySelector("button.generate").click(), 0);
+}
 const onKey = (event) => {
   const inPrompt = event.target.matches?.('[id$="-prompt"] textarea') && !event.isComposing;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey || (inPrompt && !event.shiftKey))) {

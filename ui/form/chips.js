@@ -2,14 +2,6 @@
 const chips = element.querySelector(".chips");
 const view = element.closest(".areas");
 
-function choose(prompt) {
-  const box = view.querySelector('[id$="-prompt"] textarea');
-  box.value = prompt;
-  box.dispatchEvent(new Event("input", {bubbles: true}));
-  // Gradio sends a text box's value on input; the click follows once that is done.
-  setTimeout(() => view.querySelector("button.generate").click(), 0);
-}
-
 function chipOf({label, prompt, picture}) {
   const chip = Object.assign(document.createElement("button"), {type: "button"});
   if (picture) {
@@ -18,7 +10,7 @@ function chipOf({label, prompt, picture}) {
     chip.append(thumb);
   }
   chip.append(label);
-  chip.addEventListener("click", () => choose(prompt));
+  chip.addEventListener("click", () => drawPrompt(view, prompt));
   return chip;
 }
 

@@ -3,18 +3,11 @@
 const [search, kinds] = [".search", ".kinds"].map((name) => element.querySelector(name));
 const view = element.closest(".areas");
 
-function choose(prompt) {
-  const box = view.querySelector('[id$="-prompt"] textarea');
-  box.value = prompt;
-  box.dispatchEvent(new Event("input", {bubbles: true}));
-  setTimeout(() => view.querySelector("button.generate").click(), 0);
-}
-
 function cellOf(name, prompt, sheet, x, y) {
   const cell = Object.assign(document.createElement("button"), {type: "button", title: name, ariaLabel: name});
   cell.dataset.name = name.toLowerCase();
   cell.style.background = `url("${sheet}") -${x}px -${y}px`;
-  cell.addEventListener("click", () => choose(prompt));
+  cell.addEventListener("click", () => drawPrompt(view, prompt));
   return cell;
 }
 
