@@ -35,7 +35,7 @@ def test_a_prompt_is_drawn_as_it_is_read(page: Page):
     read = decoded(visitor.file())
     link = page.locator("#t2i-live .live")
     page.get_by_role("button", name="Draw it as typed").click()
-    expect(note).to_have_text("I draw this as typed, though I don't know all of it.")
+    expect(note).to_have_text("I draw this as typed. Read, it would be: a zebra.")
     visitor.generate()
     expect(link).to_have_attribute("data-link", re.compile("xylophonist"))
     visitor.expect_result()

@@ -181,7 +181,7 @@ def test_a_flood_of_runs_displaces_those_of_its_own_address():
 
 
 def step(index: int, size: int, total: int = 1000) -> Event:
-    return Event(index, total, 0.0, 1.0, 1, 0.1, bytes(size // 2), bytes(size // 2))
+    return Event(index, total, 0.0, 1.0, 1, 0.1, *[bytes(size // 4)] * 4)
 
 
 def test_the_film_of_a_long_run_is_bounded_in_bytes_and_covers_all_of_it():
@@ -190,7 +190,7 @@ def test_the_film_of_a_long_run_is_bounded_in_bytes_and_covers_all_of_it():
         run.add(step(index, size))
         assert run.film[-1].index == index
     indices = [event.index for event in run.film]
-    assert sum(len(event.x_0 or b"") + len(event.x_t or b"") for event in run.film) <= MAX_FILM
+    assert len(run.film) * size <= MAX_FILM
     assert (indices[0], indices[-1]) == (0, 999)
     assert 25 <= len(indices) <= 50
     assert max(after - before for before, after in pairwise(indices)) == run.stride
@@ -211,6 +211,17 @@ def test_films_of_runs_that_no_page_shows_are_bounded_together(monkeypatch: pyte
         run.page = None
     registry.show(PageRun("t2i", REQUEST), object())
     assert [len(run.film) for run in runs] == [0, 1, 1, 1]
+
+
+def test_a_flood_of_films_displaces_those_of_its_own_address(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ui.runs.registry.MAX_LEFT_BYTES", 3000)
+    registry = Registry()
+    runs = [PageRun("t2i", REQUEST, address) for address in ("victim", *["flood"] * 6)]
+    for run in runs:
+        registry.show(run, object())
+        run.add(step(1, 1000))
+        registry.show(run, None)
+    assert [len(run.film) for run in runs] == [1, 0, 0, 0, 0, 1, 1]
 
 
 def test_runs_are_counted_by_visit_and_by_address():

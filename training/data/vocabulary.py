@@ -1,9 +1,9 @@
-"""The words that the model knows, and the things near other words.
+"""The words that captions name things by, and the things near other words, which the page offers in their place.
 
-The page names a word of the prompt that the model can't know, with things that it could draw instead. Known are the
-words of the captions without their keywords: "puppy" stands behind a name in a few of them, and the model draws nothing
-like one. A word is near the things that WordNet has near it, then those that have it as a keyword. The text
-encoder cannot tell: it cuts an unknown word into syllables, and finds words with the same syllables near it.
+Keywords of captions are no names: "puppy" stands behind a name in a few of them, and the model draws nothing like one.
+`sentences/lexicon.py` writes the file. A word is near the things that WordNet has near it, then those that have it as a
+keyword. The text encoder cannot tell: it cuts an unknown word into syllables, and finds words with the same syllables
+near it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from training.data.paint import BACKGROUNDS, COLOURS
 from training.data.thesaurus import Thesaurus
 
 DRAWS = "A small model, trained on emoji, draws on this computer: one thing at a time, in any colour."
-"""The end of the page's sentence about the model, after "It draws"."""
+"""The page's sentence about the model."""
 NEAREST = 3
 """How many near things are listed for a word."""
 SIMILAR, SPECIAL = 0.82, 7

@@ -110,8 +110,8 @@ def connect_prompt_note(
         sentences, drawn = [], text
         if reading is not None and syntax == "read":
             sentences, drawn = [reading.sentence], reading.caption or text
-        elif differs:
-            sentences = ["I draw this as typed, though I don't know all of it."]
+        elif reading is not None and differs:
+            sentences = [f"I draw this as typed. Read, it would be: {reading.chips[0].label}."]
         if text and pipeline is not None:
             sentences.append(room_left(drawn, syntax, pipeline))
         shown, choices = " ".join(filter(None, sentences)), chip_values(reading)

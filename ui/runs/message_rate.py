@@ -12,7 +12,7 @@ MESSAGES = 40
 
 
 class MessageRate:
-    """Spaces the messages of several streams: together they stay at about `MESSAGES` a second."""
+    """Spaces messages: n streams together send `MESSAGES` * n / (n - 1) a second, and one alone is not slowed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock, self._streams = clock, 0

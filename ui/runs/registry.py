@@ -96,18 +96,17 @@ class Registry:
     def show(self, run: PageRun, page: object) -> None:
         """Note the page that shows a run from now on, and forget the surplus of runs that no page shows.
 
-        Addresses with the most runs lose their oldest first, so that nobody's flood displaces the runs of others.
+        Addresses with the most runs lose their oldest first, so that nobody's flood displaces the runs of others; so do
+        those with the most runs in memory lose the oldest one's pictures.
         """
         run.page = page
         self._runs[run.run_id] = run
         left = [one for one in self._runs.values() if one.page is None]
         while len(left) > REMEMBERED_RUNS:
             del self._runs[left.pop(crowding([one.address for one in left])).run_id]
-        room = MAX_LEFT_BYTES
-        for one in reversed(left):
-            room -= one.size
-            if room < 0:
-                one.drop_pictures()
+        held = [one for one in left if one.size]
+        while sum(one.size for one in held) > MAX_LEFT_BYTES:
+            held.pop(crowding([one.address for one in held])).drop_pictures()
 
     def forget(self, run: PageRun) -> None:
         """Forget a run that ended without a picture."""

@@ -30,7 +30,7 @@ HEAD_SECONDS = 15.0
 
 
 class Connection(H11Protocol):
-    """A connection. One more than `most` takes the place of the one that has waited longest for a request.
+    """A connection. One more than `most` takes the place of the oldest one that waits for a request.
 
     If no connection waits for a request, the new one is closed.
     """

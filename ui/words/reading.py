@@ -70,7 +70,7 @@ class Reading:
 
     @property
     def sentence(self) -> str:
-        """A sentence in Markdown about a prompt that is not drawn as it is; empty where it is."""
+        """A sentence in Markdown about a prompt that is drawn in other words; weights and punctuation do not count."""
         drawn = f"I draw: {self.chips[0].label}." if self.chips and self.told else ""
         named = [f"*{word[:LETTERS]}*" for word in self.unknown[:NAMED]]
         if len(self.unknown) > NAMED:
