@@ -121,11 +121,14 @@ class Remote:
 
 def read_pictures(request: Request) -> Request:
     """Return the request with photo and mask as pictures; the replica, which has the model, completes and fits them."""
-    from stable_diffusion.images import read_image
+    from stable_diffusion.images import JPEG_SIZE, read_image
 
     if request.image is None:
         return request
     mask = None if request.mask is None else read_image(request.mask, background="black", name="mask")
-    photo = read_image(request.image)
+    width, height = (
+        max(one or 0, least) for one, least in zip((request.width, request.height), JPEG_SIZE, strict=True)
+    )
+    photo = read_image(request.image, jpeg_size=(width, height))
     keep_mark(request.image, photo)
     return request.with_values(image=photo, mask=mask)

@@ -84,9 +84,9 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
                 async with aclosing(backend.stream(run_id, request, owner)) as stream:
                     async for news in stream:
                         if sketch.run_id != run_id:
-                            backend.stop(run_id)
+                            backend.stop(run_id, pictures=False)
                         elif isinstance(news, Waiting) and news.position:
-                            backend.stop(run_id)
+                            backend.stop(run_id, pictures=False)
                             sketch.rests_until = time.monotonic() + REST
                             yield {switch: gr.Checkbox(label=CROWDED)}
                         elif isinstance(news, Event) and news.x_0 and not news.stopped and (news.images or due()):
@@ -98,7 +98,7 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
 
     def end(sketch: SketchState, on: bool) -> None:
         if not on:
-            backend.stop(sketch.run_id)
+            backend.stop(sketch.run_id, pictures=False)
             sketch.run_id = ""
 
     switch.input(end, [view.sketch, switch], None, trigger_mode="multiple", **QUIET)

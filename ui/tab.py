@@ -21,7 +21,7 @@ from .form.controls import CHECKED, QUIET, Controls, Updates, Values, request_of
 from .keep.files import NoRoom
 from .keep.history import FinishedRun, History
 from .runs.backend import Backend
-from .runs.errors import errors_on_page, explain, page_error, titled
+from .runs.errors import errors_on_page, explain, page_error, titled, without_folders
 from .runs.events import Event, Started, Waiting
 from .runs.match import closest
 from .runs.message_rate import MessageRate
@@ -245,7 +245,7 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
 
     async def generate(values: Values, visitor: gr.Request) -> AsyncIterator[Updates]:
         sketch: SketchState = values[view.sketch]
-        backend.stop(sketch.run_id)
+        backend.stop(sketch.run_id, pictures=False)
         with errors_on_page():
             example = tab.example(values)
             request = tab.request({**values, **example})
@@ -345,7 +345,7 @@ async def follow(tab: Tab, services: Services, run: PageRun, owner: Visitor) -> 
             registry.forget(run)
             yield {view.live: live.idle()}
     except Exception as error:
-        sentence = explain(error)
+        sentence = without_folders(explain(error))
         if run.page is page:
             registry.forget(run)
         yield {view.live: live.failed(run.run_id, sentence)}

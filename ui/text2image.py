@@ -23,7 +23,7 @@ def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
             pictures = [(card(number), prompt) for number, (prompt, _) in enumerate(EXAMPLES)]
             examples = cards(pictures, "Or press one of these", f"{kind}-cards")
             if WALL.is_dir():
-                everything = wall(f"{kind}-wall")
+                everything = wall(f"{kind}-wall", visible=knows_words(models, None))
                 model.change(lambda name: gr.Accordion(visible=knows_words(models, name)), model, everything, **QUIET)
         buttons = run_buttons(kind)
         with gr.Column(elem_classes="view"):

@@ -35,4 +35,4 @@ def test_a_model_without_clip_or_with_a_damaged_one_finds_none(tmp_path: Path, c
     (tmp_path / "clip" / "config.json").write_text(json.dumps({}))
     with caplog.at_level(logging.WARNING):
         assert closest(tmp_path, Request("a fox"), CARDS) is None
-    assert "no picture is marked" in caplog.text
+    assert "pictures are not compared with their words" in caplog.text

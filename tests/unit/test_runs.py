@@ -17,6 +17,7 @@ from starlette.requests import Request as HTTPRequest
 from uvicorn import Config
 
 import app
+from stable_diffusion.loading.config import ModelError
 from stable_diffusion.request import Request, RequestError
 from tests.conftest import awaited
 from tests.tiny import save_model
@@ -168,6 +169,25 @@ def test_refused_clicks_make_nobody_lose_a_run():
     awaited(click_often())
     assert registry.get(drawn.run_id) is drawn
     assert registry.get(left.run_id) is left
+
+
+class Damaged:
+    """A backend whose model has a damaged file."""
+
+    async def stream(self, run_id: str, request: Request, owner: Visitor) -> AsyncGenerator[News]:
+        raise ModelError("/srv/models/loras/ink.safetensors is damaged: choose another")
+        yield
+
+
+def test_a_failed_run_names_no_folder_of_the_server_on_the_stage():
+    services = Services(cast(Any, None), cast(Any, Damaged()), Registry(), MessageRate())
+
+    async def last_text() -> str:
+        updates = follow(tab(), services, PageRun("t2i", REQUEST), Visitor("a"))
+        await anext(updates)
+        return (await anext(updates))[cast(Any, "live")]["text"]
+
+    assert awaited(last_text()) == "ink.safetensors is damaged: choose another"
 
 
 def test_a_flood_of_runs_displaces_those_of_its_own_address():

@@ -12,8 +12,8 @@ from stable_diffusion.loading.config import BUNDLED, ModelError
 from stable_diffusion.loading.files import read_json
 
 from ..runs.models import LoadedModels
+from ..words.lexicon import VOCABULARY
 from ..words.reading import Reading, read_prompt
-from ..words.vocabulary import FILE
 
 HERE = Path(__file__).parent
 WALL = BUNDLED / "wall"
@@ -51,10 +51,10 @@ def chips(elem_id: str) -> gr.HTML:
     )
 
 
-def wall(elem_id: str) -> gr.Accordion:
+def wall(elem_id: str, *, visible: bool) -> gr.Accordion:
     """Build the wall, folded; the browser loads it when it is opened."""
     gr.set_static_paths([WALL])
-    with gr.Accordion("Everything it can draw", open=False, elem_id=elem_id) as fold:
+    with gr.Accordion("Everything it can draw", open=False, visible=visible, elem_id=elem_id) as fold:
         gr.HTML(
             value=address(WALL),
             html_template=(HERE / "wall.html").read_text(encoding="utf-8"),
@@ -102,7 +102,7 @@ def thumbnails() -> dict[str, Thumbnail]:
 
 def knows_words(models: LoadedModels, model: str | None) -> bool:
     """Whether a model has a vocabulary, and so draws the things on the wall and no others."""
-    return (models.catalogue.path(model) / FILE).is_file()
+    return (models.catalogue.path(model) / VOCABULARY).is_file()
 
 
 def read_text(models: LoadedModels, model: str | None, text: str) -> Reading | None:

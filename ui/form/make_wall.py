@@ -19,6 +19,8 @@ from stable_diffusion import Pipeline
 from stable_diffusion.loading.config import BUNDLED
 from stable_diffusion.loading.files import read_json
 
+from ..words.lexicon import VOCABULARY, Name
+
 SIDE, COLUMNS = 48, 20
 """Pixels of a picture, and pictures in a row."""
 MOST_BYTES = 1_500_000
@@ -33,8 +35,8 @@ def prompts(vocabulary: Mapping[str, Mapping[str, Mapping[str, str]]]) -> dict[s
     """Return a prompt for each thing by kind, everyday things first; of several names the most usual one."""
     kinds = {}
     for kind, names in vocabulary["names"].items():
-        forms = {name: text.split("|") for name, text in names.items()}  # article, name, plural, most usual name
-        kinds[kind] = {name: f"{form[0]} {name}".strip() for name, form in forms.items() if name == form[3]}
+        forms = {name: Name(*text.split("|")) for name, text in names.items()}
+        kinds[kind] = {name: f"{form.article} {name}".strip() for name, form in forms.items() if name == form.thing}
     return {kind: found for kind, found in kinds.items() if kind != VARIANTS}
 
 
@@ -79,7 +81,7 @@ def main() -> None:
     pipe = Pipeline.from_pretrained(device=args.device)
     kinds = {
         kind: dict(islice(found.items(), args.first))
-        for kind, found in prompts(read_json(BUNDLED / "vocabulary.json")).items()
+        for kind, found in prompts(read_json(BUNDLED / VOCABULARY)).items()
     }
 
     def draw(prompt: str) -> Image.Image:

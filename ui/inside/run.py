@@ -17,7 +17,7 @@ from stable_diffusion.request import Request, without_loras
 
 from ..form.controls import Controls, Values, guidance_control, request_of, steps_control
 from ..runs.backend import Backend
-from ..runs.match import load_clip
+from ..runs.match import clip_for
 from ..runs.models import LoadedModels
 from ..runs.registry import new_run_id
 from ..stage.live import data_uri
@@ -151,11 +151,8 @@ def pictures_of(
 
 def matcher(pipeline: Pipeline, prompt: str) -> Match | None:
     """Return a function that measures the match of a picture and the prompt; None for a model without CLIP."""
-    folder = Path(pipeline.models.source) / "clip"
-    if not folder.is_dir() or not prompt.strip():
-        return None
-    clip = load_clip(folder, str(pipeline.models.unet.conv_in.weight.device))
-    return lambda image: clip.similarity([image], [prompt]).item()
+    clip = clip_for(Path(pipeline.models.source), prompt, str(pipeline.models.unet.conv_in.weight.device))
+    return None if clip is None else lambda image: clip.similarity([image], [prompt]).item()
 
 
 def heat_maps(maps: Tensor) -> list[dict[str, str]]:

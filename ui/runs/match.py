@@ -27,17 +27,24 @@ def load_clip(folder: Path, device: str) -> CLIP:
     return CLIP.from_pretrained(folder, device=device)
 
 
+def clip_for(model: Path, prompt: str, device: str) -> CLIP | None:
+    """Return the CLIP in a model's directory; None without a prompt, and where CLIP is missing or damaged."""
+    folder = model / "clip"
+    if not folder.is_dir() or not prompt.strip():
+        return None
+    try:
+        return load_clip(folder, device)
+    except ModelError as error:
+        log.warning("pictures are not compared with their words: %s", error)
+        return None
+
+
 def closest(model: Path, request: Request, files: Sequence[str]) -> int | None:
     """Return the place of the picture that matches a request's prompt best.
 
     None for a single picture, without a prompt, and for a model whose directory has no CLIP.
     """
-    folder, prompt = model / "clip", without_loras(request.prompt)
-    if len(files) == 1 or not folder.is_dir() or not prompt.strip():
-        return None
-    try:
-        clip = load_clip(folder, "cpu")  # a few pictures take it milliseconds, and an accelerator is the engine's
-    except ModelError as error:
-        log.warning("no picture is marked as the closest to the words: %s", error)
-        return None
-    return int(clip.similarity([Image.open(file) for file in files], [prompt]).argmax())
+    prompt = without_loras(request.prompt)
+    # A few pictures take it milliseconds on a processor, and an accelerator is the engine's.
+    clip = None if len(files) == 1 else clip_for(model, prompt, "cpu")
+    return None if clip is None else int(clip.similarity([Image.open(file) for file in files], [prompt]).argmax())

@@ -54,16 +54,12 @@ class Reading:
     """A prompt as it was read.
 
     caption: what to draw, in the words of the model's captions; an empty string if nothing can be drawn.
-    subjects: what the prompt may mean; the first is drawn. near: whether these are only near to its words.
-    unknown: the words that the model does not know. told: whether the prompt says something else than the caption.
+    subjects: what the prompt may mean; the first is drawn. unknown: the words that the model does not
+    know. told: whether the prompt says something else than the caption.
     """
 
     caption: str
     subjects: tuple[Subject, ...] = ()
-    background: str = ""
-    style: str = ""
-    place: str = ""
-    near: bool = False
     unknown: tuple[str, ...] = ()
     told: bool = False
     chips: tuple[Chip, ...] = ()
@@ -115,7 +111,7 @@ class _Reader:
                 if subjects:
                     facts.background = facts.background or facts.setting
                     return self._reading(found, subjects[:CHOICES], facts)
-        return self._reading(items, self._near(), Facts.of(items), near=True)
+        return self._reading(items, self._near(), Facts.of(items))
 
     def _languages(self) -> list[str]:
         """Return the languages that the prompt may be in, the likeliest first; English before one as likely."""
@@ -211,7 +207,7 @@ class _Reader:
                     return [Subject(Thing(name)) for name in self.all.near[form] if name in self.all.names]
         return []
 
-    def _reading(self, items: Sequence[Item], subjects: list[Subject], facts: Facts, near: bool = False) -> Reading:
+    def _reading(self, items: Sequence[Item], subjects: list[Subject], facts: Facts) -> Reading:
         rest = [facts.style and f"{facts.style} style"]
         if facts.background:
             rest.append(f"on {article_of(facts.background)} {facts.background} background")
@@ -230,10 +226,6 @@ class _Reader:
         return Reading(
             caption=chips[0].prompt if chips else "",
             subjects=tuple(subjects),
-            background=facts.background,
-            style=facts.style,
-            place=facts.place,
-            near=near,
             unknown=tuple(self._unknown(items, ("unknown", "people") if subjects else ("unknown", "people", "fall"))),
             told=_bare(split(labels[0] if labels else "")) != _bare(self.units),
             chips=tuple(chips),

@@ -11,13 +11,13 @@ from pathlib import Path
 from stable_diffusion.loading.config import ModelError
 from stable_diffusion.loading.files import read_json
 
-FILE = "vocabulary.json"
+from .lexicon import VOCABULARY
 
 
 @cache
 def subjects_of(folder: Path) -> str:
     """Return a sentence about the pictures that a model draws; an empty one for a model without a vocabulary."""
     try:
-        return str(read_json(folder / FILE)["draws"])
+        return str(read_json(folder / VOCABULARY)["draws"])
     except (ModelError, LookupError, TypeError):
         return ""
