@@ -25,8 +25,9 @@ from ui.theme import look
 from .conftest import PATIENCE, Visits, free_port
 from .visitor import Visitor, unfold
 
-FAULTS = {"memory": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "bug": KeyError("conv_in")}
-SENTENCES = {"memory": NO_MEMORY, "bug": UNEXPECTED}
+# Words that the model has no picture of, so that the page takes them as they were typed.
+FAULTS = {"memory": RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "defect": KeyError("conv_in")}
+SENTENCES = {"memory": NO_MEMORY, "defect": UNEXPECTED}
 
 
 class FaultyPipeline(Pipeline):

@@ -94,13 +94,15 @@ def test_idle_connections_take_the_place_of_nobody(caller: Caller):
 
 def test_connections_busy_with_requests_are_bounded(caller: Caller, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO, "ui"), ExitStack() as stack:
-        for number in range(2 * MOST):
+        # Of those that are taken in one turn of the loop, none is busy yet: on a slow machine it takes many more.
+        for number in range(20 * MOST):
             request = b"GET /gradio_api/heartbeat/%d HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" % number
             stack.enter_context(connected(caller, request))
-        end = time.monotonic() + 30
-        while "a connection, for" not in caplog.text:
-            assert time.monotonic() < end
+            if "a connection, for" in caplog.text:
+                break
             time.sleep(0.05)
+        assert number >= MOST, "as many as allowed are taken"
+        assert "a connection, for" in caplog.text
     time.sleep(SECONDS)
     assert caller.http.get("health").status_code == 200, "those who left make room"
 
