@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from ui.inside.chart import FOOT, HEIGHT, LEFT, MAX_READINGS, RIGHT, TOP, chart, line, number, ticks
+from ui.inside.laboratory.chart import FOOT, HEIGHT, LEFT, MAX_READINGS, RIGHT, TOP, chart, line, number, ticks
 
 
 def parsed(drawn: str) -> ElementTree.Element:

@@ -18,9 +18,9 @@ from stable_diffusion.inspection import conduct
 from stable_diffusion.mask import with_pictures
 from stable_diffusion.request import Request
 from ui.image2image import start_view
-from ui.inside.noise import noised
-from ui.inside.run import recordings
-from ui.inside.samplers import comparisons
+from ui.inside.laboratory.noise import noised
+from ui.inside.laboratory.run import recordings
+from ui.inside.laboratory.samplers import comparisons
 from ui.runs.backend import T, View
 from ui.stage.frames import picture_of
 from ui.stage.opening import PHOTOS

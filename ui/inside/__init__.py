@@ -1,24 +1,5 @@
-"""The tab Inside: the noise, a run and the samplers, taken apart."""
+"""The tab Inside."""
 
-from __future__ import annotations
+from .laboratory import build_laboratory as build_inside
 
-import gradio as gr
-
-from ..form.controls import Controls
-from ..runs.backend import Backend
-from ..runs.models import LoadedModels
-from .noise import noise_lab
-from .run import inside_a_run
-from .samplers import samplers_side_by_side
-
-
-def build_inside(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> tuple[gr.Tabs, Controls]:
-    """Build the tab on the model of `menu`, and return its sections and the controls of "Inside a run"."""
-    with gr.Tabs(elem_id="inside-tabs") as sections:
-        with gr.Tab("Noise lab", id="noise"):
-            noise_lab(models, backend, menu)
-        with gr.Tab("Inside a run", id="run"):
-            controls = inside_a_run(models, backend, menu)
-        with gr.Tab("Samplers", id="samplers"):
-            samplers_side_by_side(models, backend, menu)
-    return sections, controls
+__all__ = ["build_inside"]

@@ -1,4 +1,4 @@
-// Shows the steps of a recorded run (the values of ui/inside/run.py). Runs once; `element`, `props` and `watch` come from Gradio.
+// Shows the steps of a recorded run (the values of ui/inside/laboratory/run.py). Runs once; `element`, `props` and `watch` come from Gradio.
 const find = (selector) => element.querySelector(selector);
 const [play, slider, chips, heat] = [".play", "[type=range]", ".chips", ".heat"].map(find);
 const chosen = (name) => find(`[name="inside-${name}"]:checked`)?.value;
@@ -78,7 +78,7 @@ function update() {
   frames = whole ?? [...frames.filter(({ index }) => index !== frame.index), frame];
   slider.max = frames.length;
   if (!held) slider.value = frames.length;
-  find(".charts").innerHTML = charts; // by ui/inside/chart.py, from numbers and fixed labels
+  find(".charts").innerHTML = charts; // by ui/inside/laboratory/chart.py, from numbers and fixed labels
   play.hidden = frames.length < 2;
   show();
   if (!whole || held) return;

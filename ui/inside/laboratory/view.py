@@ -16,7 +16,7 @@ Value = dict[str, object]
 
 
 def inside_view(kind: str, script: str | None = None) -> gr.HTML:
-    """Build an empty view; `kind` names its template, ui/inside/{kind}.html.
+    """Build an empty view; `kind` names its template, ui/inside/laboratory/{kind}.html.
 
     A template must not contain text by a visitor: Gradio reads it as HTML, and a `${` in it as a script. The script
     sets such text instead.

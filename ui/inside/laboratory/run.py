@@ -15,12 +15,12 @@ from PIL import Image
 
 from stable_diffusion.request import Request, without_loras
 
-from ..form.controls import Controls, Values, guidance_control, request_of, steps_control
-from ..runs.backend import Backend
-from ..runs.match import clip_for
-from ..runs.models import LoadedModels
-from ..runs.registry import new_run_id
-from ..stage.live import data_uri
+from ...form.controls import Controls, Values, guidance_control, request_of, steps_control
+from ...runs.backend import Backend
+from ...runs.match import clip_for
+from ...runs.models import LoadedModels
+from ...runs.registry import new_run_id
+from ...stage.live import data_uri
 from .chart import chart, line
 from .lane import Look, connect_lane, lane_buttons
 from .view import HERE, Value, inside_view

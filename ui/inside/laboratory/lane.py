@@ -10,12 +10,12 @@ from gradio.components import Component
 
 from stable_diffusion.request import Request
 
-from ..form.controls import CHECKED, QUIET, Values
-from ..runs.backend import Backend, View
-from ..runs.errors import errors_on_page
-from ..runs.events import Waiting
-from ..runs.models import LoadedModels
-from ..runs.visitors import visitor_of
+from ...form.controls import CHECKED, QUIET, Values
+from ...runs.backend import Backend, View
+from ...runs.errors import errors_on_page
+from ...runs.events import Waiting
+from ...runs.models import LoadedModels
+from ...runs.visitors import visitor_of
 from .view import Value
 
 Look = tuple[View[Value], Sequence[Request]]

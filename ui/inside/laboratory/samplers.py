@@ -11,11 +11,11 @@ import gradio as gr
 
 from stable_diffusion.request import SAMPLER_LABELS, SCHEDULE_LABELS, Request, RequestError
 
-from ..form.controls import Controls, Values, request_of, steps_control
-from ..form.inputs import CheckboxGroup
-from ..runs.backend import Backend
-from ..runs.models import LoadedModels
-from ..stage.live import data_uri
+from ...form.controls import Controls, Values, request_of, steps_control
+from ...form.inputs import CheckboxGroup
+from ...runs.backend import Backend
+from ...runs.models import LoadedModels
+from ...stage.live import data_uri
 from .chart import Line, chart, line
 from .lane import Look, connect_lane, lane_buttons
 from .view import Value, inside_view

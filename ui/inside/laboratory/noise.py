@@ -15,16 +15,16 @@ from PIL import Image
 
 from stable_diffusion.request import Request, RequestError
 
-from ..form.controls import QUIET
-from ..form.inputs import Slider, picked
-from ..form.photo import photo_input, require_photo
-from ..runs.backend import Backend
-from ..runs.errors import errors_on_page
-from ..runs.events import Waiting
-from ..runs.models import LoadedModels
-from ..runs.visitors import visitor_of
-from ..stage.live import data_uri
-from ..stage.opening import PHOTOS, cards
+from ...form.controls import QUIET
+from ...form.inputs import Slider, picked
+from ...form.photo import photo_input, require_photo
+from ...runs.backend import Backend
+from ...runs.errors import errors_on_page
+from ...runs.events import Waiting
+from ...runs.models import LoadedModels
+from ...runs.visitors import visitor_of
+from ...stage.live import data_uri
+from ...stage.opening import PHOTOS, cards
 from .chart import chart, line
 from .view import Value, inside_view
 
