@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gradio as gr
 
-from ...form.controls import Controls
 from ...runs.backend import Backend
 from ...runs.models import LoadedModels
 from .noise import noise_lab
@@ -12,13 +11,12 @@ from .run import inside_a_run
 from .samplers import samplers_side_by_side
 
 
-def build_laboratory(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> tuple[gr.Tabs, Controls]:
-    """Build the views on the model of `menu`, and return its sections and the controls of "Inside a run"."""
-    with gr.Tabs(elem_id="inside-tabs") as sections:
+def build_laboratory(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> None:
+    """Build the views on the model of `menu`."""
+    with gr.Tabs(elem_id="inside-tabs"):
         with gr.Tab("Noise lab", id="noise"):
             noise_lab(models, backend, menu)
         with gr.Tab("Inside a run", id="run"):
-            controls = inside_a_run(models, backend, menu)
+            inside_a_run(models, backend, menu)
         with gr.Tab("Samplers", id="samplers"):
             samplers_side_by_side(models, backend, menu)
-    return sections, controls

@@ -43,8 +43,8 @@ PULL = "The pull of the words: distance between the two guesses (RMS)"
 MATCH = "Match of the guided guess and the prompt, measured by CLIP (cosine, arXiv:2103.00020)"
 
 
-def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> Controls:
-    """Build the section, connect its events, and return its controls."""
+def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> None:
+    """Build the section and connect its events."""
     defaults = models.defaults()
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
         prompt = gr.Textbox("a cat face next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
@@ -60,7 +60,6 @@ def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> C
         return recordings, [request_of(controls, values)]
 
     connect_lane(models, backend, menu, buttons, look, set(controls.values()), view)
-    return controls
 
 
 def recordings(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[Value], None]) -> Inquiry[None]:
