@@ -45,7 +45,7 @@ const tour = {
     const begun = performance.now();
     const move = (now) => {
       if (slider.dataset.touched) return;
-      if (slider.closest("[hidden]") || !slider.isConnected) return (slider.swaying = false);
+      if (slider.offsetParent === null) return (slider.swaying = false);
       const phase = (1 - Math.cos(((now - begun) / (1000 * seconds)) * 2 * Math.PI)) / 2;
       slider.value = low + (high - low) * phase;
       slider.dispatchEvent(new Event("input", {bubbles: true}));
@@ -72,6 +72,14 @@ function fill(section) {
   else for (const value of recorded[nameOf(section)] ?? []) stop.draw(value);
 }
 
+// Note a stop in the page's address, or none.
+function note(number) {
+  const address = new URL(location);
+  if (number) address.searchParams.set("inside", number);
+  else address.searchParams.delete("inside");
+  history.replaceState(history.state, "", address);
+}
+
 function go(to, focus = false) {
   if (to < 0 || to >= sections.length) return;
   if (asking && sections[at] !== sections[to]) {
@@ -87,9 +95,7 @@ function go(to, focus = false) {
   element.querySelector(".back").disabled = at === 0;
   element.querySelector(".on").disabled = at === sections.length - 1;
   status.textContent = "";
-  const address = new URL(location);
-  address.searchParams.set("inside", at + 1);
-  history.replaceState(history.state, "", address);
+  note(at + 1);
   fill(section);
   functionsOf(section).start?.();
   if (focus) section.querySelector("h2").focus({preventScroll: true});
@@ -166,9 +172,9 @@ function begin() {
   }
   document.addEventListener("keydown", onKey);
   watch("value", hear);
-  new IntersectionObserver(([seen], observer) => {
-    if (!seen.isIntersecting) return;
-    observer.disconnect();
-    open();
+  let opening = null;
+  new IntersectionObserver(([seen]) => {
+    if (seen.isIntersecting) opening ??= open();
+    else if (element.offsetParent === null) note(null); // another tab of the page
   }).observe(element);
 }
