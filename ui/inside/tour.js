@@ -7,6 +7,7 @@
 const STOPS = {};
 const [root, status, dots] = [".tour", ".status", ".dots span"].map((selector) => element.querySelector(selector));
 const sections = [...element.querySelectorAll(".stop")];
+const wanted = Number(new URLSearchParams(location.search).get("inside")); // the stop in the page's address
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 let run = null; // {link, picture, prompt} of the visitor's picture; null for the recorded run
 let recorded = null; // the values of each stop for the recorded run
@@ -147,7 +148,6 @@ function onKey(event) {
 
 async function open() {
   recorded = await fetch(props.recorded).then((answer) => answer.json());
-  const wanted = Number(new URLSearchParams(location.search).get("inside"));
   // Whoever came by pointer goes on by the arrow keys; with the keys these still belong to the tabs.
   const byKeys = document.activeElement?.matches(":focus-visible");
   go(at >= 0 ? at : Math.min(Math.max(1, wanted || 1), sections.length) - 1, !byKeys);
