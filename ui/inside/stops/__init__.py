@@ -1,7 +1,10 @@
 """The ten stops, in their order."""
 
 from .change import CHANGE
+from .first import FIRST
+from .push import PUSH
+from .sees import SEES
 from .snow import SNOW
 from .step import STEP
 
-STOPS = (SNOW, STEP, CHANGE)
+STOPS = (SNOW, SEES, FIRST, STEP, CHANGE, PUSH)
