@@ -2,9 +2,10 @@
 
 from .change import CHANGE
 from .first import FIRST
+from .numbers import NUMBERS
 from .push import PUSH
 from .sees import SEES
 from .snow import SNOW
 from .step import STEP
 
-STOPS = (SNOW, SEES, FIRST, STEP, CHANGE, PUSH)
+STOPS = (SNOW, SEES, FIRST, STEP, CHANGE, PUSH, NUMBERS)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stable_diffusion.pipeline import Pipeline
     from stable_diffusion.run import Step
 
-MOST_TEXT = 300
+MOST_TEXT, SIDE = 300, 224
 BRANCHES = 8
 """Steps of the run at most, evenly spaced, from which it goes on with the other words."""
 
@@ -49,14 +49,14 @@ def view(question: Change, pipeline: Pipeline, requests: Sequence[Request], show
     def told(step: Step) -> None:
         show({"recorded": step.index, "total": step.total})
 
-    recording = yield from recording_of(pipeline, request.with_values(preview="none"), told)
+    recording = yield from recording_of(pipeline, request, told)
     steps = evenly(len(recording.answers))
     show({"other": question.other, "steps": steps, "total": len(recording.answers)})
     for step in reversed(steps):
         run = branch(pipeline, recording, step, conditioning=words)
         final = yield from finish(run)
         pictures = yield from rendered(run.render, final)
-        show({"step": step, "picture": picture_uri(pictures.images[0])})
+        show({"step": step, "picture": picture_uri(pictures.images[0], SIDE)})
 
 
 def evenly(total: int) -> list[int]:
