@@ -1,8 +1,8 @@
 """Write small copies of the training drawings into a model directory: `python -m training.data.make_neighbours`.
 
-The page finds the drawings nearest to a picture among them (`stable_diffusion.inspect.neighbours`). One drawing for each
-thing and style that training sees, the first of the data set: no second skin tone, nothing that is held out, and no
-people, of which only 4 % of the examples are. The licences in the model's NOTICE.md hold for the copies too.
+The page finds the drawings nearest to a picture among them (`stable_diffusion.inspect.neighbours`). One drawing for
+each thing and style that training sees, the first of the data set: no second skin tone, nothing that is held out, and
+no people, which only 4 % of the examples show. The licences in the model's NOTICE.md hold for the copies too.
 """
 
 from __future__ import annotations
