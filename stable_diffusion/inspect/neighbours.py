@@ -18,7 +18,7 @@ from ..loading.files import read_json
 
 SIDE, FEATURE_SIDE = 64, 16
 """Width and height of a drawing on a sheet, in pixels, and of the means of its pixels that pictures are compared by:
-coarse shapes and colours, which tell these drawings apart better than the features of a small CLIP (training/LOG.md)."""
+coarse shapes and colours, which tell drawings apart better than the features of a small CLIP (training/LOG.md)."""
 BACKGROUND = 40
 """Sum of the differences of red, green and blue up to which a pixel belongs to the background of its corner."""
 PAIRS = 4000
