@@ -17,13 +17,14 @@ from torch.nn import functional as F
 
 from ..guidance import Answer, Denoiser, Query
 from ..images import to_images, to_tensor
-from ..inspection import Inquiry, Question, conduct, next_step, rendered
+from ..inspection import Inquiry, conduct, next_step, rendered
 from ..pipeline import Pipeline
 from ..preview import Preview, Renderer
-from ..request import Request, RequestError, Settings
+from ..request import Request, Settings
 from ..run import Run, Step
 from ..safety import blur
 from ..schedule import Level
+from .guesses import guesses
 from .heat_maps import token_heat
 
 if TYPE_CHECKING:
@@ -111,19 +112,14 @@ def noised_photo(
     pipeline: Pipeline, photo: Image.Image, t: int, *, prompt: str = "", seed: int = 0
 ) -> Inquiry[NoisedPhoto]:
     """Return what `add_noise` returns, as an inquiry."""
-    schedule, models = pipeline.schedule, pipeline.models
-    if not 0 <= t < schedule.num_train_timesteps:
-        raise RequestError(f"t must be in [0, {schedule.num_train_timesteps - 1}], got {t}")
-    generator = torch.Generator().manual_seed(seed)
-    pixels = to_tensor([photo]).to(next(models.vae.parameters()))
-    x_0 = models.vae.encode(pixels).float()
-    level, steps = schedule.level(t), torch.tensor([t])
-    x_t = schedule.add_noise(x_0, torch.randn(x_0.shape, generator=generator).to(x_0), steps)
-    words = pipeline.condition(Request(prompt, guidance_scale=1.0))
-    query = Query(x_t, level, words.context, None, words.guidance_scale)
-    answer = yield Question(query, words.denoise)
-    noisy_pixels = schedule.add_noise(pixels, torch.randn(pixels.shape, generator=generator).to(pixels), steps)
-    return NoisedPhoto(level, noisy_pixels, x_0, x_t, answer.x_0)
+    vae, generator = pipeline.models.vae, torch.Generator().manual_seed(seed)
+    pixels = to_tensor([photo]).to(next(vae.parameters()))
+    x_0 = vae.encode(pixels).float()
+    noise = torch.randn(x_0.shape, generator=generator).to(x_0)
+    [guess] = yield from guesses(pipeline, Request(prompt, guidance_scale=1.0), x_0, [t], noise)
+    noise = torch.randn(pixels.shape, generator=generator).to(pixels)
+    noisy_pixels = pipeline.schedule.add_noise(pixels, noise, torch.tensor([t]))
+    return NoisedPhoto(guess.level, noisy_pixels, x_0, guess.x_t, guess.answer.x_0)
 
 
 def channel_sheet(latents: Tensor) -> Image.Image:

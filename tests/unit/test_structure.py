@@ -20,7 +20,18 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "training" / "READM
 
 SD = "stable_diffusion"
 LIBRARY = {SD, f"{SD}.loading", f"{SD}.adapters", f"{SD}.compute", f"{SD}.batching", f"{SD}.inspect"}
-PAGE = {"ui", "ui.form", "ui.words", "ui.stage", "ui.runs", "ui.keep", "ui.inside", "ui.inside.stops", "ui.inside.laboratory", "ui.web"}
+PAGE = {
+    "ui",
+    "ui.form",
+    "ui.words",
+    "ui.stage",
+    "ui.runs",
+    "ui.keep",
+    "ui.inside",
+    "ui.inside.stops",
+    "ui.inside.laboratory",
+    "ui.web",
+}
 MAY_IMPORT = {
     f"{SD}.loading": {SD},
     f"{SD}.compute": {SD, f"{SD}.loading"},

@@ -7,6 +7,7 @@
 const STOPS = {};
 const [root, status, dots] = [".tour", ".status", ".dots span"].map((selector) => element.querySelector(selector));
 const sections = [...element.querySelectorAll(".stop")];
+const wanted = Number(new URLSearchParams(location.search).get("inside")); // the stop in the page's address
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 let run = null; // {link, picture, prompt} of the visitor's picture; null for the recorded run
 let recorded = null; // the values of each stop for the recorded run
@@ -45,7 +46,7 @@ const tour = {
     const begun = performance.now();
     const move = (now) => {
       if (slider.dataset.touched) return;
-      if (slider.closest("[hidden]") || !slider.isConnected) return (slider.swaying = false);
+      if (slider.offsetParent === null) return (slider.swaying = false);
       const phase = (1 - Math.cos(((now - begun) / (1000 * seconds)) * 2 * Math.PI)) / 2;
       slider.value = low + (high - low) * phase;
       slider.dispatchEvent(new Event("input", {bubbles: true}));
@@ -72,6 +73,14 @@ function fill(section) {
   else for (const value of recorded[nameOf(section)] ?? []) stop.draw(value);
 }
 
+// Note a stop in the page's address, or none.
+function note(number) {
+  const address = new URL(location);
+  if (number) address.searchParams.set("inside", number);
+  else address.searchParams.delete("inside");
+  history.replaceState(history.state, "", address);
+}
+
 function go(to, focus = false) {
   if (to < 0 || to >= sections.length) return;
   if (asking && sections[at] !== sections[to]) {
@@ -87,9 +96,7 @@ function go(to, focus = false) {
   element.querySelector(".back").disabled = at === 0;
   element.querySelector(".on").disabled = at === sections.length - 1;
   status.textContent = "";
-  const address = new URL(location);
-  address.searchParams.set("inside", at + 1);
-  history.replaceState(history.state, "", address);
+  note(at + 1);
   fill(section);
   functionsOf(section).start?.();
   if (focus) section.querySelector("h2").focus({preventScroll: true});
@@ -141,7 +148,6 @@ function onKey(event) {
 
 async function open() {
   recorded = await fetch(props.recorded).then((answer) => answer.json());
-  const wanted = Number(new URLSearchParams(location.search).get("inside"));
   // Whoever came by pointer goes on by the arrow keys; with the keys these still belong to the tabs.
   const byKeys = document.activeElement?.matches(":focus-visible");
   go(at >= 0 ? at : Math.min(Math.max(1, wanted || 1), sections.length) - 1, !byKeys);
@@ -166,9 +172,9 @@ function begin() {
   }
   document.addEventListener("keydown", onKey);
   watch("value", hear);
-  new IntersectionObserver(([seen], observer) => {
-    if (!seen.isIntersecting) return;
-    observer.disconnect();
-    open();
+  let opening = null;
+  new IntersectionObserver(([seen]) => {
+    if (seen.isIntersecting) opening ??= open();
+    else if (element.offsetParent === null) note(null); // another tab of the page
   }).observe(element);
 }

@@ -33,11 +33,12 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
     while run.query is not None:
         step = yield from next_step(run, preview)
         seen = yield from decoded(step)
+        assert seen.images is not None
         show(
             {
                 "index": step.index,
                 "total": step.total,
-                "xt": picture_uri(step.noisy()[0]),
+                "xt": picture_uri(seen.noisy()[0]),
                 "guess": picture_uri(seen.images[0]),
             }
         )
@@ -45,6 +46,7 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
         run = pipeline.begin(one.with_values(preview="none"))
         while run.query is not None:
             step = yield from next_step(run, preview)
+        assert step.images is not None
         show({"steps": step.total, "picture": picture_uri(step.images[0], THUMB)})
 
 
