@@ -7,7 +7,6 @@ names on each sheet by style. `training.data.make_neighbours` writes it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -76,13 +75,14 @@ class Drawings:
         found, mirrored = (distances(self.features, one) for one in both_ways(picture))
         least = np.minimum(found, mirrored)
         return [
-            Neighbour(*self.names[i], self._image(i, mirrored=mirrored[i] < found[i]), float(least[i]))
-            for i in np.argsort(least)[:count]
+            self._neighbour(i, float(least[i]), mirrored=mirrored[i] < found[i])
+            for i in np.argsort(least)[:count].tolist()
         ]
 
-    def _image(self, i: int, *, mirrored: bool) -> Image.Image:
+    def _neighbour(self, i: int, distance: float, *, mirrored: bool) -> Neighbour:
+        name, style = self.names[i]
         image = Image.fromarray(self.pictures[i])
-        return flip(image) if mirrored else image
+        return Neighbour(name, style, flip(image) if mirrored else image, distance)
 
 
 def features(pictures: np.ndarray) -> np.ndarray:
@@ -95,13 +95,14 @@ def features(pictures: np.ndarray) -> np.ndarray:
 def both_ways(picture: Image.Image) -> np.ndarray:
     """Return the features (2, D) of a picture with its background made white, and of its mirror image."""
     small = on_white(picture)
-    return features(np.stack([small, flip(small)]))
+    return features(np.stack([np.asarray(small), np.asarray(flip(small))]))
 
 
 def on_white(picture: Image.Image) -> Image.Image:
     """Return a small RGB copy in which the even background around the thing is white."""
     small = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
-    for corner in product((0, SIDE - 1), repeat=2):
+    last = SIDE - 1
+    for corner in ((0, 0), (last, 0), (0, last), (last, last)):
         ImageDraw.floodfill(small, corner, (255, 255, 255), thresh=BACKGROUND)
     return small
 
