@@ -45,6 +45,15 @@ def guesses(
     return found
 
 
+def share_right(guess: Tensor, x_0: Tensor) -> Tensor:
+    """Return the share (N,) of the variance of latents x_0 (N, C, h, w) over their pixels that a guess explains.
+
+    It is 1 for x_0 itself, 0 for a plain area in the mean of each channel, and below 0 for what is further off.
+    """
+    plain = x_0.mean(dim=(2, 3), keepdim=True)
+    return 1 - (guess - x_0).square().flatten(1).sum(dim=1) / (plain - x_0).square().flatten(1).sum(dim=1)
+
+
 def with_guidance(pipeline: Pipeline, request: Request, scale: float) -> Conditioning:
     """Return a request's conditioning whose guidance is the formula's at any scale, 0 and below 1 too.
 

@@ -42,11 +42,11 @@ const tour = {
   // Move a slider to and fro until it is touched.
   sway(slider, seconds = 5) {
     if (still || slider.dataset.touched) return;
-    const [low, high] = [Number(slider.min), Number(slider.max)];
     const begun = performance.now();
     const move = (now) => {
       if (slider.dataset.touched) return;
       if (slider.offsetParent === null) return (slider.swaying = false);
+      const [low, high] = [Number(slider.min), Number(slider.max)]; // values may still arrive
       const phase = (1 - Math.cos(((now - begun) / (1000 * seconds)) * 2 * Math.PI)) / 2;
       slider.value = low + (high - low) * phase;
       slider.dispatchEvent(new Event("input", {bubbles: true}));
@@ -138,6 +138,7 @@ function onKey(event) {
   const elsewhere = !element.contains(event.target) && event.target !== document.body;
   if (elsewhere || typing(event.target)) return;
   const moves = event.target.matches("[type=range], [type=radio], [role=tab]");
+  if (event.key === " " && event.target.matches("button, summary")) return; // it presses them
   const by = {PageDown: 1, PageUp: -1, ArrowRight: moves ? 0 : 1, ArrowLeft: moves ? 0 : -1}[event.key];
   if (by) go(at + by, true);
   else if (event.key === "p") present();
