@@ -43,13 +43,13 @@ def posterior_mean(points: Tensor, query: Query) -> Tensor:
 class TwoPoints(Pipeline):
     """A pipeline that draws `points`, two pictures in latents (2, C, h, w); with words, only the first `meant`."""
 
-    meant = 2
+    meant, scale = 2, 0.4
 
     @property
     def points(self) -> Tensor:
-        """The pictures: each latent of the one is 1 or -1, and of the other the opposite."""
+        """The pictures: each latent of the one is `scale` or its negative, and of the other the opposite."""
         one = torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(7)).sign()
-        return torch.stack([one, -one])
+        return self.scale * torch.stack([one, -one])
 
     def condition(self, request: Request) -> Conditioning:
         """Return the conditioning of a request with the exact denoiser in place of the network."""

@@ -37,7 +37,7 @@ def test_from_much_noise_the_guess_is_the_mean_and_from_little_the_nearest_pictu
     toy.meant = 1
     ours, other = toy.points[:1], toy.points[1:]
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    noise -= (noise * ours).mean() * ours  # noise that speaks for neither picture
+    noise -= (noise * ours).mean() / toy.scale**2 * ours  # noise that speaks for neither picture
     [late] = conduct(guesses(toy, REQUEST, torch.zeros(1, 4, 8, 8), [999], noise))
     assert late.answer.unconditional is not None
     assert late.answer.unconditional.abs().max() < 1e-4
