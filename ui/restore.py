@@ -10,7 +10,7 @@ from gradio.components import Component
 from stable_diffusion.request import RequestError
 from ui.stage import live
 
-from .form.controls import CHECKED, Controls, Updates
+from .form.controls import CHECKED, QUIET, Controls, Updates
 from .form.fitting import fill
 from .form.inputs import picked
 from .form.photo import SEEN, own_file
@@ -98,7 +98,8 @@ def connect_file(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, fil
             return {file: None, **restore(settings, tabs, models, pages, chosen, "file")}
 
     outputs = [pages, file, *all_controls(tabs)]
-    file.upload(read, [file, menu], outputs, show_progress="hidden", api_visibility="private")
+    dropped = file.upload(read, [file, menu], outputs, show_progress="hidden", api_visibility="private")
+    dropped.failure(lambda: None, None, file, **QUIET)
 
 
 def connect_text(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs) -> None:
@@ -116,7 +117,7 @@ PLAY = """() => {
   const link = new URLSearchParams(location.search);
   const kind = link.has("strength") ? "i2i" : "t2i";
   const whole = link.has("seed") && (kind === "t2i" || link.has("photo"));
-  if (!whole || sessionStorage.getItem(`${kind}-live`)) return;
+  if (!whole || stored("sessionStorage", `${kind}-live`)) return;
   const press = () => {
     const button = document.querySelector(`#${kind}-generate`);
     button ? button.click() : setTimeout(press, 100); // a tab's parts come when it is shown

@@ -59,7 +59,7 @@ def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> C
     def look(values: Values) -> Look:
         return recordings, [request_of(controls, values)]
 
-    connect_lane(models, backend, menu, buttons, look, set(controls.values()), view)
+    connect_lane(models, backend, menu, buttons, look, controls, view)
     return controls
 
 

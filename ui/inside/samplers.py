@@ -70,7 +70,7 @@ def samplers_side_by_side(models: LoadedModels, backend: Backend, menu: gr.Dropd
         request = request_of(controls, values).seeded()
         return comparisons, [request.with_values(sampler=name) for name in values[chosen]]
 
-    connect_lane(models, backend, menu, buttons, look, {*controls.values(), chosen}, view)
+    connect_lane(models, backend, menu, buttons, look, {**controls, "samplers": chosen}, view)
 
 
 def comparisons(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[Value], None]) -> Inquiry[None]:
