@@ -152,7 +152,7 @@ class Pipeline:
             raise RequestError(
                 f"then_at must be at most {plan.evaluations}, the number of steps of this run, got {request.then_at}"
             )
-        draw = self._noise_source(request)
+        draw = self.noise_source(request)
         # diffusers' order of draws: the photo's posterior, then the first noise, then the sampler's.
         if not isinstance(photo, Image.Image):
             return Run(request, plan, conditioning, plan.start(draw()), draw, Renderer(self.models))
@@ -219,7 +219,7 @@ class Pipeline:
         later = then[0] if then else context
         return Conditioning(models, denoise, context, negative if guided else None, scale, later, request.then_at)
 
-    def _noise_source(self, request: Request) -> Callable[[], Tensor]:
+    def noise_source(self, request: Request) -> Callable[[], Tensor]:
         """Return a source of standard normal draws (count, C, h, w) of a complete request.
 
         Each image has a generator of its own, in float32 on the CPU: the draws are the same on every device.

@@ -131,8 +131,8 @@ def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
                 words = text2image(services, history, menu)
             with gr.Tab("Image2Image", id="i2i") as i2i:
                 photos = image2image(services, history, menu, i2i)
-            with gr.Tab("Inside", id="inside"):
-                inside = build_inside(models, backend, menu)
+            with gr.Tab("Inside", id="inside") as inside:
+                tour, inside_run = build_inside(models, backend, services.rate, menu)
         with gr.Row(elem_id="visit"):
             with gr.Column(scale=4, min_width=320):
                 history.gallery.render()
@@ -151,7 +151,7 @@ def build_page(models: LoadedModels, backend: Backend) -> gr.Blocks:
         connect_text(tabs, models, pages)
         connect_link(tabs, models, pages, page)
         connect_use(tabs, pages)
-        connect_inside(tabs["t2i"], pages, inside)
+        connect_inside(tabs, pages, inside, tour, inside_run, page)
         for tab in tabs.values():
             connect_run(tab, services, page)
             connect_form(tab, services, page)

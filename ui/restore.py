@@ -10,10 +10,11 @@ from gradio.components import Component
 from stable_diffusion.request import RequestError
 from ui.stage import live
 
-from .form.controls import CHECKED, QUIET, Controls, Updates
+from .form.controls import CHECKED, QUIET, Updates
 from .form.fitting import fill
 from .form.inputs import picked
 from .form.photo import SEEN, own_file
+from .inside.tour import TELLING, arriving
 from .keep.history import FinishedRun, History, by_picture
 from .keep.infotext import Infotext, parse_infotext
 from .keep.link import from_query
@@ -152,15 +153,22 @@ def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:
         used.success(None, js=SEEN, api_visibility="private")
 
 
-def connect_inside(tab: Tab, pages: gr.Tabs, inside: tuple[gr.Tabs, Controls]) -> None:
-    """Put the settings of the run that the tab shows into the form of "Inside a run"."""
-    sections, form = inside
-    controls = {name: component for name, component in form.items() if name != "model"}
+def connect_inside(
+    tabs: dict[str, Tab], pages: gr.Tabs, inside: gr.Tab, tour: gr.HTML, run: gr.State, page: gr.Blocks
+) -> None:
+    """Let the tour be about the picture that a tab shows last, and open it by "Look inside" or by an address.
 
-    def look(run: FinishedRun | None) -> Updates:
-        settings = finished(run).settings
-        settings["seed"] = str(settings["seed"])
-        updates = {component: settings[name] for name, component in controls.items()}
-        return {pages: gr.Tabs(selected="inside"), sections: gr.Tabs(selected="run"), **updates}
+    run: the run that the tour is about.
+    """
 
-    tab.view.inside.click(look, tab.view.last, [pages, sections, *controls.values()], **CHECKED)
+    def look(over: FinishedRun | None) -> Updates:
+        return {pages: gr.Tabs(selected="inside"), run: finished(over), tour: arriving(over, TELLING)}
+
+    def at_address(request: gr.Request) -> gr.Tabs:
+        return gr.Tabs(selected="inside") if "inside" in request.query_params else gr.skip()
+
+    for tab in tabs.values():
+        tab.view.inside.click(look, tab.view.last, [pages, run, tour], **CHECKED)
+        tab.view.last.change(lambda over: over, tab.view.last, run, **QUIET)
+    inside.select(arriving, run, tour, **QUIET)
+    page.load(at_address, None, pages, **QUIET)

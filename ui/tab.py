@@ -202,7 +202,7 @@ def run_view(kind: str, buttons: tuple[gr.Button, gr.Button], edge: Sequence[Com
         with gr.Row(equal_height=True, visible=False, elem_classes="tools") as after:
             download = gr.DownloadButton("Download", **tool(kind, "download"))
             use = gr.Button("Use as photo", **tool(kind, "use"))
-            inside = gr.Button("Look inside", visible=kind == "t2i", **tool(kind, "inside"))  # that tab takes no photo
+            inside = gr.Button("Look inside", **tool(kind, "inside"))
             link = gr.Button("Copy link", **tool(kind, "link"))
             save = gr.Button("Save film", **tool(kind, "save"))
             strip = gr.Button("Save strip", **tool(kind, "strip"))

@@ -6,7 +6,7 @@ An ordinary run does not use this module, and looking inside changes no pixel of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,11 +20,13 @@ from ..images import to_images, to_tensor
 from ..inspection import Inquiry, Question, conduct, next_step, rendered
 from ..pipeline import Pipeline
 from ..preview import Preview, Renderer
-from ..request import Request, RequestError, Settings
+from ..request import Request, RequestError, Settings, without_loras
 from ..run import Run, Step
 from ..safety import blur
 from ..schedule import Level
-from .heat_maps import token_heat
+from .guesses import guesses
+from .heat_maps import prompt_words, token_heat, with_text, word_heat
+from .recording import Recording
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -41,7 +43,7 @@ class InsideStep:
 
     unconditional, conditional: x_0 (N, C, h, w) of the negative prompt alone (None in a run without guidance) and of
     the prompt alone; `step.denoised` is the guided x_0. heat: attention to the prompt's tokens (N, S, h, w), averaged
-    over heads and layers.
+    over heads and layers, or another reading of the maps by the observer.
     """
 
     step: Step
@@ -111,19 +113,14 @@ def noised_photo(
     pipeline: Pipeline, photo: Image.Image, t: int, *, prompt: str = "", seed: int = 0
 ) -> Inquiry[NoisedPhoto]:
     """Return what `add_noise` returns, as an inquiry."""
-    schedule, models = pipeline.schedule, pipeline.models
-    if not 0 <= t < schedule.num_train_timesteps:
-        raise RequestError(f"t must be in [0, {schedule.num_train_timesteps - 1}], got {t}")
-    generator = torch.Generator().manual_seed(seed)
-    pixels = to_tensor([photo]).to(next(models.vae.parameters()))
-    x_0 = models.vae.encode(pixels).float()
-    level, steps = schedule.level(t), torch.tensor([t])
-    x_t = schedule.add_noise(x_0, torch.randn(x_0.shape, generator=generator).to(x_0), steps)
-    words = pipeline.condition(Request(prompt, guidance_scale=1.0))
-    query = Query(x_t, level, words.context, None, words.guidance_scale)
-    answer = yield Question(query, words.denoise)
-    noisy_pixels = schedule.add_noise(pixels, torch.randn(pixels.shape, generator=generator).to(pixels), steps)
-    return NoisedPhoto(level, noisy_pixels, x_0, x_t, answer.x_0)
+    vae, generator = pipeline.models.vae, torch.Generator().manual_seed(seed)
+    pixels = to_tensor([photo]).to(next(vae.parameters()))
+    x_0 = vae.encode(pixels).float()
+    noise = torch.randn(x_0.shape, generator=generator).to(x_0)
+    [guess] = yield from guesses(pipeline, Request(prompt, guidance_scale=1.0), x_0, [t], noise)
+    noise = torch.randn(pixels.shape, generator=generator).to(pixels)
+    noisy_pixels = pipeline.schedule.add_noise(pixels, noise, torch.tensor([t]))
+    return NoisedPhoto(guess.level, noisy_pixels, x_0, guess.x_t, guess.answer.x_0)
 
 
 def channel_sheet(latents: Tensor) -> Image.Image:
@@ -142,9 +139,14 @@ def channel_sheet(latents: Tensor) -> Image.Image:
 
 @dataclass
 class Observer:
-    """A denoiser that answers the queries of one run as the run's own does, and keeps the heat."""
+    """A denoiser that answers the queries of one run as the run's own does, and keeps the heat.
+
+    read: heat (rows, ..., h, w) from the maps of all layers, with height and width of the latents; `head_heat` gives it
+    for each layer and head.
+    """
 
     denoise: Denoiser
+    read: Callable[[Sequence[Tensor], int, int], Tensor] = token_heat
     _heat: list[Tensor] = field(default_factory=list)
 
     @torch.no_grad()
@@ -154,8 +156,8 @@ class Observer:
         maps: list[Tensor] = []
         [(unconditional, conditional)] = self.denoise.predict(queries, maps)
         # With guidance, the prompt's rows come last.
-        heat = token_heat([weights[-len(query.x) :] for weights in maps], *query.x.shape[2:])
-        self._heat.append(heat)
+        height, width = query.x.shape[2:]
+        self._heat.append(self.read([weights[-len(query.x) :] for weights in maps], height, width))
         return [self.denoise.answer(query, unconditional, conditional)]
 
     def take(self) -> Tensor:
@@ -163,3 +165,24 @@ class Observer:
         heat = torch.cat(self._heat)
         self._heat.clear()
         return heat
+
+
+def absent_heat(pipeline: Pipeline, recording: Recording, step: int, word: str) -> Inquiry[Tensor]:
+    """Return where a recorded run would look at a step for a word that its prompt lacks: heat (N, h, w).
+
+    The network is asked once about the x_t of that step, with the word behind the prompt as it then holds, read as a
+    plain one; of the maps only those of the word are read, and the answer is thrown away. Raises `RequestError` for a
+    word of which the prompt has no room for a token, and for a step that the run did not take.
+    """
+    recording.check(step)
+    request, tokenizer = recording.request, pipeline.models.tokenizer
+    prompt = request.then if request.then and step >= request.then_at else without_loras(request.prompt)
+    longer = f"{prompt} {without_loras(word)}"
+    words = prompt_words(tokenizer, longer)[len(prompt_words(tokenizer, prompt)) :]
+    if not words:
+        raise RequestError(f"word must have a token that fits behind the prompt, got {word!r}: shorten the prompt")
+    given = pipeline.condition(with_text(request, longer).with_values(prompt_syntax="plain"))
+    observer = Observer(given.denoise)
+    query = Query(recording.latents[step - 1], recording.levels[step - 1], given.context, None, given.guidance_scale)
+    yield Question(query, observer)
+    return word_heat(observer.take(), words).mean(dim=1)

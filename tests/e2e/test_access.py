@@ -74,9 +74,10 @@ def test_number_boxes_are_whole_under_a_finger(visit: Callable[..., Page]):
     page = visit(viewport={"width": 820, "height": 1180}, is_mobile=True, has_touch=True)
     Visitor(page)
     assert page.evaluate(CUT) == []
-    unfold(page, "tab", "Inside", "#inside-t input[type=number]")
+    unfold(page, "tab", "Inside", "#laboratory")
+    unfold(page, "button", "Laboratory: all numbers", "#inside-t input[type=number]")
     assert page.evaluate(CUT) == []
-    unfold(page, "tab", "Inside a run", "#inside-steps input[type=number]")
+    unfold(page, "tab", "Run", "#inside-steps input[type=number]")
     assert page.evaluate(CUT) == []
 
 

@@ -18,9 +18,11 @@ from stable_diffusion.inspection import conduct
 from stable_diffusion.mask import with_pictures
 from stable_diffusion.request import Request
 from ui.image2image import start_view
-from ui.inside.noise import noised
-from ui.inside.run import recordings
-from ui.inside.samplers import comparisons
+from ui.inside.laboratory.noise import noised
+from ui.inside.laboratory.run import recordings
+from ui.inside.laboratory.samplers import comparisons
+from ui.inside.stop import Stop
+from ui.inside.stops import STOPS
 from ui.runs.backend import T, View
 from ui.stage.frames import picture_of
 from ui.stage.opening import PHOTOS
@@ -109,3 +111,12 @@ def test_the_safety_checker_sees_samplers_compared(strict: Pipeline) -> None:
     request = prepared(strict)
     *_, last = shown(comparisons, strict, *(request.with_values(sampler=name) for name in ("ddim", "euler")))
     assert contrasts(dict(last)) == [0] * 4
+
+
+@pytest.mark.parametrize("stop", STOPS, ids=[stop.name for stop in STOPS])
+def test_the_safety_checker_sees_every_stop_of_the_tour(strict: Pipeline, stop: Stop) -> None:
+    question = stop.question()
+    requests = [strict.defaults.complete(one) for one in stop.requests(question, prepared(strict))]
+    values = shown(partial(stop.view, question), strict, *requests)
+    assert values
+    assert all(contrast < 10 for contrast in contrasts(values)), "WebP leaves one colour nearly so"

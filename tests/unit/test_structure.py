@@ -20,7 +20,18 @@ PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "training" / "READM
 
 SD = "stable_diffusion"
 LIBRARY = {SD, f"{SD}.loading", f"{SD}.adapters", f"{SD}.compute", f"{SD}.batching", f"{SD}.inspect"}
-PAGE = {"ui", "ui.form", "ui.words", "ui.stage", "ui.runs", "ui.keep", "ui.inside", "ui.web"}
+PAGE = {
+    "ui",
+    "ui.form",
+    "ui.words",
+    "ui.stage",
+    "ui.runs",
+    "ui.keep",
+    "ui.inside",
+    "ui.inside.stops",
+    "ui.inside.laboratory",
+    "ui.web",
+}
 MAY_IMPORT = {
     f"{SD}.loading": {SD},
     f"{SD}.compute": {SD, f"{SD}.loading"},
@@ -35,6 +46,8 @@ MAY_IMPORT = {
     "ui.stage": LIBRARY | {"ui.keep", "ui.runs"},
     "ui.form": LIBRARY | {"ui.keep", "ui.runs", "ui.stage", "ui.words"},
     "ui.inside": LIBRARY | PAGE - {"ui", "ui.web"},
+    "ui.inside.stops": LIBRARY | PAGE - {"ui", "ui.web"},
+    "ui.inside.laboratory": LIBRARY | PAGE - {"ui", "ui.inside", "ui.web"},
     "ui": LIBRARY | PAGE,
     "app": LIBRARY | PAGE,
     "serving": LIBRARY | PAGE | {"app"},

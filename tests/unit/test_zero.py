@@ -9,7 +9,7 @@ import pytest
 
 from stable_diffusion.request import Request, RequestError
 from tests.conftest import awaited
-from ui.inside.run import recordings
+from ui.inside.laboratory.run import recordings
 from ui.runs import cost, zero
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue

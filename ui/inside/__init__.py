@@ -1,24 +1,23 @@
-"""The tab Inside: the noise, a run and the samplers, taken apart."""
+"""The tab Inside: a tour of ten stops through one run, and below it the laboratory."""
 
 from __future__ import annotations
 
 import gradio as gr
 
-from ..form.controls import Controls
 from ..runs.backend import Backend
+from ..runs.message_rate import MessageRate
 from ..runs.models import LoadedModels
-from .noise import noise_lab
-from .run import inside_a_run
-from .samplers import samplers_side_by_side
+from .laboratory import build_laboratory
+from .tour import build_tour, connect_tour
 
 
-def build_inside(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> tuple[gr.Tabs, Controls]:
-    """Build the tab on the model of `menu`, and return its sections and the controls of "Inside a run"."""
-    with gr.Tabs(elem_id="inside-tabs") as sections:
-        with gr.Tab("Noise lab", id="noise"):
-            noise_lab(models, backend, menu)
-        with gr.Tab("Inside a run", id="run"):
-            controls = inside_a_run(models, backend, menu)
-        with gr.Tab("Samplers", id="samplers"):
-            samplers_side_by_side(models, backend, menu)
-    return sections, controls
+def build_inside(
+    models: LoadedModels, backend: Backend, rate: MessageRate, menu: gr.Dropdown
+) -> tuple[gr.HTML, gr.State]:
+    """Build the tab on the model of `menu`; return the tour, and the finished run that it is about."""
+    run = gr.State(None)
+    tour = build_tour()
+    connect_tour(tour, run, menu, backend, rate)
+    with gr.Accordion("Laboratory: all numbers", open=False, elem_id="laboratory"):
+        build_laboratory(models, backend, menu)
+    return tour, run

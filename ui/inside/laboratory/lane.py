@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from typing import Any
 
 import gradio as gr
 
 from stable_diffusion.request import Request
 
-from ..form.controls import CHECKED, QUIET, SHOW_REFUSAL, Controls, Values
-from ..runs.backend import Backend, View
-from ..runs.errors import errors_on_page
-from ..runs.events import Waiting
-from ..runs.models import LoadedModels
-from ..runs.visitors import visitor_of
+from ...form.controls import CHECKED, QUIET, SHOW_REFUSAL, Controls, Values
+from ...runs.backend import Backend, View
+from ...runs.errors import errors_on_page
+from ...runs.events import Waiting
+from ...runs.models import LoadedModels
+from ...runs.visitors import visitor_of
 from .view import Value
 
-Look = tuple[View[Value], Sequence[Request]]
-"""A view, and the requests whose runs it shows."""
+Shown = Value | tuple[Value, Value]
+"""A value of a view, or of two."""
+
+Look = tuple[View[Any], Sequence[Request]]
+"""A view of `Shown`, and the requests whose runs it shows."""
 
 Buttons = tuple[gr.Button, gr.Button]
 """The start button of a section, and its stop button."""
@@ -38,9 +42,12 @@ def connect_lane(
     buttons: Buttons,
     look: Callable[[Values], Look],
     controls: Controls,
-    view: gr.HTML,
+    view: gr.HTML | list[gr.HTML],
 ) -> None:
-    """Let the first button show in `view` what `look` says, and let the second stop it or its waiting."""
+    """Let the first button show in `view` what `look` says, and let the second stop it or its waiting.
+
+    view: of several, each shows its part of the values, which are tuples.
+    """
     start, stop = buttons
 
     def busy() -> tuple[gr.Button, gr.Button]:
@@ -58,7 +65,7 @@ def connect_lane(
         values: Values,
         visitor: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> AsyncIterator[Value]:
+    ) -> AsyncIterator[Shown]:
         with errors_on_page(controls):
             async with aclosing(backend.inspect(*look(values), visitor_of(visitor))) as values_of_view:
                 async for value in values_of_view:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,20 +12,18 @@ from PIL import Image
 
 from stable_diffusion.request import Request, without_loras
 
-from ..form.controls import Controls, Values, guidance_control, request_of, steps_control
-from ..runs.backend import Backend
-from ..runs.match import clip_for
-from ..runs.models import LoadedModels
-from ..runs.registry import new_run_id
-from ..stage.live import data_uri
+from ...form.controls import Controls, Values, guidance_control, request_of, steps_control
+from ...runs.backend import Backend
+from ...runs.match import clip_for
+from ...runs.models import LoadedModels
+from ...runs.registry import new_run_id
+from ...stage.live import data_uri
 from .chart import chart, line
+from .heat import heat_maps
 from .lane import Look, connect_lane, lane_buttons
-from .view import HERE, Value, inside_view
+from .view import HERE, Value, formula, inside_view
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
     from stable_diffusion.inspect.look_inside import InsideStep
     from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
@@ -36,15 +31,23 @@ if TYPE_CHECKING:
 
 Points = list[tuple[int, float]]
 Match = Callable[[Image.Image], float]
-MAP_SIDE, SHADES = 32, 64
-"""Heat maps are sent with at most so many rows, columns and shades; the page enlarges them smoothly."""
-GLOW = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 PULL = "The pull of the words: distance between the two guesses (RMS)"
+TEXT = "**Inside a run.** Step by step: what the network is given, what it guesses, and where it looks for a word."
+FORMULA = """
+At each step the network guesses the picture twice, without and with your words. The guided guess starts at the first
+and goes through the second and beyond: uncond + w (cond − uncond) (Eq. 6,
+[arXiv:2207.12598](https://arxiv.org/abs/2207.12598)). Then the sampler removes a little noise.
+
+In every layer each place of the picture attends to the words: softmax(QKᵀ/√d) (Eq. 1,
+[arXiv:1706.03762](https://arxiv.org/abs/1706.03762)). The glow is bright where the attention to a word is high,
+averaged over heads and layers as in DAAM ([arXiv:2210.04885](https://arxiv.org/abs/2210.04885)), or in one of them.
+"""
 MATCH = "Match of the guided guess and the prompt, measured by CLIP (cosine, arXiv:2103.00020)"
 
 
-def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> Controls:
-    """Build the section, connect its events, and return its controls."""
+def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> None:
+    """Build the section and connect its events."""
+    gr.Markdown(TEXT)
     defaults = models.defaults()
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
         prompt = gr.Textbox("a cat face next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
@@ -56,11 +59,12 @@ def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> C
         buttons = lane_buttons("Look inside", "inside-look")
     view = inside_view("run", (HERE / "run.js").read_text(encoding="utf-8"))
 
+    formula(FORMULA)
+
     def look(values: Values) -> Look:
         return recordings, [request_of(controls, values)]
 
     connect_lane(models, backend, menu, buttons, look, controls, view)
-    return controls
 
 
 def recordings(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[Value], None]) -> Inquiry[None]:
@@ -153,44 +157,3 @@ def matcher(pipeline: Pipeline, prompt: str) -> Match | None:
     """Return a function that measures the match of a picture and the prompt; None for a model without CLIP."""
     clip = clip_for(Path(pipeline.models.source), prompt, str(pipeline.models.unet.conv_in.weight.device))
     return None if clip is None else lambda image: clip.similarity([image], [prompt]).item()
-
-
-def heat_maps(maps: Tensor) -> list[dict[str, str]]:
-    """Return heat maps (W, h, w) as small pictures, each scaled from its least heat to its most.
-
-    Over a picture they glow where the attention is high and darken the rest.
-    """
-    import torch
-    from torch.nn import functional as F
-
-    height, width = (min(side, MAP_SIDE) for side in maps.shape[1:])
-    small = F.adaptive_avg_pool2d(maps, (height, width)).cpu()
-    low, high = small.amin(dim=(1, 2)), small.amax(dim=(1, 2))
-    scaled = (small - low[:, None, None]) / (high - low).clamp(min=1e-8)[:, None, None]
-    shades = (scaled * (SHADES - 1)).round().to(torch.uint8).numpy()
-    return [
-        {"src": glowing(one), "low": f"{100 * least:.3g}", "high": f"{100 * most:.3g}"}
-        for one, least, most in zip(shades, low.tolist(), high.tolist(), strict=True)
-    ]
-
-
-def glowing(shades: np.ndarray) -> str:
-    """Return shades (h, w) as a PNG with the colours of heat, as the source of an img element."""
-    image = Image.fromarray(shades).convert("P")
-    colours, alphas = palette()
-    image.putpalette(colours)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", transparency=alphas)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-@lru_cache(maxsize=1)
-def palette() -> tuple[bytes, bytes]:
-    """Return the colours of heat from least to most, as RGB, and their opacities."""
-    shares = [shade / (SHADES - 1) for shade in range(SHADES)]
-    colours, alphas = bytearray(), bytes(round(255 * (0.45 + 0.3 * share)) for share in shares)
-    for share in shares:
-        place = min(share, 0.9999) * (len(GLOW) - 1)
-        below, above = GLOW[int(place)], GLOW[int(place) + 1]
-        colours += bytes(round(a + (b - a) * (place % 1)) for a, b in zip(below, above, strict=True))
-    return bytes(colours), alphas

@@ -1,0 +1,45 @@
+// Stop 7: the picture at each guidance scale.
+STOPS.push = (section, tour) => {
+  const [pushed, without, withWords, slider, output] = tour.find(section, ".pushed", ".without", ".with", "input", "output");
+  const [effect, arriving] = tour.find(section, ".effect", ".arriving");
+  let frames = []; // by scale
+  const effects = [
+    [0, "The words don't count."],
+    [0.99, "On the way from the picture without the words to the one with them."],
+    [1, "The words, and no push."],
+    [3, "A small push beyond the words: still soft and pale."],
+    [9, "A good push: what the words say, and nothing else."],
+    [15, "A strong push: colours grow hard."],
+    [Infinity, "Too strong: burnt."],
+  ];
+
+  function show() {
+    const frame = frames[slider.value];
+    if (!frame) return;
+    pushed.src = frame.picture;
+    output.textContent = frame.scale;
+    pushed.alt = `${tour.prompt}, at guidance ${frame.scale}`;
+    effect.textContent = effects.find(([most]) => frame.scale <= most)[1];
+  }
+  slider.addEventListener("input", show);
+  return {
+    reset() {
+      frames = [];
+      slider.max = slider.value = 0;
+      for (const image of [without, withWords]) image.removeAttribute("src");
+    },
+    draw(value) {
+      const seen = frames[slider.value] ?? value;
+      frames = [...frames, value].sort((one, other) => one.scale - other.scale);
+      slider.max = frames.length - 1;
+      slider.value = frames.indexOf(seen); // the picture in view stays while others arrive beside it
+      if (value.scale === 0) [without.src, without.alt] = [value.picture, `${tour.prompt}, without the words`];
+      if (value.scale === 1) [withWords.src, withWords.alt] = [value.picture, `${tour.prompt}, with the words and no push`];
+      for (const image of [without, withWords]) image.closest("figure").hidden = !value.halves;
+      arriving.hidden = frames.length === value.scales;
+      arriving.textContent = `${frames.length} of ${value.scales} pictures are drawn.`;
+      show();
+    },
+    start: () => tour.sway(slider, 10),
+  };
+};

@@ -1,0 +1,42 @@
+"""Stop 1: a picture, and the noise that hides it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from stable_diffusion.request import Request
+
+from ..stop import Question, Show, Stop
+
+if TYPE_CHECKING:
+    from stable_diffusion.inspection import Inquiry
+    from stable_diffusion.pipeline import Pipeline
+
+POINTS = 100
+"""Places of the schedule that the script is told."""
+
+
+def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], show: Show) -> Inquiry[None]:
+    """Show the model's schedule: the script adds the noise itself."""
+    show({"alphas": alphas_of(pipeline)})
+    yield from ()
+
+
+def alphas_of(pipeline: Pipeline) -> list[float]:
+    """Return alphas_cumprod at evenly spaced timesteps, from the first to the last."""
+    alphas = pipeline.schedule.alphas_cumprod
+    places = [round(i * (len(alphas) - 1) / POINTS) for i in range(POINTS + 1)]
+    return [round(alphas[place].item(), 5) for place in places]
+
+
+SNOW = Stop(
+    name="snow",
+    title="Snow",
+    sentence="Add noise to a picture, until you can't see it any more.",
+    part="noise",
+    formula="x<sub>t</sub> = √ᾱ<sub>t</sub> x<sub>0</sub> + √(1 − ᾱ<sub>t</sub>) ε &nbsp; (Eq. 4, arXiv:2006.11239)",
+    source="schedule.py:NoiseSchedule.add_noise",
+    question=Question,
+    view=view,
+)

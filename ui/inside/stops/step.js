@@ -1,0 +1,53 @@
+// Stop 4: the steps of a run, one by one.
+STOPS.step = (section, tour) => {
+  const [xt, guess, slider, output, button, strip] = tour.find(section, ".xt", ".guess", "input", "output", "button.act", ".strip");
+  let frames = [];
+  let timer = null;
+
+  function show() {
+    const frame = frames[slider.value - 1];
+    if (!frame) return;
+    xt.src = frame.xt;
+    guess.src = frame.guess;
+    xt.alt = `Noisy latents at step ${frame.index}`;
+    guess.alt = `${tour.prompt}, guessed at step ${frame.index}`;
+    output.textContent = `${frame.index} of ${frame.total}`;
+  }
+  function step() {
+    slider.dataset.touched = "true";
+    slider.value = Number(slider.value) >= frames.length ? 1 : Number(slider.value) + 1;
+    show();
+  }
+  function play() {
+    clearInterval(timer);
+    if (tour.still) return;
+    timer = setInterval(() => {
+      if (slider.dataset.touched || section.hidden) return clearInterval(timer);
+      slider.value = Number(slider.value) >= frames.length ? 1 : Number(slider.value) + 1;
+      show();
+    }, 400);
+  }
+  slider.addEventListener("input", show);
+  button.addEventListener("click", step);
+  return {
+    reset() {
+      frames = [];
+      strip.replaceChildren();
+    },
+    draw(value) {
+      if (value.xt) {
+        frames.push(value);
+        slider.max = value.total;
+        if (frames.length === 1) slider.value = 1;
+        show();
+      } else {
+        const figure = document.createElement("figure");
+        const picture = Object.assign(document.createElement("img"), {src: value.picture, alt: `With ${value.steps} steps`});
+        figure.append(picture, Object.assign(document.createElement("figcaption"), {textContent: value.steps}));
+        strip.append(figure);
+      }
+    },
+    start: play,
+    key: ({key}) => key === " " && (step(), true),
+  };
+};

@@ -1,0 +1,64 @@
+"""Stop 4: a run, one small step at a time, and the pictures of runs with fewer steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from stable_diffusion.request import Request
+
+from ..stop import Question, Show, Stop, picture_uri
+
+if TYPE_CHECKING:
+    from stable_diffusion.inspection import Inquiry
+    from stable_diffusion.pipeline import Pipeline
+
+COUNTS = (1, 2, 3, 4, 6, 20)
+"""Numbers of steps whose pictures stand below the run."""
+THUMB = 96
+
+
+def requests(question: Question, request: Request) -> list[Request]:
+    """Return the request, and the same with each number of steps."""
+    return [request, *(request.with_values(num_inference_steps=count) for count in COUNTS)]
+
+
+def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], show: Show) -> Inquiry[None]:
+    """Show each step of a run, x_t and the guess, and after it the pictures of runs with fewer steps."""
+    from stable_diffusion.inspection import decoded, next_step
+
+    request, *shorter = requests
+    run = pipeline.begin(request.with_values(preview="none"))
+    preview = run.preview()
+    while run.query is not None:
+        step = yield from next_step(run, preview)
+        seen = yield from decoded(step)
+        assert seen.images is not None
+        show(
+            {
+                "index": step.index,
+                "total": step.total,
+                "xt": picture_uri(seen.noisy()[0]),
+                "guess": picture_uri(seen.images[0]),
+            }
+        )
+    for one in shorter:
+        run = pipeline.begin(one.with_values(preview="none"))
+        while run.query is not None:
+            step = yield from next_step(run, preview)
+        assert step.images is not None
+        show({"steps": step.total, "picture": picture_uri(step.images[0], THUMB)})
+
+
+STEP = Stop(
+    name="step",
+    title="A small step",
+    sentence="A bit of noise goes, then it guesses again. Space takes one step.",
+    part="step",
+    formula="x<sub>t−1</sub> = √ᾱ<sub>t−1</sub> x̂<sub>0</sub> + √(1 − ᾱ<sub>t−1</sub>) ε̂"
+    " &nbsp; (Eq. 12, arXiv:2010.02502)",
+    source="samplers.py:ddim",
+    question=Question,
+    view=view,
+    requests=requests,
+)
