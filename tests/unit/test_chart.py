@@ -65,7 +65,9 @@ def test_a_logarithmic_chart_counts_in_powers_of_ten() -> None:
 def test_a_zero_stands_at_the_foot_of_a_logarithmic_chart_below_all_powers() -> None:
     svg = parsed(chart("a", "A title", "step", [line("falls", [(0, 1000), (1, 0.002), (2, 0)])], log=True))
     *_, last, zero = [float(pair.split(",")[1]) for pair in svg.find("polyline").attrib["points"].split()]
-    heights = {one.text: float(one.attrib["y"]) for one in svg.findall("text") if one.attrib.get("text-anchor") == "end"}
+    heights = {
+        one.text: float(one.attrib["y"]) for one in svg.findall("text") if one.attrib.get("text-anchor") == "end"
+    }
     assert last < zero == FOOT == heights.pop("0") - 4
     assert max(heights.values()) < FOOT
     assert readings(svg)["2"] == ["2", "0"]

@@ -110,8 +110,10 @@ function update() {
   play.hidden = frames.length < 2;
   show();
   if (!whole) return;
-  sheet.src = heads.sheet;
-  offer(layer, heads.layers.map(({ size }, i) => `${i + 1}: ${size}`));
+  if (heads) {
+    sheet.src = heads.sheet;
+    offer(layer, heads.layers.map(({ size }, i) => `${i + 1}: ${size}`));
+  }
   if (held) return;
   // The run is over: play it once from its first step.
   slider.value = 1;
