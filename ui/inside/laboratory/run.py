@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Points = list[tuple[int, float]]
 Match = Callable[[Image.Image], float]
 PULL = "The pull of the words: distance between the two guesses (RMS)"
-TEXT = "**Inside a run.** Step by step: what the network is given, what it guesses, and where it looks for a word."
+TEXT = "**Inside a run.** Step by step: what it is given, what it guesses, where it looks."
 FORMULA = """
 At each step the network guesses the picture twice, without and with your words. The guided guess starts at the first
 and goes through the second and beyond: uncond + w (cond − uncond) (Eq. 6,
