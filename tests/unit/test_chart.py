@@ -62,6 +62,28 @@ def test_a_logarithmic_chart_counts_in_powers_of_ten() -> None:
     assert ys[1] - ys[0] == pytest.approx(ys[2] - ys[1], abs=0.2)
 
 
+def test_a_zero_stands_at_the_foot_of_a_logarithmic_chart_below_all_powers() -> None:
+    svg = parsed(chart("a", "A title", "step", [line("falls", [(0, 1000), (1, 0.002), (2, 0)])], log=True))
+    points = svg.find("polyline").attrib["points"].split()
+    *_, last, zero = [float(pair.split(",")[1]) for pair in points]
+    heights = {
+        one.text: float(one.attrib["y"]) for one in svg.findall("text") if one.attrib.get("text-anchor") == "end"
+    }
+    assert last < zero == FOOT == heights.pop("0") - 4
+    assert max(heights.values()) < FOOT
+    assert readings(svg)["2"] == ["2", "0"]
+
+
+def test_a_line_over_another_leaves_gaps_and_the_legend_tells_which_it_is() -> None:
+    same = [(1, 1), (2, 2), (3, 3)]
+    svg = parsed(chart("a", "A title", "step", [line(name, same) for name in "abc"]))
+    lines, swatches = svg.findall("polyline"), [one for one in svg.iter("path") if "swatch" in one.attrib["class"]]
+    dashes = [one.attrib.get("stroke-dasharray") for one in lines]
+    assert dashes[0] is None
+    assert len(set(dashes)) == 3
+    assert [one.attrib.get("stroke-dasharray") for one in swatches] == dashes
+
+
 def test_labels_are_text() -> None:
     drawn = chart("a", "A title", "step", [line("<script>", [(1, 1)])])
     assert "<script" not in drawn

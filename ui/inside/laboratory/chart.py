@@ -17,6 +17,8 @@ LEFT, RIGHT, TOP, FOOT = 46, 430, 10, 200
 """Sides of the plot, in pixels; below it stand the numbers of the axis and the legend."""
 ROW = 21
 """Height of a row of the legend."""
+DASHES = ("", "7 5", "2 4", "12 4 2 4", "4 2", "9 3 2 3 2 3", "1 3", "14 6", "5 5 1 5")
+"""Dashes of the lines, by their place: where lines lie upon one another, those below show in the gaps."""
 MAX_READINGS = 50
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -36,7 +38,10 @@ def line(label: str, points: Iterable[Sequence[float]]) -> Line:
 
 @dataclass(frozen=True)
 class Scale:
-    """The way from values to pixels on one axis; `low` and `high` of a logarithmic one are powers of ten."""
+    """The way from values to pixels on one axis; `low` and `high` of a logarithmic one are powers of ten.
+
+    Zero has no logarithm: it lies at the start of the axis.
+    """
 
     low: float
     high: float
@@ -46,6 +51,8 @@ class Scale:
 
     def __call__(self, value: float) -> float:
         """Return the pixel of a value."""
+        if self.log and value == 0:
+            return self.start
         share = ((math.log10(value) if self.log else value) - self.low) / ((self.high - self.low) or 1)
         return self.start + share * (self.end - self.start)
 
@@ -64,26 +71,33 @@ def chart(
 ) -> str:
     """Return a figure element, or "" where no line has a point.
 
-    title: HTML. marker: the x whose values are shown first, by default the middle. log: a logarithmic y axis.
+    title: HTML. marker: the x whose values are shown first, by default the middle. log: a logarithmic y axis, on which
+    zeros lie at the foot, below all powers of ten.
     low, high, right: values that the axes reach at least.
     """
     lines = [one for one in lines if one.points]
     if not lines:
         return ""
     xs = [x for one in lines for x, _ in one.points]
-    ys = [math.log10(y) if log else y for one in lines for _, y in one.points]
+    values = [y for one in lines for _, y in one.points]
+    ys = [math.log10(y) if log else y for y in values if y or not log]
     ys += [bound for bound in (low, high) if bound is not None]
+    has_zero = log and 0 in values
+    if has_zero:
+        ys.append(math.floor(min(ys, default=0)) - 0.5)
     x_scale = Scale(min(xs), max([*xs, right or 0]), LEFT, RIGHT)
     top = max(ys) + 0.04 * (max(ys) - min(ys))
     y_scale = Scale(min(ys), max(top, min(ys) + 1e-9), FOOT, TOP, log)
     parts = [*axes(x_scale, y_scale)]
+    if has_zero:
+        parts.append(y_number(FOOT, "0"))
     for i, one in enumerate(lines):
         corners = " ".join(f"{x_scale(x):.1f},{y_scale(y):.1f}" for x, y in one.points)
-        parts.append(f'<polyline class="line c{i}" points="{corners}"/>')
+        parts.append(f'<polyline class="line c{i}"{dashed(i)} points="{corners}"/>')
     for i, label in enumerate([x_label, *(one.label for one in lines)]):
         left, y = cell(i)
-        swatch = f'<rect class="swatch c{i - 1}" x="{left}" y="{y - 10}" width="10" height="10" rx="3"/>' if i else ""
-        parts.append(f'{swatch}<text x="{left + (16 if i else 0)}" y="{y}">{html.escape(label)}</text>')
+        swatch = f'<path class="line swatch c{i - 1}"{dashed(i - 1)} d="M{left} {y - 5}h26"/>' if i else ""
+        parts.append(f'{swatch}<text x="{left + (32 if i else 0)}" y="{y}">{html.escape(label)}</text>')
     parts += readings(x_scale, y_scale, lines, marker)
     height = cell(len(lines))[1] + 8
     return (
@@ -99,9 +113,20 @@ def axes(x_scale: Scale, y_scale: Scale) -> Iterable[str]:
         y = y_scale(10**value if y_scale.log else value)
         label = "10" + f"{value:.0f}".translate(SUPERSCRIPTS) if y_scale.log else f"{value:.3g}"
         yield f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>'
-        yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
+        yield y_number(y, label)
     for value in ticks(x_scale.low, x_scale.high, 6, whole=True):
         yield f'<text x="{x_scale(value):.1f}" y="{FOOT + 18}" text-anchor="middle">{value:.0f}</text>'
+
+
+def y_number(y: float, label: str) -> str:
+    """Return a number beside the y axis."""
+    return f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
+
+
+def dashed(i: int) -> str:
+    """Return the attribute with the dashes of the i-th line: the first is drawn through."""
+    dashes = DASHES[i % len(DASHES)]
+    return f' stroke-dasharray="{dashes}"' if dashes else ""
 
 
 def ticks(low: float, high: float, count: int, *, whole: bool) -> list[float]:

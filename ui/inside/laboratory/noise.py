@@ -25,8 +25,8 @@ from ...runs.models import LoadedModels
 from ...runs.visitors import visitor_of
 from ...stage.live import data_uri
 from ...stage.opening import PHOTOS, cards
-from .chart import chart, line
-from .view import Value, inside_view
+from .chart import chart, line, number
+from .view import Value, formula, inside_view, numbers_view
 
 if TYPE_CHECKING:
     from stable_diffusion.inspect.look_inside import NoisedPhoto
@@ -38,11 +38,13 @@ LAST_TIMESTEP = 999
 TAG = re.compile("<[^>]*>")
 SHARES = "Shares of picture and noise"
 SNR = "Signal-to-noise ratio ᾱ / (1 − ᾱ), logarithmic"
-TEXT = """
+TEXT = "**Noise lab.** A photo drowns in noise, and the network guesses what was there. Move the slider."
+FORMULA = """
 Training adds noise to pictures and teaches the network to remove it. At timestep t a picture is
 x<sub>t</sub> = √ᾱ<sub>t</sub> x<sub>0</sub> + √(1 − ᾱ<sub>t</sub>) ε: a share of the picture and a share of noise
-(Eq. 4, [arXiv:2006.11239](https://arxiv.org/abs/2006.11239)). Move the slider, and compare the noisy picture with
-x̂<sub>0</sub>, the network's guess of the picture without noise (Eq. 15).
+(Eq. 4, [arXiv:2006.11239](https://arxiv.org/abs/2006.11239)). x̂<sub>0</sub> is the network's guess of the picture
+without noise (Eq. 15). In a model of zero terminal SNR nothing of the picture is left at the last timestep
+([arXiv:2305.08891](https://arxiv.org/abs/2305.08891)).
 """
 
 
@@ -55,12 +57,12 @@ def noise_lab(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> None
                 value=str(PHOTOS / "cat.jpg"),
                 label="Photo",
                 sources=["upload", "clipboard"],
-                height=220,
+                height=170,
                 elem_id="inside-photo",
             )
             prompt = gr.Textbox(
                 label="Prompt",
-                placeholder="A description for the network, for example: a cat",
+                placeholder="For example: a cat",
                 info="It matters most where little of the photo is left",
                 elem_id="inside-photo-words",
             )
@@ -71,14 +73,18 @@ def noise_lab(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> None
                 0, LAST_TIMESTEP, value=400, step=1, label="Timestep t", info="0: the photo", elem_id="inside-t"
             )
             view = inside_view("noise", 'trigger("load")')
+    numbers = numbers_view("noise")
+    formula(FORMULA)
 
     def pick(event: gr.SelectData) -> str:
         return str(picked(event, examples))
 
     photos.select(pick, None, photo, **QUIET)
 
-    async def draw(model: str, path: str | None, t: int, prompt: str, visitor: gr.Request) -> AsyncIterator[Value]:
-        yield gr.skip()  # an event that yields nothing would empty the view
+    async def draw(
+        model: str, path: str | None, t: int, prompt: str, visitor: gr.Request
+    ) -> AsyncIterator[tuple[Value, Value]]:
+        yield gr.skip(), gr.skip()  # an event that yields nothing would empty the views
         with errors_on_page():
             photo = require_photo(path)
             try:
@@ -99,7 +105,7 @@ def noise_lab(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> None
         [view.load, menu.change, photo.change, timestep.change, prompt.change],
         draw,
         [menu, photo, timestep, prompt],
-        view,
+        [view, numbers],
         show_progress="hidden",
         trigger_mode="always_last",
         concurrency_limit=None,
@@ -107,8 +113,10 @@ def noise_lab(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> None
     )
 
 
-def noised(t: int, pipeline: Pipeline, requests: Sequence[Request], show: Callable[[Value], None]) -> Inquiry[None]:
-    """Show the view's value for the photo of a request at timestep t: pictures, numbers and charts."""
+def noised(
+    t: int, pipeline: Pipeline, requests: Sequence[Request], show: Callable[[tuple[Value, Value]], None]
+) -> Inquiry[None]:
+    """Show the values of both views for the photo of a request at timestep t: pictures, and numbers with charts."""
     from stable_diffusion.inspect.look_inside import noised_photo
     from stable_diffusion.preview import Renderer
 
@@ -118,17 +126,17 @@ def noised(t: int, pipeline: Pipeline, requests: Sequence[Request], show: Callab
     t = min(t, schedule.num_train_timesteps - 1)
     noisy = yield from noised_photo(pipeline, request.image, t, prompt=request.prompt)
     captions = (
-        ("x<sub>t</sub> in pixels", "noise added to the photo itself"),
-        ("x<sub>t</sub> in latents", f"the {noisy.x_t.shape[1]} channels that a run adds noise to"),
-        ("x<sub>t</sub> decoded", "the noisy latents as a picture"),
-        ("x̂<sub>0</sub>, the guess", "the network's guess of the photo"),
+        ("x<sub>t</sub> in pixels", "the noisy photo"),
+        ("x<sub>t</sub> in latents", f"the {noisy.x_t.shape[1]} channels of a run"),
+        ("x<sub>t</sub> decoded", "these as a picture"),
+        ("x̂<sub>0</sub>, the guess", "of the network"),
     )
     images = yield from noisy.pictures(Renderer(pipeline.models))
     pictures = [
         {"src": data_uri(picture), "alt": f"{TAG.sub('', title)}: {note}", "title": title, "note": note}
         for picture, (title, note) in zip(images, captions, strict=True)
     ]
-    show({"pictures": pictures, "facts": facts(noisy), "charts": charts(schedule, t)})
+    show(({"pictures": pictures}, {"facts": facts(noisy), "charts": charts(schedule, t)}))
 
 
 def facts(noisy: NoisedPhoto) -> list[dict[str, str]]:
@@ -141,7 +149,7 @@ def facts(noisy: NoisedPhoto) -> list[dict[str, str]]:
         "ᾱ": f"{level.alpha**2:.4f}",
         "Picture √ᾱ": f"{level.alpha:.3f}",
         "Noise √(1 − ᾱ)": f"{level.sigma:.3f}",
-        "SNR": f"{snr:.3g}" if snr else "0: nothing is left",
+        "SNR": number(snr) if snr else "0: nothing is left",
         "Error of x̂<sub>0</sub> (RMS)": f"{error:.3f}",
     }
     return [{"name": name, "text": text} for name, text in numbers.items()]
@@ -156,7 +164,7 @@ def charts(schedule: NoiseSchedule, t: int) -> list[str]:
         line("√ᾱ, picture", ((step, math.sqrt(a)) for step, a in alphas)),
         line("√(1 − ᾱ), noise", ((step, math.sqrt(1 - a)) for step, a in alphas)),
     ]
-    snr = line("SNR", ((step, a / (1 - a)) for step, a in alphas if a > 1e-6))
+    snr = line("SNR", ((step, a / (1 - a)) for step, a in alphas))
     return [
         chart("alphas", SHARES, "timestep t", shares, marker=t, low=0, high=1),
         chart("snr", SNR, "timestep t", [snr], marker=t, log=True),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import io
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +20,11 @@ from ...runs.models import LoadedModels
 from ...runs.registry import new_run_id
 from ...stage.live import data_uri
 from .chart import chart, line
+from .heat import head_sheet, heat_maps, mean_heat
 from .lane import Look, connect_lane, lane_buttons
-from .view import HERE, Value, inside_view
+from .view import HERE, Value, formula, inside_view
 
 if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
     from stable_diffusion.inspect.look_inside import InsideStep
     from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
@@ -36,15 +32,23 @@ if TYPE_CHECKING:
 
 Points = list[tuple[int, float]]
 Match = Callable[[Image.Image], float]
-MAP_SIDE, SHADES = 32, 64
-"""Heat maps are sent with at most so many rows, columns and shades; the page enlarges them smoothly."""
-GLOW = ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164))
 PULL = "The pull of the words: distance between the two guesses (RMS)"
+TEXT = "**Inside a run.** Step by step: what it is given, what it guesses, where it looks."
+FORMULA = """
+At each step the network guesses the picture twice, without and with your words. The guided guess starts at the first
+and goes through the second and beyond: uncond + w (cond − uncond) (Eq. 6,
+[arXiv:2207.12598](https://arxiv.org/abs/2207.12598)). Then the sampler removes a little noise.
+
+In every layer each place of the picture attends to the words: softmax(QKᵀ/√d) (Eq. 1,
+[arXiv:1706.03762](https://arxiv.org/abs/1706.03762)). The glow is bright where the attention to a word is high,
+averaged over heads and layers as in DAAM ([arXiv:2210.04885](https://arxiv.org/abs/2210.04885)), or in one of them.
+"""
 MATCH = "Match of the guided guess and the prompt, measured by CLIP (cosine, arXiv:2103.00020)"
 
 
 def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> None:
     """Build the section and connect its events."""
+    gr.Markdown(TEXT)
     defaults = models.defaults()
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
         prompt = gr.Textbox("a cat face next to a pizza", label="Prompt", scale=4, elem_id="inside-prompt")
@@ -56,16 +60,19 @@ def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> N
         buttons = lane_buttons("Look inside", "inside-look")
     view = inside_view("run", (HERE / "run.js").read_text(encoding="utf-8"))
 
+    formula(FORMULA)
+
     def look(values: Values) -> Look:
         return recordings, [request_of(controls, values)]
 
-    connect_lane(models, backend, menu, buttons, look, set(controls.values()), view)
+    connect_lane(models, backend, menu, buttons, look, controls, view)
 
 
 def recordings(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[Value], None]) -> Inquiry[None]:
-    """Run a request and show the view's value for each step: its own frame alone, and with the last one all frames.
+    """Run a request and show the view's value for each step: its own frame alone.
 
-    A page that received all frames at every step would soon have no time for anything else.
+    All frames, and the heat of each layer and head over all steps, come with the last one: a page that received them at
+    every step would soon have no time for anything else.
     """
     [request] = requests
     # CLIP is loaded here, and not in the engine's turns.
@@ -74,7 +81,7 @@ def recordings(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[
 
 def recorded(pipeline: Pipeline, request: Request, match: Match | None, show: Callable[[Value], None]) -> Inquiry[None]:
     """Run a request as `recordings` does; `match` measures the match of a picture and the prompt."""
-    from stable_diffusion.inspect.heat_maps import prompt_words, word_heat
+    from stable_diffusion.inspect.heat_maps import attention_layers, head_heat, prompt_words
     from stable_diffusion.inspect.look_inside import Observer, next_inside
     from stable_diffusion.preview import Preview
 
@@ -82,17 +89,19 @@ def recorded(pipeline: Pipeline, request: Request, match: Match | None, show: Ca
     words = prompt_words(pipeline.models.tokenizer, prompt)
     assert request.preview is not None, "a prepared request is complete"
     run = pipeline.begin(dataclasses.replace(request, preview="none"))
-    observer, none, preview = Observer(run.denoise), run.preview(), Preview(run.render, request.preview)
+    observer = Observer(run.denoise, partial(head_heat, words=words))
+    none, preview = run.preview(), Preview(run.render, request.preview)
     run_id, texts = new_run_id(), [word.text for word in words]
     frames: list[Value] = []
     pulls: Points = []
     matches: Points = []
-    total_heat = None
+    heads = None
     while run.query is not None:
         inside = yield from next_inside(run, none, observer)
         step = inside.step
-        heat = word_heat(inside.heat, words)[0]
-        total_heat = heat if total_heat is None else total_heat + heat
+        layers = attention_layers(pipeline.models.unet, *step.latents.shape[2:])
+        here = inside.heat[0]
+        heads = here if heads is None else heads + here
         x_t, unconditional, conditional, guided = pictures_of(inside, preview)
         frame: Value = {
             "index": step.index,
@@ -103,8 +112,8 @@ def recorded(pipeline: Pipeline, request: Request, match: Match | None, show: Ca
             "x0": data_uri(guided),
             "conditional": data_uri(conditional),
             "unconditional": None if unconditional is None else data_uri(unconditional),
-            "heat": heat_maps(heat),
-            "mean": heat_maps(total_heat / step.index),
+            "heat": heat_maps(mean_heat(layers, here)),
+            "mean": heat_maps(mean_heat(layers, heads / step.index)),
         }
         frames.append(frame)
         if inside.unconditional is not None:
@@ -118,7 +127,9 @@ def recorded(pipeline: Pipeline, request: Request, match: Match | None, show: Ca
             "frame": frame,
             "charts": charts(pulls, matches, step.total),
         }
-        show(recording if step.final is None else {**recording, "frames": frames})
+        if step.final is not None:
+            recording |= {"frames": frames, "heads": head_sheet(layers, heads / step.index) if words else None}
+        show(recording)
 
 
 def charts(pulls: Points, matches: Points, total: int) -> str:
@@ -152,44 +163,3 @@ def matcher(pipeline: Pipeline, prompt: str) -> Match | None:
     """Return a function that measures the match of a picture and the prompt; None for a model without CLIP."""
     clip = clip_for(Path(pipeline.models.source), prompt, str(pipeline.models.unet.conv_in.weight.device))
     return None if clip is None else lambda image: clip.similarity([image], [prompt]).item()
-
-
-def heat_maps(maps: Tensor) -> list[dict[str, str]]:
-    """Return heat maps (W, h, w) as small pictures, each scaled from its least heat to its most.
-
-    Over a picture they glow where the attention is high and darken the rest.
-    """
-    import torch
-    from torch.nn import functional as F
-
-    height, width = (min(side, MAP_SIDE) for side in maps.shape[1:])
-    small = F.adaptive_avg_pool2d(maps, (height, width)).cpu()
-    low, high = small.amin(dim=(1, 2)), small.amax(dim=(1, 2))
-    scaled = (small - low[:, None, None]) / (high - low).clamp(min=1e-8)[:, None, None]
-    shades = (scaled * (SHADES - 1)).round().to(torch.uint8).numpy()
-    return [
-        {"src": glowing(one), "low": f"{100 * least:.3g}", "high": f"{100 * most:.3g}"}
-        for one, least, most in zip(shades, low.tolist(), high.tolist(), strict=True)
-    ]
-
-
-def glowing(shades: np.ndarray) -> str:
-    """Return shades (h, w) as a PNG with the colours of heat, as the source of an img element."""
-    image = Image.fromarray(shades).convert("P")
-    colours, alphas = palette()
-    image.putpalette(colours)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", transparency=alphas)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-@lru_cache(maxsize=1)
-def palette() -> tuple[bytes, bytes]:
-    """Return the colours of heat from least to most, as RGB, and their opacities."""
-    shares = [shade / (SHADES - 1) for shade in range(SHADES)]
-    colours, alphas = bytearray(), bytes(round(255 * (0.45 + 0.3 * share)) for share in shares)
-    for share in shares:
-        place = min(share, 0.9999) * (len(GLOW) - 1)
-        below, above = GLOW[int(place)], GLOW[int(place) + 1]
-        colours += bytes(round(a + (b - a) * (place % 1)) for a, b in zip(below, above, strict=True))
-    return bytes(colours), alphas

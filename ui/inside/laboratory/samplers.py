@@ -11,14 +11,14 @@ import gradio as gr
 
 from stable_diffusion.request import SAMPLER_LABELS, SCHEDULE_LABELS, Request, RequestError
 
-from ...form.controls import Controls, Values, request_of, steps_control
-from ...form.inputs import CheckboxGroup
+from ...form.controls import Controls, Values, request_of
+from ...form.inputs import CheckboxGroup, Slider
 from ...runs.backend import Backend
 from ...runs.models import LoadedModels
 from ...stage.live import data_uri
 from .chart import Line, chart, line
 from .lane import Look, connect_lane, lane_buttons
-from .view import Value, inside_view
+from .view import Value, formula, inside_view, numbers_view
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,20 +27,24 @@ if TYPE_CHECKING:
     from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
 
-MAX_COMPARED_STEPS = 50
-THUMBNAIL_SIDE = 144
+MAX_EVALUATIONS = 50
+THUMBNAIL_SIDE = 192
 UPDATE_EVERY = 0.3
 """Seconds between updates of the view: a browser draws the whole view again, in a tenth of a second."""
 GUESS = "The guess x̂<sub>0</sub>: distance from the final latents (RMS)"
 PATH = "The latents x<sub>t</sub>: distance from the final latents (RMS)"
 LEVELS = "The noise level σ at each step, by schedule"
-CHOSEN = ("ddpm", "ddim", "euler_a", "dpmpp_2m")
-TEXT = """
+CHOSEN = ("ddpm", "ddim", "heun")
+EVALUATIONS = 7
+"""Evaluations at first: few enough for samplers to differ, and a number that Heun meets exactly."""
+TEXT = "**Samplers.** Ways from noise to a picture, with equal work for the network."
+FORMULA = """
 A sampler asks the network for x̂<sub>0</sub> again and again, and moves from noise towards it. DDPM and the ancestral
 samplers add fresh noise after each step (Algorithm 2, [arXiv:2006.11239](https://arxiv.org/abs/2006.11239)), so their
 pictures differ. DDIM, Euler and their relatives follow one smooth path
-(Eq. 12, [arXiv:2010.02502](https://arxiv.org/abs/2010.02502)). The differences are largest with few steps. The
-last chart shows the noise levels of each schedule.
+(Eq. 12, [arXiv:2010.02502](https://arxiv.org/abs/2010.02502)). Heun asks twice a step, but for the last, and so takes
+about half as many steps (Algorithm 1, [arXiv:2206.00364](https://arxiv.org/abs/2206.00364)). With many steps the smooth
+ones agree. With few they differ most, and Heun's second question, asked where its first step ended, may lead astray.
 """
 
 
@@ -48,12 +52,19 @@ def samplers_side_by_side(models: LoadedModels, backend: Backend, menu: gr.Dropd
     """Build the section and connect its events."""
     gr.Markdown(TEXT)
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
-        prompt = gr.Textbox("a red apple, fluent 3d style", label="Prompt", scale=4, elem_id="inside-compare-prompt")
+        prompt = gr.Textbox("a rocket, on a blue background", label="Prompt", scale=4, elem_id="inside-compare-prompt")
         seed = gr.Textbox("1", label="Seed", placeholder="random", scale=1, min_width=90)
-        controls: Controls = {"model": menu, "prompt": prompt, "seed": seed}
-        controls |= steps_control(
-            models.defaults(), "inside-compare-steps", maximum=MAX_COMPARED_STEPS, value=10, scale=2, min_width=150
+        evaluations = Slider(
+            1,
+            MAX_EVALUATIONS,
+            value=EVALUATIONS,
+            step=1,
+            label="Evaluations of the network",
+            elem_id="inside-compare-evaluations",
+            scale=2,
+            min_width=150,
         )
+        controls: Controls = {"model": menu, "prompt": prompt, "seed": seed}
     chosen = CheckboxGroup(
         [(label, name) for name, label in SAMPLER_LABELS.items()],
         value=list(CHOSEN),
@@ -63,20 +74,35 @@ def samplers_side_by_side(models: LoadedModels, backend: Backend, menu: gr.Dropd
     with gr.Row(elem_classes="run-row"):
         buttons = lane_buttons("Compare", "inside-compare")
     view = inside_view("samplers")
+    numbers = numbers_view("samplers")
+    formula(FORMULA)
 
     def look(values: Values) -> Look:
         if not values[chosen]:
             raise RequestError("samplers must name at least one, got none: choose some")
         request = request_of(controls, values).seeded()
-        return comparisons, [request.with_values(sampler=name) for name in values[chosen]]
+        count = round(values[evaluations])
+        return comparisons, [
+            request.with_values(sampler=name, num_inference_steps=steps_for(name, count)) for name in values[chosen]
+        ]
 
-    connect_lane(models, backend, menu, buttons, look, {*controls.values(), chosen}, view)
+    others = {"num_inference_steps": evaluations, "samplers": chosen}
+    connect_lane(models, backend, menu, buttons, look, controls | others, [view, numbers])
 
 
-def comparisons(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[Value], None]) -> Inquiry[None]:
+def steps_for(sampler: str, evaluations: int) -> int:
+    """Return the most steps of a sampler that take at most so many evaluations of the network."""
+    from stable_diffusion.levels import SAMPLERS
+
+    return 1 + (evaluations - 1) // SAMPLERS[sampler].evaluations_per_step
+
+
+def comparisons(
+    pipeline: Pipeline, requests: Sequence[Request], show: Callable[[tuple[Value, Value]], None]
+) -> Inquiry[None]:
     """Run requests that differ in their sampler one after the other.
 
-    Shows the view as it grows: strips of guesses, and the paths of finished runs.
+    Shows both views as they grow: strips of guesses, and the paths of finished runs.
     """
     from stable_diffusion.inspection import next_step
 
@@ -101,7 +127,7 @@ def comparisons(pipeline: Pipeline, requests: Sequence[Request], show: Callable[
                 frames.append({"index": step.index, "src": thumbnail(step.images[0])})
             status = f"{step.index} of {step.total}"
             if step.final is not None:
-                status = f"{step.total} evaluations"
+                status = f"{request.num_inference_steps} steps, {step.total} evaluations"
                 guess_lines.append(line(label, distances(guesses, step.final)))
                 path_lines.append(line(label, distances(states, step.final)))
             elif time.monotonic() < due:
@@ -112,7 +138,7 @@ def comparisons(pipeline: Pipeline, requests: Sequence[Request], show: Callable[
                 chart("guess", GUESS, "evaluation", guess_lines, low=0),
                 chart("path", PATH, "evaluation", path_lines, low=0),
             ]
-            show({"rows": [*rows, row], "charts": [*paths, levels]})
+            show(({"rows": [*rows, row]}, {"charts": [*paths, levels]}))
         rows.append(row)
 
 
