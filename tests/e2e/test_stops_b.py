@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from playwright.sync_api import Locator, Page, expect
 
 from ui.inside.stops import STOPS
 
+from .visitor import unfold
+
 NAMES = [stop.name for stop in STOPS]
 
 
 def opened(visit: Callable[..., Page], name: str) -> Locator:
     """The stop of that name on a new page, with the keys at its heading."""
-    page = visit(f"?inside={NAMES.index(name) + 1}")
+    page = visit()
+    unfold(page, "tab", "Inside", "#inside-tour .stop:visible")
+    for _ in range(NAMES.index(name)):
+        page.keyboard.press("PageDown")
     stop = page.locator(f'#inside-tour [data-stop="{name}"]')
     expect(stop).to_be_visible()
-    stop.get_by_role("heading").focus()
     return stop
 
 
@@ -71,12 +76,43 @@ def test_painting_into_the_numbers_changes_the_picture_and_undo_takes_it_back(vi
     keys.press("ArrowRight")
     expect(number).to_contain_text("channel 2 of 8, column 10, row 8")
     reach(channel, "Shift+Tab")
-    keys.press("Space")
+    for key in ("Space", "ArrowDown", "Space", "ArrowDown", "Space"):  # faster than pictures come
+        keys.press(key)
     expect(stop).to_have_attribute("aria-busy", "false")
     expect(picture).not_to_have_attribute("src", painted or "")
     reach(undo)
-    keys.press("Enter")
+    for _ in range(3):
+        keys.press("Enter")
     expect(picture).to_have_attribute("src", painted or "")  # the decoder draws the same numbers alike
     keys.press("Enter")
     expect(picture).to_have_attribute("src", clean or "")
     expect(undo).to_be_disabled()
+
+
+def test_fresh_noise_from_a_step_gives_other_pictures_and_a_roll_others_again(visit: Callable[..., Page]):
+    stop = opened(visit, "decided")
+    keys, slider = stop.page.keyboard, stop.get_by_role("slider")
+    futures, settled = stop.locator(".futures img"), stop.locator(".settled")
+    expect(stop.locator("output")).to_have_text("2 of 20")
+    expect(settled).to_have_text(re.compile(r"pose \d+colour \d+detail \d+"))
+    before = pictures(futures)
+    assert len(set(before)) == 8
+    reach(slider)
+    keys.press("ArrowRight")
+    keys.press("ArrowRight")
+    expect(futures.first).not_to_have_attribute("src", before[0])  # from step 4, recorded too
+    keys.press("End")
+    expect(stop.locator("output")).to_have_text("20 of 20")
+    expect(stop.locator(".agree")).to_have_text(re.compile("pose (99|100)"))
+    assert not set(before) & set(last := pictures(futures))
+    keys.press("Space")
+    expect(stop).to_have_attribute("aria-busy", "true")
+    expect(stop).to_have_attribute("aria-busy", "false")
+    expect(stop.locator("output")).to_have_text("20 of 20")
+    assert not set(last) & set(pictures(futures))
+
+
+def pictures(images: Locator) -> list[str]:
+    """The sources of all images, once they are there."""
+    expect(images.and_(images.page.locator("[src]:not([data-stale])"))).to_have_count(8)
+    return [image.get_attribute("src") or "" for image in images.all()]

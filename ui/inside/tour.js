@@ -115,8 +115,8 @@ function hear() {
   if (!over) return;
   section.ariaBusy = "false";
   if (error) functionsOf(section).drawn = undefined;
-  functionsOf(section).over?.();
   asking = null;
+  functionsOf(section).over?.(); // which may ask again
 }
 
 function arrive(about, stop) {
