@@ -99,7 +99,8 @@ def connect_file(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, fil
             return {file: None, **restore(settings, tabs, models, pages, chosen, "file")}
 
     outputs = [pages, file, *all_controls(tabs)]
-    file.upload(read, [file, menu], outputs, show_progress="hidden", api_visibility="private")
+    dropped = file.upload(read, [file, menu], outputs, show_progress="hidden", api_visibility="private")
+    dropped.failure(lambda: None, None, file, **QUIET)
 
 
 def connect_text(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs) -> None:
@@ -117,7 +118,7 @@ PLAY = """() => {
   const link = new URLSearchParams(location.search);
   const kind = link.has("strength") ? "i2i" : "t2i";
   const whole = link.has("seed") && (kind === "t2i" || link.has("photo"));
-  if (!whole || sessionStorage.getItem(`${kind}-live`)) return;
+  if (!whole || stored("sessionStorage", `${kind}-live`)) return;
   const press = () => {
     const button = document.querySelector(`#${kind}-generate`);
     button ? button.click() : setTimeout(press, 100); // a tab's parts come when it is shown
@@ -159,15 +160,16 @@ def connect_inside(
 
     run: the run that the tour is about.
     """
+    stop = gr.State(None)  # the stop at which it arrives, by its number; None: where it was left
 
     def look(over: FinishedRun | None) -> Updates:
-        return {pages: gr.Tabs(selected="inside"), run: finished(over), tour: arriving(over, TELLING)}
+        return {pages: gr.Tabs(selected="inside"), run: finished(over), stop: TELLING}
 
     def at_address(request: gr.Request) -> gr.Tabs:
         return gr.Tabs(selected="inside") if "inside" in request.query_params else gr.skip()
 
     for tab in tabs.values():
-        tab.view.inside.click(look, tab.view.last, [pages, run, tour], **CHECKED)
+        tab.view.inside.click(look, tab.view.last, [pages, run, stop], **CHECKED)
         tab.view.last.change(lambda over: over, tab.view.last, run, **QUIET)
-    inside.select(arriving, run, tour, **QUIET)
+    inside.select(lambda over, number: (arriving(over, number), None), [run, stop], [tour, stop], **QUIET)
     page.load(at_address, None, pages, **QUIET)
