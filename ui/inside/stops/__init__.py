@@ -1,6 +1,7 @@
 """The ten stops, in their order."""
 
 from .change import CHANGE
+from .decided import DECIDED
 from .first import FIRST
 from .numbers import NUMBERS
 from .push import PUSH
@@ -8,4 +9,4 @@ from .sees import SEES
 from .snow import SNOW
 from .step import STEP
 
-STOPS = (SNOW, SEES, FIRST, STEP, CHANGE, PUSH, NUMBERS)
+STOPS = (SNOW, SEES, FIRST, STEP, DECIDED, CHANGE, PUSH, NUMBERS)
