@@ -26,9 +26,10 @@ from fastapi.exceptions import RequestValidationError
 from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
+from ui.form.model_menu import subjects
 from ui.keep.credentials import check_credentials
 from ui.keep.files import sweep
-from ui.page import build_page
+from ui.page import PROMISE, build_page
 from ui.runs.backend import Backend, Local
 from ui.runs.catalogue import Catalogue
 from ui.runs.limits import MAX_RUNNING, SMALL_EVENTS, Limits
@@ -42,6 +43,7 @@ from ui.web.connections import bound_connections
 from ui.web.headers import IN_A_SPACE, NOWHERE, SecurityHeaders
 from ui.web.health import health, metrics
 from ui.web.hosts import THIS_MACHINE, HostCheck, is_loopback
+from ui.web.link_card import link_card
 from ui.web.listeners import lifespan_with
 from ui.web.proxies import ProxyAddress
 
@@ -163,7 +165,8 @@ def serve(options: argparse.Namespace, models: LoadedModels, backend: Backend) -
 
     OSError if a file can't be written, or, without a number, if nothing can listen at the address.
     """
-    routes = [health(models.catalogue.first, lambda: backend.status)]
+    card = link_card(f"{PROMISE} {subjects(models)}")
+    routes = [health(models.catalogue.first, lambda: backend.status), card]
     if options.metrics:
         from prometheus_client import CollectorRegistry
 

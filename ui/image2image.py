@@ -23,7 +23,7 @@ from .runs.errors import errors_on_page
 from .runs.events import Waiting
 from .runs.visitors import visitor_of
 from .stage.opening import PHOTO_EXAMPLES, SEED, STRENGTH, STRENGTHS, cards, strength_card
-from .tab import PRESS, Services, Tab, connect, run_buttons, run_view
+from .tab import PRESS, Services, Tab, connect, run_view
 
 if TYPE_CHECKING:
     from stable_diffusion.inspection import Inquiry
@@ -51,10 +51,9 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
         with gr.Column(elem_classes="ask"):
             controls = photo_controls(kind)
             controls |= prompt_controls("What it should become: a cat face on a beige background", model, models, kind)
-        buttons = run_buttons(kind)
         with gr.Column(elem_classes="view"):
             edge = mask_controls(kind) | strength_controls(kind)
-            view = run_view(kind, buttons, list(edge.values()))
+            view = run_view(kind, controls.pop("_run"), list(edge.values()))
         with gr.Column(elem_classes="settings"):
             controls |= start_controls(kind)
             controls |= sampling_controls(defaults, kind)

@@ -11,6 +11,31 @@ function drawPrompt(view, prompt) {
   box.dispatchEvent(new Event("input", {bubbles: true}));
   setTimeout(() => view.querySelector("button.generate").click(), 0);
 }
+// Return what the browser has stored under a name; it may forbid storing.
+function stored(store, name) {
+  try {
+    return window[store].getItem(name) || "";
+  } catch {
+    return "";
+  }
+}
+// Show the message of a refusal, once it stands on the page, beside the field that it names.
+function showRefusal() {
+  setTimeout(() => {
+    const told = document.querySelector(".toast-body .refusal");
+    const field = told && document.getElementById(told.classList[1]);
+    const box = field?.querySelector("textarea, input[type=number], input[role=listbox]");
+    told?.removeAttribute("class"); // it is shown once
+    if (!box) return field?.scrollIntoView({block: "nearest"});
+    const mark = (text) => {
+      box.setCustomValidity(text);
+      box.ariaInvalid = String(Boolean(text));
+    };
+    mark(told.textContent);
+    box.reportValidity(); // with the focus
+    for (const over of ["input", "blur"]) box.addEventListener(over, () => mark(""), {once: true});
+  }, 0);
+}
 const onKey = (event) => {
   const inPrompt = event.target.matches?.('[id$="-prompt"] textarea') && !event.isComposing;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey || (inPrompt && !event.shiftKey))) {
@@ -28,6 +53,24 @@ for (const type of ["keydown", "keypress"]) document.addEventListener(type, onKe
 document.addEventListener("input", ({target}) => {
   if (target.matches("textarea")) target.dispatchEvent(new KeyboardEvent("keypress", {bubbles: true}));
 });
+
+// Arrow keys, Home and End go from tab to tab.
+const TABS = {ArrowLeft: (i) => i - 1, ArrowRight: (i) => i + 1, Home: () => 0, End: () => -1};
+document.addEventListener("keydown", ({target, key}) => {
+  if (target.role !== "tab" || !TABS[key]) return;
+  const tabs = [...target.parentElement.children].filter((tab) => tab.role === "tab");
+  const next = tabs.at(TABS[key](tabs.indexOf(target)) % tabs.length);
+  next.focus();
+  next.click();
+});
+
+// Gradio calls the pictures of a gallery "Thumbnail 1 of 4": name them by their captions.
+let named = 0;
+document.addEventListener("load", ({target}) => {
+  if (!target.alt || !target.matches(".thumbnail-item img")) return;
+  target.id ||= `picture-${named++}`;
+  target.parentElement.setAttribute("aria-labelledby", target.id);
+}, true);
 
 // A browser opens a picture that is dropped beside the boxes for files: restore its settings instead.
 document.addEventListener("dragover", (event) => event.preventDefault());

@@ -99,7 +99,8 @@ def connect_file(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, fil
             return {file: None, **restore(settings, tabs, models, pages, chosen, "file")}
 
     outputs = [pages, file, *all_controls(tabs)]
-    file.upload(read, [file, menu], outputs, show_progress="hidden", api_visibility="private")
+    dropped = file.upload(read, [file, menu], outputs, show_progress="hidden", api_visibility="private")
+    dropped.failure(lambda: None, None, file, **QUIET)
 
 
 def connect_text(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs) -> None:
@@ -117,7 +118,7 @@ PLAY = """() => {
   const link = new URLSearchParams(location.search);
   const kind = link.has("strength") ? "i2i" : "t2i";
   const whole = link.has("seed") && (kind === "t2i" || link.has("photo"));
-  if (!whole || sessionStorage.getItem(`${kind}-live`)) return;
+  if (!whole || stored("sessionStorage", `${kind}-live`)) return;
   const press = () => {
     const button = document.querySelector(`#${kind}-generate`);
     button ? button.click() : setTimeout(press, 100); // a tab's parts come when it is shown

@@ -33,20 +33,16 @@ GONE = (
 )
 NOT_STORED = ("image", "mask")
 
-STORED_RUN = '() => [sessionStorage.getItem("%s-live") || "", null]'
+STORED_RUN = '() => [stored("sessionStorage", "%s-live"), null]'
 """The note of ui/stage/live.js on the tab's last run, which lasts as long as the browser's tab."""
 STORE_FORM = """(...values) => {
-  localStorage.setItem("%s-form", JSON.stringify(Object.fromEntries(%s.map((name, i) => [name, values[i]]))));
-}"""
-STORED_VISIT = """() => {
   try {
-    return [null, localStorage.getItem("visit") || ""];
-  } catch {
-    return [null, ""]; // a browser may forbid storing
-  }
+    localStorage.setItem("%s-form", JSON.stringify(Object.fromEntries(%s.map((name, i) => [name, values[i]]))));
+  } catch {} // a browser may forbid storing
 }"""
+STORED_VISIT = '() => [null, stored("localStorage", "visit")]'
 """The names of the visit's runs, newest first, as ui/stage/live.js notes them."""
-STORED_FORM = '() => [localStorage.getItem("%s-form") || "", sessionStorage.getItem("%s-live") || ""]'
+STORED_FORM = '() => [stored("localStorage", "%s-form"), stored("sessionStorage", "%s-live")]'
 
 
 def connect_run(tab: Tab, services: Services, page: gr.Blocks) -> None:

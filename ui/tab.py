@@ -17,11 +17,11 @@ from gradio.events import Dependency
 from stable_diffusion.request import Picture, Request
 from ui.stage import live
 
-from .form.controls import CHECKED, QUIET, Controls, Updates, Values, request_of
+from .form.controls import CHECKED, QUIET, SHOW_REFUSAL, Controls, Updates, Values, request_of
 from .keep.files import NoRoom
 from .keep.history import FinishedRun, History
 from .runs.backend import Backend
-from .runs.errors import errors_on_page, explain, page_error, titled, without_folders
+from .runs.errors import errors_on_page, explain, in_words_of, page_error, titled, without_folders
 from .runs.events import Event, Started, Waiting
 from .runs.match import closest
 from .runs.message_rate import MessageRate
@@ -191,16 +191,6 @@ def captioned(run: FinishedRun) -> list[tuple[str, str | None]]:
     return [(file, CLOSEST if place == run.best else None) for place, file in enumerate(run.files)]
 
 
-def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
-    """Return the buttons Generate and Stop."""
-    with gr.Row(elem_classes="run-row"):
-        generate = gr.Button(
-            "Generate", variant="primary", elem_id=f"{kind}-generate", elem_classes="generate", scale=3
-        )
-        stop = gr.Button("Stop", interactive=False, elem_id=f"{kind}-stop", elem_classes="stop", scale=1, min_width=90)
-    return generate, stop
-
-
 def run_view(kind: str, buttons: tuple[gr.Button, gr.Button], edge: Sequence[Component] = ()) -> View:
     """Return the live view with its tools, and the gallery below it for several pictures.
 
@@ -246,7 +236,7 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
     async def generate(values: Values, visitor: gr.Request) -> AsyncIterator[Updates]:
         sketch: SketchState = values[view.sketch]
         backend.stop(sketch.run_id, pictures=False)
-        with errors_on_page():
+        with errors_on_page(tab.controls):
             example = tab.example(values)
             request = tab.request({**values, **example})
             if request.seed is None and sketch.seed is not None:  # the sketch is drawn in full
@@ -282,7 +272,9 @@ def connect(tab: Tab, services: Services, reuse: gr.Button) -> None:
 
     outputs = [*tab.run_outputs, tab.controls["prompt"], tab.controls["seed"]]
     inputs = {*tab.controls.values(), view.sketch, view.run_id}
-    keep_in_history(tab, view.generate.click(generate, inputs, outputs, trigger_mode="multiple", **CHECKED))
+    pressed = view.generate.click(generate, inputs, outputs, trigger_mode="multiple", **CHECKED)
+    pressed.failure(None, js=SHOW_REFUSAL, api_visibility="private")
+    keep_in_history(tab, pressed)
     view.stop.click(stop, view.run_id, None, **QUIET)
     reuse.click(lambda run: str(finished(run).request.seed), view.last, tab.controls["seed"], **CHECKED)
     for button, make in ((view.save, save_film), (view.strip, save_strip)):
@@ -328,7 +320,7 @@ async def follow(tab: Tab, services: Services, run: PageRun, owner: Visitor) -> 
                         backend.stop(run.run_id)
                     if isinstance(news, Started):
                         run.request = news.request
-                        warn(news.dropped)
+                        warn(tab.controls, news.dropped)
                         yield {view.live: live.waiting(run.run_id, "", run.link)}
                     elif isinstance(news, Waiting):
                         yield {view.live: live.waiting(run.run_id, news.text, run.link)}
@@ -348,8 +340,8 @@ async def follow(tab: Tab, services: Services, run: PageRun, owner: Visitor) -> 
         sentence = without_folders(explain(error))
         if run.page is page:
             registry.forget(run)
-        yield {view.live: live.failed(run.run_id, sentence)}
-        raise page_error(sentence) from None
+        yield {view.live: live.failed(run.run_id, in_words_of(tab.controls, sentence))}
+        raise page_error(sentence, tab.controls) from None
     finally:
         if run.page is page:
             run.page = None
@@ -375,10 +367,10 @@ async def end(tab: Tab, models: LoadedModels, run: PageRun, last: Event) -> Upda
     return {tab.view.live: live.last(with_final_picture(film, finished), finished.link), **tab.show(finished)}
 
 
-def warn(dropped: dict[str, str]) -> None:
+def warn(controls: Controls, dropped: dict[str, str]) -> None:
     """Show the text that exceeds the model's limit, by field."""
     for name, text in dropped.items():
-        gr.Warning(titled("Shortened", f"{name} is too long for this model. Left out: “{text[:300]}”"))
+        gr.Warning(titled("Shortened", f"{controls[name].label} is too long for this model. Left out: “{text[:300]}”"))
 
 
 def finished(run: FinishedRun | None) -> FinishedRun:

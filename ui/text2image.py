@@ -10,7 +10,7 @@ from .form.inputs import picked
 from .form.prompt import prompt_controls
 from .keep.history import History
 from .stage.opening import EXAMPLES, card, cards
-from .tab import PRESS, Services, Tab, connect, run_buttons, run_view
+from .tab import PRESS, Services, Tab, connect, run_view
 
 
 def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
@@ -25,9 +25,8 @@ def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
             if WALL.is_dir():
                 everything = wall(f"{kind}-wall", visible=knows_words(models, None))
                 model.change(lambda name: gr.Accordion(visible=knows_words(models, name)), model, everything, **QUIET)
-        buttons = run_buttons(kind)
         with gr.Column(elem_classes="view"):
-            view = run_view(kind, buttons)
+            view = run_view(kind, controls.pop("_run"))
         with gr.Column(elem_classes="settings"):
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, model, models)

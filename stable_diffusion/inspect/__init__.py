@@ -1,1 +1,1 @@
-"""Take a run apart: heat maps, both halves of guidance."""
+"""Take a run apart: recordings and their branches, guesses, both halves of guidance, heat maps, painted latents."""

@@ -45,13 +45,13 @@ def guesses(
     return found
 
 
-def share_right(guess: Tensor, x_0: Tensor) -> Tensor:
-    """Return the share (N,) of the variance of latents x_0 (N, C, h, w) over their pixels that a guess explains.
+def share_seen(guess: Tensor, x_0: Tensor, blind: Tensor) -> Tensor:
+    """Return the share (N,) of latents x_0 (N, C, h, w) that a guess sees in their noise, beyond its words.
 
-    It is 1 for x_0 itself, 0 for a plain area in the mean of each channel, and below 0 for what is further off.
+    blind: the guess from nothing but noise. Of its squared error, the share is what the guess does without: 1 for x_0
+    itself, 0 for no better a guess than blind, and below 0 for a worse one.
     """
-    plain = x_0.mean(dim=(2, 3), keepdim=True)
-    return 1 - (guess - x_0).square().flatten(1).sum(dim=1) / (plain - x_0).square().flatten(1).sum(dim=1)
+    return 1 - (guess - x_0).square().flatten(1).sum(dim=1) / (blind - x_0).square().flatten(1).sum(dim=1)
 
 
 def with_guidance(pipeline: Pipeline, request: Request, scale: float) -> Conditioning:

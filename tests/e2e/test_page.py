@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -407,9 +408,9 @@ def test_the_last_seed_can_be_used_again(page: Page):
 @pytest.mark.parametrize(
     ("seed", "message"),
     [
-        ("-2", "seed must be between 0 and 9223372036854774807, got -2"),
-        ("99999999999", "seed must be at most 4,294,967,295 here, got 99999999999"),
-        ("<b>x</b>", "seed must be a whole number, got '<b>x</b>': leave it empty for a random one"),
+        ("-2", "Seed must be between 0 and 9223372036854774807, got -2"),
+        ("99999999999", "Seed must be at most 4,294,967,295 here, got 99999999999"),
+        ("<b>x</b>", "Seed must be a whole number, got '<b>x</b>': leave it empty for a random one"),
     ],
 )
 def test_a_bad_seed_is_named_and_the_page_goes_on(page: Page, seed: str, message: str):
@@ -417,7 +418,12 @@ def test_a_bad_seed_is_named_and_the_page_goes_on(page: Page, seed: str, message
     visitor.ask("a cat", steps=1, seed=seed)
     visitor.generate()
     visitor.expect_error(message)
+    box = page.locator("#t2i-seed textarea")
+    expect(box).to_be_focused()
+    expect(box).to_have_attribute("aria-invalid", "true")
+    assert message in box.evaluate("box => box.validationMessage")
     visitor.ask("a cat", steps=1, seed="1")
+    expect(box).not_to_have_attribute("aria-invalid", "true")
     visitor.generate()
     visitor.wait_until("finished")
 
@@ -427,10 +433,10 @@ def test_a_file_that_is_no_picture_is_named_and_the_page_goes_on(page: Page, tmp
     visitor = Visitor(page, "i2i")
     page.locator(visitor.at("photo")).get_by_label("Remove Image").click()
     visitor.generate()
-    visitor.expect_error("image is missing: upload a photo")
+    visitor.expect_error("Photo is missing: upload a photo")
     visitor.choose_photo(tmp_path / "text.png")
     visitor.generate()
-    visitor.expect_error("image 'text.png' is not a picture that can be read: use PNG, JPEG or WebP")
+    visitor.expect_error("Photo 'text.png' is not a picture that can be read: use PNG, JPEG or WebP")
     visitor.wait_until("failed")
     page.locator(visitor.at("photo")).get_by_label("Remove Image").click()
     visitor.choose_photo(CAT)
@@ -439,11 +445,47 @@ def test_a_file_that_is_no_picture_is_named_and_the_page_goes_on(page: Page, tmp
     visitor.wait_until("finished")
 
 
+def test_a_refused_file_leaves_the_box_for_pictures(page: Page, tmp_path: Path):
+    Visitor(page)
+    (tmp_path / "text.png").write_text("This is no picture.")
+    page.set_input_files("#restore input[type=file]", str(tmp_path / "text.png"))
+    Visitor(page).expect_error("is not a picture that can be read")
+    expect(page.locator("#restore")).not_to_contain_text("text")
+
+
+def test_a_link_draws_without_the_right_to_store(page: Page, server: Server):
+    page.add_init_script("""for (const store of ["localStorage", "sessionStorage", "indexedDB"])
+      Object.defineProperty(window, store, {get() { throw new DOMException("denied", "SecurityError"); }});
+    Object.defineProperty(Document.prototype, "cookie", {get() { throw new DOMException("denied", "SecurityError"); }});
+    """)
+    page.goto(f"{server.url}/?prompt=a+fox&seed=4&num_inference_steps=2")
+    visitor = Visitor(page)
+    visitor.wait_until("finished")
+    expect(page.locator("#t2i-prompt textarea")).to_have_value("a fox")
+
+
+def test_a_shared_link_shows_this_page(server: Server):
+    """And a picture at the name by which the page was asked for, behind a proxy too."""
+    asked = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "localhost"}
+    with urllib.request.urlopen(urllib.request.Request(server.url, headers=asked)) as answer:
+        page = answer.read().decode()
+    tags = re.findall(
+        r'<meta (?:property="og:|name="twitter:|name=")(title|description|image)" content="([^"]*)"', page
+    )
+    assert sorted(name for name, _ in tags) == ["description", "description", "image", "title"]
+    found = dict(tags)
+    assert found["title"] == "Stable Diffusion, live"
+    assert found["description"].startswith("Watch a picture come out of noise. A small model, trained on emoji")
+    assert found["image"].startswith("https://localhost/")
+    with urllib.request.urlopen(found["image"].replace("https://localhost", server.url)) as answer:
+        assert answer.headers["Content-Type"] == "image/webp"
+
+
 def test_a_prompt_that_is_too_long_says_what_was_left_out(page: Page):
     visitor = Visitor(page)
     visitor.ask("grmpf zwrt " * 900, steps=1)  # no word that the model knows
     visitor.generate()
-    visitor.expect_error("prompt is too long for this model. Left out:")
+    visitor.expect_error("Prompt is too long for this model. Left out:")
     visitor.wait_until("finished")
 
 

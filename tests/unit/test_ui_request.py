@@ -133,6 +133,14 @@ def test_a_message_is_one_line_whatever_the_names_in_it():
     assert titled("T", name) == f"<b>T.</b> {line}"
 
 
+def test_a_refusal_on_the_page_speaks_of_the_form_and_names_the_field():
+    form = {name: gr.Textbox(label=label, elem_id=f"t2i-{label}") for name, label in (("then_at", "At"), ("seed", "S"))}
+    assert (
+        page_error("then_at must be < seed", form).message == '<span class="refusal t2i-At">At must be &lt; seed</span>'
+    )
+    assert page_error("8 of then_at", form).message == "8 of At"
+
+
 def test_a_link_carries_every_setting():
     settings = from_query(dict(parse_qsl(to_query(replace(REQUEST, prompt="a & b = ü?", seed=42)))))
     assert settings["prompt"] == "a & b = ü?"

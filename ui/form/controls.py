@@ -44,6 +44,10 @@ CHECKED: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden",
 """Options of small events that may fail: Gradio shows a gr.Error only if the event was in the queue."""
 
 
+SHOW_REFUSAL = "() => showRefusal()"
+"""Show the message of the event that failed beside the field that it names (ui/keys.js)."""
+
+
 class ModelSlider(gr.Slider):
     """A slider whose bounds change with the model; `Request` and the limits check its value.
 
@@ -89,7 +93,7 @@ def menu(
 ) -> Dropdown:
     """Return a menu of the names in `labels`."""
     choices = [(text, name) for name, text in labels.items()]
-    return Dropdown(choices, value=value, label=label, info=info, elem_id=elem_id, render=render)
+    return Dropdown(choices, value=value, label=label, info=info, elem_id=elem_id, min_width=220, render=render)
 
 
 LORA_INFO = "Adds its tag to the prompt"

@@ -27,10 +27,21 @@ NEARLY_FULL = 3 / 4
 """Share of the model's token limit from which on the form shows the number of tokens."""
 
 
+def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
+    """Return the buttons Generate and Stop."""
+    with gr.Row(elem_classes="run-row"):
+        generate = gr.Button(
+            "Generate", variant="primary", elem_id=f"{kind}-generate", elem_classes="generate", scale=3
+        )
+        stop = gr.Button("Stop", interactive=False, elem_id=f"{kind}-stop", elem_classes="stop", scale=1, min_width=90)
+    return generate, stop
+
+
 def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, kind: str) -> Controls:
     """Return prompt, later prompt, negative prompt and syntax, with notes, and the button for a text with settings.
 
-    With them comes the switch of sketches, which is off and disabled until the speed of the model is known.
+    With them come the buttons Generate and Stop, above the notes, which would push them away from under the pointer,
+    and the switch of sketches, which is off and disabled until the speed of the model is known.
 
     `kind` prefixes the tab's element ids.
     """
@@ -44,6 +55,7 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
             elem_id=f"{kind}-sketch",
             elem_classes="sketch",
         )
+    buttons = run_buttons(kind)
     info = "Weighted: (more:1.3), [less], and several times as long"
     # `more_controls` renders this and the next.
     syntax = menu(SYNTAX_LABELS, "read", "Prompt syntax", info, f"{kind}-syntax", render=False)
@@ -63,7 +75,7 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
         then_at = Slider(1, MAX_SLIDER_STEPS, 10, step=1, label="From step", info=info, elem_id=f"{kind}-then-at")
     connect_embeddings_note(model, models, kind)
     prompts = {"prompt": prompt, "negative_prompt": negative, "prompt_syntax": syntax}
-    return {**prompts, "then": then, "then_at": then_at, "_fill": fill, "_sketch": sketch}
+    return {**prompts, "then": then, "then_at": then_at, "_fill": fill, "_sketch": sketch, "_run": buttons}
 
 
 def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str) -> None:

@@ -17,8 +17,8 @@ from .link import to_query
 
 MAX_RUNS = 40
 """Number of runs that a visit remembers."""
-Visit = tuple[list["FinishedRun"], list[str]]
-"""The runs of a visit, and the paths of their pictures."""
+Visit = tuple[list["FinishedRun"], list[tuple[str, str]]]
+"""The runs of a visit, and the paths of their pictures with the prompts, for those who hear the page."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +87,19 @@ class History:
 
     @staticmethod
     def add(runs: list[FinishedRun], run: FinishedRun | None) -> Visit:
-        """Return the runs with `run` before them, and the paths of all their pictures."""
+        """Return the runs with `run` before them, and all their pictures."""
         return visit_of(runs if run is None or run in runs else [run, *runs])
 
     @staticmethod
     def add_earlier(runs: list[FinishedRun], earlier: list[FinishedRun]) -> Visit:
-        """Return the runs with earlier ones behind them, and the paths of all their pictures."""
+        """Return the runs with earlier ones behind them, and all their pictures."""
         return visit_of([*runs, *(run for run in earlier if run not in runs)])
 
 
 def visit_of(runs: list[FinishedRun]) -> Visit:
-    """Return the runs whose pictures still exist, and the paths of all their pictures."""
+    """Return the runs whose pictures still exist, and all their pictures."""
     runs = with_files(runs)
-    return runs, [file for run in runs for file in run.files]
+    return runs, [(file, run.request.prompt) for run in runs for file in run.files]
 
 
 def by_picture(runs: list[FinishedRun]) -> list[FinishedRun]:

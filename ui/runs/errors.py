@@ -6,10 +6,11 @@ import html
 import logging
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import gradio as gr
+from gradio.components import Component
 
 from stable_diffusion.compute.memory import is_out_of_memory
 from stable_diffusion.request import RequestError
@@ -20,6 +21,8 @@ NO_MEMORY = "There is not enough memory for this: choose a smaller size or fewer
 UNEXPECTED = "Something went wrong on the server: try again. Its log tells more."
 CONTROL_LETTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Letters that break a line, turn its direction, move a terminal's cursor, or are half of a surrogate pair."""
+ARGUMENT = re.compile(r"^\w+|\b[a-z]+_\w+")
+NO_FORM: Mapping[str, Component] = {}
 FOLDERS = re.compile(r"(?<![\w:/.~-])/(?:[^\s/]+/)+(?=[^\s/])")
 """The folders of an absolute path, but not those of a web address."""
 
@@ -60,20 +63,30 @@ def titled(title: str, text: str) -> str:
     return f"<b>{title}.</b> {html.escape(one_line(text), quote=False)}"
 
 
-def page_error(text: str) -> gr.Error:
-    """Return an error whose text the page shows; the page reads it as HTML, so it is escaped."""
-    return gr.Error(html.escape(one_line(without_folders(text)), quote=False), print_exception=False)
+def in_words_of(form: Mapping[str, Component], text: str) -> str:
+    """Return a refusal with labels of a form in place of its arguments: as its first word, and names like clip_skip."""
+    return ARGUMENT.sub(lambda name: str(form[name[0]].label) if name[0] in form else name[0], text)
+
+
+def page_error(text: str, form: Mapping[str, Component] = NO_FORM) -> gr.Error:
+    """Return an error whose text the page shows; the page reads it as HTML, so it is escaped.
+
+    form: components by argument. Of the one that the text begins with, the page shows it beside the field.
+    """
+    shown = html.escape(one_line(in_words_of(form, without_folders(text))), quote=False)
+    field = form.get(text.partition(" ")[0])
+    return gr.Error(f'<span class="refusal {field.elem_id}">{shown}</span>' if field else shown, print_exception=False)
 
 
 @contextmanager
-def errors_on_page() -> Iterator[None]:
-    """Turn any exception of the block into a message on the page."""
+def errors_on_page(form: Mapping[str, Component] = NO_FORM) -> Iterator[None]:
+    """Turn any exception of the block into a message on the page, in the words of a form."""
     try:
         yield
     except gr.Error:
         raise
     except Exception as error:
-        raise page_error(explain(error)) from None
+        raise page_error(explain(error), form) from None
 
 
 @contextmanager

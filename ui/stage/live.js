@@ -252,6 +252,8 @@ function update() {
   if (button("stop")) button("stop").disabled = !busy;
   if (value.state === "idle" && value.opening) {
     hint.textContent = IDLE;
+    setNoise(null, "", "the noise it begins with");
+    noise.hidden = false; // so that the picture stands where it will
     return open(value.opening);
   }
   if (value.run !== run) {

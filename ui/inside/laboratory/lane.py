@@ -7,11 +7,10 @@ from contextlib import aclosing
 from typing import Any
 
 import gradio as gr
-from gradio.components import Component
 
 from stable_diffusion.request import Request
 
-from ...form.controls import CHECKED, QUIET, Values
+from ...form.controls import CHECKED, QUIET, SHOW_REFUSAL, Controls, Values
 from ...runs.backend import Backend, View
 from ...runs.errors import errors_on_page
 from ...runs.events import Waiting
@@ -42,7 +41,7 @@ def connect_lane(
     menu: gr.Dropdown,
     buttons: Buttons,
     look: Callable[[Values], Look],
-    inputs: set[Component],
+    controls: Controls,
     view: gr.HTML | list[gr.HTML],
 ) -> None:
     """Let the first button show in `view` what `look` says, and let the second stop it or its waiting.
@@ -67,7 +66,7 @@ def connect_lane(
         visitor: gr.Request,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> AsyncIterator[Shown]:
-        with errors_on_page():
+        with errors_on_page(controls):
             async with aclosing(backend.inspect(*look(values), visitor_of(visitor))) as values_of_view:
                 async for value in values_of_view:
                     if isinstance(value, Waiting):
@@ -77,7 +76,8 @@ def connect_lane(
 
     pressed = start.click(busy, None, [start, stop], **QUIET)
     loading = pressed.then(load, menu, None, **{**CHECKED, "show_progress": "minimal"}, show_progress_on=view)
-    running = loading.success(run, inputs, view, **{**CHECKED, "show_progress": "minimal"})
+    running = loading.success(run, set(controls.values()), view, **{**CHECKED, "show_progress": "minimal"})
     for over in (loading.failure, running.then, running.failure):  # `then` alone does not follow a failure
         over(idle, None, [start, stop], **QUIET)
+    running.failure(None, js=SHOW_REFUSAL, api_visibility="private")
     stop.click(idle, None, [start, stop], cancels=[loading, running], **QUIET)

@@ -60,7 +60,7 @@ def memory_or_model(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -
         seeds = (values, {**values, seed: values[other]})
         return memories, [request_of(controls, one).seeded() for one in seeds]
 
-    connect_lane(models, backend, menu, buttons, look, {*controls.values(), other}, view)
+    connect_lane(models, backend, menu, buttons, look, controls | {"other": other}, view)
 
 
 def memories(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[Value], None]) -> Inquiry[None]:

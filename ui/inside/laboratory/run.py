@@ -65,7 +65,7 @@ def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> N
     def look(values: Values) -> Look:
         return recordings, [request_of(controls, values)]
 
-    connect_lane(models, backend, menu, buttons, look, set(controls.values()), view)
+    connect_lane(models, backend, menu, buttons, look, controls, view)
 
 
 def recordings(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[Value], None]) -> Inquiry[None]:

@@ -86,7 +86,8 @@ def samplers_side_by_side(models: LoadedModels, backend: Backend, menu: gr.Dropd
             request.with_values(sampler=name, num_inference_steps=steps_for(name, count)) for name in values[chosen]
         ]
 
-    connect_lane(models, backend, menu, buttons, look, {*controls.values(), evaluations, chosen}, [view, numbers])
+    others = {"num_inference_steps": evaluations, "samplers": chosen}
+    connect_lane(models, backend, menu, buttons, look, controls | others, [view, numbers])
 
 
 def steps_for(sampler: str, evaluations: int) -> int:

@@ -62,10 +62,9 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
 FIRST = Stop(
     name="first",
     title="Nothing but noise",
-    sentence="From noise alone, its first guess is the mean of all answers.",
+    sentence="From noise alone, its first guess is the average of all answers.",
     part="noise",
-    formula="x̂<sub>0</sub>(x<sub>T</sub>) ≈ E[x<sub>0</sub> | x<sub>T</sub>, words]"
-    " &nbsp; (Eq. 57, arXiv:2206.00364)",
+    formula="x̂<sub>0</sub>(x<sub>T</sub>) ≈ E[x<sub>0</sub> | x<sub>T</sub>, words] &nbsp; (Eq. 57, arXiv:2206.00364)",
     source="schedule.py:predict_x_0",
     question=Question,
     view=view,

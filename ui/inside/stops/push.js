@@ -1,7 +1,7 @@
 // Stop 7: the picture at each guidance scale.
 STOPS.push = (section, tour) => {
   const [pushed, without, withWords, slider, output] = tour.find(section, ".pushed", ".without", ".with", "input", "output");
-  const [scale, effect, arriving] = tour.find(section, ".scale", ".effect", ".arriving");
+  const [effect, arriving] = tour.find(section, ".effect", ".arriving");
   let frames = []; // by scale
   const effects = [
     [0, "The words don't count."],
@@ -17,7 +17,7 @@ STOPS.push = (section, tour) => {
     const frame = frames[slider.value];
     if (!frame) return;
     pushed.src = frame.picture;
-    output.textContent = scale.textContent = frame.scale;
+    output.textContent = frame.scale;
     pushed.alt = `${tour.prompt}, at guidance ${frame.scale}`;
     effect.textContent = effects.find(([most]) => frame.scale <= most)[1];
   }

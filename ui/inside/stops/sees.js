@@ -1,10 +1,11 @@
 // Stop 2: the picture with noise, and the guesses of it. The visitor says where the eye loses it; the network's place is
-// the first noise at which less than half of its guess is right.
+// the first noise at which it sees less than half, beyond what the words say alone.
 STOPS.sees = (section, tour) => {
-  const [noisy, seen, without, slider] = tour.find(section, ".noisy", ".with", ".without", "input");
-  const [noise, right, button] = tour.find(section, ".noise", ".right", "button.act");
+  const [noisy, seen, without, slider, output] = tour.find(section, ".noisy", ".with", ".without", "input", "output");
+  const [caption, button] = tour.find(section, "figcaption", "button.act");
   const [you, network, wordless] = tour.find(section, ".you", ".network", ".wordless");
   const percent = (share, digits = share > 0.995 && share < 1 ? 2 : 0) => `${(100 * share).toFixed(digits)} %`;
+  const HALF = 0.5;
   let frames = [];
 
   function show() {
@@ -14,20 +15,21 @@ STOPS.sees = (section, tour) => {
     seen.src = frame.with.picture;
     if (frame.without) without.src = frame.without.picture;
     without.closest("figure").hidden = !frame.without;
-    noise.textContent = percent(frame.noise);
-    right.textContent = `${percent(Math.max(0, frame.with.right), 0)} right`;
-    noisy.alt = `${tour.prompt}, with ${noise.textContent} noise`;
-    seen.alt = `What the network sees in it, ${right.textContent}`;
-    without.alt = "What it sees without its words";
+    const share = percent(Math.max(0, frame.with.seen), 0);
+    output.textContent = percent(frame.noise);
+    caption.textContent = frame.with.seen < HALF ? `sees ${share}, makes up the rest` : `the network sees ${share}`;
+    noisy.alt = `${tour.prompt}, with ${output.textContent} noise`;
+    seen.alt = `The guess of the network: ${caption.textContent}`;
+    without.alt = "The guess without words";
   }
   const lost = (half) => {
-    const frame = frames.find((one) => one[half] && one[half].right < 0.5);
-    return frame ? `${percent(frame.noise)} noise` : "…";
+    const frame = frames.find((one) => one[half] && one[half].seen < HALF);
+    return frame ? percent(frame.noise) : "…";
   };
   function mark() {
     if (!frames.length) return;
     slider.dataset.touched = "true";
-    you.textContent = `${percent(frames[slider.value].noise)} noise`;
+    you.textContent = percent(frames[slider.value].noise);
   }
   slider.addEventListener("input", show);
   button.addEventListener("click", mark);
@@ -35,10 +37,10 @@ STOPS.sees = (section, tour) => {
     reset() {
       frames = [];
       slider.max = slider.value = 0;
-      for (const one of [you, network, wordless, noise, right]) one.textContent = "…";
+      for (const one of [you, network, wordless, output, caption]) one.textContent = "…";
     },
     draw(value) {
-      if (value.step) return (noise.textContent = `(your picture first: step ${value.step} of ${value.total})`);
+      if (value.step) return (output.textContent = `(your picture first: step ${value.step} of ${value.total})`);
       frames.push(value);
       slider.max = frames.length - 1;
       network.textContent = lost("with");

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TIMESTEPS = (200, 400, 500, 600, 650, 700, 750, 800, 850, 900, 950, 999)
 """Dense where the network loses the picture."""
-SIDE, THUMB = 224, 112
+SIDE, THUMB = 192, 96
 
 
 def requests(question: Question, request: Request) -> list[Request]:
@@ -26,13 +26,13 @@ def requests(question: Question, request: Request) -> list[Request]:
 
 
 def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], show: Show) -> Inquiry[None]:
-    """Show the picture of a run with more and more noise, the guesses of it, and how much of them is right.
+    """Show the picture of a run with more and more noise, the guesses of it, and how much of it they see.
 
     Before, the steps of the run are shown by their number.
     """
     import torch
 
-    from stable_diffusion.inspect.guesses import guesses, share_right
+    from stable_diffusion.inspect.guesses import guesses, share_seen
     from stable_diffusion.inspection import rendered
     from stable_diffusion.preview import Renderer
 
@@ -47,13 +47,17 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
     guided = request.with_values(negative_prompt="", guidance_scale=2.0)  # for answers with words and without
     render = Renderer(pipeline.models_for(request))
     last = pipeline.schedule.num_train_timesteps - 1
+    [blind] = yield from guesses(pipeline, guided, x_0, [last], noise)
     for timestep in TIMESTEPS:
         [guess] = yield from guesses(pipeline, guided, x_0, [min(timestep, last)], noise)
         answers = [one for one in guess.answer[1:] if one is not None]
         pictures = yield from rendered(render, torch.cat(answers))
         [noisy] = render.coarse(guess.x_t, pictures.found)
         with_words, *without = [
-            {"picture": picture_uri(picture, side), "right": round(share_right(answer, x_0).item(), 3)}
+            {
+                "picture": picture_uri(picture, side),
+                "seen": round(share_seen(answer, x_0, blind.answer.conditional).item(), 3),
+            }
             for picture, answer, side in zip(pictures.images, answers, (SIDE, THUMB), strict=False)
         ]
         show(
@@ -72,7 +76,9 @@ SEES = Stop(
     sentence="Where you see only noise, the network still sees the picture.",
     part="network",
     formula="x̂<sub>0</sub> = √ᾱ<sub>t</sub> x<sub>t</sub> − √(1 − ᾱ<sub>t</sub>) v<sub>θ</sub>(x<sub>t</sub>, t, words)"
-    " &nbsp; (Appendix D, arXiv:2202.00512)<br>right = 1 − |x̂<sub>0</sub> − x<sub>0</sub>|² / |x̄<sub>0</sub> − x<sub>0</sub>|²",
+    " &nbsp; (Appendix D, arXiv:2202.00512)"
+    "<br>seen = 1 − |x̂<sub>0</sub>(x<sub>t</sub>) − x<sub>0</sub>|² / |x̂<sub>0</sub>(x<sub>T</sub>) − x<sub>0</sub>|²,"
+    " lost below ½",
     source="inspect/guesses.py:guesses",
     question=Question,
     view=view,

@@ -1,0 +1,80 @@
+"""Stop 6: a run that is told other words on its way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from stable_diffusion.request import Request
+
+from ..recordings import recording_of
+from ..stop import Question, Show, Stop, picture_uri
+
+if TYPE_CHECKING:
+    from stable_diffusion.inspection import Inquiry
+    from stable_diffusion.pipeline import Pipeline
+    from stable_diffusion.run import Step
+
+MOST_TEXT, SIDE = 300, 224
+BRANCHES = 8
+"""Steps of the run at most, evenly spaced, from which it goes on with the other words."""
+
+
+class Change(Question):
+    """Question: other words."""
+
+    other: str = Field(default="a fox, on a blue background", min_length=1, max_length=MOST_TEXT)
+
+
+def requests(question: Change, request: Request) -> list[Request]:
+    """Return the request, and with the other words as many as all branches take: half a run each, and a step."""
+    changed = replace(request, then=question.other, then_at=1)  # which checks the words
+    return [request, *[changed] * (BRANCHES // 2 + 1)]
+
+
+def view(question: Change, pipeline: Pipeline, requests: Sequence[Request], show: Show) -> Inquiry[None]:
+    """Show the pictures of a run that goes on with the other words from a step on, the last of the steps first.
+
+    From step k the picture is that of the request with the other words as its `then`, and `then_at` k.
+    """
+    from stable_diffusion.inspect.recording import branch, finish
+    from stable_diffusion.inspection import rendered
+
+    request, changed, *_ = requests
+    words = pipeline.condition(changed)
+
+    def told(step: Step) -> None:
+        show({"recorded": step.index, "total": step.total})
+
+    recording = yield from recording_of(pipeline, request, told)
+    steps = evenly(len(recording.answers))
+    show({"other": question.other, "steps": steps, "total": len(recording.answers)})
+    for step in reversed(steps):
+        run = branch(pipeline, recording, step, conditioning=words)
+        final = yield from finish(run)
+        pictures = yield from rendered(run.render, final)
+        show({"step": step, "picture": picture_uri(pictures.images[0], SIDE)})
+
+
+def evenly(total: int) -> list[int]:
+    """Return at most `BRANCHES` steps of a run, evenly spaced, the first and the last among them."""
+    if total <= BRANCHES:
+        return list(range(1, total + 1))
+    return [1 + round(place * (total - 1) / (BRANCHES - 1)) for place in range(BRANCHES)]
+
+
+CHANGE = Stop(
+    name="change",
+    title="Change its mind",
+    sentence="Tell it other words on the way: how late does it still listen?",
+    part="words",
+    formula="ε̂<sub>t</sub> = ε(x<sub>t</sub>, t, <i>words</i>) before step k,"
+    " &nbsp; ε(x<sub>t</sub>, t, <i>other words</i>) from it on &nbsp; (prompt switching, arXiv:2211.01324)",
+    source="inspect/recording.py:branch",
+    question=Change,
+    view=view,
+    requests=requests,
+)
