@@ -114,6 +114,8 @@ def head_heat(maps: Sequence[Tensor], height: int, width: int, words: Sequence[W
     maps: as for `token_heat`. H is the number of heads of all `attention_layers`; the heat of a selection of heads is
     the mean over these.
     """
+    if not words:
+        return maps[0].new_zeros(len(maps[0]), sum(weights.shape[1] for weights in maps), 0, height, width)
     found = []
     for weights in maps:
         heat = torch.stack([weights[..., list(word.positions)].float().mean(dim=3) for word in words], dim=2)

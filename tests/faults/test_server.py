@@ -409,6 +409,7 @@ def test_the_page_works_under_its_policy_in_a_browser(browser: Browser):
         with tab.expect_download():
             tab.click("#i2i-save")
         tab.get_by_role("tab", name="Inside", exact=True).click()
+        tab.get_by_role("button", name="Laboratory: all numbers").click()
         tab.locator("#inside-noise img").first.wait_for()
         tab.close()
     assert said == []

@@ -133,6 +133,7 @@ def test_each_head_has_a_heat_of_its_own():
     words = [Word("foxy", 0, (1, 3)), Word("cat", 5, (2,))]
     heat = head_heat([nowhere, one], 16, 24, words)
     assert heat.shape == (1, 5, 2, 16, 24)
+    assert head_heat([nowhere, one], 16, 24, []).shape == (1, 5, 0, 16, 24)
     assert not heat[:, :4].any()
     foxy, cat = heat[0, 4]
     assert foxy[:, :11].mean() == pytest.approx(0.5, abs=0.02)

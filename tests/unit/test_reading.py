@@ -133,6 +133,7 @@ def test_other_languages_and_emoji(prompt: str, caption: str) -> None:
         ("🍕🚀", ["a pizza", "a rocket"]),
         ("a girl with a red balloon", ["a girl", "a red balloon"]),
         ("robot dog", ["a dog", "a robot"]),
+        ("a helicopter flies by", ["a helicopter", "a fly"]),
         ("cats", ["a cat", "two cats"]),
         ("a cat, a dog and a fox", ["a cat", "a dog and a fox"]),
         ("eating pizza", ["a pizza"]),

@@ -174,9 +174,7 @@ class _Reader:
         for thing, relation, item in named:
             if relation and subjects and not subjects[-1].relation:
                 subjects[-1] = Subject(replace(subjects[-1].thing, count=""), relation, replace(thing, count=""))
-            elif (
-                before and before.end == item.start and item.language == before.language == ENGLISH and not thing.colour
-            ):
+            elif before and not thing.colour and self._is_compound(before, item):
                 if subjects[-1].partner:
                     subjects[-1] = replace(subjects[-1], partner=replace(subjects[-1].partner, name=thing.name))
                     continue
@@ -191,6 +189,11 @@ class _Reader:
         if len(kept) == 1 and not kept[0].relation and not kept[0].thing.count and named[0][2].entry.many:
             kept.append(Subject(replace(kept[0].thing, count="two")))  # "cats": one is drawn better
         return kept[::-1] if named[-1][2].language in HEAD_LAST else kept
+
+    def _is_compound(self, first: Item, second: Item) -> bool:
+        """Whether the first of two things says which the second is: "a robot dog", but not "a helicopter flies"."""
+        verb = second.entry.many and self.units[first.start - 1 : first.start] in (["a"], ["an"])
+        return first.end == second.start and first.language == second.language == ENGLISH and not verb
 
     def _hinted(self, hint: tuple[Thing, str, Item]) -> list[Subject]:
         """Return the thing that a keyword stands for, or in English the things near to it."""

@@ -39,6 +39,18 @@ def heat_maps(maps: Tensor) -> list[dict[str, str]]:
     ]
 
 
+def mean_heat(layers: Sequence[Layer], heat: Tensor) -> Tensor:
+    """Return the mean (W, h, w) of the heat of all heads (H, W, h, w): each layer counts alike."""
+    import torch
+
+    return torch.stack([heads.mean(dim=0) for heads in by_layer(layers, heat)]).mean(dim=0)
+
+
+def by_layer(layers: Sequence[Layer], heat: Tensor) -> Sequence[Tensor]:
+    """Return the heat of each layer's heads, (heads, W, h, w)."""
+    return heat.split([layer.heads for layer in layers])
+
+
 def head_sheet(layers: Sequence[Layer], heat: Tensor) -> Value:
     """Return the heat of words in every head of all layers, (H, W, h, w), as a picture with all maps and their numbers.
 
@@ -49,7 +61,7 @@ def head_sheet(layers: Sequence[Layer], heat: Tensor) -> Value:
     from torch.nn import functional as F
 
     rows, told, first = list["Tensor"](), list[Value](), 0
-    for layer, heads in zip(layers, heat.split([layer.heads for layer in layers]), strict=True):
+    for layer, heads in zip(layers, by_layer(layers, heat), strict=True):
         maps = torch.cat([heads.mean(dim=0, keepdim=True), heads])
         count, words = maps.shape[:2]
         small = F.interpolate(maps, (TILE_SIDE, TILE_SIDE), mode="bilinear", antialias=True)

@@ -48,7 +48,7 @@ def memory_or_model(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -
     with gr.Row(equal_height=True, elem_classes="inside-controls"):
         prompt = gr.Textbox("a rocket", label="Prompt", scale=4, elem_id="inside-memory-prompt")
         seed = gr.Textbox("1", label="Seed", placeholder="random", scale=1, min_width=90)
-        other = gr.Textbox("2", label="Other seed", placeholder="random", scale=1, min_width=90)
+        other = gr.Textbox("2", label="Other", placeholder="random", scale=1, min_width=90)
         controls: Controls = {"model": menu, "prompt": prompt, "seed": seed}
         controls |= steps_control(models.defaults(), "inside-memory-steps", scale=2, min_width=150)
     with gr.Row(elem_classes="run-row"):

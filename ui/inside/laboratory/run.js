@@ -1,8 +1,9 @@
 // Shows the steps of a recorded run (the values of ui/inside/laboratory/run.py). Runs once; `element`, `props` and `watch` come from Gradio.
 const find = (selector) => element.querySelector(selector);
-const [play, slider, chips, heat, layer, head] = [".play", "[type=range]", ".chips", ".heat", ".layer", ".head"].map(find);
+const parts = [".play", "[type=range]", ".chips", ".heat", ".glow", ".layer", ".head"];
+const [play, slider, chips, heat, glow, layer, head] = parts.map(find);
 const sheet = new Image(); // the heat of each layer, head and word
-const chosen = (name) => find(`[name="inside-${name}"]:checked`)?.value;
+const chosen = () => find("[name=inside-word]:checked")?.value;
 const lessMotion = matchMedia("(prefers-reduced-motion: reduce)");
 let run = null;
 let frames = []; // its steps
@@ -53,11 +54,10 @@ function show() {
   find("output").textContent = `Step ${frame.index} of ${frame.total}, timestep ${frame.timestep}, seed ${frame.seed}`;
   slider.setAttribute("aria-valuetext", `step ${frame.index} of ${frame.total}`);
   find(".scale").textContent = `w = ${scale}`;
-  const glow = chosen("maps");
-  const maps = layer.value === "" ? frame[glow || "mean"] : ofHead(words.length);
+  const maps = layer.value === "" ? frame[glow.value || "mean"] : ofHead(words.length);
   chips.querySelectorAll("img").forEach((img, i) => (img.src = maps[i].src));
-  const word = chosen("word");
-  heat.hidden = word === undefined || !glow;
+  const word = chosen();
+  heat.hidden = word === undefined || !glow.value;
   if (word !== undefined) heat.src = maps[word].src;
   find(".told").textContent =
     word === undefined
@@ -110,8 +110,10 @@ function update() {
   play.hidden = frames.length < 2;
   show();
   if (!whole) return;
-  sheet.src = heads.sheet;
-  offer(layer, heads.layers.map(({ size }, i) => `${i + 1}: ${size}`));
+  if (heads) {
+    sheet.src = heads.sheet;
+    offer(layer, heads.layers.map(({ size }, i) => `${i + 1}: ${size}`));
+  }
   if (held) return;
   // The run is over: play it once from its first step.
   slider.value = 1;

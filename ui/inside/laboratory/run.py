@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from ...runs.models import LoadedModels
 from ...runs.registry import new_run_id
 from ...stage.live import data_uri
 from .chart import chart, line
-from .heat import heat_maps
+from .heat import head_sheet, heat_maps, mean_heat
 from .lane import Look, connect_lane, lane_buttons
 from .view import HERE, Value, formula, inside_view
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 Points = list[tuple[int, float]]
 Match = Callable[[Image.Image], float]
 PULL = "The pull of the words: distance between the two guesses (RMS)"
-TEXT = "**Inside a run.** Step by step: what the network is given, what it guesses, and where it looks for a word."
+TEXT = "**Inside a run.** Step by step: what it is given, what it guesses, where it looks."
 FORMULA = """
 At each step the network guesses the picture twice, without and with your words. The guided guess starts at the first
 and goes through the second and beyond: uncond + w (cond − uncond) (Eq. 6,
@@ -68,9 +69,10 @@ def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> N
 
 
 def recordings(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[Value], None]) -> Inquiry[None]:
-    """Run a request and show the view's value for each step: its own frame alone, and with the last one all frames.
+    """Run a request and show the view's value for each step: its own frame alone.
 
-    A page that received all frames at every step would soon have no time for anything else.
+    All frames, and the heat of each layer and head over all steps, come with the last one: a page that received them at
+    every step would soon have no time for anything else.
     """
     [request] = requests
     # CLIP is loaded here, and not in the engine's turns.
@@ -79,7 +81,7 @@ def recordings(pipeline: Pipeline, requests: Sequence[Request], show: Callable[[
 
 def recorded(pipeline: Pipeline, request: Request, match: Match | None, show: Callable[[Value], None]) -> Inquiry[None]:
     """Run a request as `recordings` does; `match` measures the match of a picture and the prompt."""
-    from stable_diffusion.inspect.heat_maps import prompt_words, word_heat
+    from stable_diffusion.inspect.heat_maps import attention_layers, head_heat, prompt_words
     from stable_diffusion.inspect.look_inside import Observer, next_inside
     from stable_diffusion.preview import Preview
 
@@ -87,17 +89,19 @@ def recorded(pipeline: Pipeline, request: Request, match: Match | None, show: Ca
     words = prompt_words(pipeline.models.tokenizer, prompt)
     assert request.preview is not None, "a prepared request is complete"
     run = pipeline.begin(dataclasses.replace(request, preview="none"))
-    observer, none, preview = Observer(run.denoise), run.preview(), Preview(run.render, request.preview)
+    observer = Observer(run.denoise, partial(head_heat, words=words))
+    none, preview = run.preview(), Preview(run.render, request.preview)
     run_id, texts = new_run_id(), [word.text for word in words]
     frames: list[Value] = []
     pulls: Points = []
     matches: Points = []
-    total_heat = None
+    heads = None
     while run.query is not None:
         inside = yield from next_inside(run, none, observer)
         step = inside.step
-        heat = word_heat(inside.heat, words)[0]
-        total_heat = heat if total_heat is None else total_heat + heat
+        layers = attention_layers(pipeline.models.unet, *step.latents.shape[2:])
+        here = inside.heat[0]
+        heads = here if heads is None else heads + here
         x_t, unconditional, conditional, guided = pictures_of(inside, preview)
         frame: Value = {
             "index": step.index,
@@ -108,8 +112,8 @@ def recorded(pipeline: Pipeline, request: Request, match: Match | None, show: Ca
             "x0": data_uri(guided),
             "conditional": data_uri(conditional),
             "unconditional": None if unconditional is None else data_uri(unconditional),
-            "heat": heat_maps(heat),
-            "mean": heat_maps(total_heat / step.index),
+            "heat": heat_maps(mean_heat(layers, here)),
+            "mean": heat_maps(mean_heat(layers, heads / step.index)),
         }
         frames.append(frame)
         if inside.unconditional is not None:
@@ -123,7 +127,9 @@ def recorded(pipeline: Pipeline, request: Request, match: Match | None, show: Ca
             "frame": frame,
             "charts": charts(pulls, matches, step.total),
         }
-        show(recording if step.final is None else {**recording, "frames": frames})
+        if step.final is not None:
+            recording |= {"frames": frames, "heads": head_sheet(layers, heads / step.index) if words else None}
+        show(recording)
 
 
 def charts(pulls: Points, matches: Points, total: int) -> str:

@@ -34,10 +34,10 @@ UPDATE_EVERY = 0.3
 GUESS = "The guess x̂<sub>0</sub>: distance from the final latents (RMS)"
 PATH = "The latents x<sub>t</sub>: distance from the final latents (RMS)"
 LEVELS = "The noise level σ at each step, by schedule"
-CHOSEN = ("ddpm", "ddim", "heun", "dpmpp_2m")
+CHOSEN = ("ddpm", "ddim", "heun")
 EVALUATIONS = 7
 """Evaluations at first: few enough for samplers to differ, and a number that Heun meets exactly."""
-TEXT = "**Samplers.** Ways from the same noise to a picture, each with as many questions to the network."
+TEXT = "**Samplers.** Ways from noise to a picture, with equal work for the network."
 FORMULA = """
 A sampler asks the network for x̂<sub>0</sub> again and again, and moves from noise towards it. DDPM and the ancestral
 samplers add fresh noise after each step (Algorithm 2, [arXiv:2006.11239](https://arxiv.org/abs/2006.11239)), so their
