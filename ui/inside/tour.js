@@ -98,6 +98,7 @@ function go(to, focus = false) {
   note(at + 1);
   fill(section);
   functionsOf(section).start?.();
+  if (matchMedia("(max-width: 760px)").matches) element.scrollIntoView();
   if (focus) section.querySelector("h2").focus({preventScroll: true});
 }
 
