@@ -64,12 +64,8 @@ def test_a_logarithmic_chart_counts_in_powers_of_ten() -> None:
 
 def test_a_zero_stands_at_the_foot_of_a_logarithmic_chart_below_all_powers() -> None:
     svg = parsed(chart("a", "A title", "step", [line("falls", [(0, 1000), (1, 0.002), (2, 0)])], log=True))
-<<<<<<< HEAD
-    *_, last, zero = [float(pair.split(",")[1]) for pair in svg.find("polyline").attrib["points"].split()]
-=======
     points = svg.find("polyline").attrib["points"].split()
     *_, last, zero = [float(pair.split(",")[1]) for pair in points]
->>>>>>> main
     heights = {
         one.text: float(one.attrib["y"]) for one in svg.findall("text") if one.attrib.get("text-anchor") == "end"
     }

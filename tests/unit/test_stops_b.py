@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stable_diffusion.inspect import painting
+from stable_diffusion.inspect.forks import fresh_noise, settled
+from stable_diffusion.inspect.recording import record
 from stable_diffusion.inspection import conduct
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.preview import Renderer
 from stable_diffusion.request import Request, RequestError
 from ui.inside.stop import Stop, Value, picture_uri
 from ui.inside.stops.change import CHANGE, evenly
+from ui.inside.stops.decided import DECIDED
 from ui.inside.stops.numbers import FULL, NUMBERS
 from ui.inside.tour import read_question
 
-STROKE = {"channel": 1, "value": 3.5, "size": 2, "points": [[2, 5], [7, 7]]}
+STROKE = {"channel": 1, "value": 3.5, "radius": 1.5, "points": [[2.5, 5.5], [7.5, 7.5]]}
 REQUEST = Request("a red fox", seed=3, num_inference_steps=3, preview="none")
 
 
@@ -47,14 +51,21 @@ def answers(stop: Stop, pipe: Pipeline, request: Request, **question: object) ->
         {"stop": "change", "question": {"other": "x" * 301}},
         {"stop": "change", "question": {"other": ["a fox"]}},
         {"stop": "change", "question": {"other": "a <lora:ink:1> fox"}},
+        {"stop": "decided", "question": {"steps": []}},
+        {"stop": "decided", "question": {"steps": [1, 2, 3]}},
+        {"stop": "decided", "question": {"steps": [0]}},
+        {"stop": "decided", "question": {"steps": [1.5]}},
+        {"stop": "decided", "question": {"roll": -1}},
+        {"stop": "decided", "question": {"roll": 1000}},
         {"stop": "numbers", "question": {"strokes": [STROKE] * 33}},
         strokes(channel=-1),
         strokes(value=4.5),
         strokes(value="NaN"),
-        strokes(size=0),
+        strokes(radius=0),
+        strokes(radius=600),
         strokes(points=[]),
         strokes(points=[[0, 0]] * 65),
-        strokes(points=[[0.5, 0]]),
+        strokes(points=[[0, 0, 0]]),
         strokes(colour="red"),
     ],
     ids=lambda question: str(question)[:60],
@@ -93,15 +104,45 @@ def test_the_numbers_are_the_latents_that_the_run_ends_with(pipe: Pipeline) -> N
 
 
 def test_painting_changes_the_numbers_below_the_brush_and_is_decoded(pipe: Pipeline) -> None:
-    [*_, shown] = answers(NUMBERS, pipe, REQUEST, strokes=[STROKE])
+    other = STROKE | {"channel": 3, "value": -4}
+    [*_, shown] = answers(NUMBERS, pipe, REQUEST, strokes=[STROKE, other])
     latents = pipe(REQUEST).latents
-    latents[0, 1, 5:7, 2:4] = 3.5
-    latents[0, 1, 7, 7] = 3.5  # at the border half of the brush is beyond it
+    for channel, value in ((1, 3.5), (3, -4.0)):
+        places = [painting.Stroke(2.5, 5.5, 1.5, value), painting.Stroke(7.5, 7.5, 1.5, value)]
+        latents = painting.painted(latents, channel, places)
+    assert latents[0, 1, 5, 2] == 3.5
     assert shown == {"picture": picture_uri(Renderer(pipe.models)(latents).images[0], 224)}
     assert shown != {"picture": picture_uri(pipe(REQUEST).images[0], 224)}
 
 
-@pytest.mark.parametrize("values", [{"channel": 4}, {"points": [[8, 0]]}, {"points": [[0, -1]]}], ids=str)
-def test_a_stroke_beside_the_latents_is_refused(pipe: Pipeline, values: dict[str, object]) -> None:
-    with pytest.raises(RequestError):
-        answers(NUMBERS, pipe, REQUEST, strokes=[STROKE | values])
+def test_a_stroke_in_a_channel_that_the_model_lacks_is_refused(pipe: Pipeline) -> None:
+    with pytest.raises(RequestError, match=r"channel must be in \[0, 3\]"):
+        answers(NUMBERS, pipe, REQUEST, strokes=[STROKE | {"channel": 4}])
+
+
+def test_the_futures_are_those_of_the_library(pipe: Pipeline) -> None:
+    begun, *values = [
+        value for value in answers(DECIDED, pipe, REQUEST, steps=[2], roll=1) if "recorded" not in value
+    ]
+    request = pipe.defaults.complete(REQUEST)
+    recording = conduct(record(pipe, request))
+    found = settled(pipe, recording)
+    assert (begun["steps"], begun["total"], begun["count"]) == ([2], 3, 8)
+    assert begun["settled"] == [found.pose, found.colour, found.detail]
+    assert begun["shares"] == [pytest.approx(shares, abs=1e-3) for shares in found.shares]
+    *pictures, agreed = values
+    assert [value["first"] for value in pictures] == [0, 2, 4, 6]
+    futures = conduct(fresh_noise(pipe, recording, 2, 2, seed=3 + 1 + 8))
+    by_hand = [picture_uri(picture, 128) for picture in Renderer(pipe.models)(futures).images]
+    assert pictures[0] == {"step": 2, "first": 0, "pictures": by_hand}
+    assert len({picture for value in pictures for picture in value["pictures"]}) == 8
+    assert all(0 <= share <= 1 for share in agreed["agree"])
+
+
+def test_a_roll_from_beyond_the_last_step_is_one_from_the_last(pipe: Pipeline) -> None:
+    begun, *values = [value for value in answers(DECIDED, pipe, REQUEST, steps=[4, 9]) if "recorded" not in value]
+    assert begun["steps"] == [3]
+    assert {value["step"] for value in values} == {3}
+    before = {picture for value in values for picture in value.get("pictures", [])}
+    *_, again, _ = answers(DECIDED, pipe, REQUEST, steps=[3], roll=1)
+    assert not before & set(again["pictures"])

@@ -10,7 +10,7 @@ STOPS.numbers = (section, tour) => {
   let [strokes, patches, channel, at] = [[], [], 0, {x: 0, y: 0}];
   let [timer, waiting, late, stroke, touched] = [null, false, false, null, false];
 
-  const sizeOf = () => Math.max(1, Math.round(shape[1] / 8));
+  const radiusOf = () => Math.max(1.5, shape[1] / 12);
   // The colour of a number: -4 is blue, 0 white, 4 red.
   const shade = (number) => {
     const part = Math.min(1, Math.abs(number) / 4);
@@ -21,13 +21,13 @@ STOPS.numbers = (section, tour) => {
   function paintedWith(which, all) {
     const [, height, width] = shape;
     const found = numbers.slice(which * height * width, (which + 1) * height * width);
-    for (const {channel: of, value, size, points} of all) {
+    for (const {channel: of, value, radius, points} of all) {
       if (of !== which) continue;
-      for (const [x, y] of points) {
-        const [left, top] = [x - ((size - 1) >> 1), y - ((size - 1) >> 1)];
-        for (let row = Math.max(0, top); row < Math.min(height, top + size); row += 1)
-          found.fill(value, row * width + Math.max(0, left), row * width + Math.min(width, left + size));
-      }
+      for (const [x, y] of points)
+        found.forEach((number, i) => {
+          const square = ((i % width) + 0.5 - x) ** 2 + (Math.floor(i / width) + 0.5 - y) ** 2;
+          if (square < radius ** 2) found[i] += (1 - square / radius ** 2) ** 2 * (value - number);
+        });
     }
     return found;
   }
@@ -55,8 +55,11 @@ STOPS.numbers = (section, tour) => {
       });
     }
     [...channels.querySelectorAll("canvas")].forEach((small, i) => cells(small, paintedWith(i, shown), 1));
-    const [size, left, top] = [sizeOf(), at.x - ((sizeOf() - 1) >> 1), at.y - ((sizeOf() - 1) >> 1)];
-    if (touched) Object.assign(pen, {strokeStyle: "black", lineWidth: side / 10}).strokeRect(left * side, top * side, size * side, size * side);
+    if (touched) {
+      Object.assign(pen, {strokeStyle: "black", lineWidth: canvas.width / 200}).beginPath();
+      pen.arc((at.x + 0.5) * side, (at.y + 0.5) * side, radiusOf() * side, 0, 2 * Math.PI);
+      pen.stroke();
+    }
     output.textContent = `channel ${channel + 1} of ${count}, column ${at.x + 1}, row ${at.y + 1}: ${values[at.y * width + at.x].toFixed(2)}`;
     canvas.ariaLabel = `Channel ${channel + 1}: arrows move the brush, Space paints`;
     colour.textContent = slider.value;
@@ -79,7 +82,7 @@ STOPS.numbers = (section, tour) => {
       if (!patches.length) return;
       const patch = patches[turn++ % patches.length];
       picture.src = patch.picture;
-      at = {x: patch.points[0][0], y: patch.points[0][1]};
+      at = {x: Math.floor(patch.points[0][0]), y: Math.floor(patch.points[0][1])};
       choose(patch.channel);
     }, 1500);
   }
@@ -101,10 +104,10 @@ STOPS.numbers = (section, tour) => {
     touch();
     if (!stroke || stroke.points.length === MOST_POINTS) {
       if (strokes.length === MOST_STROKES) return;
-      stroke = {channel, value: Number(slider.value), size: sizeOf(), points: []};
+      stroke = {channel, value: Number(slider.value), radius: radiusOf(), points: []};
       strokes.push(stroke);
     }
-    stroke.points.push([at.x, at.y]);
+    stroke.points.push([at.x + 0.5, at.y + 0.5]);
     show();
     ask();
   }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from stable_diffusion.request import Request, RequestError
+from stable_diffusion.request import Request
 
 from ..recordings import recording_of
 from ..stop import Question, Show, Stop, picture_uri
@@ -30,14 +30,14 @@ MOST_SIDE, MOST_POINTS, MOST_STROKES, MOST_CHANNELS = 512, 64, 32, 16
 
 
 class Stroke(BaseModel):
-    """A stroke of a square brush: the columns and rows of its places, its side, and the number that it leaves."""
+    """A stroke of a soft round brush: its places, in latents from the top left corner, and the number it leaves."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 
     channel: int = Field(ge=0, lt=MOST_CHANNELS)
     value: float = Field(ge=-FULL, le=FULL)
-    size: int = Field(ge=1, le=MOST_SIDE)
-    points: tuple[tuple[int, int], ...] = Field(min_length=1, max_length=MOST_POINTS)
+    radius: float = Field(gt=0, le=MOST_SIDE)
+    points: tuple[tuple[float, float], ...] = Field(min_length=1, max_length=MOST_POINTS)
 
 
 class Numbers(Question):
@@ -59,7 +59,7 @@ def view(question: Numbers, pipeline: Pipeline, requests: Sequence[Request], sho
 
     recording = yield from recording_of(pipeline, requests[0], told)
     render, final = Renderer(pipeline.models), recording.final[:1]
-    pictures = yield from rendered(render, painted(final, question.strokes))
+    pictures = yield from rendered(render, with_strokes(final, question.strokes))
     shown = picture_uri(pictures.images[0], SIDE)
     if question.strokes:
         show({"picture": shown})
@@ -76,33 +76,26 @@ def view(question: Numbers, pipeline: Pipeline, requests: Sequence[Request], sho
     )
     for channel in range(min(channels, MOST_CHANNELS)):
         stroke = patch(final, channel)
-        pictures = yield from rendered(render, painted(final, [stroke]))
+        pictures = yield from rendered(render, with_strokes(final, [stroke]))
         show({"patch": stroke.model_dump(), "picture": picture_uri(pictures.images[0], PATCHED)})
+
+
+def with_strokes(latents: Tensor, strokes: Sequence[Stroke]) -> Tensor:
+    """Return latents (1, C, h, w) with strokes; `RequestError` for a channel that they lack."""
+    from stable_diffusion.inspect import painting
+
+    for stroke in strokes:
+        points = [painting.Stroke(x, y, stroke.radius, stroke.value) for x, y in stroke.points]
+        latents = painting.painted(latents, stroke.channel, points)
+    return latents
 
 
 def patch(latents: Tensor, channel: int) -> Stroke:
     """Return one touch of a large brush, in the upper right, with a number far from those that are there."""
     height, width = latents.shape[2:]
-    size, x, y = max(1, height // 4), 3 * width // 4, height // 4
+    x, y = 3 * width // 4, height // 4
     value = -FULL if latents[0, channel, y, x] > 0 else FULL
-    return Stroke(channel=channel, value=value, size=size, points=((x, y),))
-
-
-def painted(latents: Tensor, strokes: Sequence[Stroke]) -> Tensor:
-    """Return latents (1, C, h, w) with strokes, of which parts beyond the border are left out."""
-    _, channels, height, width = latents.shape
-    changed = latents.clone()
-    for stroke in strokes:
-        if stroke.channel >= channels:
-            raise RequestError(f"channel must be below {channels}, the channels of this model, got {stroke.channel}")
-        for x, y in stroke.points:
-            if not (0 <= x < width and 0 <= y < height):
-                raise RequestError(f"points must lie in the {width} x {height} latents, got ({x}, {y})")
-            left, top = x - (stroke.size - 1) // 2, y - (stroke.size - 1) // 2
-            changed[0, stroke.channel, max(0, top) : top + stroke.size, max(0, left) : left + stroke.size] = (
-                stroke.value
-            )
-    return changed
+    return Stroke(channel=channel, value=value, radius=height / 4, points=((x + 0.5, y + 0.5),))
 
 
 NUMBERS = Stop(
