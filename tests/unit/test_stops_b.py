@@ -121,9 +121,7 @@ def test_a_stroke_in_a_channel_that_the_model_lacks_is_refused(pipe: Pipeline) -
 
 
 def test_the_futures_are_those_of_the_library(pipe: Pipeline) -> None:
-    begun, *values = [
-        value for value in answers(DECIDED, pipe, REQUEST, steps=[2], roll=1) if "recorded" not in value
-    ]
+    begun, *values = [value for value in answers(DECIDED, pipe, REQUEST, steps=[2], roll=1) if "recorded" not in value]
     request = pipe.defaults.complete(REQUEST)
     recording = conduct(record(pipe, request))
     found = settled(pipe, recording)
