@@ -160,15 +160,16 @@ def connect_inside(
 
     run: the run that the tour is about.
     """
+    stop = gr.State(None)  # the stop at which it arrives, by its number; None: where it was left
 
     def look(over: FinishedRun | None) -> Updates:
-        return {pages: gr.Tabs(selected="inside"), run: finished(over), tour: arriving(over, TELLING)}
+        return {pages: gr.Tabs(selected="inside"), run: finished(over), stop: TELLING}
 
     def at_address(request: gr.Request) -> gr.Tabs:
         return gr.Tabs(selected="inside") if "inside" in request.query_params else gr.skip()
 
     for tab in tabs.values():
-        tab.view.inside.click(look, tab.view.last, [pages, run, tour], **CHECKED)
+        tab.view.inside.click(look, tab.view.last, [pages, run, stop], **CHECKED)
         tab.view.last.change(lambda over: over, tab.view.last, run, **QUIET)
-    inside.select(arriving, run, tour, **QUIET)
+    inside.select(lambda over, number: (arriving(over, number), None), [run, stop], [tour, stop], **QUIET)
     page.load(at_address, None, pages, **QUIET)

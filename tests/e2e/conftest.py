@@ -171,7 +171,7 @@ class Visits:
         storage = {"origin": "{0.scheme}://{0.netloc}".format(urlsplit(url)), "storageTypes": "local_storage,indexeddb"}
         context.new_cdp_session(page).send("Storage.clearDataForOrigin", storage)
         page.goto(url)
-        page.locator("#t2i-generate").wait_for()
+        page.locator("#t2i-generate:visible, #inside-tour:visible").first.wait_for()  # an address may lead inside
         return page
 
     def close(self) -> None:

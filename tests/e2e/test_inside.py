@@ -168,7 +168,7 @@ def test_a_word_shows_where_it_went_in_each_layer_and_head(inside: Page):
 
 def test_a_run_shows_its_noise_and_its_guesses_and_the_slider_goes_back(inside: Page):
     view = look_inside(inside, "a red apple", steps=4)
-    pictures = view.locator(".pictures img")
+    pictures = view.locator("[data-picture]")
     expect(pictures).to_have_count(4)
     last = [picture.get_attribute("src") for picture in pictures.all()]
     assert len(set(last)) == 4
@@ -194,7 +194,7 @@ def test_a_recorded_run_is_played_once_from_its_noise_on(inside: Page):
     steps = [int(re.findall(r"Step (\d)", text)[0]) for text in inside.evaluate("steps")]
     assert steps[-5:] == [1, 2, 3, 4, 5]
     inside.locator("#inside-run .play").click()
-    expect(inside.locator("output")).to_contain_text("Step 1 of 5")
+    expect(inside.locator("#inside-run output")).to_contain_text("Step 1 of 5")
 
 
 def test_who_wants_no_motion_finds_the_first_step(visit: Callable[..., Page]):
@@ -208,7 +208,7 @@ def test_who_wants_no_motion_finds_the_first_step(visit: Callable[..., Page]):
 
 def test_without_guidance_there_is_no_guess_without_words(inside: Page):
     view = look_inside(inside, "a red apple", steps=2, guidance=1)
-    expect(view.locator(".pictures img:visible")).to_have_count(3)
+    expect(view.locator("[data-picture]:visible")).to_have_count(3)
     expect(view.get_by_text("Not guided")).to_be_visible()
     expect(view.locator('[data-chart="pull"]')).to_have_count(0)
 

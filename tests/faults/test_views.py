@@ -12,6 +12,7 @@ from torch import Tensor
 from stable_diffusion.guidance import Denoiser, Query
 from stable_diffusion.vae import Autoencoder
 from tests.conftest import ROOT
+from ui.inside.stops import STOPS
 
 from .caller import Caller, served
 
@@ -50,3 +51,14 @@ def test_every_network_of_every_view_is_evaluated_in_the_engines_turns(monkeypat
             assert output.get("data"), output
             assert {network for network, _ in threads} == {"unet", "vae"}, elem_id
             assert {thread for _, thread in threads} == {"engine"}, elem_id
+        [tour] = [one for one, props in caller.components.items() if props.get("elem_id") == "inside-tour"]
+        [endpoint] = [one for one in caller.endpoints if one["outputs"] == [tour] and len(one["inputs"]) == 3]
+        for stop in STOPS:
+            threads.clear()
+            value = {"asked": 1, "stop": stop.name, "question": {}}
+            data = [value if one == tour else caller.components[one].get("value") for one in endpoint["inputs"]]
+            output = caller.ask((endpoint["id"], data))
+            [answer] = output["data"]
+            assert answer["over"], stop.name
+            assert "error" not in answer, answer
+            assert {thread for _, thread in threads} == {"engine"}, stop.name

@@ -10,6 +10,7 @@ import pytest
 
 from notebooks.run import FOLDER, NOTEBOOKS, execute
 from stable_diffusion.model_loader import BUNDLED
+from ui.inside.stops import STOPS
 
 MAX_BYTES = 1_000_000
 
@@ -36,3 +37,16 @@ def test_what_is_committed_is_small_and_names_no_machine(name: str):
             assert output.get("name") != "stderr", output["text"]
         shown = json.dumps([cell["source"], [o.get("text", "") for o in cell.get("outputs", [])]])
         assert not re.search(r"(?<![\w.:/])/(home|root|tmp|usr|work|Users|opt)/", shown)
+
+
+def test_each_stop_of_the_tour_has_one_section_and_a_row_in_the_table():
+    texts = [
+        "".join(cell["source"])
+        for name in NOTEBOOKS
+        for cell in json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+        if cell["cell_type"] == "markdown"
+    ]
+    stops = [f"{number}: {stop.title}" for number, stop in enumerate(STOPS, start=1)]
+    sections = re.findall(r"^#+ Stop (.+)$", "\n".join(texts), re.MULTILINE)
+    assert sorted(sections, key=lambda section: int(section.split(":")[0])) == stops
+    assert re.findall(r"^\| (\d+: [^|]+) \|", "\n".join(texts), re.MULTILINE) == stops

@@ -16,8 +16,9 @@ from stable_diffusion import Pipeline, preview
 from stable_diffusion.inspect import look_inside
 from stable_diffusion.inspection import conduct
 from stable_diffusion.mask import with_pictures
-from stable_diffusion.request import Request
+from stable_diffusion.request import Request, RequestError
 from ui.image2image import start_view
+from ui.inside.laboratory.memory import memories
 from ui.inside.laboratory.noise import noised
 from ui.inside.laboratory.run import recordings
 from ui.inside.laboratory.samplers import comparisons
@@ -61,7 +62,7 @@ def pictures(value: Any) -> Iterator[Image.Image]:
     """All pictures in a view's value, apart from heat maps, which are PNGs."""
     if isinstance(value, dict):
         value = list(value.values())
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         for one in value:
             yield from pictures(one)
     elif isinstance(value, str) and value.startswith("data:image/webp"):
@@ -110,7 +111,18 @@ def test_the_safety_checker_sees_a_look_inside(strict: Pipeline) -> None:
 def test_the_safety_checker_sees_samplers_compared(strict: Pipeline) -> None:
     request = prepared(strict)
     *_, last = shown(comparisons, strict, *(request.with_values(sampler=name) for name in ("ddim", "euler")))
-    assert contrasts(dict(last)) == [0] * 4
+    assert contrasts(last) == [0] * 4
+
+
+def test_the_safety_checker_sees_the_pictures_beside_training_drawings(strict: Pipeline) -> None:
+    for value in shown(memories, strict, prepared(strict), prepared(strict).with_values(seed=2)):
+        assert contrasts([row["src"] for row in value["rows"]]) == [0] * len(value["rows"])
+
+
+def test_a_model_without_training_drawings_is_refused(folder: Path) -> None:
+    pipeline = Pipeline.from_pretrained(folder, device="cpu")
+    with pytest.raises(RequestError, match="model must bring its training drawings"):
+        memories(pipeline, [], print)
 
 
 @pytest.mark.parametrize("stop", STOPS, ids=[stop.name for stop in STOPS])

@@ -89,9 +89,9 @@ def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str)
         text = f"Words of your embeddings: {listed(words) or 'none that this model can take'}"
         if words and (others := files.keys() - words):
             text += f"; not for this model: {listed(sorted(others))}"
-        return gr.Markdown(text, visible=bool(files))
+        return gr.Markdown(text, visible=bool(files), elem_id=f"{kind}-embeddings", elem_classes="note")
 
-    note = gr.Markdown(visible=False, elem_id=f"{kind}-embeddings", elem_classes="note")
+    note = note_embeddings()  # which is there at once, and moves nothing later
     gr.on(None, note_embeddings, None, note, **QUIET)
     model.change(note_embeddings, model, note, **QUIET)
 

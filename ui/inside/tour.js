@@ -23,7 +23,6 @@ const tour = {
   still,
   get picture() { return run?.picture ?? recorded.picture; },
   get prompt() { return run?.prompt ?? recorded.prompt; },
-  get alphas() { return recorded.alphas; },
   find: (section, ...selectors) => selectors.map((selector) => section.querySelector(selector)),
   // Ask the stop's view; a newer question takes the place of one on its way.
   ask(section, question = {}) {
@@ -99,6 +98,7 @@ function go(to, focus = false) {
   note(at + 1);
   fill(section);
   functionsOf(section).start?.();
+  if (matchMedia("(max-width: 760px)").matches) element.scrollIntoView();
   if (focus) section.querySelector("h2").focus({preventScroll: true});
 }
 

@@ -122,8 +122,8 @@ def request_about(run: FinishedRun | None, model: str) -> Request:
     return run.request.with_values(num_images=1, seed=run.request.seed + (run.best or 0), preview="none")
 
 
-def arriving(run: FinishedRun | None, stop: int | None = None) -> Value:
-    """Return the message that takes the tour to a run's picture, and to a stop by its number."""
+def arriving(run: FinishedRun | None, stop: int | None) -> Value:
+    """Return the message that takes the tour to a run's picture, and to a stop by its number, or where it was left."""
     message: Value = {"stop": stop, "run": None}
     if run is not None:
         picture = run.files[run.best or 0]

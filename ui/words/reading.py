@@ -191,7 +191,7 @@ class _Reader:
         return kept[::-1] if named[-1][2].language in HEAD_LAST else kept
 
     def _is_compound(self, first: Item, second: Item) -> bool:
-        """Whether the first of two things only says which the second is: "a robot dog", but not "a helicopter flies"."""
+        """Whether the first of two things says which the second is: "a robot dog", but not "a helicopter flies"."""
         verb = second.entry.many and self.units[first.start - 1 : first.start] in (["a"], ["an"])
         return first.end == second.start and first.language == second.language == ENGLISH and not verb
 

@@ -30,7 +30,7 @@ MOST_SIDE, MOST_POINTS, MOST_STROKES, MOST_CHANNELS = 512, 64, 32, 16
 
 
 class Stroke(BaseModel):
-    """A stroke of a soft round brush: its places, in latents from the top left corner, and the number that it leaves."""
+    """A stroke of a soft round brush: its places, in latents from the top left corner, and the number it leaves."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
 

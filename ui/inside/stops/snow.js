@@ -34,7 +34,7 @@ STOPS.snow = (section, tour) => {
   return {
     draw(value) {
       alphas = value.alphas;
-      image.src = tour.picture;
+      image.src = value.picture;
       draw();
     },
     start: () => tour.sway(slider, 8),

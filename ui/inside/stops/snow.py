@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from stable_diffusion.request import Request
 
-from ..stop import Question, Show, Stop
+from ..recordings import recording_of
+from ..stop import Question, Show, Stop, picture_uri
 
 if TYPE_CHECKING:
     from stable_diffusion.inspection import Inquiry
@@ -18,9 +19,14 @@ POINTS = 100
 
 
 def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], show: Show) -> Inquiry[None]:
-    """Show the model's schedule: the script adds the noise itself."""
-    show({"alphas": alphas_of(pipeline)})
-    yield from ()
+    """Show the picture of a run, and the model's schedule: the script adds the noise itself."""
+    from stable_diffusion.inspection import rendered
+    from stable_diffusion.preview import Renderer
+
+    [request] = requests
+    recording = yield from recording_of(pipeline, request)
+    pictures = yield from rendered(Renderer(pipeline.models_for(request)), recording.final)
+    show({"alphas": alphas_of(pipeline), "picture": picture_uri(pictures.images[0])})
 
 
 def alphas_of(pipeline: Pipeline) -> list[float]:
