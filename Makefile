@@ -88,7 +88,7 @@ train: $(VENV)/.installed-dev
 	$(BIN)/python -m training.networks.train_vae_256 encoder --minutes 40 --predictions runs/predictions runs/predictions-photos
 	$(BIN)/python -m training.networks.train_tiny_vae --minutes 90 --predictions runs/predictions runs/predictions-photos
 	$(BIN)/python -m training.networks.export
-	$(BIN)/python -m training.data.vocabulary
+	$(BIN)/python -m training.data.sentences.lexicon
 	$(BIN)/python -m training.data.make_neighbours
 	$(BIN)/python -m training.sheets
 	$(BIN)/python -m training.judging.curves

@@ -364,18 +364,6 @@ def test_the_stage_grows_with_the_window(visit: Callable[..., Page], width: int)
     assert box["width"] >= {390: 340, 1366: 470, 2560: 1000}[width]
 
 
-def test_look_inside_takes_the_run_along(page: Page):
-    visitor = Visitor(page)
-    visitor.ask("a red fox", steps=3, seed="5")
-    visitor.generate()
-    visitor.wait_until("finished")
-    page.locator("#t2i-inside").click()
-    expect(page.locator("#inside-prompt").get_by_role("textbox")).to_have_value("a red fox")
-    expect(page.locator("#inside-seed").get_by_role("textbox")).to_have_value("5")
-    expect(page.locator("#inside-steps input[type=number]")).to_have_value("3")
-    expect(page.locator("#inside-look")).to_be_visible()
-
-
 @pytest.mark.parametrize("height", [500, 1000])
 def test_the_whole_picture_is_seen_in_a_low_window(visit: Callable[..., Page], height: int):
     page = visit(viewport={"width": 1440, "height": height})
