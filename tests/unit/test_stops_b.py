@@ -47,7 +47,6 @@ def answers(stop: Stop, pipe: Pipeline, request: Request, **question: object) ->
 @pytest.mark.parametrize(
     "question",
     [
-        {"stop": "change", "question": {"other": ""}},
         {"stop": "change", "question": {"other": "x" * 301}},
         {"stop": "change", "question": {"other": ["a fox"]}},
         {"stop": "change", "question": {"other": "a <lora:ink:1> fox"}},

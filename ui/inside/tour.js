@@ -14,6 +14,7 @@ let recorded = null; // the values of each stop for the recorded run
 let at = -1;
 let asked = 0;
 let asking = null; // the name of the stop whose question is on its way
+let soon = null; // the timer of a question that is asked soon
 
 const stopOf = new Map(); // by section: its functions, and the run that it has drawn
 const nameOf = (section) => section.dataset.stop;
@@ -35,8 +36,11 @@ const tour = {
   },
   // Ask once the controls have come to rest.
   askSoon(section, question) {
-    clearTimeout(section.timer);
-    section.timer = setTimeout(() => tour.ask(section, question), 150);
+    clearTimeout(soon);
+    soon = setTimeout(() => {
+      soon = null;
+      tour.ask(section, question);
+    }, 150);
   },
   // Move a slider to and fro until it is touched.
   sway(slider, seconds = 5) {
@@ -68,7 +72,7 @@ function fill(section) {
   if (stop.drawn === key) return;
   stop.drawn = key;
   stop.reset?.();
-  if (run) tour.ask(section);
+  if (run) tour.askSoon(section); // whoever only passes asks nothing
   else for (const value of recorded[nameOf(section)] ?? []) stop.draw(value);
 }
 
@@ -82,10 +86,11 @@ function note(number) {
 
 function go(to, focus = false) {
   if (to < 0 || to >= sections.length) return;
-  if (asking && sections[at] !== sections[to]) {
-    trigger("clear");
+  if ((asking || soon) && at !== to) {
+    if (asking) trigger("clear");
+    clearTimeout(soon);
     stopOf.get(sections[at]).drawn = undefined;
-    asking = null;
+    asking = soon = null;
   }
   at = to;
   const section = sections[at];

@@ -19,19 +19,24 @@ if TYPE_CHECKING:
     from stable_diffusion.run import Step
 
 MOST_TEXT, SIDE = 300, 224
+OTHERS = ("a fox, on a blue background", "a rocket, on a blue background", "an owl, on a blue background")
 BRANCHES = 8
 """Steps of the run at most, evenly spaced, from which it goes on with the other words."""
 
 
 class Change(Question):
-    """Question: other words."""
+    """other: the words that take over; empty for words about another thing than the prompt's."""
 
-    other: str = Field(default="a fox, on a blue background", min_length=1, max_length=MOST_TEXT)
+    other: str = Field("", max_length=MOST_TEXT)
+
+    def words(self, prompt: str) -> str:
+        """Return the words that take over from a prompt."""
+        return self.other or next((one for one in OTHERS if one.split()[1] not in prompt), OTHERS[0])
 
 
 def requests(question: Change, request: Request) -> list[Request]:
     """Return the request, and with the other words as many as all branches take: half a run each, and a step."""
-    changed = replace(request, then=question.other, then_at=1)  # which checks the words
+    changed = replace(request, then=question.words(request.prompt), then_at=1)  # which checks the words
     return [request, *[changed] * (BRANCHES // 2 + 1)]
 
 
@@ -51,7 +56,7 @@ def view(question: Change, pipeline: Pipeline, requests: Sequence[Request], show
 
     recording = yield from recording_of(pipeline, request, told)
     steps = evenly(len(recording.answers))
-    show({"other": question.other, "steps": steps, "total": len(recording.answers)})
+    show({"other": changed.then, "steps": steps, "total": len(recording.answers)})
     for step in reversed(steps):
         run = branch(pipeline, recording, step, conditioning=words)
         final = yield from finish(run)
