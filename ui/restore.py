@@ -14,7 +14,7 @@ from .form.controls import CHECKED, QUIET, Updates
 from .form.fitting import fill
 from .form.inputs import picked
 from .form.photo import SEEN, own_file
-from .inside.tour import TELLING, arriving
+from .inside.tour import LOOK_INSIDE_AT, arriving
 from .keep.history import FinishedRun, History, by_picture
 from .keep.infotext import Infotext, parse_infotext
 from .keep.link import from_query
@@ -163,7 +163,7 @@ def connect_inside(
     stop = gr.State(None)  # the stop at which it arrives, by its number; None: where it was left
 
     def look(over: FinishedRun | None) -> Updates:
-        return {pages: gr.Tabs(selected="inside"), run: finished(over), stop: TELLING}
+        return {pages: gr.Tabs(selected="inside"), run: finished(over), stop: LOOK_INSIDE_AT}
 
     def at_address(request: gr.Request) -> gr.Tabs:
         return gr.Tabs(selected="inside") if "inside" in request.query_params else gr.skip()

@@ -12,7 +12,7 @@ from ..inspection import Inquiry
 from ..pipeline import Pipeline
 from ..preview import latent_colours
 from ..run import Run
-from .recording import Recording, Told, finish
+from .recording import Recording, finish
 
 COARSE = 8
 """Number of cells on a side of the coarse picture that has pose and colour."""
@@ -22,9 +22,7 @@ FAINT = 0.02
 """A difference of colours, about in [-1, 1], that nobody sees: it keeps shares of pictures without a part finite."""
 
 
-def fresh_noise(
-    pipeline: Pipeline, recording: Recording, step: int, count: int, seed: int, told: Told | None = None
-) -> Inquiry[Tensor]:
+def fresh_noise(pipeline: Pipeline, recording: Recording, step: int, count: int, seed: int) -> Inquiry[Tensor]:
     """Make the noise of a step anew for each of `count` futures, run them to their ends together, return their latents.
 
     Future i has the x_t = alpha x_0 + sigma eps of the step's level, with noise eps of seed + i and the x_0 that the
@@ -42,7 +40,7 @@ def fresh_noise(
     render = pipeline.begin(recording.request.with_values(num_images=1), conditioning=given).render
     if render.mask is not None:  # outside the mask is the photo, with the noise of the recorded run
         x = render.mask.blend(x, level)
-    return (yield from finish(Run(request, rest, given, x, draw, render), told))
+    return (yield from finish(Run(request, rest, given, x, draw, render)))
 
 
 class Shares(NamedTuple):

@@ -25,7 +25,7 @@ from ..run import Run, Step
 from ..safety import blur
 from ..schedule import Level
 from .guesses import guesses
-from .heat_maps import prompt_words, token_heat, with_text, word_heat
+from .heat_maps import Word, prompt_words, token_heat, with_text, word_heat
 from .recording import Recording
 
 if TYPE_CHECKING:
@@ -167,22 +167,33 @@ class Observer:
         return heat
 
 
+def recorded_heat(
+    pipeline: Pipeline, recording: Recording, step: int, request: Request, words: Sequence[Word]
+) -> Inquiry[Tensor]:
+    """Return where the network looks at a step of a recorded run for words of a request's prompt: heat (N, W, h, w).
+
+    The network is asked once about the x_t of that step, without guidance, and the answer is thrown away. Raises
+    `RequestError` for a step that the run did not take.
+    """
+    recording.check(step)
+    given = pipeline.condition(request)
+    observer = Observer(given.denoise)
+    query = Query(recording.latents[step - 1], recording.levels[step - 1], given.context, None, given.guidance_scale)
+    yield Question(query, observer)
+    return word_heat(observer.take(), words)
+
+
 def absent_heat(pipeline: Pipeline, recording: Recording, step: int, word: str) -> Inquiry[Tensor]:
     """Return where a recorded run would look at a step for a word that its prompt lacks: heat (N, h, w).
 
-    The network is asked once about the x_t of that step, with the word behind the prompt as it then holds, read as a
-    plain one; of the maps only those of the word are read, and the answer is thrown away. Raises `RequestError` for a
-    word of which the prompt has no room for a token, and for a step that the run did not take.
+    The word stands behind the prompt as it then holds, read as a plain one. Raises `RequestError` as `recorded_heat`,
+    and for a word of which the prompt has no room for a token.
     """
-    recording.check(step)
     request, tokenizer = recording.request, pipeline.models.tokenizer
     prompt = request.then if request.then and step >= request.then_at else without_loras(request.prompt)
     longer = f"{prompt} {without_loras(word)}"
     words = prompt_words(tokenizer, longer)[len(prompt_words(tokenizer, prompt)) :]
     if not words:
         raise RequestError(f"word must have a token that fits behind the prompt, got {word!r}: shorten the prompt")
-    given = pipeline.condition(with_text(request, longer).with_values(prompt_syntax="plain"))
-    observer = Observer(given.denoise)
-    query = Query(recording.latents[step - 1], recording.levels[step - 1], given.context, None, given.guidance_scale)
-    yield Question(query, observer)
-    return word_heat(observer.take(), words).mean(dim=1)
+    plain = with_text(request, longer).with_values(prompt_syntax="plain")
+    return (yield from recorded_heat(pipeline, recording, step, plain, words)).mean(dim=1)

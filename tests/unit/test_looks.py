@@ -13,7 +13,7 @@ from stable_diffusion.inspection import conduct
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import Request, RequestError
 from ui.inside.stop import Value, picture_uri
-from ui.inside.stops.looks import LOOKS, Looks, evenly, shades
+from ui.inside.stops.looks import LOOKS, Looks, shades
 from ui.stage.frames import picture_of
 
 PROMPT = "a red fox, the cat"
@@ -115,8 +115,3 @@ def test_planted_heat_comes_through_at_its_place_and_large_maps_get_smaller() ->
     assert (value["height"], value["width"]) == (32, 32)
     assert (heat[:16] == 255).all()
     assert not heat[16:].any()
-
-
-@pytest.mark.parametrize(("total", "steps"), [(1, [1]), (4, [1, 2, 3, 4]), (20, [1, 5, 9, 12, 16, 20])])
-def test_the_heat_is_that_of_steps_from_the_first_to_the_last(total: int, steps: list[int]) -> None:
-    assert evenly(6, total) == steps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
 
 import pytest
 
@@ -74,6 +73,6 @@ def test_the_answer_to_a_stop_fits_into_messages():
         question, values = stop.question(), list[object]()
         first = pipeline.defaults.complete(request_about(None, "emoji").with_values(num_inference_steps=2))
         requests = [pipeline.defaults.complete(one) for one in stop.requests(question, first)]
-        conduct(partial(stop.view, question)(pipeline, requests, values.append))
+        conduct(stop.view(question, pipeline, requests, values.append))
         assert values, stop.name
         assert max(len(json.dumps(value)) for value in values) < 100_000, stop.name

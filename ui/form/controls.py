@@ -43,7 +43,6 @@ QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibil
 CHECKED: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden", "api_visibility": "private"}
 """Options of small events that may fail: Gradio shows a gr.Error only if the event was in the queue."""
 
-
 SHOW_REFUSAL = "() => showRefusal()"
 """Show the message of the event that failed beside the field that it names (ui/keys.js)."""
 
@@ -94,6 +93,14 @@ def menu(
     """Return a menu of the names in `labels`."""
     choices = [(text, name) for name, text in labels.items()]
     return Dropdown(choices, value=value, label=label, info=info, elem_id=elem_id, min_width=220, render=render)
+
+
+def run_buttons(text: str, start_id: str, stop_id: str) -> tuple[gr.Button, gr.Button]:
+    """Build the buttons that start and stop a run; ui/keys.js finds them by their classes."""
+    with gr.Row(elem_classes="run-row"):
+        start = gr.Button(text, variant="primary", elem_id=start_id, elem_classes="generate", scale=3)
+        stop = gr.Button("Stop", interactive=False, elem_id=stop_id, elem_classes="stop", scale=1, min_width=90)
+    return start, stop
 
 
 LORA_INFO = "Adds its tag to the prompt"

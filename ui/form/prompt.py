@@ -14,7 +14,7 @@ from ..runs.adapter_files import add_files, find_files
 from ..runs.limits import MAX_SLIDER_STEPS
 from ..runs.models import LoadedModels
 from .chips import chip_values, chips, read_text
-from .controls import QUIET, Controls, menu
+from .controls import QUIET, Controls, menu, run_buttons
 from .inputs import Slider
 
 if TYPE_CHECKING:
@@ -25,16 +25,6 @@ OTHER = {"read": ("plain", "Draw it as typed"), "plain": ("read", "Draw what is 
 """By the syntax of a prompt, the other one and the button that chooses it."""
 NEARLY_FULL = 3 / 4
 """Share of the model's token limit from which on the form shows the number of tokens."""
-
-
-def run_buttons(kind: str) -> tuple[gr.Button, gr.Button]:
-    """Return the buttons Generate and Stop."""
-    with gr.Row(elem_classes="run-row"):
-        generate = gr.Button(
-            "Generate", variant="primary", elem_id=f"{kind}-generate", elem_classes="generate", scale=3
-        )
-        stop = gr.Button("Stop", interactive=False, elem_id=f"{kind}-stop", elem_classes="stop", scale=1, min_width=90)
-    return generate, stop
 
 
 def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, kind: str) -> Controls:
@@ -55,7 +45,7 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
             elem_id=f"{kind}-sketch",
             elem_classes="sketch",
         )
-    buttons = run_buttons(kind)
+    buttons = run_buttons("Generate", f"{kind}-generate", f"{kind}-stop")
     info = "Weighted: (more:1.3), [less], and several times as long"
     # `more_controls` renders this and the next.
     syntax = menu(SYNTAX_LABELS, "read", "Prompt syntax", info, f"{kind}-syntax", render=False)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from stable_diffusion.request import Request
 
+from .stop import Show
+
 if TYPE_CHECKING:
     from stable_diffusion.inspect.recording import Recording, Told
     from stable_diffusion.inspection import Inquiry
@@ -22,25 +24,29 @@ _lock = Lock()
 
 
 def recording_of(pipeline: Pipeline, request: Request, told: Told | None = None) -> Inquiry[Recording]:
-    """Return the recording of a request, complete and seeded; a recent one is not run again, and `told` of nothing.
+    """Return the recording of a request, complete and seeded; a recent one is not run again, and `told` is not called.
 
     Runs over a photo and runs with LoRA files, which may change meanwhile, are recorded each time.
     """
     from stable_diffusion.inspect.recording import record
 
-    constant = request.image is None and not request.loras
+    if request.image is not None or request.loras:
+        return (yield from record(pipeline, request, told))
     with _lock:
-        kept = _kept.get(request) if constant else None
-        if kept is not None:
+        if request in _kept:
             _kept.move_to_end(request)
-            return kept
+            return _kept[request]
     recording = yield from record(pipeline, request, told)
-    if constant:
-        with _lock:
-            _kept[request] = recording
-            while len(_kept) > MOST or sum(map(size_of, _kept.values())) > MOST_BYTES:
-                _kept.popitem(last=False)
+    with _lock:
+        _kept[request] = recording
+        while len(_kept) > MOST or sum(map(size_of, _kept.values())) > MOST_BYTES:
+            _kept.popitem(last=False)
     return recording
+
+
+def counted(show: Show) -> Told:
+    """Return a function that shows the number of each step of a run that is being recorded."""
+    return lambda step: show({"recorded": step.index, "total": step.total})
 
 
 def size_of(recording: Recording) -> int:

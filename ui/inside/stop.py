@@ -102,6 +102,13 @@ def source_of(name: str) -> Source:
     return Source(f"stable_diffusion/{file}", node.lineno, code)
 
 
+def evenly(count: int, total: int) -> list[int]:
+    """Return at most `count` evenly spaced steps of `total`, counted from 1, the first and the last among them."""
+    if total <= count:
+        return list(range(1, total + 1))
+    return [1 + round(i * (total - 1) / (count - 1)) for i in range(count)]
+
+
 def picture_uri(image: Image.Image, side: int = SIDE) -> str:
     """Return a picture, at most `side` pixels wide and high, as the source of an img element, in few bytes."""
     small = image.copy()

@@ -25,6 +25,13 @@ const tour = {
   get picture() { return run?.picture ?? recorded.picture; },
   get prompt() { return run?.prompt ?? recorded.prompt; },
   find: (section, ...selectors) => selectors.map((selector) => section.querySelector(selector)),
+  make: (tag, values = {}) => Object.assign(document.createElement(tag), values),
+  // Make a figure for a strip.
+  figure(caption, picture) {
+    const figure = tour.make("figure");
+    figure.append(tour.make("img", picture), tour.make("figcaption", {textContent: caption}));
+    return figure;
+  },
   // Ask the stop's view; a newer question takes the place of one on its way.
   ask(section, question = {}) {
     if (asking) trigger("clear");
@@ -72,7 +79,7 @@ function fill(section) {
   if (stop.drawn === key) return;
   stop.drawn = key;
   stop.reset?.();
-  if (run) tour.askSoon(section); // whoever only passes asks nothing
+  if (run) tour.askSoon(section); // a stop that is only passed asks nothing
   else for (const value of recorded[nameOf(section)] ?? []) stop.draw(value);
 }
 
@@ -154,7 +161,7 @@ function onKey(event) {
 
 async function open() {
   recorded = await fetch(props.recorded).then((answer) => answer.json());
-  // Whoever came by pointer goes on by the arrow keys; with the keys these still belong to the tabs.
+  // After a click on the tab the arrow keys go on; after keys they still belong to the tabs.
   const byKeys = document.activeElement?.matches(":focus-visible");
   go(at >= 0 ? at : Math.min(Math.max(1, wanted || 1), sections.length) - 1, !byKeys);
 }
@@ -163,7 +170,7 @@ async function open() {
 function begin() {
   dots.replaceChildren(
     ...props.stops.map((title, i) => {
-      const dot = Object.assign(document.createElement("button"), {type: "button", title, ariaLabel: `Stop ${i + 1}: ${title}`});
+      const dot = tour.make("button", {type: "button", title, ariaLabel: `Stop ${i + 1}: ${title}`});
       dot.addEventListener("click", () => go(i));
       return dot;
     })

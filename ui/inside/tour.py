@@ -18,7 +18,7 @@ from stable_diffusion.request import Request, RequestError
 from ..form.controls import CHECKED, QUIET
 from ..keep.history import FinishedRun
 from ..runs.backend import Backend
-from ..runs.errors import explain, page_error
+from ..runs.errors import explain, without_folders
 from ..runs.events import Waiting
 from ..runs.message_rate import MessageRate
 from ..runs.visitors import visitor_of
@@ -31,7 +31,7 @@ RECORDED = ASSETS / "inside.json"
 """The values of each stop for the recorded run; ui/inside/make_recording.py writes it."""
 PAUSE = 0.1
 """Seconds between two messages at least."""
-TELLING = 4
+LOOK_INSIDE_AT = 4
 """The stop at which "Look inside" arrives."""
 BY_NAME = {stop.name: stop for stop in STOPS}
 
@@ -42,8 +42,8 @@ def build_tour() -> gr.HTML:
     return gr.HTML(
         value={},
         html_template=markup(STOPS),
-        css_template=part("tour.css"),
-        js_on_load="\n".join([part("tour.js"), *(part(f"stops/{stop.name}.js") for stop in STOPS), "begin();"]),
+        css_template=text_of("tour.css"),
+        js_on_load="\n".join([text_of("tour.js"), *(text_of(f"stops/{stop.name}.js") for stop in STOPS), "begin();"]),
         apply_default_css=False,
         padding=False,
         elem_id="inside-tour",
@@ -52,14 +52,16 @@ def build_tour() -> gr.HTML:
     )
 
 
-def part(file: str) -> str:
+def text_of(file: str) -> str:
     """Return the text of a file of this folder."""
     return (HERE / file).read_text(encoding="utf-8")
 
 
 def markup(stops: Sequence[Stop]) -> str:
     """Return the markup of all stops inside that of the tour."""
-    return part("tour.html").replace("@stops", "\n".join(section(number, stop) for number, stop in enumerate(stops, 1)))
+    return text_of("tour.html").replace(
+        "@stops", "\n".join(section(number, stop) for number, stop in enumerate(stops, 1))
+    )
 
 
 def section(number: int, stop: Stop) -> str:
@@ -69,7 +71,7 @@ def section(number: int, stop: Stop) -> str:
     label = f"Stop {number}: {stop.title}"
     return f"""<section class="stop" data-stop="{stop.name}" data-part="{stop.part}" aria-label="{label}" hidden>
   <div class="words"><h2 tabindex="-1">{stop.title}</h2><p class="sentence">{stop.sentence}</p></div>
-  {part(f"stops/{stop.name}.html")}
+  {text_of(f"stops/{stop.name}.html")}
   <details><summary>Formula and code</summary><p class="formula">{stop.formula}</p>
     <p>{source.file}, line {source.line}</p><pre tabindex="0">{code}</pre></details>
 </section>"""
@@ -97,8 +99,7 @@ def connect_tour(tour: gr.HTML, run: gr.State, menu: gr.Dropdown, backend: Backe
                             unsent = []
             yield told | {"values": unsent, "over": True}
         except Exception as error:
-            sentence = explain(error)
-            yield told | {"error": str(page_error(sentence).message), "over": True}
+            yield told | {"error": without_folders(explain(error)), "over": True}
 
     asked = tour.submit(answer, [tour, run, menu], tour, trigger_mode="multiple", **CHECKED)
     tour.clear(None, cancels=[asked], **QUIET)  # a newer question, or another stop

@@ -1,4 +1,4 @@
-"""The way of the tab Inside to the backend: a view's values, and the buttons that start and stop a longer one."""
+"""The way of a longer view to the backend: its values, and the buttons that start and stop it."""
 
 from __future__ import annotations
 
@@ -24,22 +24,12 @@ Shown = Value | tuple[Value, Value]
 Look = tuple[View[Any], Sequence[Request]]
 """A view of `Shown`, and the requests whose runs it shows."""
 
-Buttons = tuple[gr.Button, gr.Button]
-"""The start button of a section, and its stop button."""
-
-
-def lane_buttons(text: str, elem_id: str) -> Buttons:
-    """Build the buttons of a section; ui/keys.js finds them by their classes."""
-    start = gr.Button(text, variant="primary", elem_id=elem_id, elem_classes="generate", scale=3)
-    stop = gr.Button("Stop", interactive=False, elem_id=f"{elem_id}-stop", elem_classes="stop", scale=1, min_width=90)
-    return start, stop
-
 
 def connect_lane(
     models: LoadedModels,
     backend: Backend,
     menu: gr.Dropdown,
-    buttons: Buttons,
+    buttons: tuple[gr.Button, gr.Button],
     look: Callable[[Values], Look],
     controls: Controls,
     view: gr.HTML | list[gr.HTML],

@@ -11,11 +11,11 @@ import gradio as gr
 
 from stable_diffusion.request import Request, RequestError
 
-from ...form.controls import Controls, Values, request_of, steps_control
+from ...form.controls import Controls, Values, request_of, run_buttons, steps_control
 from ...runs.backend import Backend
 from ...runs.models import LoadedModels
 from ...stage.live import data_uri
-from .lane import Look, connect_lane, lane_buttons
+from .lane import Look, connect_lane
 from .view import Value, formula, inside_view
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ def memory_or_model(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -
         other = gr.Textbox("2", label="Other", placeholder="random", scale=1, min_width=90)
         controls: Controls = {"model": menu, "prompt": prompt, "seed": seed}
         controls |= steps_control(models.defaults(), "inside-memory-steps", scale=2, min_width=150)
-    with gr.Row(elem_classes="run-row"):
-        buttons = lane_buttons("Compare", "inside-remember")
+    buttons = run_buttons("Compare", "inside-remember", "inside-remember-stop")
     view = inside_view("memory")
     formula(FORMULA)
 

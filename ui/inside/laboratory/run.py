@@ -13,7 +13,7 @@ from PIL import Image
 
 from stable_diffusion.request import Request, without_loras
 
-from ...form.controls import Controls, Values, guidance_control, request_of, steps_control
+from ...form.controls import Controls, Values, guidance_control, request_of, run_buttons, steps_control
 from ...runs.backend import Backend
 from ...runs.match import clip_for
 from ...runs.models import LoadedModels
@@ -21,7 +21,7 @@ from ...runs.registry import new_run_id
 from ...stage.live import data_uri
 from .chart import chart, line
 from .heat import head_sheet, heat_maps, mean_heat
-from .lane import Look, connect_lane, lane_buttons
+from .lane import Look, connect_lane
 from .view import HERE, Value, formula, inside_view
 
 if TYPE_CHECKING:
@@ -56,10 +56,8 @@ def inside_a_run(models: LoadedModels, backend: Backend, menu: gr.Dropdown) -> N
         controls: Controls = {"model": menu, "prompt": prompt, "seed": seed}
         controls |= steps_control(defaults, "inside-steps", scale=2, min_width=150)
         controls |= guidance_control(defaults, "inside-guidance", scale=2, min_width=150)
-    with gr.Row(elem_classes="run-row"):
-        buttons = lane_buttons("Look inside", "inside-look")
+    buttons = run_buttons("Look inside", "inside-look", "inside-look-stop")
     view = inside_view("run", (HERE / "run.js").read_text(encoding="utf-8"))
-
     formula(FORMULA)
 
     def look(values: Values) -> Look:

@@ -11,13 +11,13 @@ import gradio as gr
 
 from stable_diffusion.request import SAMPLER_LABELS, SCHEDULE_LABELS, Request, RequestError
 
-from ...form.controls import Controls, Values, request_of
+from ...form.controls import Controls, Values, request_of, run_buttons
 from ...form.inputs import CheckboxGroup, Slider
 from ...runs.backend import Backend
 from ...runs.models import LoadedModels
 from ...stage.live import data_uri
 from .chart import Line, chart, line
-from .lane import Look, connect_lane, lane_buttons
+from .lane import Look, connect_lane
 from .view import Value, formula, inside_view, numbers_view
 
 if TYPE_CHECKING:
@@ -71,8 +71,7 @@ def samplers_side_by_side(models: LoadedModels, backend: Backend, menu: gr.Dropd
         label="Samplers",
         elem_id="inside-samplers-chosen",
     )
-    with gr.Row(elem_classes="run-row"):
-        buttons = lane_buttons("Compare", "inside-compare")
+    buttons = run_buttons("Compare", "inside-compare", "inside-compare-stop")
     view = inside_view("samplers")
     numbers = numbers_view("samplers")
     formula(FORMULA)

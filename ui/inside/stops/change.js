@@ -23,14 +23,7 @@ STOPS.change = (section, tour) => {
     box.value = other;
     slider.max = steps.length - 1;
     if (!slider.dataset.touched) slider.value = slider.max;
-    strip.replaceChildren(
-      ...steps.map((step) => {
-        const figure = document.createElement("figure");
-        figure.append(new Image(), Object.assign(document.createElement("figcaption"), {textContent: step}));
-        figure.firstChild.alt = `From step ${step}`;
-        return figure;
-      })
-    );
+    strip.replaceChildren(...steps.map((step) => tour.figure(step, {alt: `From step ${step}`})));
   }
   function draw(value) {
     if (value.recorded) changed.textContent = `it draws again what it has drawn, step ${value.recorded} of ${value.total}`;

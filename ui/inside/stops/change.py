@@ -10,13 +10,12 @@ from pydantic import Field
 
 from stable_diffusion.request import Request
 
-from ..recordings import recording_of
-from ..stop import Question, Show, Stop, picture_uri
+from ..recordings import counted, recording_of
+from ..stop import Question, Show, Stop, evenly, picture_uri
 
 if TYPE_CHECKING:
     from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
-    from stable_diffusion.run import Step
 
 MOST_TEXT, SIDE = 300, 224
 OTHERS = ("a fox, on a blue background", "a rocket, on a blue background", "an owl, on a blue background")
@@ -25,7 +24,7 @@ BRANCHES = 8
 
 
 class Change(Question):
-    """other: the words that take over; empty for words about another thing than the prompt's."""
+    """A question with the other words that take over; empty for words about another thing than the prompt's."""
 
     other: str = Field("", max_length=MOST_TEXT)
 
@@ -51,24 +50,13 @@ def view(question: Change, pipeline: Pipeline, requests: Sequence[Request], show
     request, changed, *_ = requests
     words = pipeline.condition(changed)
 
-    def told(step: Step) -> None:
-        show({"recorded": step.index, "total": step.total})
-
-    recording = yield from recording_of(pipeline, request, told)
-    steps = evenly(len(recording.answers))
+    recording = yield from recording_of(pipeline, request, counted(show))
+    steps = evenly(BRANCHES, len(recording.answers))
     show({"other": changed.then, "steps": steps, "total": len(recording.answers)})
     for step in reversed(steps):
         run = branch(pipeline, recording, step, conditioning=words)
-        final = yield from finish(run)
-        pictures = yield from rendered(run.render, final)
+        pictures = yield from rendered(run.render, (yield from finish(run)))
         show({"step": step, "picture": picture_uri(pictures.images[0], SIDE)})
-
-
-def evenly(total: int) -> list[int]:
-    """Return at most `BRANCHES` steps of a run, evenly spaced, the first and the last among them."""
-    if total <= BRANCHES:
-        return list(range(1, total + 1))
-    return [1 + round(place * (total - 1) / (BRANCHES - 1)) for place in range(BRANCHES)]
 
 
 CHANGE = Stop(

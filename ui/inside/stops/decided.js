@@ -7,7 +7,7 @@ STOPS.decided = (section, tour) => {
   let [total, roll, timer] = [0, 0, null];
   let futures = new Map(); // by step: the pictures of this roll, and how much they agree with the run's
 
-  grid.append(...Array.from({length: COUNT}, () => Object.assign(new Image(), {alt: ""})));
+  grid.append(...Array.from({length: COUNT}, () => tour.make("img", {alt: ""})));
 
   const per = (share) => `${Math.round(100 * share)}\u00a0%`;
   function show() {
@@ -38,7 +38,7 @@ STOPS.decided = (section, tour) => {
     told.replaceChildren(
       "Settled at step",
       ...PARTS.map((part, row) => {
-        const mark = Object.assign(document.createElement("span"), {textContent: `${part} ${value.settled[row]}`});
+        const mark = tour.make("span", {textContent: `${part} ${value.settled[row]}`});
         mark.dataset.part = part;
         return mark;
       })
@@ -56,7 +56,6 @@ STOPS.decided = (section, tour) => {
   const complete = () => futures.get(Number(slider.value))?.shares;
   function move() {
     show();
-    clearTimeout(section.timer);
     if (total && !complete()) tour.askSoon(section, {steps: [Number(slider.value)], roll});
   }
   function again() {

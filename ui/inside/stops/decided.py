@@ -9,7 +9,7 @@ from pydantic import Field
 
 from stable_diffusion.request import MAX_SEED, MAX_STEPS, Request
 
-from ..recordings import recording_of
+from ..recordings import counted, recording_of
 from ..stop import Question, Show, Stop, picture_uri
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
-    from stable_diffusion.run import Step
 
 FUTURES, TOGETHER = 8, 2
 """Number of futures, and of those that are drawn together: a batch is faster, and one by one is sooner seen."""
@@ -26,7 +25,7 @@ SIDE = 128
 
 
 class Decided(Question):
-    """Question: the steps from which to roll, and how often the noise was rolled before.
+    """A question with the steps from which to roll, and how often the noise was rolled before.
 
     At first there are two steps: one at which the picture is open, and one at which it is decided.
     """
@@ -51,17 +50,13 @@ def view(question: Decided, pipeline: Pipeline, requests: Sequence[Request], sho
     from stable_diffusion.inspection import rendered
     from stable_diffusion.preview import Renderer
 
-    def told(step: Step) -> None:
-        show({"recorded": step.index, "total": step.total})
-
-    recording = yield from recording_of(pipeline, requests[0], told)
+    recording = yield from recording_of(pipeline, requests[0], counted(show))
     total, found = len(recording.answers), settled(pipeline, recording)
     steps = list(dict.fromkeys(min(step, total) for step in question.steps))
     show(
         {
             "total": total,
             "steps": steps,
-            "count": FUTURES,
             "shares": [rounded(one) for one in found.shares],
             "settled": [found.pose, found.colour, found.detail],
         }

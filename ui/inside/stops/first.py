@@ -9,8 +9,7 @@ from pydantic import Field
 
 from stable_diffusion.request import Request
 
-from .. import stop
-from ..stop import Show, Stop, picture_uri
+from ..stop import Question, Show, Stop, picture_uri
 
 if TYPE_CHECKING:
     from stable_diffusion.inspection import Inquiry
@@ -22,19 +21,19 @@ MOST_WORDS = 200
 """Characters."""
 
 
-class Question(stop.Question):
-    """Words for the network; None for the run's prompt."""
+class First(Question):
+    """A question with words for the network; None for the run's prompt."""
 
     words: str | None = Field(None, max_length=MOST_WORDS)
 
 
-def requests(question: Question, request: Request) -> list[Request]:
+def requests(question: First, request: Request) -> list[Request]:
     """Return the request of the words, from pure noise and without guidance: a guided guess is no mean."""
     words = request.prompt if question.words is None else question.words
     return [request.with_values(prompt=words, then="", image=None, mask=None, num_images=1, guidance_scale=1.0)]
 
 
-def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], show: Show) -> Inquiry[None]:
+def view(question: First, pipeline: Pipeline, requests: Sequence[Request], show: Show) -> Inquiry[None]:
     """Show the noises that runs of several seeds begin with, and the guess in the first step of each."""
     from stable_diffusion.inspection import Question as Asked
     from stable_diffusion.inspection import rendered
@@ -66,7 +65,7 @@ FIRST = Stop(
     part="noise",
     formula="x̂<sub>0</sub>(x<sub>T</sub>) ≈ E[x<sub>0</sub> | x<sub>T</sub>, words] &nbsp; (Eq. 57, arXiv:2206.00364)",
     source="schedule.py:predict_x_0",
-    question=Question,
+    question=First,
     view=view,
     requests=requests,
 )

@@ -39,11 +39,11 @@ STOPS.guess = (section, tour) => {
     rival.hidden = !frame?.guesses;
     rival.replaceChildren(
       ...(frame?.guesses ?? []).map(([name, share]) => {
-        const line = document.createElement("li");
+        const line = tour.make("li");
         line.style.setProperty("--share", `${100 * share}%`);
         line.classList.toggle("right", told && name === riddle.name);
         // What CLIP is sure of is covered, so that nobody reads the answer there.
-        const [word, number] = [told || share < SURE ? name : "sure of something", `${Math.round(100 * share)} %`].map((textContent) => Object.assign(document.createElement("span"), {textContent}));
+        const [word, number] = [told || share < SURE ? name : "sure of something", `${Math.round(100 * share)} %`].map((textContent) => tour.make("span", {textContent}));
         line.append(word, number);
         return line;
       })
@@ -52,14 +52,13 @@ STOPS.guess = (section, tour) => {
     go.textContent = over ? (told ? "Once more" : "Tell me") : tour.still ? "One step" : playing ? "Pause" : "Go on";
     go.disabled = !frames.length;
     next.textContent = day ? "Another riddle" : "Today's riddle";
-    const number = stops.indexOf(section) + 1;
-    link.href = `?inside=${number}&riddle=${riddle.riddle}`;
+    link.href = `?inside=${stops.indexOf(section) + 1}&riddle=${riddle.riddle}`;
     score.textContent = sum.riddles ? `You ${sum.you}, CLIP ${sum.clip} points.` : "";
   }
 
   function play(pause = 900) {
     clearTimeout(timer);
-    if (!playing || end.hidden === false) return;
+    if (!playing || !end.hidden) return;
     timer = setTimeout(() => {
       if (section.offsetParent === null) return;
       if (at < frames.length) {
@@ -150,8 +149,8 @@ STOPS.guess = (section, tour) => {
     image.src = tour.picture;
     formulas.replaceChildren(
       ...stops.map((stop) => {
-        const [line, name, formula] = [document.createElement("li"), document.createElement("b"), document.createElement("span")];
-        name.textContent = stop.querySelector("h2").textContent;
+        const [line, formula] = [tour.make("li"), tour.make("span")];
+        const name = tour.make("b", {textContent: stop.querySelector("h2").textContent});
         formula.append(...stop.querySelector(".formula").cloneNode(true).childNodes);
         line.append(name, " ", formula);
         return line;
@@ -169,7 +168,7 @@ STOPS.guess = (section, tour) => {
   again.addEventListener("click", () => card(false));
   print.addEventListener("click", () => {
     section.querySelector("iframe")?.remove();
-    const page = Object.assign(document.createElement("iframe"), {title: "Print"});
+    const page = tour.make("iframe", {title: "Print"});
     page.style.cssText = "position: fixed; width: 0; height: 0; border: 0";
     const style = "body { font: 15px/1.45 sans-serif; margin: 2em; } h1 { font-size: 22px; } li { margin: 8px 0; } i { display: block; color: #333; }";
     page.srcdoc = `<style>${style}</style>${section.querySelector(".sheet").outerHTML}<h1>Its formulas</h1>${formulas.outerHTML}`;
@@ -180,10 +179,7 @@ STOPS.guess = (section, tour) => {
   return {
     reset,
     draw(value) {
-      if (value.film) {
-        film.push(value.film);
-        return;
-      }
+      if (value.film) return film.push(value.film);
       if (value.riddle) {
         const secret = Uint8Array.from(atob(value.hidden), (letter) => letter.charCodeAt(0));
         riddle = {...value, ...JSON.parse(new TextDecoder().decode(secret))};

@@ -112,7 +112,10 @@ FILM_SIDE = 128
 
 
 class Guess(Question):
-    """riddle: its number from 1, 0 for today's. side: pixels of its pictures. film: the visitor's run in its place."""
+    """A question for a riddle, or for the film of the visitor's run.
+
+    riddle: its number from 1, 0 for today's. side: pixels of its pictures.
+    """
 
     riddle: int = Field(1, ge=0, le=len(RIDDLES))
     side: int = Field(88, ge=32, le=256)
@@ -144,10 +147,10 @@ def view(question: Guess, pipeline: Pipeline, requests: Sequence[Request], show:
             "riddle": question.number,
             "riddles": len(RIDDLES),
             "total": pipeline.plan(request).evaluations + 1,
-            "hidden": base64.b64encode(secret.encode()).decode("ascii"),  # from a glance
+            "hidden": base64.b64encode(secret.encode()).decode("ascii"),  # so that no glance at a message tells
         }
     )
-    return riddle(pipeline, request.with_values(preview="none"), judge, question.side, show)
+    return riddle(pipeline, request, judge, question.side, show)
 
 
 def riddle(pipeline: Pipeline, request: Request, judge: Judge | None, side: int, show: Show) -> Inquiry[None]:
@@ -198,7 +201,7 @@ def judge_of(model: Path, device: str) -> Judge | None:
 
 @cache
 def answers(number: int) -> list[str]:
-    """Return what is right for a riddle: the words for its thing in all languages of the bundled model's vocabulary."""
+    """Return the right answers to a riddle: its thing in all languages of the bundled model's vocabulary."""
     lexicons = read_lexicons(BUNDLED)
     assert lexicons is not None, "the bundled model has a vocabulary"
     prompt, _, also = RIDDLES[number - 1]

@@ -4,7 +4,7 @@ STOPS.looks = (section, tour) => {
   const figures = [...section.querySelectorAll("figure")].map((figure) => ({
     figure, picture: figure.querySelector("img"), lit: figure.querySelector("canvas"), caption: figure.querySelector("figcaption"),
   }));
-  const small = document.createElement("canvas");
+  const small = tour.make("canvas");
   let words = []; // {text, empty, heat}: those of the prompt, then those asked for
   let own = 0; // the number of words of the prompt
   let size = {};
@@ -68,9 +68,8 @@ STOPS.looks = (section, tour) => {
   }
 
   function chip({text, empty}, i) {
-    const [label, radio] = ["label", "input"].map((tag) => document.createElement(tag));
-    Object.assign(radio, {type: "radio", name: "looks-word"});
-    label.append(radio, Object.assign(document.createElement("span"), {textContent: text}));
+    const [label, radio] = [tour.make("label"), tour.make("input", {type: "radio", name: "looks-word"})];
+    label.append(radio, tour.make("span", {textContent: text}));
     label.classList.toggle("empty", Boolean(empty));
     label.classList.toggle("asked", i >= own);
     radio.addEventListener("input", () => {

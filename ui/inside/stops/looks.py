@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -12,7 +11,7 @@ from pydantic import Field
 from stable_diffusion.request import Request, RequestError, without_loras
 
 from ..recordings import recording_of
-from ..stop import Question, Show, Stop, Value, picture_uri
+from ..stop import Question, Show, Stop, Value, evenly, picture_uri
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,9 +37,9 @@ SMALL = 64
 
 
 class Looks(Question):
-    """word: one to look for, which the prompt need not have. without: the number of a word of the prompt to leave out.
+    """A question about all words of the prompt, about another word, or about the picture without one.
 
-    With neither, the question is about all words of the prompt.
+    word: the other word, which the prompt need not have. without: the number of the prompt's word that is left out.
     """
 
     word: str = Field("", max_length=40)
@@ -50,6 +49,7 @@ class Looks(Question):
 def view(question: Looks, pipeline: Pipeline, requests: Sequence[Request], show: Show) -> Inquiry[None]:
     """Show a run's picture and the heat of its words, the heat of another word, or the picture without a word."""
     from stable_diffusion.inspect.heat_maps import crossed_out
+    from stable_diffusion.inspect.look_inside import absent_heat, recorded_heat
     from stable_diffusion.inspection import rendered
 
     [request] = requests
@@ -65,17 +65,21 @@ def view(question: Looks, pipeline: Pipeline, requests: Sequence[Request], show:
     elif question.word and not spoken(pipeline, question.word):
         raise RequestError(f"word must have a letter, got {question.word!r}")
     recording = yield from recording_of(pipeline, request, teller(about, show))
+
+    def heat(step: int) -> Inquiry[Tensor]:
+        if question.word:
+            return (yield from absent_heat(pipeline, recording, step, question.word))
+        return (yield from recorded_heat(pipeline, recording, step, recording.request, words))[0]
+
     if question.word:
-        yield from show_heat(
-            partial(absent, pipeline, recording, question.word), recording, {"asked": question.word}, show
-        )
+        yield from show_heat(heat, recording, {"asked": question.word}, show)
         return
     pictures = yield from rendered(pipeline.begin(request).render, recording.final)
     show(about | {"picture": picture_uri(pictures.images[0])})
     if question.without is None:
         show({"words": [{"text": word.text, "empty": word.text.lower() in EMPTY} for word in words]})
         if words:
-            yield from show_heat(partial(present, pipeline, recording, words), recording, {}, show)
+            yield from show_heat(heat, recording, {}, show)
 
 
 def spoken(pipeline: Pipeline, text: str) -> list[Word]:
@@ -108,34 +112,6 @@ def show_heat(heat: Callable[[int], Inquiry[Tensor]], recording: Recording, abou
         found = yield from heat(step)
         total = found if total is None else total + found
         show(about | shades(total / count))
-
-
-def present(pipeline: Pipeline, recording: Recording, words: Sequence[Word], step: int) -> Inquiry[Tensor]:
-    """Return the heat (W, h, w) of words of the prompt: the network is asked again, without guidance."""
-    from stable_diffusion.guidance import Query
-    from stable_diffusion.inspect.heat_maps import word_heat
-    from stable_diffusion.inspect.look_inside import Observer
-    from stable_diffusion.inspection import Question as Asked
-
-    given = pipeline.condition(recording.request)
-    observer = Observer(given.denoise)
-    query = Query(recording.latents[step - 1], recording.levels[step - 1], given.context, None, given.guidance_scale)
-    yield Asked(query, observer)
-    return word_heat(observer.take(), words)[0]
-
-
-def absent(pipeline: Pipeline, recording: Recording, word: str, step: int) -> Inquiry[Tensor]:
-    """Return the heat (1, h, w) of a word that is not in the prompt."""
-    from stable_diffusion.inspect.look_inside import absent_heat
-
-    return (yield from absent_heat(pipeline, recording, step, word))
-
-
-def evenly(count: int, total: int) -> list[int]:
-    """Return at most `count` evenly spaced steps of `total`, counted from 1, the first and the last among them."""
-    if total <= count:
-        return list(range(1, total + 1))
-    return [1 + round(i * (total - 1) / (count - 1)) for i in range(count)]
 
 
 def shades(maps: Tensor) -> Value:

@@ -161,10 +161,10 @@ STOPS.numbers = (section, tour) => {
     at = {x: shape[2] >> 1, y: shape[1] >> 1};
     channels.replaceChildren(
       ...Array.from({length: shape[0]}, (_, i) => {
-        const label = document.createElement("label");
-        const radio = Object.assign(document.createElement("input"), {type: "radio", name: "channel", ariaLabel: `Channel ${i + 1}`});
+        const label = tour.make("label");
+        const radio = tour.make("input", {type: "radio", name: "channel", ariaLabel: `Channel ${i + 1}`});
         radio.addEventListener("change", () => (touch(), choose(i)));
-        label.append(radio, Object.assign(document.createElement("canvas"), {className: "grain"}));
+        label.append(radio, tour.make("canvas", {className: "grain"}));
         return label;
       })
     );

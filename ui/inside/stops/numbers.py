@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stable_diffusion.request import Request
 
-from ..recordings import recording_of
+from ..recordings import counted, recording_of
 from ..stop import Question, Show, Stop, picture_uri
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
-    from stable_diffusion.run import Step
 
 SIDE, PATCHED = 224, 192
 """Longest sides, in pixels, of the picture, and of those of patches."""
@@ -41,7 +40,7 @@ class Stroke(BaseModel):
 
 
 class Numbers(Question):
-    """Question: the strokes so far, first to last."""
+    """A question with the strokes so far, first to last."""
 
     strokes: tuple[Stroke, ...] = Field(default=(), max_length=MOST_STROKES)
 
@@ -54,10 +53,7 @@ def view(question: Numbers, pipeline: Pipeline, requests: Sequence[Request], sho
     from stable_diffusion.inspection import rendered
     from stable_diffusion.preview import Renderer
 
-    def told(step: Step) -> None:
-        show({"recorded": step.index, "total": step.total})
-
-    recording = yield from recording_of(pipeline, requests[0], told)
+    recording = yield from recording_of(pipeline, requests[0], counted(show))
     render, final = Renderer(pipeline.models), recording.final[:1]
     pictures = yield from rendered(render, with_strokes(final, question.strokes))
     shown = picture_uri(pictures.images[0], SIDE)

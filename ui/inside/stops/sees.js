@@ -40,7 +40,7 @@ STOPS.sees = (section, tour) => {
       for (const one of [you, network, wordless, output, caption]) one.textContent = "…";
     },
     draw(value) {
-      if (value.step) return (output.textContent = `(your picture first: step ${value.step} of ${value.total})`);
+      if (value.recorded) return (output.textContent = `(your picture first: step ${value.recorded} of ${value.total})`);
       frames.push(value);
       slider.max = frames.length - 1;
       network.textContent = lost("with");

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from stable_diffusion.request import Request
 
-from ..recordings import recording_of
+from ..recordings import counted, recording_of
 from ..stop import Question, Show, Stop, picture_uri
 
 if TYPE_CHECKING:
     from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
-    from stable_diffusion.run import Step
 
 TIMESTEPS = (200, 400, 500, 600, 650, 700, 750, 800, 850, 900, 950, 999)
 """Dense where the network loses the picture."""
@@ -36,12 +35,9 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
     from stable_diffusion.inspection import rendered
     from stable_diffusion.preview import Renderer
 
-    def tell(step: Step) -> None:
-        show({"step": step.index, "total": step.total})
-
     request = requests[0]
     assert request.seed is not None, "a view's requests are seeded"
-    x_0 = (yield from recording_of(pipeline, request, tell)).final
+    x_0 = (yield from recording_of(pipeline, request, counted(show))).final
     # The noise that the run began with would be no test: the picture was made from it.
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(request.seed + 1)).to(x_0)
     guided = request.with_values(negative_prompt="", guidance_scale=2.0)  # for answers with words and without

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from stable_diffusion.request import Request
 
 from ..recordings import recording_of
-from ..stop import Question, Show, Stop, picture_uri
+from ..stop import Question, Show, Stop, evenly, picture_uri
 
 if TYPE_CHECKING:
     from stable_diffusion.inspection import Inquiry
     from stable_diffusion.pipeline import Pipeline
 
-POINTS = 100
+POINTS = 101
 """Places of the schedule that the script is told."""
 
 
@@ -32,8 +32,7 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
 def alphas_of(pipeline: Pipeline) -> list[float]:
     """Return alphas_cumprod at evenly spaced timesteps, from the first to the last."""
     alphas = pipeline.schedule.alphas_cumprod
-    places = [round(i * (len(alphas) - 1) / POINTS) for i in range(POINTS + 1)]
-    return [round(alphas[place].item(), 5) for place in places]
+    return [round(alphas[place - 1].item(), 5) for place in evenly(POINTS, len(alphas))]
 
 
 SNOW = Stop(

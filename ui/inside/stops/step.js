@@ -13,18 +13,20 @@ STOPS.step = (section, tour) => {
     guess.alt = `${tour.prompt}, guessed at step ${frame.index}`;
     output.textContent = `${frame.index} of ${frame.total}`;
   }
-  function step() {
-    slider.dataset.touched = "true";
+  function next() {
     slider.value = Number(slider.value) >= frames.length ? 1 : Number(slider.value) + 1;
     show();
+  }
+  function step() {
+    slider.dataset.touched = "true";
+    next();
   }
   function play() {
     clearInterval(timer);
     if (tour.still) return;
     timer = setInterval(() => {
       if (slider.dataset.touched || section.hidden) return clearInterval(timer);
-      slider.value = Number(slider.value) >= frames.length ? 1 : Number(slider.value) + 1;
-      show();
+      next();
     }, 400);
   }
   slider.addEventListener("input", show);
@@ -40,12 +42,7 @@ STOPS.step = (section, tour) => {
         slider.max = value.total;
         if (frames.length === 1) slider.value = 1;
         show();
-      } else {
-        const figure = document.createElement("figure");
-        const picture = Object.assign(document.createElement("img"), {src: value.picture, alt: `With ${value.steps} steps`});
-        figure.append(picture, Object.assign(document.createElement("figcaption"), {textContent: value.steps}));
-        strip.append(figure);
-      }
+      } else strip.append(tour.figure(value.steps, {src: value.picture, alt: `With ${value.steps} steps`}));
     },
     start: play,
     key: ({key}) => key === " " && (step(), true),

@@ -25,29 +25,27 @@ def requests(question: Question, request: Request) -> list[Request]:
 
 def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], show: Show) -> Inquiry[None]:
     """Show each step of a run, x_t and the guess, and after it the pictures of runs with fewer steps."""
-    from stable_diffusion.inspection import decoded, next_step
+    from stable_diffusion.inspect.recording import finish
+    from stable_diffusion.inspection import Question as Asked
+    from stable_diffusion.inspection import decoded, rendered
 
     request, *shorter = requests
-    run = pipeline.begin(request.with_values(preview="none"))
-    preview = run.preview()
+    run = pipeline.begin(request)
     while run.query is not None:
-        step = yield from next_step(run, preview)
-        seen = yield from decoded(step)
-        assert seen.images is not None
+        step = yield from decoded(run.answer((yield Asked(run.query, run.denoise))))
+        assert step.images is not None
         show(
             {
                 "index": step.index,
                 "total": step.total,
-                "xt": picture_uri(seen.noisy()[0]),
-                "guess": picture_uri(seen.images[0]),
+                "xt": picture_uri(step.noisy()[0]),
+                "guess": picture_uri(step.images[0]),
             }
         )
     for one in shorter:
-        run = pipeline.begin(one.with_values(preview="none"))
-        while run.query is not None:
-            step = yield from next_step(run, preview)
-        assert step.images is not None
-        show({"steps": step.total, "picture": picture_uri(step.images[0], THUMB)})
+        run = pipeline.begin(one)
+        pictures = yield from rendered(run.render, (yield from finish(run)))
+        show({"steps": pipeline.plan(one).evaluations, "picture": picture_uri(pictures.images[0], THUMB)})
 
 
 STEP = Stop(
