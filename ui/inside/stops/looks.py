@@ -53,7 +53,7 @@ def view(question: Looks, pipeline: Pipeline, requests: Sequence[Request], show:
     from stable_diffusion.inspection import rendered
 
     [request] = requests
-    words = spoken(pipeline, without_loras(request.prompt))
+    words = spoken(pipeline, text_of(request))
     about: Value = {}
     if question.without is not None:
         if question.without >= len(words):
@@ -76,6 +76,14 @@ def view(question: Looks, pipeline: Pipeline, requests: Sequence[Request], show:
         show({"words": [{"text": word.text, "empty": word.text.lower() in EMPTY} for word in words]})
         if words:
             yield from show_heat(partial(present, pipeline, recording, words), recording, {}, show)
+
+
+def text_of(request: Request) -> str:
+    """Return the prompt's text, in which its words have their places, with spaces for the signs of weights."""
+    from stable_diffusion.prompt import without_weights
+
+    text = without_loras(request.prompt)
+    return without_weights(text) if request.prompt_syntax == "weighted" else text
 
 
 def spoken(pipeline: Pipeline, text: str) -> list[Word]:
@@ -111,13 +119,14 @@ def show_heat(heat: Callable[[int], Inquiry[Tensor]], recording: Recording, abou
 
 
 def present(pipeline: Pipeline, recording: Recording, words: Sequence[Word], step: int) -> Inquiry[Tensor]:
-    """Return the heat (W, h, w) of words of the prompt: the network is asked again, without guidance."""
+    """Return the heat (W, h, w) of words of the prompt: the network is asked again, without guidance and weights."""
     from stable_diffusion.guidance import Query
-    from stable_diffusion.inspect.heat_maps import word_heat
+    from stable_diffusion.inspect.heat_maps import with_text, word_heat
     from stable_diffusion.inspect.look_inside import Observer
     from stable_diffusion.inspection import Question as Asked
 
-    given = pipeline.condition(recording.request)
+    plain = with_text(recording.request, text_of(recording.request)).with_values(prompt_syntax="plain")
+    given = pipeline.condition(plain)
     observer = Observer(given.denoise)
     query = Query(recording.latents[step - 1], recording.levels[step - 1], given.context, None, given.guidance_scale)
     yield Asked(query, observer)
