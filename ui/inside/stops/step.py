@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -42,8 +43,11 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
                 "guess": picture_uri(seen.images[0]),
             }
         )
+    total = step.total
     for one in shorter:
-        run = pipeline.begin(one.with_values(preview="none"))
+        # Other words come as far on the way as in the run.
+        then_at = math.ceil(one.then_at * pipeline.plan(one).evaluations / total)
+        run = pipeline.begin(one.with_values(preview="none", then_at=then_at))
         while run.query is not None:
             step = yield from next_step(run, preview)
         assert step.images is not None
