@@ -169,6 +169,12 @@ def parse_weights(prompt: str) -> list[list[Weighted]]:
     ]
 
 
+def without_weights(prompt: str) -> str:
+    """Return a weighted prompt with a space for each sign of its syntax, so that its words keep their places."""
+    text = SYMBOLS.sub(lambda symbol: (symbol["escaped"] or symbol["text"] or "").rjust(len(symbol[0])), prompt)
+    return BREAK.sub(lambda found: " " * len(found[0]), text)
+
+
 def _weigh_texts(symbols: list[re.Match[str]]) -> Iterator[Weighted]:
     """Yield each text among the symbols with the product of the brackets around it."""
     factors, closings = _match_brackets(symbols)

@@ -53,6 +53,13 @@ def test_every_network_of_every_view_is_evaluated_in_the_engines_turns(monkeypat
             assert {thread for _, thread in threads} == {"engine"}, elem_id
         [tour] = [one for one, props in caller.components.items() if props.get("elem_id") == "inside-tour"]
         [endpoint] = [one for one in caller.endpoints if one["outputs"] == [tour] and len(one["inputs"]) == 3]
+        for value, sentence in (
+            (None, "stop must be one of"),
+            ({"asked": 1, "stop": "looks", "question": {"word": "<&>"}}, "word must have a letter, got '<&>'"),
+        ):
+            data = [value if one == tour else caller.components[one].get("value") for one in endpoint["inputs"]]
+            [answer] = caller.ask((endpoint["id"], data))["data"]
+            assert sentence in answer["error"]  # as text, which the page's script shows as such
         for stop in STOPS:
             threads.clear()
             value = {"asked": 1, "stop": stop.name, "question": {}}

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from stable_diffusion.pipeline import Pipeline
-from stable_diffusion.request import Request, RequestError
+from stable_diffusion.request import Defaults, Request, RequestError
 from tests.conftest import awaited
 from tests.tiny import save_model
+from ui.runs import prepare as preparing
 from ui.runs.backend import Local
 from ui.runs.catalogue import Catalogue
 from ui.runs.events import Event, News, Started
 from ui.runs.limits import LOCAL_LIMITS, Limits
 from ui.runs.models import LoadedModels
-from ui.runs.prepare import check, prepare
+from ui.runs.prepare import check, prepare, prepare_all
 from ui.runs.visitors import Visitor
 
 
@@ -153,3 +155,21 @@ def test_slow_downloads_delay_no_other_run(tmp_path: Path, monkeypatch: pytest.M
         assert all(event.images for event in await asyncio.gather(*others))
 
     awaited(ask())
+
+
+def test_a_photo_of_several_equal_requests_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large one takes half a second."""
+    path, read = tmp_path / "photo.png", list[Request]()
+    Image.new("RGB", (64, 64), "red").save(path)
+    fit = preparing.read_pictures
+
+    def noted(request: Request, defaults: Defaults) -> Request:
+        read.append(request)
+        return fit(request, defaults)
+
+    monkeypatch.setattr(preparing, "read_pictures", noted)
+    models = LoadedModels(Catalogue(), device="cpu")
+    request = Request("a cat", image=path, num_inference_steps=1)
+    _, prepared = prepare_all(models, [request] * 3, models.limits)
+    assert len(read) == 1
+    assert len({one.seed for one in prepared}) == 3, "each has a seed of its own"

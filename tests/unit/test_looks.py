@@ -54,6 +54,20 @@ def test_a_run_shows_its_picture_and_the_heat_of_every_word(pipe: Pipeline) -> N
         assert (heat.min(), heat.max()) == (0, 255)
 
 
+def test_the_signs_of_a_weighted_prompt_are_no_words_and_move_none(pipe: Pipeline) -> None:
+    """The heat is that of the words alone, as a plain prompt."""
+    plain = asked(pipe, Looks(), "a red fox the cat")
+    request = Request(r"a (red fox:1.4) BREAK [the \(cat\)]", prompt_syntax="weighted", seed=1, num_inference_steps=3)
+    values = list[Value]()
+    conduct(LOOKS.view(Looks(), pipe, [pipe.defaults.complete(request)], values.append))
+    [words] = [value["words"] for value in values if "words" in value]
+    assert words == next(value["words"] for value in plain if "words" in value)
+    values.clear()
+    conduct(LOOKS.view(Looks(without=2), pipe, [pipe.defaults.complete(request)], values.append))
+    without = pipe(request.with_values(prompt=r"a (red:1.4) BREAK [the \(cat\)]")).images[0]
+    assert values[-1]["picture"] == picture_uri(without)
+
+
 def test_a_word_that_is_not_there_has_its_own_heat_and_changes_nothing(pipe: Pipeline) -> None:
     before = heats(asked(pipe, Looks())[-1])
     *_, value = asked(pipe, Looks(word="moon"))

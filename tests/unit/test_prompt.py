@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,14 @@ from transformers import CLIPTokenizer
 
 from stable_diffusion.model_loader import Models, load
 from stable_diffusion.pipeline import Pipeline
-from stable_diffusion.prompt import MAX_WEIGHT, cut_into_chunks, encode_prompts, parse_weights, tokenize
+from stable_diffusion.prompt import (
+    MAX_WEIGHT,
+    cut_into_chunks,
+    encode_prompts,
+    parse_weights,
+    tokenize,
+    without_weights,
+)
 from stable_diffusion.request import Request, RequestError
 
 
@@ -246,3 +254,12 @@ def test_a_plain_prompt_tells_what_was_dropped(models: Models) -> None:
     assert tokens.ids[0, -1] == models.tokenizer.eos_token_id
     with pytest.warns(UserWarning, match="negative_prompt is longer than 75 tokens, dropped: 'blue moon'"):
         Pipeline(models)("fox", negative_prompt="red " * 75 + "blue moon", num_inference_steps=1)
+
+
+def test_a_weighted_prompt_without_its_signs_keeps_the_places_of_its_words():
+    prompt = r"a (red fox:1.4) BREAK [the \(cat\)] BREAKFAST at 1.5"
+    text = without_weights(prompt)
+    assert len(text) == len(prompt)
+    words = list(re.finditer(r"[\w.]+", text))
+    assert [word[0] for word in words] == ["a", "red", "fox", "the", "cat", "BREAKFAST", "at", "1.5"]
+    assert all(prompt.startswith(word[0], word.start()) for word in words)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,17 @@ from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.preview import Renderer
 from stable_diffusion.request import Request, RequestError
 from ui.inside import recordings
-from ui.inside.stop import Stop, evenly, picture_uri
+from ui.inside.stop import HERE, Stop, evenly, picture_uri
 from ui.inside.stops.change import CHANGE
 from ui.inside.stops.decided import DECIDED
 from ui.inside.stops.first import FIRST, NOISES
 from ui.inside.stops.numbers import FULL, NUMBERS
 from ui.inside.stops.push import PUSH, SCALES
 from ui.inside.stops.sees import SEES, TIMESTEPS
+from ui.inside.stops.step import COUNTS, STEP
 from ui.inside.tour import read_question
 from ui.stage.frames import picture_of
+from ui.web.bodies import check_call
 
 STROKE = {"channel": 1, "value": 3.5, "radius": 1.5, "points": [[2.5, 5.5], [7.5, 7.5]]}
 REQUEST = Request("a red fox", seed=3, num_inference_steps=3, guidance_scale=3.0, width=64, height=64, preview="none")
@@ -78,7 +82,7 @@ def strokes(**values: object) -> dict[str, object]:
         strokes(channel=-1),
         strokes(value=4.5),
         strokes(value="NaN"),
-        strokes(radius=0),
+        strokes(radius=1e-170),
         strokes(radius=600),
         strokes(points=[]),
         strokes(points=[[0, 0]] * 65),
@@ -229,3 +233,25 @@ def test_a_roll_from_beyond_the_last_step_is_one_from_the_last(pipe: Pipeline) -
     before = {picture for value in values for picture in value.get("pictures", [])}
     *_, again, _ = answers(DECIDED, pipe, steps=[3], roll=1)
     assert not before & set(again["pictures"])
+
+
+def test_runs_with_fewer_steps_change_their_words_as_far_on_their_way(pipe: Pipeline) -> None:
+    request = replace(REQUEST, num_inference_steps=4, then="the moon", then_at=3)
+    pictures = {value["steps"]: value["picture"] for value in answers(STEP, pipe, request) if "steps" in value}
+    assert list(pictures) == list(COUNTS)
+    for steps, then_at in ((1, 1), (2, 2), (4, 3), (20, 15)):
+        shorter = replace(request, num_inference_steps=steps, then_at=then_at)
+        assert pictures[steps] == picture_uri(pipe(shorter).images[0], 96)
+
+
+def test_the_largest_question_about_numbers_is_a_call_that_the_server_reads() -> None:
+    script = (HERE / "stops" / "numbers.js").read_text(encoding="utf-8")
+    most = {name: int(number) for name, number in re.findall(r"const (MOST_\w+) = (\d+);", script)}
+    stroke, points = STROKE | {"points": [[15.5, 15.5]]}, [[15.5, 15.5]] * most["MOST_POINTS"]
+    strokes = [stroke] * most["MOST_STROKES"]
+    for place in range((most["MOST_TOGETHER"] - len(strokes)) // len(points)):
+        strokes[place] = stroke | {"points": points}
+    value = {"asked": 1, "stop": "numbers", "question": {"strokes": strokes}}
+    read_question(value, None, "emoji")
+    call = {"fn_index": 1, "data": [value, None, "emoji"], "event_data": None, "trigger_id": 1, "session_hash": "a"}
+    check_call(json.dumps(call).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -16,8 +17,10 @@ from ui.inside.make_recording import MOST_BYTES
 from ui.inside.recordings import recording_of
 from ui.inside.stop import source_of
 from ui.inside.stops import STOPS
-from ui.inside.tour import RECORDED, read_question, request_about
+from ui.inside.tour import RECORDED, number_of, read_question, request_about
 from ui.keep.history import FinishedRun
+
+LONG = "x" * 100_000
 
 
 @pytest.mark.parametrize("stop", STOPS, ids=[stop.name for stop in STOPS])
@@ -31,12 +34,30 @@ def test_a_stop_says_one_short_sentence_and_shows_the_code_that_is_there(stop):
 
 @pytest.mark.parametrize(
     "value",
-    [{}, {"stop": "none"}, {"stop": "snow", "question": 5}, {"stop": "snow", "question": {"prompt": "a cat"}}],
-    ids=["empty", "no stop", "no question", "no control of it"],
+    [
+        None,
+        [1],
+        {},
+        {"stop": "none"},
+        {"stop": LONG},
+        {"stop": "snow", "question": 5},
+        {"stop": "snow", "question": {"prompt": "a cat"}},
+        {"stop": "snow", "question": {LONG: 1}},
+        {"stop": "decided", "question": {"roll": 10**5000}},
+    ],
+    ids=["none", "list", "empty", "no stop", "long", "no question", "no control of it", "long control", "digits"],
 )
-def test_a_question_that_no_script_asks_is_refused(value: dict[str, object]):
-    with pytest.raises(RequestError):
+def test_a_question_that_no_script_asks_is_refused_in_a_short_sentence(value: object):
+    with pytest.raises(RequestError) as refusal:
         read_question(value, None, "emoji")
+    assert len(str(refusal.value)) < 500
+
+
+@pytest.mark.parametrize("number", [None, True, LONG, [1], 1.5, math.nan, 2**53, -1])
+def test_an_answer_repeats_nothing_but_the_number_of_its_question(number: object):
+    assert number_of({"asked": number}) is None
+    assert number_of([number]) is None
+    assert number_of({"asked": 7}) == 7
 
 
 def test_the_tour_is_about_the_closest_of_several_pictures():

@@ -51,8 +51,8 @@ class Question(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(map(str, first["loc"])) or "question"
-            raise RequestError(f"{name} can't be {shown(str(first['input']))}: {first['msg']}") from None
+            name = ".".join(map(str, first["loc"]))[:100] or "question"
+            raise RequestError(f"{name} can't be {shown(first['input'])}: {first['msg']}") from None
 
 
 @dataclass(frozen=True)

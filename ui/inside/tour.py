@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from stable_diffusion.request import Request, RequestError
+from stable_diffusion.request import Request, RequestError, shown
 
 from ..form.controls import CHECKED, QUIET
 from ..keep.history import FinishedRun
@@ -80,10 +80,8 @@ def section(number: int, stop: Stop) -> str:
 def connect_tour(tour: gr.HTML, run: gr.State, menu: gr.Dropdown, backend: Backend, rate: MessageRate) -> None:
     """Answer the questions of the tour about the picture of `run`, or without one about the first example's."""
 
-    async def answer(
-        value: dict[str, Any], about: FinishedRun | None, model: str, visitor: gr.Request
-    ) -> AsyncIterator[Value]:
-        told: Value = {"asked": value.get("asked")}
+    async def answer(value: object, about: FinishedRun | None, model: str, visitor: gr.Request) -> AsyncIterator[Value]:
+        told: Value = {"asked": number_of(value)}
         unsent: list[Value] = []
         try:
             requests, view = read_question(value, about, model)
@@ -105,12 +103,20 @@ def connect_tour(tour: gr.HTML, run: gr.State, menu: gr.Dropdown, backend: Backe
     tour.clear(None, cancels=[asked], **QUIET)  # a newer question, or another stop
 
 
-def read_question(value: dict[str, Any], about: FinishedRun | None, model: str) -> tuple[list[Request], Any]:
+def number_of(value: object) -> int | None:
+    """Return the number that the script gave its question, below 2^53; None where it is no such number."""
+    number = value.get("asked") if isinstance(value, dict) else None
+    return number if type(number) is int and 0 <= number < 2**53 else None
+
+
+def read_question(value: object, about: FinishedRun | None, model: str) -> tuple[list[Request], Any]:
     """Return the requests and the view of a question; `RequestError` where it is none."""
-    stop = BY_NAME.get(str(value.get("stop")))
+    asked = value if isinstance(value, dict) else {}
+    name = asked.get("stop")
+    stop = BY_NAME.get(name) if isinstance(name, str) else None
     if stop is None:
-        raise RequestError(f"stop must be one of {', '.join(BY_NAME)}, got {value.get('stop')!r}: load the page again")
-    question = stop.question.read(value.get("question"))
+        raise RequestError(f"stop must be one of {', '.join(BY_NAME)}, got {shown(name)}: load the page again")
+    question = stop.question.read(asked.get("question"))
     return list(stop.requests(question, request_about(about, model))), partial(stop.view, question)
 
 

@@ -48,12 +48,12 @@ class Looks(Question):
 
 def view(question: Looks, pipeline: Pipeline, requests: Sequence[Request], show: Show) -> Inquiry[None]:
     """Show a run's picture and the heat of its words, the heat of another word, or the picture without a word."""
-    from stable_diffusion.inspect.heat_maps import crossed_out
+    from stable_diffusion.inspect.heat_maps import crossed_out, with_text
     from stable_diffusion.inspect.look_inside import absent_heat, recorded_heat
     from stable_diffusion.inspection import rendered
 
     [request] = requests
-    words = spoken(pipeline, without_loras(request.prompt))
+    words = spoken(pipeline, text_of(request))
     about: Value = {}
     if question.without is not None:
         if question.without >= len(words):
@@ -65,11 +65,12 @@ def view(question: Looks, pipeline: Pipeline, requests: Sequence[Request], show:
     elif question.word and not spoken(pipeline, question.word):
         raise RequestError(f"word must have a letter, got {question.word!r}")
     recording = yield from recording_of(pipeline, request, teller(about, show))
+    plain = with_text(recording.request, text_of(recording.request)).with_values(prompt_syntax="plain")
 
     def heat(step: int) -> Inquiry[Tensor]:
         if question.word:
             return (yield from absent_heat(pipeline, recording, step, question.word))
-        return (yield from recorded_heat(pipeline, recording, step, recording.request, words))[0]
+        return (yield from recorded_heat(pipeline, recording, step, plain, words))[0]
 
     if question.word:
         yield from show_heat(heat, recording, {"asked": question.word}, show)
@@ -80,6 +81,14 @@ def view(question: Looks, pipeline: Pipeline, requests: Sequence[Request], show:
         show({"words": [{"text": word.text, "empty": word.text.lower() in EMPTY} for word in words]})
         if words:
             yield from show_heat(heat, recording, {}, show)
+
+
+def text_of(request: Request) -> str:
+    """Return the prompt's text, in which its words have their places, with spaces for the signs of weights."""
+    from stable_diffusion.prompt import without_weights
+
+    text = without_loras(request.prompt)
+    return without_weights(text) if request.prompt_syntax == "weighted" else text
 
 
 def spoken(pipeline: Pipeline, text: str) -> list[Word]:

@@ -3,6 +3,7 @@
 STOPS.numbers = (section, tour) => {
   const MOST_POINTS = 64;
   const MOST_STROKES = 32;
+  const MOST_TOGETHER = 256; // points of all strokes: a call has room for 1,000 values
   const [picture, canvas, output, channels, colour, slider, undo] = tour.find(
     section, ".picture", ".channel", ".number", ".channels", ".colour", "[type=range]", ".undo");
   const pen = canvas.getContext("2d");
@@ -102,6 +103,7 @@ STOPS.numbers = (section, tour) => {
   }
   function paint() {
     touch();
+    if (strokes.reduce((sum, {points}) => sum + points.length, 0) === MOST_TOGETHER) return;
     if (!stroke || stroke.points.length === MOST_POINTS) {
       if (strokes.length === MOST_STROKES) return;
       stroke = {channel, value: Number(slider.value), radius: radiusOf(), points: []};

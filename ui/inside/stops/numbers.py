@@ -25,6 +25,8 @@ FULL = 4.0
 """The number that is painted with at most; few of a run's are larger."""
 UNIT = 1 / 256
 """Numbers are sent as multiples of this."""
+LEAST_RADIUS = 0.1
+"""In latents; far smaller ones have a square of 0, by which a stroke is divided."""
 MOST_SIDE, MOST_POINTS, MOST_STROKES, MOST_CHANNELS = 512, 64, 32, 16
 
 
@@ -35,7 +37,7 @@ class Stroke(BaseModel):
 
     channel: int = Field(ge=0, lt=MOST_CHANNELS)
     value: float = Field(ge=-FULL, le=FULL)
-    radius: float = Field(gt=0, le=MOST_SIDE)
+    radius: float = Field(ge=LEAST_RADIUS, le=MOST_SIDE)
     points: tuple[tuple[float, float], ...] = Field(min_length=1, max_length=MOST_POINTS)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -43,9 +44,11 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
             }
         )
     for one in shorter:
-        run = pipeline.begin(one)
+        evaluations = pipeline.plan(one).evaluations
+        # Other words come as far on the way as in the run.
+        run = pipeline.begin(one.with_values(then_at=math.ceil(one.then_at * evaluations / step.total)))
         pictures = yield from rendered(run.render, (yield from finish(run)))
-        show({"steps": pipeline.plan(one).evaluations, "picture": picture_uri(pictures.images[0], THUMB)})
+        show({"steps": evaluations, "picture": picture_uri(pictures.images[0], THUMB)})
 
 
 STEP = Stop(
