@@ -62,4 +62,4 @@ def test_guidance_goes_from_the_picture_without_words_to_the_burnt_one(visit: Ca
     assert source(stop, ".pushed") == source(stop, ".with") != source(stop, ".without")
     stop.page.keyboard.press("End")
     expect(stop.locator("output")).to_have_text("25")
-    expect(stop.locator(".effect")).to_have_text("Too strong: burnt.")
+    expect(stop.locator(".effect")).to_have_text("The push is too strong: the colours burn.")

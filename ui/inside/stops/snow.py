@@ -38,7 +38,7 @@ def alphas_of(pipeline: Pipeline) -> list[float]:
 
 SNOW = Stop(
     name="snow",
-    title="Snow",
+    title="Hide it in noise",
     sentence="Add noise to a picture, until you can't see it any more.",
     part="noise",
     formula="x<sub>t</sub> = √ᾱ<sub>t</sub> x<sub>0</sub> + √(1 − ᾱ<sub>t</sub>) ε &nbsp; (Eq. 4, arXiv:2006.11239)",

@@ -53,7 +53,7 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
 STEP = Stop(
     name="step",
     title="A small step",
-    sentence="A bit of noise goes, then it guesses again. Space takes one step.",
+    sentence="Each step takes away some noise; then it guesses again.",
     part="step",
     formula="x<sub>t−1</sub> = √ᾱ<sub>t−1</sub> x̂<sub>0</sub> + √(1 − ᾱ<sub>t−1</sub>) ε̂"
     " &nbsp; (Eq. 12, arXiv:2010.02502)",
