@@ -207,9 +207,6 @@ def test_a_pinned_word_stays_beside_the_next(looks: Locator):
 
 def test_a_word_that_is_not_there_is_looked_for(looks: Locator):
     box = looks.get_by_label("A word to look for")
-    box.fill("<&>")
-    box.press("Enter")
-    expect(looks.page.locator("#inside-tour .status")).to_have_text("word must have a letter, got '<&>'")
     box.fill("fire")
     box.press("Enter")
     expect(looks.locator(".asked :checked + span")).to_have_text("fire")

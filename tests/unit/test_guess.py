@@ -42,7 +42,7 @@ def asked(pipe: Pipeline, question: Guess, request: Request, **values: object) -
 
 
 def hidden(value: Value) -> dict[str, Any]:
-    """What a riddle's first value hides from a glance."""
+    """The answer that a riddle's first value hides from a glance."""
     return json.loads(base64.b64decode(str(value["hidden"])))
 
 

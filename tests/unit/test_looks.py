@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from stable_diffusion.inspection import conduct
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import Request, RequestError
+from tests.unit.test_stops import answers
 from ui.inside.stop import Value, picture_uri
 from ui.inside.stops.looks import LOOKS, Looks, shades
 from ui.stage.frames import picture_of
@@ -24,12 +24,10 @@ def pipe(original: Path) -> Pipeline:
     return Pipeline.from_pretrained(original, device="cpu")
 
 
-def asked(pipe: Pipeline, question: Looks, prompt: str = PROMPT) -> list[Value]:
+def asked(pipe: Pipeline, question: Looks, prompt: str = PROMPT, syntax: str = "plain") -> list[Value]:
     """The values of a question about a run of three steps."""
-    request = pipe.defaults.complete(Request(prompt, seed=1, num_inference_steps=3, preview="none")).seeded()
-    values = list[Value]()
-    conduct(LOOKS.view(question, pipe, [request], values.append))
-    return values
+    request = Request(prompt, prompt_syntax=syntax, seed=1, num_inference_steps=3, preview="none")
+    return answers(LOOKS, pipe, request, **question.model_dump())
 
 
 def heats(value: Value) -> list[np.ndarray]:
@@ -56,16 +54,14 @@ def test_a_run_shows_its_picture_and_the_heat_of_every_word(pipe: Pipeline) -> N
 
 def test_the_signs_of_a_weighted_prompt_are_no_words_and_move_none(pipe: Pipeline) -> None:
     """The heat is that of the words alone, as a plain prompt."""
-    plain = asked(pipe, Looks(), "a red fox the cat")
-    request = Request(r"a (red fox:1.4) BREAK [the \(cat\)]", prompt_syntax="weighted", seed=1, num_inference_steps=3)
-    values = list[Value]()
-    conduct(LOOKS.view(Looks(), pipe, [pipe.defaults.complete(request)], values.append))
-    [words] = [value["words"] for value in values if "words" in value]
-    assert words == next(value["words"] for value in plain if "words" in value)
-    values.clear()
-    conduct(LOOKS.view(Looks(without=2), pipe, [pipe.defaults.complete(request)], values.append))
-    without = pipe(request.with_values(prompt=r"a (red:1.4) BREAK [the \(cat\)]")).images[0]
-    assert values[-1]["picture"] == picture_uri(without)
+    prompt = r"a (red fox:1.4) BREAK [the \(cat\)]"
+    weighted, plain = asked(pipe, Looks(), prompt, "weighted"), asked(pipe, Looks(), "a red fox the cat")
+    [words], [others] = ([value["words"] for value in values if "words" in value] for values in (weighted, plain))
+    assert words == others
+    *_, value = asked(pipe, Looks(without=2), prompt, "weighted")
+    shorter = r"a (red:1.4) BREAK [the \(cat\)]"
+    without = pipe(shorter, prompt_syntax="weighted", seed=1, num_inference_steps=3).images[0]
+    assert value["picture"] == picture_uri(without)
 
 
 def test_a_word_that_is_not_there_has_its_own_heat_and_changes_nothing(pipe: Pipeline) -> None:

@@ -81,7 +81,7 @@ def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str)
             text += f"; not for this model: {listed(sorted(others))}"
         return gr.Markdown(text, visible=bool(files), elem_id=f"{kind}-embeddings", elem_classes="note")
 
-    note = note_embeddings()  # which is there at once, and moves nothing later
+    note = note_embeddings()  # at once, so that it moves nothing later
     gr.on(None, note_embeddings, None, note, **QUIET)
     model.change(note_embeddings, model, note, **QUIET)
 

@@ -31,7 +31,7 @@ Part = Literal["words", "noise", "network", "push", "step", "picture"]
 """A part of the map above the stops."""
 
 Value = dict[str, object]
-"""What a view shows: data for the stop's script."""
+"""Data that a view shows by the stop's script."""
 
 Show = Callable[[Value], None]
 

@@ -42,8 +42,10 @@ def build_tour() -> gr.HTML:
     return gr.HTML(
         value={},
         html_template=markup(STOPS),
-        css_template=text_of("tour.css"),
-        js_on_load="\n".join([text_of("tour.js"), *(text_of(f"stops/{stop.name}.js") for stop in STOPS), "begin();"]),
+        css_template=file_text("tour.css"),
+        js_on_load="\n".join(
+            [file_text("tour.js"), *(file_text(f"stops/{stop.name}.js") for stop in STOPS), "begin();"]
+        ),
         apply_default_css=False,
         padding=False,
         elem_id="inside-tour",
@@ -52,14 +54,14 @@ def build_tour() -> gr.HTML:
     )
 
 
-def text_of(file: str) -> str:
+def file_text(file: str) -> str:
     """Return the text of a file of this folder."""
     return (HERE / file).read_text(encoding="utf-8")
 
 
 def markup(stops: Sequence[Stop]) -> str:
     """Return the markup of all stops inside that of the tour."""
-    return text_of("tour.html").replace(
+    return file_text("tour.html").replace(
         "@stops", "\n".join(section(number, stop) for number, stop in enumerate(stops, 1))
     )
 
@@ -71,7 +73,7 @@ def section(number: int, stop: Stop) -> str:
     label = f"Stop {number}: {stop.title}"
     return f"""<section class="stop" data-stop="{stop.name}" data-part="{stop.part}" aria-label="{label}" hidden>
   <div class="words"><h2 tabindex="-1">{stop.title}</h2><p class="sentence">{stop.sentence}</p></div>
-  {text_of(f"stops/{stop.name}.html")}
+  {file_text(f"stops/{stop.name}.html")}
   <details><summary>Formula and code</summary><p class="formula">{stop.formula}</p>
     <p>{source.file}, line {source.line}</p><pre tabindex="0">{code}</pre></details>
 </section>"""

@@ -18,7 +18,7 @@ from .link import to_query
 MAX_RUNS = 40
 """Number of runs that a visit remembers."""
 Visit = tuple[list["FinishedRun"], list[tuple[str, str]]]
-"""The runs of a visit, and the paths of their pictures with the prompts, for those who hear the page."""
+"""The runs of a visit, and the paths of their pictures with the prompts, which screen readers say."""
 
 
 @dataclass(frozen=True)

@@ -64,14 +64,14 @@ def titled(title: str, text: str) -> str:
 
 
 def in_words_of(form: Mapping[str, Component], text: str) -> str:
-    """Return a refusal with labels of a form in place of its arguments: as its first word, and names like clip_skip."""
+    """Return a refusal with a form's labels in place of arguments: of its first word, and of names like clip_skip."""
     return ARGUMENT.sub(lambda name: str(form[name[0]].label) if name[0] in form else name[0], text)
 
 
 def page_error(text: str, form: Mapping[str, Component] = NO_FORM) -> gr.Error:
     """Return an error whose text the page shows; the page reads it as HTML, so it is escaped.
 
-    form: components by argument. Of the one that the text begins with, the page shows it beside the field.
+    form: components by argument; the page shows the error beside the one that its first word names.
     """
     shown = html.escape(one_line(in_words_of(form, without_folders(text))), quote=False)
     field = form.get(text.partition(" ")[0])

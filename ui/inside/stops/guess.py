@@ -106,7 +106,7 @@ RIDDLES = (
 CLIP takes some for something else to the end."""
 STEPS = 16
 BEST = 5
-"""How many of CLIP's guesses are told."""
+"""Number of CLIP's guesses that are shown."""
 FILM_SIDE = 128
 """Pixels of a picture of the run that is shown again."""
 

@@ -25,7 +25,7 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
 
     [request] = requests
     recording = yield from recording_of(pipeline, request)
-    pictures = yield from rendered(Renderer(pipeline.models_for(request)), recording.final)
+    pictures = yield from rendered(Renderer(pipeline.models), recording.final)
     show({"alphas": alphas_of(pipeline), "picture": picture_uri(pictures.images[0])})
 
 
