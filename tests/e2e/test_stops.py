@@ -263,6 +263,13 @@ def test_a_link_leads_to_its_riddle(visit: Callable[..., Page]):
     expect(stop.locator(".link")).to_have_attribute("href", "?inside=10&riddle=3")
 
 
+@pytest.mark.parametrize("number", ["-1", "999", "1.5", "none"])
+def test_a_link_to_a_riddle_that_is_not_there_leads_to_the_first(visit: Callable[..., Page], number: str):
+    stop = opened(visit, "guess", f"&riddle={number}")
+    expect(stop.locator("figcaption")).to_contain_text("riddle 1 of")
+    expect(stop.page.locator("#inside-tour .status")).to_be_empty()
+
+
 def test_the_end_card_has_the_run_all_formulas_and_a_sheet_to_print(visit: Callable[..., Page]):
     stop = opened(visit, "guess")
     page = stop.page

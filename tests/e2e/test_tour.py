@@ -117,3 +117,8 @@ def test_every_stop_fits_the_window(visit: Callable[..., Page], size: tuple[int,
         )
         assert seen[0] <= height, (name, "one window without scrolling")
         assert seen[1] >= min(420, width - 60), (name, "one large picture")
+
+
+@pytest.mark.parametrize("number", ["1.5", "0", "-1", "none"])
+def test_an_address_of_no_stop_leads_to_the_first(visit: Callable[..., Page], number: str):
+    expect(stop_in_view(visit(f"?inside={number}"))).to_have_attribute("data-stop", STOPS[0].name)

@@ -7,7 +7,7 @@
 const STOPS = {};
 const [root, status, dots] = [".tour", ".status", ".dots span"].map((selector) => element.querySelector(selector));
 const sections = [...element.querySelectorAll(".stop")];
-const wanted = Number(new URLSearchParams(location.search).get("inside")); // the stop in the page's address
+const wanted = Math.floor(Number(new URLSearchParams(location.search).get("inside"))); // the stop in the page's address
 const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
 let run = null; // {link, picture, prompt} of the visitor's picture; null for the recorded run
 let recorded = null; // the values of each stop for the recorded run

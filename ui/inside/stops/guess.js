@@ -197,7 +197,7 @@ STOPS.guess = (section, tour) => {
     start() {
       if (!end.hidden) return card(true);
       const linked = Number(new URLSearchParams(location.search).get("riddle"));
-      if (linked && !day) {
+      if (Number.isInteger(linked) && linked > 0 && !(linked > riddle.riddles) && !day) {
         day = true; // as good as today's
         ask(linked);
       } else if (section.ariaBusy === "true") ask(0); // with a picture of one's own nothing is recorded
