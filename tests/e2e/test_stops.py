@@ -93,7 +93,7 @@ def test_guidance_goes_from_the_picture_without_words_to_the_burnt_one(visit: Ca
     assert source(stop, ".pushed") == source(stop, ".with") != source(stop, ".without")
     stop.page.keyboard.press("End")
     expect(stop.locator("output")).to_have_text("25")
-    expect(stop.locator(".effect")).to_have_text("Too strong: burnt.")
+    expect(stop.locator(".effect")).to_have_text("The push is too strong: the colours burn.")
 
 
 def test_other_words_change_the_picture_less_the_later_they_come(visit: Callable[..., Page]):
@@ -251,7 +251,7 @@ def test_a_riddle_clears_up_and_the_guess_in_any_language_counts(guess: Locator)
 def test_what_clip_is_sure_of_is_covered_until_the_answer_is_known(guess: Locator):
     for _ in range(16):
         guess.page.keyboard.press("Space")
-    expect(guess.locator(".rival li").first).to_contain_text("sure of something")
+    expect(guess.locator(".rival li").first).to_contain_text("a hidden name")
     guess.page.keyboard.press("Space")  # "Tell me"
     expect(guess.locator(".verdict")).to_contain_text("It is an owl.")
     expect(guess.locator(".rival li").first).to_contain_text("an owl")
@@ -267,7 +267,7 @@ def test_the_end_card_has_the_run_all_formulas_and_a_sheet_to_print(visit: Calla
     stop = opened(visit, "guess")
     page = stop.page
     page.add_init_script("window.print = () => (parent.printed = document.body.innerText)")
-    stop.get_by_role("button", name="The end").press("Enter")
+    stop.get_by_role("button", name="End the tour").press("Enter")
     expect(stop.locator(".formulas li")).to_have_count(len(STOPS))
     expect(stop).to_have_attribute("aria-busy", "false")
     expect(stop.locator("img")).to_have_attribute("src", re.compile("^data:image/webp"))

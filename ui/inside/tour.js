@@ -171,12 +171,12 @@ function begin() {
   dots.replaceChildren(
     ...props.stops.map((title, i) => {
       const dot = tour.make("button", {type: "button", title, ariaLabel: `Stop ${i + 1}: ${title}`});
-      dot.addEventListener("click", () => go(i));
+      dot.addEventListener("click", () => go(i, true));
       return dot;
     })
   );
-  element.querySelector(".back").addEventListener("click", () => go(at - 1));
-  element.querySelector(".on").addEventListener("click", () => go(at + 1));
+  element.querySelector(".back").addEventListener("click", () => go(at - 1, true));
+  element.querySelector(".on").addEventListener("click", () => go(at + 1, true));
   element.querySelector(".present").addEventListener("click", () => present());
   for (const type of ["pointerdown", "keydown"]) {
     element.addEventListener(type, ({target}) => {

@@ -26,7 +26,7 @@ STOPS.change = (section, tour) => {
     strip.replaceChildren(...steps.map((step) => tour.figure(step, {alt: `From step ${step}`})));
   }
   function draw(value) {
-    if (value.recorded) changed.textContent = `it draws again what it has drawn, step ${value.recorded} of ${value.total}`;
+    if (value.recorded) changed.textContent = `it draws the picture once more, step ${value.recorded} of ${value.total}`;
     else if (value.steps) begin(value);
     else {
       const place = steps.indexOf(value.step);

@@ -62,7 +62,7 @@ def view(question: Change, pipeline: Pipeline, requests: Sequence[Request], show
 CHANGE = Stop(
     name="change",
     title="Change its mind",
-    sentence="Tell it other words on the way: how late does it still listen?",
+    sentence="Change the words on the way: how late does it still listen?",
     part="words",
     formula="ε̂<sub>t</sub> = ε(x<sub>t</sub>, t, <i>words</i>) before step k,"
     " &nbsp; ε(x<sub>t</sub>, t, <i>other words</i>) from it on &nbsp; (prompt switching, arXiv:2211.01324)",

@@ -18,8 +18,8 @@ STOPS.decided = (section, tour) => {
       if (pictures[i]) [image.src, image.alt] = [pictures[i], `${tour.prompt}, future ${i + 1} from step ${step}`];
       image.toggleAttribute("data-stale", !pictures[i]);
     });
-    caption.textContent = `eight futures from step ${step}`;
-    agree.textContent = shares ? `Like your picture: ${PARTS.map((part, i) => `${part} ${per(shares[i])}`).join(", ")}.` : "";
+    caption.textContent = `eight pictures with new noise from step ${step}`;
+    agree.textContent = shares ? `They keep of the picture: ${PARTS.map((part, i) => `${part} ${per(shares[i])}`).join(", ")}.` : "";
   }
   // A band is solid from the step on at which its part is settled, and paler before, by the share that is there.
   function begin(value) {
@@ -36,7 +36,7 @@ STOPS.decided = (section, tour) => {
       bands.children[row].dataset.part = part;
     });
     told.replaceChildren(
-      "Settled at step",
+      "Settled from step",
       ...PARTS.map((part, row) => {
         const mark = tour.make("span", {textContent: `${part} ${value.settled[row]}`});
         mark.dataset.part = part;
@@ -45,7 +45,7 @@ STOPS.decided = (section, tour) => {
     );
   }
   function draw(value) {
-    if (value.recorded) caption.textContent = `it draws again what it has drawn, step ${value.recorded} of ${value.total}`;
+    if (value.recorded) caption.textContent = `it draws the picture once more, step ${value.recorded} of ${value.total}`;
     else if (value.settled) {
       begin(value);
       for (const step of value.steps) futures.set(step, {pictures: []});

@@ -81,7 +81,7 @@ def rounded(shares: Sequence[float]) -> list[float]:
 DECIDED = Stop(
     name="decided",
     title="When is it decided?",
-    sentence="Roll fresh noise from a step: early, many futures; later, only one.",
+    sentence="Add new noise early or late: what can still change?",
     part="noise",
     formula="x<sub>t</sub> = √ᾱ<sub>t</sub> x̂<sub>0</sub> + √(1 − ᾱ<sub>t</sub>) ε, with fresh ε"
     " &nbsp; (Eq. 4, arXiv:2006.11239; SDEdit, arXiv:2108.01073)",

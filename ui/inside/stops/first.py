@@ -61,7 +61,7 @@ def view(question: First, pipeline: Pipeline, requests: Sequence[Request], show:
 FIRST = Stop(
     name="first",
     title="Nothing but noise",
-    sentence="From noise alone, its first guess is the average of all answers.",
+    sentence="From noise alone, it guesses the average of all pictures that fit.",
     part="noise",
     formula="x̂<sub>0</sub>(x<sub>T</sub>) ≈ E[x<sub>0</sub> | x<sub>T</sub>, words] &nbsp; (Eq. 57, arXiv:2206.00364)",
     source="schedule.py:predict_x_0",

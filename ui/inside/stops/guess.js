@@ -43,7 +43,7 @@ STOPS.guess = (section, tour) => {
         line.style.setProperty("--share", `${100 * share}%`);
         line.classList.toggle("right", told && name === riddle.name);
         // What CLIP is sure of is covered, so that nobody reads the answer there.
-        const [word, number] = [told || share < SURE ? name : "sure of something", `${Math.round(100 * share)} %`].map((textContent) => tour.make("span", {textContent}));
+        const [word, number] = [told || share < SURE ? name : "a hidden name", `${Math.round(100 * share)} %`].map((textContent) => tour.make("span", {textContent}));
         line.append(word, number);
         return line;
       })

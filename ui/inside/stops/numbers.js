@@ -182,7 +182,7 @@ STOPS.numbers = (section, tour) => {
       [picture.src, picture.alt] = [tour.picture, tour.prompt];
     },
     draw(value) {
-      if (value.recorded) output.textContent = `it draws again what it has drawn, step ${value.recorded} of ${value.total}`;
+      if (value.recorded) output.textContent = `it draws the picture once more, step ${value.recorded} of ${value.total}`;
       else if (value.patch) patches.push({...value.patch, picture: value.picture});
       else if (value.numbers) begin(value);
       else if (strokes.length) picture.src = value.picture;

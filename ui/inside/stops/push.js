@@ -5,12 +5,12 @@ STOPS.push = (section, tour) => {
   let frames = []; // by scale
   const effects = [
     [0, "The words don't count."],
-    [0.99, "On the way from the picture without the words to the one with them."],
-    [1, "The words, and no push."],
-    [3, "A small push beyond the words: still soft and pale."],
-    [9, "A good push: what the words say, and nothing else."],
-    [15, "A strong push: colours grow hard."],
-    [Infinity, "Too strong: burnt."],
+    [0.99, "The picture lies between the two small ones."],
+    [1, "It follows the words, without a push."],
+    [3, "The push is small: the picture stays soft and pale."],
+    [9, "The push is right: the picture shows what the words say."],
+    [15, "The push is strong: the colours grow hard."],
+    [Infinity, "The push is too strong: the colours burn."],
   ];
 
   function show() {

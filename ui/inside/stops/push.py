@@ -55,7 +55,7 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
 PUSH = Stop(
     name="push",
     title="The words push",
-    sentence="It guesses with and without the words, then goes beyond the difference.",
+    sentence="It guesses without and with words, then goes further that way.",
     part="push",
     formula="x̂ = x̂<sub>without</sub> + w · (x̂<sub>with</sub> − x̂<sub>without</sub>) &nbsp; (Eq. 6, arXiv:2207.12598)",
     source="guidance.py:Query.guide",

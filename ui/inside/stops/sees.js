@@ -17,7 +17,7 @@ STOPS.sees = (section, tour) => {
     without.closest("figure").hidden = !frame.without;
     const share = percent(Math.max(0, frame.with.seen), 0);
     output.textContent = percent(frame.noise);
-    caption.textContent = frame.with.seen < HALF ? `sees ${share}, makes up the rest` : `the network sees ${share}`;
+    caption.textContent = frame.with.seen < HALF ? `the network sees ${share} and invents the rest` : `the network sees ${share}`;
     noisy.alt = `${tour.prompt}, with ${output.textContent} noise`;
     seen.alt = `The guess of the network: ${caption.textContent}`;
     without.alt = "The guess without words";

@@ -29,6 +29,8 @@ STOPS.step = (section, tour) => {
       next();
     }, 400);
   }
+  // The step at which the guess changes most.
+  const telling = () => 1 + frames.reduce((most, {change}, i) => (change > frames[most].change ? i : most), 0);
   slider.addEventListener("input", show);
   button.addEventListener("click", step);
   return {
@@ -41,6 +43,7 @@ STOPS.step = (section, tour) => {
         frames.push(value);
         slider.max = value.total;
         if (frames.length === 1) slider.value = 1;
+        if (frames.length === value.total && !slider.dataset.touched) slider.value = telling();
         show();
       } else strip.append(tour.figure(value.steps, {src: value.picture, alt: `With ${value.steps} steps`}));
     },

@@ -31,7 +31,7 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
     from stable_diffusion.inspection import decoded, rendered
 
     request, *shorter = requests
-    run = pipeline.begin(request)
+    run, before = pipeline.begin(request), None
     while run.query is not None:
         step = yield from decoded(run.answer((yield Asked(run.query, run.denoise))))
         assert step.images is not None
@@ -41,8 +41,10 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
                 "total": step.total,
                 "xt": picture_uri(step.noisy()[0]),
                 "guess": picture_uri(step.images[0]),
+                "change": 0.0 if before is None else (step.denoised - before).square().mean().sqrt().item(),
             }
         )
+        before = step.denoised
     for one in shorter:
         evaluations = pipeline.plan(one).evaluations
         # Other words come as far on the way as in the run.
@@ -54,7 +56,7 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
 STEP = Stop(
     name="step",
     title="A small step",
-    sentence="A bit of noise goes, then it guesses again. Space takes one step.",
+    sentence="Each step takes away some noise; then it guesses again.",
     part="step",
     formula="x<sub>t−1</sub> = √ᾱ<sub>t−1</sub> x̂<sub>0</sub> + √(1 − ᾱ<sub>t−1</sub>) ε̂"
     " &nbsp; (Eq. 12, arXiv:2010.02502)",
