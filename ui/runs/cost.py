@@ -6,6 +6,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -99,7 +100,8 @@ def check_seconds(pipeline: Pipeline, request: Request, defaults: Defaults, limi
     seconds = sum(estimate(pipeline, one) for one in (request, *others))
     most = max(limits.max_seconds, estimate(pipeline, defaults.complete(ONE_PICTURE)))
     if seconds > most:
-        steps = " + ".join(f"{one.steps} {one.sampler}" for one in (request, *others))
+        runs = Counter(f"{one.steps} {one.sampler}" for one in (request, *others))
+        steps = " + ".join(run if count == 1 else f"{count} x {run}" for run, count in runs.items())
         raise RequestError(
             f"{steps} steps x {request.num_images} of {request.width}x{request.height} take about {duration(seconds)} "
             f"here, and one request may take {duration(most)}: choose fewer steps, fewer pictures or a smaller size"
