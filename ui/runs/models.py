@@ -18,6 +18,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from stable_diffusion.request import Defaults, Request, RequestError
 
+from ..words.lexicon import read_lexicons
 from .adapter_files import add_files
 from .catalogue import Catalogue
 from .cost import pace_of
@@ -220,8 +221,9 @@ def load_pipeline(
     if small:
         steps = pipeline.stream("", preview=pipeline.defaults.preview)
         next(steps)
-        next(steps)
+        next(steps).noisy()
         steps.close()
+        read_lexicons(Path(models.source))
     pace_of(pipeline)
     return pipeline
 
