@@ -96,7 +96,8 @@ def test_a_run_that_fails_ends_in_a_sentence(visitor: Visitor, fault: str, caplo
 
 def test_a_comparison_that_fails_ends_in_a_sentence(visitor: Visitor):
     page = visitor.page
-    unfold(page, "tab", "Inside", "#inside-tabs")
+    unfold(page, "tab", "Inside", "#laboratory")
+    unfold(page, "button", "Laboratory: all numbers", "#inside-tabs")
     unfold(page, "tab", "Samplers", "#inside-compare")
     page.locator("#inside-compare-prompt textarea, #inside-compare-prompt input").first.fill("memory")
     page.locator("#inside-compare").click()
@@ -124,7 +125,10 @@ def test_while_one_waits_for_a_model_others_draw_and_who_stops_is_free(visit: Ca
     second.generate()
     second.wait_until("finished")
     second.page.get_by_role("tab", name="Inside", exact=True).click()
-    expect(second.page.locator("#inside-noise .pictures img")).to_have_count(4)
+    second.page.locator("#inside-tour .dots").get_by_label("Stop 3:").click()
+    second.page.get_by_role("button", name="a pizza").click()
+    expect(second.page.locator("#inside-tour .stop:visible [type=text]")).to_have_value("a pizza")
+    expect(second.page.locator("#inside-tour .stop:visible")).to_have_attribute("aria-busy", "false")
     first.stop()
     first.wait_until("idle")
     expect(first.page.locator("#t2i-generate")).to_be_enabled()

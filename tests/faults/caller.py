@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,11 @@ from ui.runs.catalogue import Catalogue
 from ui.runs.models import LoadedModels
 
 TIMEOUT = 120.0
+
+
+def sentence_of(answer: dict[str, Any]) -> str:
+    """The refusal in an answer, without the element that names its field to the page; "" for none."""
+    return re.sub(r"<[^>]*>", "", str(answer.get("error") or ""))
 
 
 @contextmanager

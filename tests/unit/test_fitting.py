@@ -33,7 +33,7 @@ def controls() -> Controls:
         found = prompt_controls("", menu, holder, "t2i")
         found |= sampling_controls(SMALL, "t2i")
         found |= more_controls(SMALL, "t2i", found, menu, holder)
-    del found["_reuse"], found["_fill"], found["_sketch"]
+    found = {name: control for name, control in found.items() if not name.startswith("_")}
     return {**found, "model": menu}
 
 

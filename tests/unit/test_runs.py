@@ -134,7 +134,7 @@ def test_a_page_that_leaves_at_once_shows_no_run_for_ever():
 def tab() -> Tab:
     names = ("live", "generate", "stop", "run_id", "results", "last", "after", "download", "files")
     view = SimpleNamespace(**{name: name for name in names})
-    return cast(Tab, SimpleNamespace(kind="t2i", view=view))
+    return cast(Tab, SimpleNamespace(kind="t2i", view=view, controls={}))
 
 
 class Refusing:
