@@ -133,6 +133,7 @@ def test_a_tap_paints_a_dot_on_what_the_run_uses_of_the_photo(page: Page):
     page.get_by_label("Change only a part").check()
     sheet = page.locator("#i2i-mask canvas")
     page.wait_for_function("document.querySelector('#i2i-mask canvas').width > 1")
+    sheet.wait_for()
     box = sheet.bounding_box()
     assert box["width"] == pytest.approx(box["height"], abs=1)  # of a photo in landscape
     sheet.click(position={"x": 1, "y": box["height"] / 2})
