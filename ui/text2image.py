@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import gradio as gr
 
-from .form.chips import WALL, knows_words, wall
-from .form.controls import CHECKED, QUIET, more_controls, sampling_controls
+from .form.chips import SHOW_WALL, WALL, knows_words, wall
+from .form.controls import CHECKED, more_controls, sampling_controls
 from .form.inputs import picked
 from .form.prompt import prompt_controls
 from .keep.history import History
@@ -23,8 +25,10 @@ def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
             pictures = [(card(number), prompt) for number, (prompt, _) in enumerate(EXAMPLES)]
             examples = cards(pictures, "Or press one of these", f"{kind}-cards")
             if WALL.is_dir():
-                everything = wall(f"{kind}-wall", visible=knows_words(models, None))
-                model.change(lambda name: gr.Accordion(visible=knows_words(models, name)), model, everything, **QUIET)
+                wall(f"{kind}-wall", away=not knows_words(models, None))
+                # By a script: when an accordion is updated, Gradio 6.31 puts the page's first values in once more.
+                knowing = [name for name in models.catalogue.sources if knows_words(models, name)]
+                model.change(None, model, js=SHOW_WALL % (kind, json.dumps(knowing)), api_visibility="private")
         with gr.Column(elem_classes="view"):
             view = run_view(kind, controls.pop("_run"))
         with gr.Column(elem_classes="settings"):

@@ -18,6 +18,10 @@ from ..words.reading import Reading, read_prompt
 HERE = Path(__file__).parent
 WALL = BUNDLED / "wall"
 """Sheets of small pictures by kind, and their index; `python -m ui.form.make_wall` draws them."""
+SHOW_WALL = """(name) => {
+  document.querySelector("#%s-wall")?.classList.toggle("away", !%s.includes(name));
+}"""
+"""Hide the wall for a model that is not one of these."""
 
 
 class Thumbnail(TypedDict):
@@ -51,10 +55,10 @@ def chips(elem_id: str) -> gr.HTML:
     )
 
 
-def wall(elem_id: str, *, visible: bool) -> gr.Accordion:
-    """Build the wall, folded; the browser loads it when it is opened."""
+def wall(elem_id: str, *, away: bool) -> None:
+    """Build the wall, folded; the browser loads it when it is opened. away: whether it is hidden for now."""
     gr.set_static_paths([WALL])
-    with gr.Accordion("Everything it can draw", open=False, visible=visible, elem_id=elem_id) as fold:
+    with gr.Accordion("Everything it can draw", open=False, elem_id=elem_id, elem_classes="away" if away else None):
         gr.HTML(
             value=address(WALL),
             html_template=(HERE / "wall.html").read_text(encoding="utf-8"),
@@ -63,7 +67,6 @@ def wall(elem_id: str, *, visible: bool) -> gr.Accordion:
             apply_default_css=False,
             padding=False,
         )
-    return fold
 
 
 def address(path: Path) -> str:
