@@ -136,8 +136,14 @@ def connect_link(tabs: dict[str, Tab], models: LoadedModels, pages: gr.Tabs, pag
         settings = from_query(dict(request.query_params))
         return restore(settings, tabs, models, pages, chosen, "link") if settings else {pages: gr.skip()}
 
+    def choose_again(request: gr.Request) -> Any:
+        name = request.query_params.get("model")
+        return name if name in models.catalogue.sources else gr.skip()
+
     filled = page.load(read, menu, [pages, *all_controls(tabs)], **CHECKED)
-    filled.success(None, js=PLAY, api_visibility="private")
+    # On a slow machine Gradio 6.31 puts the page's first values in once more after these.
+    chosen = filled.success(choose_again, None, menu, **QUIET)
+    chosen.success(None, js=PLAY, api_visibility="private")
 
 
 def connect_use(tabs: dict[str, Tab], pages: gr.Tabs) -> None:

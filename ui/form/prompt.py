@@ -83,7 +83,8 @@ def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str)
 
     note = note_embeddings()  # at once, so that it moves nothing later
     gr.on(None, note_embeddings, None, note, **QUIET)
-    model.change(note_embeddings, model, note, **QUIET)
+    # The text alone: an update of more makes Gradio 6.31 put the page's first values in once more.
+    model.change(lambda name: note_embeddings(name).value, model, note, **QUIET)
 
 
 def listed(words: Iterable[str]) -> str:
