@@ -71,20 +71,21 @@ def prompt_controls(placeholder: str, model: gr.Dropdown, models: LoadedModels, 
 def connect_embeddings_note(model: gr.Dropdown, models: LoadedModels, kind: str) -> None:
     """Show below the prompt which words the embeddings beside the models add to it."""
 
-    def note_embeddings(name: str | None = None) -> gr.Markdown:
+    def note_embeddings(name: str | None = None) -> str:
         files, pipeline = find_files("embeddings"), models.loaded(name)
+        if not files:
+            return ""
         if pipeline is not None:
             add_files(pipeline)
         words = files if pipeline is None else pipeline.embeddings
         text = f"Words of your embeddings: {listed(words) or 'none that this model can take'}"
-        if words and (others := files.keys() - words):
-            text += f"; not for this model: {listed(sorted(others))}"
-        return gr.Markdown(text, visible=bool(files), elem_id=f"{kind}-embeddings", elem_classes="note")
+        others = files.keys() - words
+        return f"{text}; not for this model: {listed(sorted(others))}" if words and others else text
 
-    note = note_embeddings()  # at once, so that it moves nothing later
+    # An update of more than its text would make Gradio 6.31 put the page's first values in once more.
+    note = gr.Markdown(note_embeddings(), elem_id=f"{kind}-embeddings", elem_classes="note if-any")
     gr.on(None, note_embeddings, None, note, **QUIET)
-    # The text alone: an update of more makes Gradio 6.31 put the page's first values in once more.
-    model.change(lambda name: note_embeddings(name).value, model, note, **QUIET)
+    model.change(note_embeddings, model, note, **QUIET)
 
 
 def listed(words: Iterable[str]) -> str:
