@@ -59,9 +59,17 @@ class LowRankAdapter(nn.Module):
         save_file({name: tensor.detach().half().contiguous() for name, tensor in state.items()}, path)
 
     def load(self, path: Path) -> None:
-        """Take the factors from a file; layers that it has beside the adapter's own are left out."""
+        """Take the factors from a file; layers that it has beside the adapter's own are left out.
+
+        Of a file of a higher rank the largest singular values stay.
+        """
         state = load_file(path)
         with torch.no_grad():
             for name, down, up in zip(self.names, self.downs, self.ups, strict=True):
-                down.copy_(state[f"unet.{name}.lora_A.weight"].flatten(1))
-                up.copy_(state[f"unet.{name}.lora_B.weight"].flatten(1))
+                first, second = (state[f"unet.{name}.lora_{half}.weight"].float().flatten(1) for half in "AB")
+                if len(first) != len(down):
+                    left, values, right = torch.linalg.svd(second @ first, full_matrices=False)
+                    roots = values[: len(down)].sqrt()
+                    first, second = roots[:, None] * right[: len(down)], left[:, : len(down)] * roots
+                down.copy_(first)
+                up.copy_(second)

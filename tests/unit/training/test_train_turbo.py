@@ -69,3 +69,18 @@ def test_the_loss_trains_the_adapter_alone(teacher) -> None:  # noqa: F811
     assert loss.item() > 0
     assert all(up.grad is not None and up.grad.abs().sum() > 0 for up in adapter.ups)
     assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_a_file_of_a_higher_rank_keeps_its_largest_singular_values(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    unet = UNet(UNET).requires_grad_(False)
+    large, small = LowRankAdapter(unet, rank=4), LowRankAdapter(unet, rank=2)
+    with torch.no_grad():
+        for up in large.ups:
+            up += torch.randn_like(up)
+    large.save(tmp_path / "lora.safetensors")
+    small.load(tmp_path / "lora.safetensors")
+    for up, down, less_up, less_down in zip(large.ups, large.downs, small.ups, small.downs, strict=True):
+        values = torch.linalg.svdvals(up @ down)
+        error = torch.linalg.matrix_norm(up @ down - less_up @ less_down)
+        torch.testing.assert_close(error, values[2:].norm(), rtol=0.02, atol=0.01)
