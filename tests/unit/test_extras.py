@@ -140,7 +140,7 @@ def test_a_name_with_brackets_is_offered_or_told_of(folder: Path):
         connect_embeddings_note(model, holder, "t")
     (_, menu), note = (function.fn() for function in page.fns.values() if not function.inputs)
     assert menu.info.endswith("a tag can't name a:b: rename the file")
-    assert note.value == "Words of your embeddings: `<zub:1>`; not for this model: `torn`"
+    assert note == "Words of your embeddings: `<zub:1>`; not for this model: `torn`"
 
 
 def test_a_refusal_names_no_folder_of_the_server(folder: Path):
