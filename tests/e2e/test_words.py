@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copyfile
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES
@@ -40,7 +42,7 @@ def test_a_prompt_is_drawn_as_it_is_read(page: Page):
     expect(link).to_have_attribute("data-link", re.compile("xylophonist"))
     visitor.expect_result()
     assert (decoded(visitor.file()) != read).any()
-    visitor.ask("a zebra", steps=2, seed="3")
+    visitor.ask("a zebra, twemoji style", steps=2, seed="3")  # as this seed chooses
     expect(note).to_be_hidden()
     expect(page.locator("#t2i-other")).to_be_hidden()
     visitor.generate()
@@ -56,6 +58,22 @@ def test_of_two_things_one_is_chosen_by_a_press(page: Page):
     chips.last.click()
     expect(page.locator("#t2i-prompt textarea")).to_have_value("a red balloon")
     visitor.wait_until("finished")
+
+
+def test_a_style_is_named_by_a_press_and_taken_out_by_another(page: Page):
+    visitor, noto = Visitor(page), page.get_by_role("button", name="noto style", exact=True).first
+    visitor.ask("a fox, twemoji style, on blue", steps=1, seed="3")
+    expect(page.locator("#t2i-styles [data-style=twemoji]")).to_have_attribute("aria-pressed", "true")
+    noto.click()
+    expect(page.locator("#t2i-prompt textarea")).to_have_value("a fox, on blue, noto style")
+    expect(noto).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#history button.thumbnail-item")).to_have_count(1)
+    noto.click()
+    expect(page.locator("#t2i-prompt textarea")).to_have_value("a fox, on blue")
+    visitor.wait_until("finished")
+    expect(page.locator("#history button.thumbnail-item")).to_have_count(2)
+    settings = Image.open(io.BytesIO(visitor.file())).info["parameters"]
+    assert settings.startswith("a fox, twemoji style, on a blue background\n")  # as seed 3 chooses
 
 
 def test_a_long_prompt_says_what_the_model_will_not_read(page: Page):

@@ -227,11 +227,24 @@ def test_embeddings_stay_in_a_prompt_however_they_are_written() -> None:
 
 
 def test_a_request_is_drawn_as_it_is_read_and_keeps_its_words_from_then_on() -> None:
-    request = Request("ein roter Fuchs", then="ein rotes Herz", prompt_syntax="read")
+    request = Request("ein roter Fuchs", then="ein rotes Herz", prompt_syntax="read", image="photo.png")
     drawn = as_read(request, BUNDLED, ())
     assert (drawn.prompt, drawn.then, drawn.prompt_syntax) == ("a red fox", "a heart", "plain")
     assert as_read(replace(request, prompt="qwrtz"), BUNDLED, ()).prompt == "qwrtz"
     assert as_read(request, BUNDLED / "unet", ()).prompt == "ein roter Fuchs"
+
+
+def test_the_seed_chooses_a_style_where_the_prompt_names_none() -> None:
+    def drawn(prompt: str, seed: int | None) -> str:
+        return as_read(Request(prompt, prompt_syntax="read", seed=seed), BUNDLED, ()).prompt
+
+    styles = ["fluent 3d", "noto", "fluent flat", "twemoji"]
+    assert [drawn("a fox on blue", seed) for seed in range(4, 8)] == [
+        f"a fox, {style} style, on a blue background" for style in styles
+    ]
+    assert drawn("a fox, emojitwo style", 1) == "a fox, emojitwo style"
+    chosen = as_read(Request("a fox", prompt_syntax="read"), BUNDLED, ())
+    assert chosen.prompt == f"a fox, {styles[chosen.seed % 4]} style"
 
 
 @pytest.mark.parametrize("content", [None, "[]", "{", '{"names": {"a": {"fox": "a|fox"}}, "words": {}, "near": {}}'])

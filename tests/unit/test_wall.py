@@ -15,16 +15,18 @@ VOCABULARY = {
         "food-drink": {"apple": "an|apple|apples|apple", "grapes": "|grapes||grapes"},
         "travel-places": {"car": "a|car|cars|car", "automobile": "an|automobile|automobiles|car"},
         "variants": {"man mage": "a|man mage|man mages|man mage"},
-    }
+    },
+    "words": {"styles": {"noto": "noto style, android style"}},
 }
 
 
 def test_every_thing_has_one_picture_at_its_place(tmp_path: Path) -> None:
-    colours = {"an apple": "red", "grapes": "purple", "a car": "blue"}
+    colours = {"an apple": "red", "grapes": "purple", "a car": "blue", "a fox, noto style": "orange"}
     kinds = make_wall.prompts(VOCABULARY)
     make_wall.write(tmp_path, kinds, lambda prompt: Image.new("RGB", (256, 256), colours[prompt]))
     index = json.loads((tmp_path / "index.json").read_text())
     assert index["kinds"] == {
+        "styles": {"noto": "a fox, noto style"},
         "food-drink": {"apple": "an apple", "grapes": "grapes"},
         "travel-places": {"car": "a car"},
     }

@@ -19,6 +19,8 @@ from training.data.thesaurus import Thesaurus
 
 DRAWS = "A small model, trained on emoji, draws on this computer: one thing at a time, in any colour."
 """The page's sentence about the model."""
+USUAL_STYLES = ("fluent 3d", "noto", "fluent flat", "twemoji")
+"""The styles of which a picture's seed chooses one where its prompt names none: the best, of different drawings."""
 NEAREST = 3
 """How many near things are listed for a word."""
 SIMILAR, SPECIAL = 0.82, 7
@@ -105,7 +107,7 @@ def by_kind(things: dict[str, dict], thesaurus: Thesaurus) -> dict[str, list[str
 
 
 def vocabulary(rows: list[dict], thesaurus: Thesaurus) -> dict:
-    """Return the vocabulary file: a sentence `draws`, and words that it does not name by the things `near` them."""
+    """Return the vocabulary file: a sentence, styles, and words that it does not name by the things `near` them."""
     named, known = things(rows), known_words(rows)
     keywords, kinds = by_keyword(named), by_kind(named, thesaurus)
     near: dict[str, list[str]] = {}
@@ -116,4 +118,4 @@ def vocabulary(rows: list[dict], thesaurus: Thesaurus) -> dict:
         if nearest:
             near.setdefault(", ".join(nearest), []).append(word)
     joined = {names: " ".join(words) for names, words in sorted(near.items())}
-    return {"draws": DRAWS, "near": joined}
+    return {"draws": DRAWS, "usual_styles": ", ".join(USUAL_STYLES), "near": joined}

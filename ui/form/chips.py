@@ -1,4 +1,4 @@
-"""The prompt as the model reads it: chips below the prompt, and a wall of pictures of everything that it knows."""
+"""The prompt as the model reads it: chips below the prompt, styles, and a wall of pictures of everything it knows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from ..words.reading import Reading, read_prompt
 HERE = Path(__file__).parent
 WALL = BUNDLED / "wall"
 """Sheets of small pictures by kind, and their index; `python -m ui.form.make_wall` draws them."""
-SHOW_WALL = """(name) => {
-  document.querySelector("#%s-wall")?.classList.toggle("away", !%s.includes(name));
+STYLES = "styles"
+"""The kind of pictures on the wall that show one thing in each style."""
+SHOW_WORDS = """(name) => {
+  for (const part of document.querySelectorAll(".of-words")) part.classList.toggle("away", !%s.includes(name));
 }"""
-"""Hide the wall for a model that is not one of these."""
+"""Hide wall and styles for a model that is not one of these."""
 
 
 class Thumbnail(TypedDict):
@@ -55,10 +57,38 @@ def chips(elem_id: str) -> gr.HTML:
     )
 
 
+def style_row(elem_id: str, *, away: bool) -> gr.HTML:
+    """Build a button with a picture for each style on the wall. The value is the style that the prompt names, if any."""
+    styles = read_json(WALL / "index.json")["kinds"].get(STYLES, {})
+    buttons = "".join(
+        f'<button type="button" data-style="{style}" title="{style}" aria-label="{style} style" '
+        f'style="background: {background(thumbnails()[style])}"></button>'
+        for style in styles
+    )
+    return gr.HTML(
+        value="",
+        html_template=f'<div class="styles" role="group" aria-label="Style">{buttons}</div>',
+        css_template=(HERE / "styles.css").read_text(encoding="utf-8"),
+        js_on_load=(HERE / "styles.js").read_text(encoding="utf-8"),
+        apply_default_css=False,
+        padding=False,
+        elem_id=elem_id,
+        elem_classes=["of-words", *["away"][:away]],
+    )
+
+
+def background(picture: Thumbnail, scale: float = 0.75) -> str:
+    """Return a thumbnail as a value of CSS's `background`, in pixels of the sheet times `scale`."""
+    x, y, width = (round(scale * picture[side]) for side in ("x", "y", "width"))
+    return f"url({picture['sheet']}) -{x}px -{y}px / {width}px"
+
+
 def wall(elem_id: str, *, away: bool) -> None:
     """Build the wall, folded; the browser loads it when it is opened. away: whether it is hidden for now."""
     gr.set_static_paths([WALL])
-    with gr.Accordion("Everything it can draw", open=False, elem_id=elem_id, elem_classes="away" if away else None):
+    with gr.Accordion(
+        "Everything it can draw", open=False, elem_id=elem_id, elem_classes=["of-words", *["away"][:away]]
+    ):
         gr.HTML(
             value=address(WALL),
             html_template=(HERE / "wall.html").read_text(encoding="utf-8"),

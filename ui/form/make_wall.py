@@ -1,7 +1,7 @@
 """Draw a wall of everything that the bundled model knows by name: `python -m ui.form.make_wall`.
 
-Each kind of thing becomes one WebP sheet of small pictures in rows, and `index.json` lists the things of each sheet in
-their order, with their prompts. An hour on two cores; with `--device cuda` minutes.
+Each kind of thing, and the styles, become one WebP sheet of small pictures in rows, and `index.json` lists the things
+of each sheet in their order, with their prompts. An hour on two cores; with `--device cuda` minutes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from stable_diffusion.loading.config import BUNDLED
 from stable_diffusion.loading.files import read_json
 
 from ..words.lexicon import VOCABULARY, Name
+from .chips import STYLES
 
 SIDE, COLUMNS = 48, 20
 """Pixels of a picture, and pictures in a row."""
@@ -29,6 +30,8 @@ QUALITIES = (80, 70, 60, 50, 40, 30)
 VARIANTS = "variants"
 """The group of the people whose sex is stated, who look much like the others."""
 STEPS, SEED = 20, 0
+SHOWN = "a fox"
+"""What shows the styles."""
 
 
 def prompts(vocabulary: Mapping[str, Mapping[str, Mapping[str, str]]]) -> dict[str, dict[str, str]]:
@@ -37,7 +40,8 @@ def prompts(vocabulary: Mapping[str, Mapping[str, Mapping[str, str]]]) -> dict[s
     for kind, names in vocabulary["names"].items():
         forms = {name: Name(*text.split("|")) for name, text in names.items()}
         kinds[kind] = {name: f"{form.article} {name}".strip() for name, form in forms.items() if name == form.thing}
-    return {kind: found for kind, found in kinds.items() if kind != VARIANTS}
+    styles = {style: f"{SHOWN}, {style} style" for style in vocabulary["words"]["styles"]}
+    return {STYLES: styles} | {kind: found for kind, found in kinds.items() if kind != VARIANTS}
 
 
 def sheet(pictures: Iterable[Image.Image]) -> Image.Image:

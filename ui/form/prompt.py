@@ -13,7 +13,7 @@ from ..keep.infotext import holds_settings
 from ..runs.adapter_files import add_files, find_files
 from ..runs.limits import MAX_SLIDER_STEPS
 from ..runs.models import LoadedModels
-from .chips import chip_values, chips, read_text
+from .chips import chip_values, chips, knows_words, read_text, style_row
 from .controls import QUIET, Controls, menu, run_buttons
 from .inputs import Slider
 
@@ -100,13 +100,14 @@ def connect_prompt_note(
 
     For a text with settings, such as one copied from a picture's page, show the button `fill` instead.
     """
+    styles = style_row(f"{kind}-styles", away=not knows_words(models, None))
     note = gr.Markdown(visible=False, elem_id=f"{kind}-words", elem_classes="note")
     things = chips(f"{kind}-chips")
     other = gr.Button(visible=False, size="sm", elem_id=f"{kind}-other")
 
-    def check_prompt(text: str, syntax: str, name: str) -> tuple[gr.Markdown, gr.HTML, gr.Button, gr.Button]:
+    def check_prompt(text: str, syntax: str, name: str) -> tuple[gr.Markdown, gr.HTML, str, gr.Button, gr.Button]:
         if holds_settings(text or ""):
-            hidden = gr.Markdown(visible=False), gr.HTML(visible=False), gr.Button(visible=False)
+            hidden = gr.Markdown(visible=False), gr.HTML(visible=False), "", gr.Button(visible=False)
             return *hidden, gr.Button(visible=True)
         pipeline = models.loaded(name)
         reading = read_text(models, name, text) if text and syntax in OTHER else None
@@ -122,11 +123,12 @@ def connect_prompt_note(
         return (
             gr.Markdown(shown, visible=bool(shown)),
             gr.HTML(value=choices, visible=bool(choices)),
+            "" if reading is None else reading.style,
             gr.Button(OTHER[syntax][1], visible=True) if differs else gr.Button(visible=False),
             gr.Button(visible=False),
         )
 
-    outputs = [note, things, other, fill]
+    outputs = [note, things, styles, other, fill]
     changes = [component.change for component in (prompt, syntax, model)]
     gr.on(changes, check_prompt, [prompt, syntax, model], outputs, trigger_mode="always_last", **QUIET)
     other.click(lambda syntax: OTHER[syntax][0], syntax, syntax, **QUIET)

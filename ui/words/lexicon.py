@@ -178,12 +178,16 @@ def bare_forms(word: str) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Lexicons:
-    """All words of a model: names of things, lexicons by language with English first, and things near to words."""
+    """All words of a model: names of things, lexicons by language with English first, and things near to words.
+
+    usual_styles: the styles of which a seed chooses one where a prompt names none.
+    """
 
     names: Mapping[str, Name]
     lexicons: Mapping[str, Lexicon]
     near: Mapping[str, list[str]]
     starts: list[str]
+    usual_styles: list[str]
 
     def begins(self, start: str) -> bool:
         """Return whether an English word begins with letters that somebody is typing."""
@@ -201,7 +205,8 @@ def read_lexicons(folder: Path) -> Lexicons | None:
         lexicons = {ENGLISH: Lexicon(ENGLISH, content["words"], names)}
         lexicons |= {language: Lexicon(language, words) for language, words in others.items()}
         near = {word: listed(some) for some, words in content["near"].items() for word in listed(words)}
+        styles = listed(content["usual_styles"])
     except (ModelError, OSError, lzma.LZMAError, ValueError, KeyError, AttributeError, TypeError):
         return None
     starts = sorted({*lexicons[ENGLISH].longest, *near})
-    return Lexicons(names, lexicons, near, starts)
+    return Lexicons(names, lexicons, near, starts, styles)

@@ -55,7 +55,7 @@ class Reading:
 
     caption: what to draw, in the words of the model's captions; an empty string if nothing can be drawn.
     subjects: what the prompt may mean; the first is drawn. unknown: the words that the model does not
-    know. told: whether the prompt says something else than the caption.
+    know. told: whether the prompt says something else than the caption. style: the style that the prompt names.
     """
 
     caption: str
@@ -63,6 +63,7 @@ class Reading:
     unknown: tuple[str, ...] = ()
     told: bool = False
     chips: tuple[Chip, ...] = ()
+    style: str = ""
 
     @property
     def sentence(self) -> str:
@@ -78,20 +79,28 @@ class Reading:
         return " ".join(filter(None, (drawn, f"I don't know {unknown}." if unknown else "")))
 
 
-def read_prompt(prompt: str, folder: Path, beside: Collection[str] = (), *, typing: bool = False) -> Reading | None:
+def read_prompt(
+    prompt: str, folder: Path, beside: Collection[str] = (), *, typing: bool = False, seed: int | None = None
+) -> Reading | None:
     """Return a prompt as the model in a directory reads it; None if the model has no vocabulary.
 
     While somebody is `typing`, the last word is not called unknown as long as it may become a known one.
 
+    `seed` chooses one of the model's usual styles for a prompt that names none: otherwise two seeds of a prompt are
+    two poses of one drawing.
+
     `beside` has the words that embeddings add to the model: they are kept as they are, as are the tags of LoRA files.
     """
     lexicons = read_lexicons(folder)
-    return None if lexicons is None else _Reader(lexicons, prompt, beside, typing).read()
+    if lexicons is None:
+        return None
+    styles = lexicons.usual_styles
+    return _Reader(lexicons, prompt, beside, typing, "" if seed is None else styles[seed % len(styles)]).read()
 
 
 class _Reader:
-    def __init__(self, lexicons: Lexicons, prompt: str, beside: Collection[str], typing: bool):
-        self.all = lexicons
+    def __init__(self, lexicons: Lexicons, prompt: str, beside: Collection[str], typing: bool, style: str):
+        self.all, self.style = lexicons, style
         names = "|".join(re.escape(word) for word in sorted(beside, key=len, reverse=True))
         added = re.compile(rf"(?<!\w)(?:{names})(?!\w)" if names else r"(?!)", re.IGNORECASE)
         self.tags = [match[0] for kept in (added, LORA_TAG) for match in kept.finditer(prompt)]
@@ -211,7 +220,8 @@ class _Reader:
         return []
 
     def _reading(self, items: Sequence[Item], subjects: list[Subject], facts: Facts) -> Reading:
-        rest = [facts.style and f"{facts.style} style"]
+        style = facts.style or self.style
+        rest = [style and f"{style} style"]
         if facts.background:
             rest.append(f"on {article_of(facts.background)} {facts.background} background")
 
@@ -232,6 +242,7 @@ class _Reader:
             unknown=tuple(self._unknown(items, ("unknown", "people") if subjects else ("unknown", "people", "fall"))),
             told=_bare(split(labels[0] if labels else "")) != _bare(self.units),
             chips=tuple(chips),
+            style=facts.style,
         )
 
     def _lexicon(self, item: Item) -> Lexicon:
