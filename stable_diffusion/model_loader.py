@@ -37,7 +37,15 @@ from .loading.config import (
 from .loading.files import read_json
 from .loading.hub import OnProgress, locate
 from .loading.key_table import PREFIXES, KeyTable
-from .loading.model_config import PART_CLASSES, SAFETY_FILES, TINY_VAE_FILES, ModelConfig, read_config, vae_config
+from .loading.model_config import (
+    PART_CLASSES,
+    SAFETY_FILES,
+    TINY_VAE_FILES,
+    TURBO_FILE,
+    ModelConfig,
+    read_config,
+    vae_config,
+)
 from .loading.single_file import carried_settings, read_single_file
 from .loading.tokenizer import find_tokenizer, load_tokenizer
 from .request import shown
@@ -63,6 +71,7 @@ class Models:
 
     tiny_vae is a small autoencoder of the same latents, for previews; None if the model's directory has none.
     safety_checker checks all pictures; None if the directory has none or `load` was called without it.
+    turbo is the file of a LoRA for fast requests; None if the directory has none.
     """
 
     tokenizer: CLIPTokenizer
@@ -74,6 +83,7 @@ class Models:
     source: str
     tiny_vae: TinyVAE | None = None
     safety_checker: SafetyChecker | None = None
+    turbo: Path | None = None
 
     def decoder_for(self, preview: str) -> Autoencoder:
         """Return the decoder of previews: the tiny VAE for "tiny", and for "auto" if the model has one; else the VAE.
@@ -163,6 +173,7 @@ def load(
         # The folder of a model from the hub is named after a commit.
         name=stem if source is None or Path(source).expanduser().exists() else str(source),
         source=str(path if source is None else source),
+        turbo=path / TURBO_FILE if (path / TURBO_FILE).is_file() else None,
         **networks,
     )
 

@@ -109,7 +109,9 @@ class Pipeline:
         models = self.models
         scheduler = {**dataclasses.asdict(models.scheduler), "_class_name": models.scheduler.class_name}
         unet, vae, words = (dataclasses.asdict(one.config) for one in (models.unet, models.vae, models.text_encoder))
-        return defaults_for(unet, vae, scheduler, words, tiny_vae=models.tiny_vae is not None)
+        return defaults_for(
+            unet, vae, scheduler, words, tiny_vae=models.tiny_vae is not None, fast=models.turbo is not None
+        )
 
     def __call__(self, prompt: str | Request = "", **settings: Unpack[Settings]) -> Result:
         """Run a request to its end; arguments and errors as in `stream`. There are no previews unless asked for."""
@@ -179,11 +181,11 @@ class Pipeline:
         return tokenize(self.models.tokenizer, without_loras(prompt), syntax)
 
     def models_for(self, request: Request) -> Models:
-        """Return the models of a request, with its LoRA files merged and the U-Net's weights ready.
+        """Return the models of a complete request, with its LoRA files merged and the U-Net's weights ready.
 
         They stay so for as long as something holds them, and then `begin` need not wait for it.
         """
-        models = self.loras.models_for(request.loras)
+        models = self.loras.models_for(request.loras, self.models.turbo if request.fast else None)
         for_inference(models.unet, next(models.text_encoder.parameters()).dtype)
         return models
 

@@ -82,6 +82,10 @@ RANDOM_SEEDS = 2**32
 SEED_REMEDY = "or leave it empty for a random one"
 
 
+FAST: dict[str, object] = {"num_inference_steps": 4, "guidance_scale": 1.0, "sampler": "ddim"}
+"""The settings of a fast request that leaves them open. Its weights were trained for these, with guidance in them."""
+
+
 Picture = Image.Image | str | Path
 """A picture, or the path of its file."""
 
@@ -118,6 +122,7 @@ class Settings(TypedDict, total=False):
     preview_every: int
     prompt_syntax: str
     model: str | None
+    fast: bool
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,8 @@ class Request:
     seed: image i of num_images uses seed + i. None or -1: a random seed.
     preview: decoder of the steps' pictures, one of `PREVIEW_LABELS`. preview_every: n for a picture of every n-th step.
     model: which of several models draws; a `Pipeline` ignores it.
+    fast: draw in few steps, with the adapter in the directory of the model (`Models.turbo`). Guidance is part of it:
+        guidance_scale is 1, there is no negative prompt, and the sampler is ddim.
     """
 
     prompt: str = ""
@@ -163,6 +170,7 @@ class Request:
     preview_every: int = 1
     prompt_syntax: str = "plain"
     model: str | None = None
+    fast: bool = False
 
     def __post_init__(self) -> None:
         checked = {
@@ -201,12 +209,30 @@ class Request:
                 _choice(name, getattr(self, name), choices)
         if self.sampler is not None:
             check_schedule(self.sampler, self.schedule)
+        if not isinstance(self.fast, bool):
+            raise RequestError(f"fast must be True or False, got {shown(self.fast)}")
+        if self.fast:
+            self._check_fast()
         for name, value in checked.items():
             object.__setattr__(self, name, value)
         if LORA_TAG.search(self.then):
             raise RequestError("then must not name a LoRA: the LoRAs of the prompt hold for the whole run")
         if len(self.loras) > MAX_LORAS:
             raise RequestError(f"prompt may name at most {MAX_LORAS} LoRAs, got {len(self.loras)}: take some out")
+
+    def _check_fast(self) -> None:
+        if self.negative_prompt and self.negative_prompt.strip():
+            raise RequestError(
+                f"negative_prompt must be empty in a fast request, got {shown(self.negative_prompt)}: its weights were "
+                "trained without one, so empty it, or draw without fast"
+            )
+        for name in ("guidance_scale", "sampler"):
+            value, only = getattr(self, name), FAST[name]
+            if value not in (None, only):
+                raise RequestError(
+                    f"{name} must be {only} in a fast request, got {shown(value)}: its weights were trained for that, "
+                    "so choose it, or draw without fast"
+                )
 
     @property
     def steps(self) -> int:
@@ -250,6 +276,8 @@ class Defaults:
     max_clip_skip: int = MAX_CLIP_SKIP
     own_size_only: bool = False
     """Whether the model draws well at its own size and at no other."""
+    fast: bool = False
+    """Whether the model has an adapter for fast requests."""
 
     @property
     def sketch_side(self) -> int:
@@ -272,19 +300,26 @@ class Defaults:
         return max(self.size_unit, self.side // 8 // self.size_unit * self.size_unit)
 
     def complete(self, request: Request, photo_size: tuple[int, int] | None = None) -> Request:
-        """Return `request` with these defaults for every setting that it leaves open.
+        """Return `request` with these defaults for every setting that it leaves open; a fast one has some of its own.
 
         photo_size: width and height of the request's photo. A size that the request leaves open is the photo's, in
         whole latents, from half to one and a half times the trained side; others are drawn at the model's own.
-        Raises `RequestError` where the schedule does not go with the default sampler, or a size has part latents.
+        Raises `RequestError` where the schedule does not go with the default sampler, a size has part latents, or a
+        fast request meets a model without the adapter.
         """
+        if request.fast and not self.fast:
+            raise RequestError(
+                "fast must be False with this model, got True: it has no weights for few steps, so draw without fast, "
+                "or choose another model"
+            )
         names = ("num_inference_steps", "guidance_scale", "sampler", "strength", "preview")
-        values = {name: getattr(self, name) for name in names if getattr(request, name) is None}
+        own = {name: getattr(self, name) for name in names} | (FAST if request.fast else {})
+        values = {name: value for name, value in own.items() if getattr(request, name) is None}
         sizes = zip(("width", "height"), self._size(photo_size), strict=True)
         values |= {name: side for name, side in sizes if getattr(request, name) is None}
         complete = request.with_values(**values) if values else request
         if "sampler" in values:
-            check_schedule(self.sampler, request.schedule)
+            check_schedule(str(complete.sampler), request.schedule)
         for name in ("width", "height"):
             side = getattr(complete, name)
             if side % self.size_unit:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -15,6 +15,7 @@ from stable_diffusion.clip import CLIPTextEncoder
 from stable_diffusion.diffusion import UNet
 from stable_diffusion.loading.clip_config import CLIPTextConfig
 from stable_diffusion.loading.config import TinyVAEConfig, UNetConfig, VAEConfig
+from stable_diffusion.loading.model_config import TURBO_FILE
 from stable_diffusion.tiny_vae import TinyVAE
 from stable_diffusion.vae import VAE
 
@@ -177,3 +178,17 @@ def save_model(folder: Path, kind: str = "sd1", *, seed: int = 0, dtype: torch.d
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=2))
     return folder
+
+
+def save_turbo(folder: Path, seed: int = 1) -> Path:
+    """Write a random adapter for fast requests into the directory of a tiny model, and return its file."""
+    generator, rank, state = torch.Generator().manual_seed(seed), 2, dict[str, torch.Tensor]()
+    for key, weight in load_file(folder / "unet" / "diffusion_pytorch_model.safetensors").items():
+        if weight.ndim > 1 and ("attn" in key or ".conv1" in key):
+            stem, up = f"unet.{key.removesuffix('.weight')}", (len(weight), rank, *[1] * (weight.ndim - 2))
+            state[f"{stem}.lora_A.weight"] = 0.3 * torch.randn(rank, *weight.shape[1:], generator=generator)
+            state[f"{stem}.lora_B.weight"] = 0.3 * torch.randn(up, generator=generator)
+    file = folder / TURBO_FILE
+    file.parent.mkdir()
+    save_file(state, file)
+    return file

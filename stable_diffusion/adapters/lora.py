@@ -168,6 +168,7 @@ class LoRAs:
         """The files that a prompt can name."""
         self._merges: tuple[Merge, ...] = ()
         self._recent: tuple[Models, ...] = ()  # newest first
+        self._fast: Models | None = None
         self._lock = Lock()  # for merging alone: runs read `models` without it
 
     def register(self, file: str | Path) -> None:
@@ -175,19 +176,22 @@ class LoRAs:
         path = Path(file).expanduser()
         self.files = {**self.files, _normal(path.name if path.is_dir() else path.stem): path}
 
-    def models_for(self, selection: Selection) -> Models:
+    def models_for(self, selection: Selection, turbo: Path | None = None) -> Models:
         """Return `models` with registered files merged too, the same for all that use it at the same time.
 
-        Merging takes seconds; it is done again once nothing uses the result, except for the last three. Raises
-        `RequestError` for a name that is not registered and where `MAX_MERGED` is reached, and the errors of `merge`.
+        turbo: the file of fast requests, to merge before them. Merging takes seconds; it is done again once nothing
+        uses the result, except for the last three and for `turbo` alone, which every sketch uses. Raises `RequestError`
+        for a name that is not registered and where `MAX_MERGED` is reached, and the errors of `merge`.
         """
-        if not selection:
+        chosen = [*([] if turbo is None else [(turbo, 1.0)]), *map(self._find, selection)]
+        if not chosen:
             return self.models
-        files = tuple((path, weight, _versions(path)) for path, weight in map(self._find, selection))
+        files = tuple((path, weight, _versions(path)) for path, weight in chosen)
         models = self._merged(files)
         if models is None:
             with self._lock:
                 models = self._merged(files) or self._merge_for_runs(files)
+                self._fast = self._fast if selection else models
         return models
 
     def _find(self, named: tuple[str, float]) -> tuple[Path, float]:
@@ -246,7 +250,7 @@ class LoRAs:
             self._original = original
 
     def _set(self, models: Models) -> None:
-        self.models, self._recent = models, ()
+        self.models, self._recent, self._fast = models, (), None
 
 
 def _normal(name: str) -> str:

@@ -17,7 +17,7 @@ from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
 from .checkpoints import PARTS, SUFFIXES, find_weights, shards, weight_names
 from .config import ModelError
-from .model_config import SAFETY_FILES, SETTINGS_FILES, TINY_VAE_FILES, TOKENIZER_FILES, read_config
+from .model_config import SAFETY_FILES, SETTINGS_FILES, TINY_VAE_FILES, TOKENIZER_FILES, TURBO_FILE, read_config
 
 OnProgress = Callable[[str, float], None]
 """Receives the name of the current activity and its progress from 0 to 1; a download calls it from its threads."""
@@ -65,7 +65,8 @@ def fetch_model(
     """
     tokenizer_files = [f"tokenizer/{name}" for name in TOKENIZER_FILES]
     safety_files = SAFETY_FILES if safety_checker else ()
-    folder = fetch_files(repository, [*SETTINGS_FILES.values(), *tokenizer_files, *TINY_VAE_FILES, *safety_files])
+    optional_files = (*TINY_VAE_FILES, TURBO_FILE, *safety_files)
+    folder = fetch_files(repository, [*SETTINGS_FILES.values(), *tokenizer_files, *optional_files])
     try:
         read_config(folder)
     except ModelError as error:

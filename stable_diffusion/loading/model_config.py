@@ -37,6 +37,9 @@ TOKENIZER_FILES = (
 # Optional: a small autoencoder of the same latents, for previews.
 TINY_VAE_FILES = ("vae_tiny/config.json", "vae_tiny/diffusion_pytorch_model.safetensors")
 
+# Optional: a LoRA of the U-Net for fast requests. The name is that which diffusers' `load_lora_weights` looks for.
+TURBO_FILE = "turbo/pytorch_lora_weights.safetensors"
+
 # Optional: the safety checker's network and image preprocessing.
 SAFETY_FILES = ("safety_checker/config.json", "feature_extractor/preprocessor_config.json")
 

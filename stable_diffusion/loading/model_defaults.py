@@ -25,12 +25,14 @@ def defaults_for(
     text_encoder: Json | None = None,
     *,
     tiny_vae: bool = False,
+    fast: bool = False,
 ) -> Defaults:
     """Return the defaults for a model with these settings files; the usual ones for a file that can't be read.
 
-    tiny_vae: whether the model has a tiny autoencoder of its own.
+    tiny_vae: whether the model has a tiny autoencoder of its own. fast: whether it has an adapter for fast requests.
     """
     defaults = _of_networks(unet or {}, vae or {}, scheduler or {}, "tiny" if tiny_vae else "vae")
+    defaults = replace(defaults, fast=fast)
     layers = (text_encoder or {}).get("num_hidden_layers")
     if not isinstance(layers, int) or layers < 1:
         return defaults

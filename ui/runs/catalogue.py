@@ -9,7 +9,7 @@ from typing import Any
 
 from stable_diffusion.loading.config import BUNDLED, ModelError
 from stable_diffusion.loading.files import read_json
-from stable_diffusion.loading.model_config import SETTINGS_FILES, TINY_VAE_FILES
+from stable_diffusion.loading.model_config import SETTINGS_FILES, TINY_VAE_FILES, TURBO_FILE
 from stable_diffusion.loading.model_defaults import defaults_for
 from stable_diffusion.request import Defaults, RequestError, shown
 
@@ -69,7 +69,8 @@ class Catalogue:
 
     def defaults(self, name: str | None = None) -> Defaults:
         """Return a model's defaults by its settings files; the usual ones for a model that has none on this disk."""
-        return defaults_for(*self.configs(name), tiny_vae=(self.path(name) / TINY_VAE_FILES[0]).is_file())
+        tiny_vae, fast = ((self.path(name) / file).is_file() for file in (TINY_VAE_FILES[0], TURBO_FILE))
+        return defaults_for(*self.configs(name), tiny_vae=tiny_vae, fast=fast)
 
     def own_size_only(self, name: str | None = None) -> bool:
         """Return whether a model's index says that it draws well at its own size alone."""
