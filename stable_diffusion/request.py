@@ -82,7 +82,8 @@ RANDOM_SEEDS = 2**32
 SEED_REMEDY = "or leave it empty for a random one"
 
 
-FAST: dict[str, object] = {"num_inference_steps": 4, "guidance_scale": 1.0, "sampler": "ddim"}
+FAST_STEPS = 4
+FAST: dict[str, object] = {"num_inference_steps": FAST_STEPS, "guidance_scale": 1.0, "sampler": "ddim"}
 """The settings of a fast request that leaves them open. Its weights were trained for these, with guidance in them."""
 
 

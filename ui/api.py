@@ -40,7 +40,7 @@ from .runs.models import LoadedModels
 from .runs.registry import new_run_id
 from .runs.visitors import Visitor, visitor_of
 
-BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults))}
+BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults))} - {"fast"}
 
 AS_FILE = "a data URI, or the address or path of a file that was uploaded to this server"
 ABOUT = {
@@ -66,6 +66,7 @@ ABOUT = {
     "mask_blur": "pixels around the mask's white over which the picture fades into the photo",
     "then": "other words, which take the prompt's place from step `then_at` on",
     "then_at": "the first step that hears `then`, counted from 1",
+    "fast": "four steps, with weights that were trained for it, where the model has them; no negative prompt",
 }
 """A description of each argument."""
 BOUNDS: dict[str, dict[str, float]] = {
@@ -82,7 +83,7 @@ BOUNDS: dict[str, dict[str, float]] = {
     "preview_every": {"minimum": 1, "maximum": MAX_STEPS},
 }
 """Bounds in the words of JSON Schema, apart from the largest values, which the deployer sets."""
-TYPES = {str: "string", int: "integer", float: "number"}
+TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 Answer = tuple[list[str], dict[str, Any]]
 
@@ -107,6 +108,20 @@ class Number(gr.Number):
     def api_info(self) -> dict[str, Any]:
         """Return the JSON schema of the argument."""
         return self.schema
+
+
+class Flag(gr.Checkbox):
+    """The same for a switch."""
+
+    is_template = True
+    schema: dict[str, Any]
+
+    def api_info(self) -> dict[str, Any]:
+        """Return the JSON schema of the argument."""
+        return self.schema
+
+
+COMPONENTS: dict[type, type[Text | Number | Flag]] = {str: Text, int: Number, float: Number, bool: Flag}
 
 
 def add_endpoints(backend: Backend, models: LoadedModels, rate: MessageRate) -> None:
@@ -179,7 +194,7 @@ def argument(setting: Setting, models: LoadedModels) -> Component:
     label = f"{setting.name}: {ABOUT[setting.name]}"
     label += f"; one of {', '.join(choices)}" if choices else ""
     label += "; by default what suits the model" if setting.name in BY_MODEL else ""
-    component = (Text if setting.kind is str else Number)(None, label=label, visible=False)
+    component = COMPONENTS[setting.kind](label=label, visible=False)
     component.schema = schema
     return component
 

@@ -12,7 +12,7 @@ from PIL import Image
 from stable_diffusion.request import FIT_LABELS, MAX_MASK_BLUR, Defaults, Request, steps_for_strength
 from ui.stage import live
 
-from .form.controls import CHECKED, QUIET, Controls, Values, more_controls, sampling_controls
+from .form.controls import CHECKED, QUIET, Controls, Values, connect_fast, more_controls, sampling_controls
 from .form.inputs import Radio, Slider, picked
 from .form.mask import backdrop, mask_painter
 from .form.photo import photo_input, require_photo
@@ -58,6 +58,7 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
             controls |= start_controls(kind)
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, model, models)
+            connect_fast(controls, model, models)
     controls |= {name: edge[name] for name in ("mask", "mask_blur", "strength")}
     reuse, fill, sketch, start, photos, part = (
         controls.pop(name) for name in ("_reuse", "_fill", "_sketch", "_start", "_photos", "_part")

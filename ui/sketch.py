@@ -11,7 +11,7 @@ from contextlib import aclosing
 import gradio as gr
 from PIL import Image
 
-from stable_diffusion.request import Defaults, Request, RequestError
+from stable_diffusion.request import FAST, FAST_STEPS, Defaults, Request, RequestError
 from ui.stage import live
 
 from .form.controls import CHECKED, QUIET, Updates, Values
@@ -126,16 +126,20 @@ def connect_sketch(tab: Tab, services: Services, page: gr.Blocks) -> None:
 def quick_request(request: Request, last: FinishedRun | None, defaults: Defaults) -> Request:
     """Return the request of a sketch: few steps, one small image, and a seed that stays, so that the change is seen.
 
-    request: the form's, with width and height. last: the run that the tab shows. defaults: the model's.
+    request: the form's, with width and height. last: the run that the tab shows. defaults: the model's. A model with
+    weights for few steps draws its sketches by these, unless there is a negative prompt, which they can't keep to.
     """
     seed = request.seed
     if seed is None:
         seed = 0 if last is None else last.request.seed
+    fast = defaults.fast and not request.negative_prompt.strip()
+    sampling = {**FAST, "schedule": "model", "fast": True} if fast else {"fast": False}
+    steps = FAST_STEPS if fast else SKETCH_STEPS
     # With a photo, strength leaves so many of these steps.
-    steps = SKETCH_STEPS if request.image is None else math.ceil(SKETCH_STEPS / (request.strength or 1))
+    steps = steps if request.image is None else math.ceil(steps / (request.strength or 1))
     width, height = small_size(request, defaults)
     changes = {"seed": seed, "num_inference_steps": steps, "num_images": 1, "preview": None, "preview_every": 1}
-    return request.with_values(width=width, height=height, then="", **changes)
+    return request.with_values(width=width, height=height, then="", **sampling | changes)
 
 
 def small_size(request: Request, defaults: Defaults) -> tuple[int, int]:

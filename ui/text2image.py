@@ -7,7 +7,7 @@ import json
 import gradio as gr
 
 from .form.chips import SHOW_WORDS, WALL, knows_words, wall
-from .form.controls import CHECKED, more_controls, sampling_controls
+from .form.controls import CHECKED, connect_fast, more_controls, sampling_controls
 from .form.inputs import picked
 from .form.prompt import prompt_controls
 from .keep.history import History
@@ -34,6 +34,7 @@ def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
         with gr.Column(elem_classes="settings"):
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, model, models)
+            connect_fast(controls, model, models)
     controls["prompt"].value = EXAMPLES[0][0]
     reuse, filling, sketch = (controls.pop(name) for name in ("_reuse", "_fill", "_sketch"))
     tab = Tab(kind, controls | {"model": model}, view, history, sketch, filling)

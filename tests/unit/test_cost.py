@@ -68,6 +68,7 @@ def test_a_model_of_thousands_of_pixels_is_measured_at_fewer(tmp_path: Path, mon
     [
         ({}, 2 * 1 + 10 * 100 + 1000),
         ({"num_images": 3}, 2 * 1 + 3 * (10 * 100 + 1000)),
+        ({"guidance_scale": 1.0}, 2 * 1 + 10 * 50 + 1000),
         ({"sampler": "heun"}, 2 * 1 + 20 * 100 + 1000),
         ({"prompt": "cat " * 100, "prompt_syntax": "weighted"}, 4 * 1 + 10 * 100 + 1000),
         ({"image": Image.new("RGB", (8, 8)), "strength": 0.5}, 2 * 1 + 10 + 5 * 100 + 1000),
@@ -78,7 +79,8 @@ def test_the_parts_of_a_run_add_up(
 ):
     side = pipeline.default_size
     monkeypatch.setitem(cost._paces, pipeline, cost.Pace(side, 1, 10, 100, 1000))
-    request = Request(**{"width": side, "height": side, "num_inference_steps": 10, "sampler": "ddim", **settings})
+    own = {"width": side, "height": side, "num_inference_steps": 10, "guidance_scale": 4.0, "sampler": "ddim"}
+    request = Request(**{**own, **settings})
     assert cost.estimate(pipeline, request) == pytest.approx(seconds)
     wide = replace(request, width=2 * side)
     text = (4 if "prompt" in settings else 2) * 1

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
+import gradio as gr
 import pytest
 
 from stable_diffusion.adapters.lora import CACHED_MERGES
@@ -16,6 +18,21 @@ from stable_diffusion.loading.model_config import TURBO_FILE
 from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import Defaults, Request, RequestError
 from tests.tiny import save_turbo
+from ui.api import argument
+from ui.form.controls import Controls, connect_fast, more_controls, request_of, sampling_controls
+from ui.form.fitting import fill, fit
+from ui.form.model_menu import suit
+from ui.form.prompt import prompt_controls
+from ui.keep.infotext import parse_infotext, write_infotext
+from ui.keep.link import from_query, to_query
+from ui.keep.settings import SETTINGS
+from ui.runs.catalogue import BUNDLED_NAME, Catalogue
+from ui.runs.errors import errors_on_page
+from ui.runs.models import LoadedModels
+
+WHOLE = Request(
+    "a fox", fast=True, num_inference_steps=4, guidance_scale=1.0, sampler="ddim", width=64, height=64, seed=3
+)
 
 
 @pytest.fixture
@@ -105,3 +122,75 @@ def test_the_name_of_the_adapter_is_that_of_diffusers() -> None:
     from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 
     assert Path(TURBO_FILE).name == LORA_WEIGHT_NAME_SAFE
+
+
+@pytest.fixture
+def models(model: Path, turbo: Path, original: Path) -> LoadedModels:
+    """The models of a page: a tiny one with the adapter first, one without beside it."""
+    return LoadedModels(Catalogue(str(model), [str(original.parent)]), device="cpu")
+
+
+@pytest.fixture
+def page(models: LoadedModels) -> gr.Blocks:
+    """A page with the form of Text2Image; its `form` holds the controls."""
+    with gr.Blocks() as page:
+        menu, defaults = gr.Dropdown(list(models.catalogue.sources), label="Model"), models.defaults()
+        form = prompt_controls("", menu, models, "t2i") | sampling_controls(defaults, "t2i")
+        form |= more_controls(defaults, "t2i", form, menu, models)
+        connect_fast(form, menu, models)
+    page.form = {name: control for name, control in form.items() if not name.startswith("_")} | {"model": menu}
+    return page
+
+
+def values_of(form: Controls, **values: Any) -> dict[Any, Any]:
+    return {control: values.get(name, control.value) for name, control in form.items()}
+
+
+def test_the_switch_sets_the_settings_that_are_drawn(page: gr.Blocks, models: LoadedModels) -> None:
+    form, name = page.form, models.catalogue.first
+    assert form["fast"].visible
+    [switch] = [function.fn for function in page.fns.values() if function.targets == [(form["fast"]._id, "input")]]
+    assert switch(True, name) == [4, 1.0, "ddim"]
+    assert switch(False, name) == [20, 4.0, "dpmpp_2m"]
+    sampled = dict(zip(("num_inference_steps", "guidance_scale", "sampler"), switch(True, name), strict=True))
+    request = request_of(form, values_of(form, prompt="a fox", fast=True, **sampled))
+    assert models.defaults().complete(request).fast
+    for field, label, value in (("negative_prompt", "t2i-negative", "blue"), ("guidance_scale", "t2i-guidance", 4.0)):
+        with pytest.raises(gr.Error, match=f'<span class="refusal {label}">.* in a fast request'), errors_on_page(form):
+            request_of(form, values_of(form, prompt="a fox", fast=True, **{**sampled, field: value}))
+
+
+def test_the_switch_is_there_where_the_model_has_the_weights(page: gr.Blocks, models: LoadedModels) -> None:
+    form, able = page.form, models.catalogue.first
+    for name in models.catalogue.sources:
+        if name == BUNDLED_NAME or models.catalogue.path(name).exists():
+            has = models.defaults(name).fast
+            shown = suit(models, name, [form])[form["fast"]]
+            assert (shown.value, shown.visible) == (False, has)
+            shown = fill(form, {"fast": True, "model": name}, models)[0][form["fast"]]
+            assert (shown.value, shown.visible) == (has, has)
+    assert models.defaults(able).fast
+    assert fit({"fast": True}, form, Defaults(64)).left == ["Fast"]
+
+
+def test_a_fast_request_comes_back_from_text_and_link() -> None:
+    text = write_infotext(WHOLE, 3, "emoji")
+    assert ", Fast: True" in text
+    assert "Fast" not in write_infotext(replace(WHOLE, fast=False), 3, "emoji")
+    assert parse_infotext(text)["fast"] is True
+    assert parse_infotext("a fox\nSteps: 20, Sampler: Euler")["fast"] is False
+    assert Request(**from_query(dict(parse_qsl(to_query(WHOLE))))) == WHOLE
+    assert from_query({"fast": "perhaps"}) == {"others": {"fast": "perhaps"}}
+
+
+def test_programs_ask_for_it_by_a_boolean(models: LoadedModels) -> None:
+    [setting] = [one for one in SETTINGS if one.name == "fast"]
+    component = argument(setting, models)
+    assert component.api_info() == {"type": "boolean"}
+    assert "by default what suits the model" not in str(component.label)
+
+
+def test_the_first_sketch_merges_nothing(model: Path, models: LoadedModels, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipeline = models.pipeline()
+    monkeypatch.setattr("stable_diffusion.adapters.lora.merged", None)
+    pipeline.models_for(Request(fast=True))

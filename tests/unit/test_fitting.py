@@ -43,7 +43,7 @@ def test_what_fits_is_taken(controls: Controls):
     assert fitted.values == {
         "prompt": "a (fox:1.3)", "negative_prompt": "blue", "prompt_syntax": "weighted", "num_inference_steps": 12,
         "guidance_scale": 5.5, "seed": "9", "sampler": "dpmpp_2m", "schedule": "karras", "clip_skip": 1, "then": "",
-        "width": 128,
+        "fast": False, "width": 128,
         "height": 192,
     }  # fmt: skip
     assert (fitted.changed, fitted.left) == ([], [])

@@ -42,7 +42,7 @@ def test_the_infotext_of_another_program_is_read():
     )
     assert parse_infotext(text) == {
         "prompt": "masterpiece, (cat:1.2)\nin two lines", "negative_prompt": "blurry, bad", "num_inference_steps": 20,
-        "sampler": "dpmpp_2m", "schedule": "karras", "clip_skip": 0, "then": "",
+        "sampler": "dpmpp_2m", "schedule": "karras", "clip_skip": 0, "then": "", "fast": False,
         "guidance_scale": 7.0, "seed": 123, "width": 512, "height": 768, "strength": 0.55,
         "prompt_syntax": "weighted",
     }  # fmt: skip
@@ -270,7 +270,7 @@ def test_comfyui_is_read(tmp_path: Path):
     assert read_infotext(file) == {
         "prompt": "a (red:1.3) fox <lora:ink:0.8>", "negative_prompt": "blue", "prompt_syntax": "weighted",
         "num_inference_steps": 20, "guidance_scale": 8.0, "seed": 156680208700286, "clip_skip": 1, "then": "",
-        "sampler": "euler_a",
+        "fast": False, "sampler": "euler_a",
         "schedule": "model", "width": 512, "height": 768, "others": {"Schedule type": "Karras", "Model": "dreams_8"},
     }  # fmt: skip
 
@@ -313,7 +313,7 @@ def test_invokeai_is_read(tmp_path: Path):
     }  # fmt: skip
     assert read_infotext(saved(tmp_path / "fox.png", invokeai_metadata=values)) == {
         "prompt": "a fox++", "negative_prompt": "blue", "prompt_syntax": "plain", "num_inference_steps": 30,
-        "guidance_scale": 7.5, "seed": 7, "clip_skip": 0, "then": "",
+        "guidance_scale": 7.5, "seed": 7, "clip_skip": 0, "then": "", "fast": False,
         "sampler": "dpmpp_2m", "schedule": "karras", "width": 512,
         "height": 640, "others": {"Model": "dreams", "LoRAs": "1"},
     }  # fmt: skip
@@ -329,7 +329,8 @@ def test_fooocus_is_read(tmp_path: Path):
     }  # fmt: skip
     expected = {
         "prompt": "a fox", "negative_prompt": "", "prompt_syntax": "weighted", "num_inference_steps": 30,
-        "guidance_scale": 4.0, "seed": 123, "clip_skip": 0, "then": "", "sampler": "dpmpp_2m_sde", "schedule": "karras",
+        "guidance_scale": 4.0, "seed": 123, "clip_skip": 0, "then": "", "fast": False,
+        "sampler": "dpmpp_2m_sde", "schedule": "karras",
         "width": 1152, "height": 896,
         "others": {"Model": "juggernaut", "Styles": "['Fooocus V2']", "lora_combined_1": "ink : 0.1"},
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,20 @@ def test_a_sketch_is_as_small_as_the_model_draws_well(
 def test_a_sketch_of_a_photo_takes_as_many_steps_at_any_strength(strength: float):
     form = Request("a fox", image="photo.png", strength=strength, width=256, height=256)
     assert quick_request(form, None, Defaults(512)).steps == SKETCH_STEPS
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.45, 1])
+def test_a_sketch_is_fast_where_the_model_has_the_weights(strength: float):
+    able = Defaults(64, fast=True)
+    form = Request("a fox", width=64, height=64, guidance_scale=4.0, sampler="euler", schedule="karras")
+    over = replace(form, image=Image.new("RGB", (64, 64)), strength=strength)
+    for request in (form, over):
+        sketch = able.complete(quick_request(request, None, able))
+        assert (sketch.fast, sketch.steps, sketch.guidance_scale, sketch.sampler) == (True, 4, 1.0, "ddim")
+        assert replace(sketch) == sketch, "it would be refused otherwise"
+    for other, defaults in ((replace(form, negative_prompt="blue"), able), (form, Defaults(64))):
+        sketch = quick_request(other, None, defaults)
+        assert (sketch.fast, sketch.steps, sketch.guidance_scale) == (False, SKETCH_STEPS, 4.0)
 
 
 def test_sketches_of_one_photo_read_it_once(tmp_path: Path):

@@ -133,11 +133,15 @@ def with_lora(prompt: str, name: str, weight: float) -> str:
     return f"{others.rstrip()} <lora:{name}:{weight:g}>".lstrip()
 
 
+FAST_INFO = "Four steps, with weights that were trained for it; no negative prompt"
+
+
 def sampling_controls(defaults: Defaults, kind: str) -> Controls:
-    """Return steps, guidance and seed."""
+    """Return steps, guidance, the switch of fast drawing, for models that have it, and seed."""
     with gr.Row():
         steps = steps_control(defaults, f"{kind}-steps", info="More steps: slower, often finer", min_width=220)
         guidance = guidance_control(defaults, f"{kind}-guidance", info="How closely to follow it", min_width=220)
+    fast = gr.Checkbox(False, label="Fast", info=FAST_INFO, elem_id=f"{kind}-fast", visible=defaults.fast)
     with gr.Row(elem_classes="seed-row"):
         seed = gr.Textbox(  # a gr.Number can't be empty: it would show 0
             label="Seed",
@@ -151,7 +155,23 @@ def sampling_controls(defaults: Defaults, kind: str) -> Controls:
             dice = gr.Button("Random", size="sm", elem_id=f"{kind}-dice", min_width=90)
             reuse = gr.Button("Reuse last", size="sm", elem_id=f"{kind}-reuse", min_width=90)
     dice.click(lambda: "", outputs=seed, **QUIET)
-    return {**steps, **guidance, "seed": seed, "_reuse": reuse}
+    return {**steps, **guidance, "fast": fast, "seed": seed, "_reuse": reuse}
+
+
+def connect_fast(controls: Controls, model: gr.Dropdown, models: LoadedModels) -> None:
+    """Set steps, guidance and sampler to those of fast drawing when its switch goes on, and to the model's when off.
+
+    So the form shows the settings that are drawn. They can be changed: a run whose settings the fast weights do not
+    allow is refused beside the field, and so is one with a negative prompt, which stays in the form.
+    """
+
+    def sample(fast: bool, name: str) -> list[Any]:
+        defaults = models.defaults(name)
+        request = defaults.complete(Request(fast=fast and defaults.fast))
+        return [getattr(request, setting) for setting in SAMPLED]
+
+    # `input` comes of the visitor alone: a link, a file or the history brings its own settings.
+    controls["fast"].input(sample, [controls["fast"], model], [controls[one] for one in SAMPLED], **QUIET)
 
 
 def steps_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:

@@ -49,6 +49,8 @@ def fill(
     for name, slider in model_sliders(defaults).items():
         if name in fitted.values or "model" in fitted.values:
             updates[controls[name]] = ModelSlider(**{**slider, "value": fitted.values.get(name, slider["value"])})
+    if "model" in fitted.values:
+        updates[controls["fast"]] = gr.Checkbox(fitted.values.get("fast", False), visible=defaults.fast)
     return updates, fitted
 
 
@@ -101,6 +103,10 @@ def _fit_one(fitted: Fitted, name: str, component: Any, value: Any, defaults: De
             fitted.taken.append(_named(label, value))
         else:
             fitted.left.append(_named(label, value))
+    elif isinstance(component, gr.Checkbox):
+        fitted.values[name] = value and defaults.fast
+        if value:
+            (fitted.taken if defaults.fast else fitted.left).append(label)
     elif isinstance(component, gr.Image):
         fitted.values[name] = value if value and Path(value).exists() else None
     elif len(value) <= MAX_PROMPT:

@@ -77,7 +77,7 @@ def connect_menu(
 
     menu.focus(lambda name: name, menu, before, **QUIET)  # a link or the history may have chosen since
 
-    changed = [form[control] for form in forms for control in (*model_sliders(models.defaults()), *SAMPLED)]
+    changed = [form[control] for form in forms for control in (*model_sliders(models.defaults()), *SAMPLED, "fast")]
     # Use `blur`, which comes once for each choice: Gradio 6.31 sends `input` twice, and no `select` for the keyboard.
     chosen = menu.blur(
         choose,
@@ -98,4 +98,5 @@ def suit(models: LoadedModels, name: str, forms: list[Controls]) -> Updates:
     for form in forms:
         updates |= {form[control]: ModelSlider(**slider) for control, slider in model_sliders(defaults).items()}
         updates |= {form[control]: getattr(defaults, control) for control in SAMPLED}
+        updates[form["fast"]] = gr.Checkbox(False, visible=defaults.fast)
     return updates

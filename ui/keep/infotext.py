@@ -41,6 +41,8 @@ MASK, PAINTED = "Mask", "painted"
 only "Mask blur"."""
 THEN = "Then"
 """Our own name for the text that takes the prompt's place during the run, from a step on."""
+FAST = "Fast"
+"""Our own name for a run with the model's weights for few steps."""
 FIT = "Fit"
 """Our own name for the way in which a photo was brought to the picture's size."""
 EXACT = "Exact prompts"
@@ -82,6 +84,8 @@ def write_infotext(
         pairs |= {MASK: PAINTED, "Mask blur": request.mask_blur}
     if request.then:
         pairs |= {THEN: quoted(request.then), "Then at step": request.then_at}
+    if request.fast:
+        pairs[FAST] = True
     if precision != "float32":
         pairs["Precision"] = precision
     if stopped_at is not None:
@@ -162,6 +166,7 @@ def settings_from(prompt: str, negative_prompt: str, pairs: Pairs, syntax: str =
         settings = {
             "clip_skip": 0,
             "then": others.pop(THEN, ""),
+            "fast": others.pop(FAST, "") == "True",
             **settings,
             "sampler": sampler,
             "schedule": schedule or "model",

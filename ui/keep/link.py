@@ -15,6 +15,7 @@ from .settings import SETTINGS, Setting
 
 LINKED = [setting for setting in SETTINGS if setting.linked]
 """The settings that a link carries. Of photos it names only examples, and it says of a mask only that there was one."""
+FLAGS = {"True": True, "False": False}
 PHOTOS = Path(__file__).resolve().parents[2] / "assets" / "examples"
 """The folder of the example photos, which a link names by their files, without the ending."""
 
@@ -44,11 +45,11 @@ def from_query(query: Mapping[str, str], read: Iterable[Setting] = LINKED) -> di
         if one.name not in query:
             continue
         try:
-            value = one.kind(query[one.name])
+            value = FLAGS[query[one.name]] if one.kind is bool else one.kind(query[one.name])
             if not isinstance(value, str) and not math.isfinite(value):
                 raise ValueError("no setting is infinite, or not a number")
             settings[one.name] = value
-        except (ValueError, OverflowError):  # the latter for integers of hundreds of digits
+        except (KeyError, ValueError, OverflowError):  # the latter for integers of hundreds of digits
             others[one.name] = query[one.name]
     if query.get("mask"):
         settings["mask"] = PAINTED

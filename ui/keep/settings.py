@@ -24,7 +24,7 @@ class Setting:
     """
 
     name: str
-    kind: type[str] | type[int] | type[float]
+    kind: type[str] | type[int] | type[float] | type[bool]
     choices: Mapping[str, str] | None = None
     for_photos: bool = False
     linked: bool = True
@@ -52,5 +52,6 @@ SETTINGS = (
     Setting("mask_blur", int, for_photos=True),
     Setting("then", str),
     Setting("then_at", int),
+    Setting("fast", bool),
 )
 """In the order in which the API takes them."""

@@ -40,7 +40,7 @@ ONE_PICTURE = Request()
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that the parts of a run take: one picture of side x side pixels, with guidance."""
+    """Seconds that the parts of a run take: one picture of side x side pixels, with the model's own guidance."""
 
     side: int
     text: float
@@ -80,6 +80,7 @@ def estimate(pipeline: Pipeline, request: Request) -> float:
     """
     assert request.width is not None
     assert request.height is not None
+    assert request.guidance_scale is not None
     from stable_diffusion.prompt import tokenize_request
 
     pace, tokens = pace_of(pipeline), tokenize_request(pipeline.models.tokenizer, request)
@@ -87,9 +88,15 @@ def estimate(pipeline: Pipeline, request: Request) -> float:
     chunks = len(tokens) * max(len(read.ids) for read in tokens.values()) * (2 if request.clip_skip else 1)
     area = request.width * request.height / pace.side**2
     evaluations = request.steps * (2 if request.sampler == "heun" else 1)
-    per_image = evaluations * pace.evaluation + pace.decoding
+    rows = _rows(pipeline, request.guidance_scale) / _rows(pipeline, pipeline.defaults.guidance_scale)
+    per_image = evaluations * rows * pace.evaluation + pace.decoding
     photo = 0.0 if request.image is None else pace.photo * area
     return chunks * pace.text + photo + request.num_images * area * per_image
+
+
+def _rows(pipeline: Pipeline, scale: float) -> int:
+    """Return the rows of the network's batch that a picture takes at a guidance scale."""
+    return 2 if scale > 1 and pipeline.models.unet.config.time_cond_proj_dim is None else 1
 
 
 def check_seconds(pipeline: Pipeline, request: Request, defaults: Defaults, limits: Limits, *others: Request) -> None:

@@ -231,10 +231,11 @@ def load_pipeline(
         ", and its safety checker looks at its pictures" if models.safety_checker else "",
     )
     if small:
-        steps = pipeline.stream("", preview=pipeline.defaults.preview)
-        next(steps)
-        next(steps).noisy()
-        steps.close()
+        for fast in {False, pipeline.defaults.fast}:
+            steps = pipeline.stream(preview=pipeline.defaults.preview, fast=fast)
+            next(steps)
+            next(steps).noisy()
+            steps.close()
         read_lexicons(Path(models.source))
     pace_of(pipeline)
     return pipeline
