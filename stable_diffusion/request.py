@@ -83,8 +83,8 @@ SEED_REMEDY = "or leave it empty for a random one"
 
 
 FAST_STEPS = 4
-FAST: dict[str, object] = {"num_inference_steps": FAST_STEPS, "guidance_scale": 1.0, "sampler": "ddim"}
-"""The settings of a fast request that leaves them open. Its weights were trained for these, with guidance in them."""
+FAST: dict[str, object] = {"guidance_scale": 1.0, "sampler": "ddim"}
+"""The settings of a fast request. Its weights were trained for these, with guidance in them, and for so many steps."""
 
 
 Picture = Image.Image | str | Path
@@ -227,8 +227,8 @@ class Request:
                 f"negative_prompt must be empty in a fast request, got {shown(self.negative_prompt)}: its weights were "
                 "trained without one, so empty it, or draw without fast"
             )
-        for name in ("guidance_scale", "sampler"):
-            value, only = getattr(self, name), FAST[name]
+        for name, only in FAST.items():
+            value = getattr(self, name)
             if value not in (None, only):
                 raise RequestError(
                     f"{name} must be {only} in a fast request, got {shown(value)}: its weights were trained for that, "
@@ -314,7 +314,7 @@ class Defaults:
                 "or choose another model"
             )
         names = ("num_inference_steps", "guidance_scale", "sampler", "strength", "preview")
-        own = {name: getattr(self, name) for name in names} | (FAST if request.fast else {})
+        own = {name: getattr(self, name) for name in names} | (self._fast(request) if request.fast else {})
         values = {name: value for name, value in own.items() if getattr(request, name) is None}
         sizes = zip(("width", "height"), self._size(photo_size), strict=True)
         values |= {name: side for name, side in sizes if getattr(request, name) is None}
@@ -329,6 +329,11 @@ class Defaults:
                     f"{name} must be a multiple of {self.size_unit} with this model, got {side}: try {lower}"
                 )
         return complete
+
+    def _fast(self, request: Request) -> dict[str, object]:
+        """Return the settings of a fast request: as many steps as leave four over a photo, by its strength."""
+        strength = 1.0 if request.image is None else request.strength or self.strength
+        return {**FAST, "num_inference_steps": min(MAX_STEPS, math.ceil(FAST_STEPS / strength))}
 
     def _size(self, photo_size: tuple[int, int] | None) -> tuple[int, int]:
         if photo_size is None or min(photo_size) < self.min_side or max(photo_size) > 1.5 * self.side:

@@ -58,8 +58,8 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
             controls |= start_controls(kind)
             controls |= sampling_controls(defaults, kind)
             controls |= more_controls(defaults, kind, controls, model, models)
-            connect_fast(controls, model, models)
     controls |= {name: edge[name] for name in ("mask", "mask_blur", "strength")}
+    connect_fast(controls, model, models)
     reuse, fill, sketch, start, photos, part = (
         controls.pop(name) for name in ("_reuse", "_fill", "_sketch", "_start", "_photos", "_part")
     )

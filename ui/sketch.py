@@ -11,10 +11,10 @@ from contextlib import aclosing
 import gradio as gr
 from PIL import Image
 
-from stable_diffusion.request import FAST, FAST_STEPS, Defaults, Request, RequestError
+from stable_diffusion.request import Defaults, Request, RequestError
 from ui.stage import live
 
-from .form.controls import CHECKED, QUIET, Updates, Values
+from .form.controls import CHECKED, QUIET, SAMPLED, Updates, Values
 from .form.prompt import DRAW_WHILE_TYPING
 from .keep.history import FinishedRun
 from .runs.cost import SKETCH_STEPS, is_quick
@@ -133,13 +133,12 @@ def quick_request(request: Request, last: FinishedRun | None, defaults: Defaults
     if seed is None:
         seed = 0 if last is None else last.request.seed
     fast = defaults.fast and not request.negative_prompt.strip()
-    sampling = {**FAST, "schedule": "model", "fast": True} if fast else {"fast": False}
-    steps = FAST_STEPS if fast else SKETCH_STEPS
     # With a photo, strength leaves so many of these steps.
-    steps = steps if request.image is None else math.ceil(steps / (request.strength or 1))
+    steps = SKETCH_STEPS if request.image is None else math.ceil(SKETCH_STEPS / (request.strength or 1))
+    own = {**dict.fromkeys(SAMPLED), "schedule": "model"} if fast else {"num_inference_steps": steps}
     width, height = small_size(request, defaults)
-    changes = {"seed": seed, "num_inference_steps": steps, "num_images": 1, "preview": None, "preview_every": 1}
-    return request.with_values(width=width, height=height, then="", **sampling | changes)
+    changes = {"seed": seed, "num_images": 1, "preview": None, "preview_every": 1, "fast": fast, **own}
+    return request.with_values(width=width, height=height, then="", **changes)
 
 
 def small_size(request: Request, defaults: Defaults) -> tuple[int, int]:

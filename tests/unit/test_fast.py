@@ -14,15 +14,18 @@ import pytest
 
 from stable_diffusion.adapters.lora import CACHED_MERGES
 from stable_diffusion.guidance import Denoiser, Query
+from stable_diffusion.inspection import conduct
 from stable_diffusion.loading.model_config import TURBO_FILE
 from stable_diffusion.pipeline import Pipeline
-from stable_diffusion.request import Defaults, Request, RequestError
+from stable_diffusion.request import MAX_STEPS, Defaults, Request, RequestError
 from tests.tiny import save_turbo
 from ui.api import argument
 from ui.form.controls import Controls, connect_fast, more_controls, request_of, sampling_controls
 from ui.form.fitting import fill, fit
 from ui.form.model_menu import suit
 from ui.form.prompt import prompt_controls
+from ui.inside.stops.push import PUSH
+from ui.inside.stops.sees import SEES
 from ui.keep.infotext import parse_infotext, write_infotext
 from ui.keep.link import from_query, to_query
 from ui.keep.settings import SETTINGS
@@ -113,6 +116,9 @@ def test_a_fast_request_is_completed_by_settings_of_its_own() -> None:
     request = defaults.complete(Request("a fox", fast=True, negative_prompt=" "))
     assert (request.num_inference_steps, request.guidance_scale, request.sampler) == (4, 1.0, "ddim")
     assert defaults.complete(Request(fast=True, num_inference_steps=8)).num_inference_steps == 8
+    for strength, steps in ((None, 6), (1.0, 4), (0.4, 10), (1e-9, MAX_STEPS)):
+        over = defaults.complete(Request(fast=True, image="photo.png", strength=strength))
+        assert (over.num_inference_steps, over.steps) == (steps, 1 if steps == MAX_STEPS else 4)
     assert defaults.complete(replace(request, num_inference_steps=None)) == request
     with pytest.raises(RequestError, match="schedule must be model or uniform for the sampler ddim, got 'karras'"):
         defaults.complete(Request(fast=True, schedule="karras"))
@@ -150,9 +156,9 @@ def test_the_switch_sets_the_settings_that_are_drawn(page: gr.Blocks, models: Lo
     form, name = page.form, models.catalogue.first
     assert form["fast"].visible
     [switch] = [function.fn for function in page.fns.values() if function.targets == [(form["fast"]._id, "input")]]
-    assert switch(True, name) == [4, 1.0, "ddim"]
-    assert switch(False, name) == [20, 4.0, "dpmpp_2m"]
-    sampled = dict(zip(("num_inference_steps", "guidance_scale", "sampler"), switch(True, name), strict=True))
+    assert switch(name, True) == [4, 1.0, "ddim"]
+    assert switch(name, False) == [20, 4.0, "dpmpp_2m"]
+    sampled = dict(zip(("num_inference_steps", "guidance_scale", "sampler"), switch(name, True), strict=True))
     request = request_of(form, values_of(form, prompt="a fox", fast=True, **sampled))
     assert models.defaults().complete(request).fast
     for field, label, value in (("negative_prompt", "t2i-negative", "blue"), ("guidance_scale", "t2i-guidance", 4.0)):
@@ -194,3 +200,20 @@ def test_the_first_sketch_merges_nothing(model: Path, models: LoadedModels, monk
     pipeline = models.pipeline()
     monkeypatch.setattr("stable_diffusion.adapters.lora.merged", None)
     pipeline.models_for(Request(fast=True))
+
+
+def test_guidance_is_taken_apart_by_the_usual_weights(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    [request] = set(PUSH.requests(PUSH.question.read({}), WHOLE))
+    drawn = pipe.defaults.complete(request)
+    assert (drawn.fast, drawn.num_inference_steps, drawn.guidance_scale) == (False, 20, 4.0)
+    networks, begin = list[Any](), Denoiser.__init__
+
+    def note(self: Denoiser, network: Any, *others: Any) -> None:
+        networks.append(network)
+        begin(self, network, *others)
+
+    monkeypatch.setattr(Denoiser, "__init__", note)
+    conduct(SEES.view(SEES.question.read({}), pipe, [pipe.defaults.complete(WHOLE)], lambda value: None))
+    fast = pipe.models_for(WHOLE).unet
+    assert networks[0] is fast, "the run itself"
+    assert {id(network) for network in networks[1:]} == {id(pipe.models.unet)}, "the guesses"

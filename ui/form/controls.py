@@ -164,14 +164,14 @@ def connect_fast(controls: Controls, model: gr.Dropdown, models: LoadedModels) -
     So the form shows the settings that are drawn. They can be changed: a run whose settings the fast weights do not
     allow is refused beside the field, and so is one with a negative prompt, which stays in the form.
     """
+    given = {name: controls[name] for name in ("fast", "image", "strength") if name in controls}
 
-    def sample(fast: bool, name: str) -> list[Any]:
-        defaults = models.defaults(name)
-        request = defaults.complete(Request(fast=fast and defaults.fast))
+    def sample(name: str, *values: Any) -> list[Any]:
+        request = models.defaults(name).complete(Request(**dict(zip(given, values, strict=True))))
         return [getattr(request, setting) for setting in SAMPLED]
 
     # `input` comes of the visitor alone: a link, a file or the history brings its own settings.
-    controls["fast"].input(sample, [controls["fast"], model], [controls[one] for one in SAMPLED], **QUIET)
+    controls["fast"].input(sample, [model, *given.values()], [controls[one] for one in SAMPLED], **QUIET)
 
 
 def steps_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:

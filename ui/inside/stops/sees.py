@@ -40,7 +40,8 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
     x_0 = (yield from recording_of(pipeline, request, counted(show))).final
     # The noise that the run began with would be no test: the picture was made from it.
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(request.seed + 1)).to(x_0)
-    guided = request.with_values(negative_prompt="", guidance_scale=2.0)  # for answers with words and without
+    # For answers with words and without; fast weights have both in one.
+    guided = request.with_values(negative_prompt="", guidance_scale=2.0, fast=False)
     render = Renderer(pipeline.models_for(request))
     last = pipeline.schedule.num_train_timesteps - 1
     [blind] = yield from guesses(pipeline, guided, x_0, [last], noise)
