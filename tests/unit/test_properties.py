@@ -93,6 +93,14 @@ requests = st.builds(
 spaced_requests = st.builds(
     replace, requests, sampler=st.sampled_from(SPACED_SAMPLERS), schedule=st.sampled_from(sorted(SCHEDULE_LABELS))
 )
+fast_requests = st.builds(
+    replace,
+    requests,
+    negative_prompt=st.just(""),
+    guidance_scale=st.just(1.0),
+    sampler=st.just("ddim"),
+    fast=st.just(True),
+)
 photo_requests = st.builds(
     replace,
     requests,
@@ -108,7 +116,7 @@ photo_requests = st.builds(
 
 @every_input
 @given(
-    requests | spaced_requests | photo_requests,
+    requests | spaced_requests | fast_requests | photo_requests,
     st.sampled_from(sorted(FORMAT_OPTIONS)),
     st.none() | st.tuples(st.integers(1, 99), st.integers(1, 99)),
 )
@@ -123,7 +131,7 @@ def test_every_request_comes_back_from_a_file(request: Request, kind: str, stopp
         read = read_infotext(Path(folder) / "picture")
     names = ["prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "seed", "width", "height", "sampler"]
     names += ["schedule", "clip_skip", "prompt_syntax"] + (["strength", "fit"] if request.image is not None else [])
-    names += ["then", "then_at"] if request.then else ["then"]
+    names += ["fast", "then", "then_at"] if request.then else ["fast", "then"]
     others = {"Model": "emoji"}
     if stopped_at is not None:
         others["Stopped at step"] = "{} of {}".format(*stopped_at)
@@ -150,7 +158,7 @@ ODD_NUMBERS = ["-1", "0", "-0.0", "nan", "inf", "-inf", "1e400", "1e-400", "9" *
 
 
 @every_input
-@given(requests | spaced_requests | photo_requests, st.none() | model_names)
+@given(requests | spaced_requests | fast_requests | photo_requests, st.none() | model_names)
 def test_a_link_comes_back(request: Request, model: str | None) -> None:
     request = replace(request, model=model)
     read = from_query(dict(parse_qsl(to_query(request))))
