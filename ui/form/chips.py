@@ -58,7 +58,7 @@ def chips(elem_id: str) -> gr.HTML:
 
 
 def style_row(elem_id: str, *, away: bool) -> gr.HTML:
-    """Build a button with a picture for each style on the wall. The value is the style that the prompt names, if any."""
+    """Build a button with a picture for each style on the wall. The value is the style in the prompt, if any."""
     styles = read_json(WALL / "index.json")["kinds"].get(STYLES, {})
     buttons = "".join(
         f'<button type="button" data-style="{style}" title="{style}" aria-label="{style} style" '
