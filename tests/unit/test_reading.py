@@ -247,6 +247,16 @@ def test_the_seed_chooses_a_style_where_the_prompt_names_none() -> None:
     assert chosen.prompt == f"a fox, {styles[chosen.seed % 4]} style"
 
 
+def test_the_words_that_take_over_keep_the_style_that_the_prompt_names() -> None:
+    def drawn(prompt: str, then: str) -> str:
+        return as_read(Request(prompt, then=then, prompt_syntax="read", seed=7), BUNDLED, ()).then
+
+    assert drawn("a fox, noto style", "a cat") == "a cat, noto style"
+    assert drawn("a fox, noto style", "a cat, emojitwo style") == "a cat, emojitwo style"
+    assert drawn("a fox", "a cat") == "a cat, twemoji style"
+    assert drawn("a fox, noto style", "") == ""
+
+
 @pytest.mark.parametrize("content", [None, "[]", "{", '{"names": {"a": {"fox": "a|fox"}}, "words": {}, "near": {}}'])
 def test_of_a_model_without_a_vocabulary_nothing_is_read(tmp_path: Path, content: str | None) -> None:
     if content is not None:

@@ -45,13 +45,15 @@ def as_read(request: Request, folder: Path, embeddings: Collection[str]) -> Requ
     """Return a request with the captions that the model in a directory makes of its prompts, to be drawn as they are.
 
     A prompt in which the model finds nothing to draw stays as it is, and so do all of a model without a vocabulary.
-    Without a photo, whose style it is, the seed chooses a style where the prompt names none.
+    Without a photo, whose style it is, the seed chooses a style where the prompt names none, one for all pictures of
+    the request. `then` keeps the style that the prompt names.
     embeddings: the words that files add to the model.
     """
     request = request.seeded()
     seed = request.seed if request.image is None else None
-    readings = {name: read_prompt(getattr(request, name), folder, embeddings, seed=seed) for name in ("prompt", "then")}
-    captions = {name: one.caption for name, one in readings.items() if one is not None and one.caption}
+    prompt = read_prompt(request.prompt, folder, embeddings, seed=seed)
+    then = read_prompt(request.then, folder, embeddings, seed=seed, style=prompt.style if prompt else "")
+    captions = {name: one.caption for name, one in (("prompt", prompt), ("then", then)) if one and one.caption}
     return request.with_values(prompt_syntax="plain", **captions)
 
 

@@ -80,22 +80,29 @@ class Reading:
 
 
 def read_prompt(
-    prompt: str, folder: Path, beside: Collection[str] = (), *, typing: bool = False, seed: int | None = None
+    prompt: str,
+    folder: Path,
+    beside: Collection[str] = (),
+    *,
+    typing: bool = False,
+    seed: int | None = None,
+    style: str = "",
 ) -> Reading | None:
     """Return a prompt as the model in a directory reads it; None if the model has no vocabulary.
 
     While somebody is `typing`, the last word is not called unknown as long as it may become a known one.
 
-    `seed` chooses one of the model's usual styles for a prompt that names none: otherwise two seeds of a prompt are
-    two poses of one drawing.
+    A prompt that names no style gets `style` or, if that is empty, the one of the model's usual styles that `seed`
+    chooses: otherwise two seeds of a prompt are two poses of one drawing.
 
     `beside` has the words that embeddings add to the model: they are kept as they are, as are the tags of LoRA files.
     """
     lexicons = read_lexicons(folder)
     if lexicons is None:
         return None
-    styles = lexicons.usual_styles
-    return _Reader(lexicons, prompt, beside, typing, "" if seed is None else styles[seed % len(styles)]).read()
+    if not style and seed is not None:
+        style = lexicons.usual_styles[seed % len(lexicons.usual_styles)]
+    return _Reader(lexicons, prompt, beside, typing, style).read()
 
 
 class _Reader:
