@@ -166,6 +166,17 @@ def test_the_switch_sets_the_settings_that_are_drawn(page: gr.Blocks, models: Lo
             request_of(form, values_of(form, prompt="a fox", fast=True, **{**sampled, field: value}))
 
 
+def test_as_many_evaluations_are_left_when_a_visitor_moves_the_strength(models: LoadedModels) -> None:
+    with gr.Blocks() as page:
+        menu, form = gr.Dropdown(list(models.catalogue.sources)), sampling_controls(models.defaults(), "i2i")
+        form |= {"sampler": gr.Dropdown(), "image": gr.Image(type="filepath"), "strength": gr.Slider(0, 1)}
+        connect_fast(form, menu, models)
+    [moved] = [one.fn for one in page.fns.values() if one.targets == [(form["strength"]._id, "input")]]
+    name = models.catalogue.first
+    assert [moved(name, True, "photo.png", strength) for strength in (0.3, 0.7, 1)] == [14, 6, 4]
+    assert moved(name, False, "photo.png", 0.3) == gr.skip()
+
+
 def test_the_switch_is_there_where_the_model_has_the_weights(page: gr.Blocks, models: LoadedModels) -> None:
     form, able = page.form, models.catalogue.first
     for name in models.catalogue.sources:

@@ -162,7 +162,8 @@ def connect_fast(controls: Controls, model: gr.Dropdown, models: LoadedModels) -
     """Set steps, guidance and sampler to those of fast drawing when its switch goes on, and to the model's when off.
 
     So the form shows the settings that are drawn. They can be changed: a run whose settings the fast weights do not
-    allow is refused beside the field, and so is one with a negative prompt, which stays in the form.
+    allow is refused beside the field, and so is one with a negative prompt, which stays in the form. Over a photo, a
+    move of its strength sets the steps of fast drawing again: at a lower one, fewer evaluations would be left of them.
     """
     given = {name: controls[name] for name in ("fast", "image", "strength") if name in controls}
 
@@ -172,6 +173,14 @@ def connect_fast(controls: Controls, model: gr.Dropdown, models: LoadedModels) -
 
     # `input` comes of the visitor alone: a link, a file or the history brings its own settings.
     controls["fast"].input(sample, [model, *given.values()], [controls[one] for one in SAMPLED], **QUIET)
+    if "strength" in controls:
+        controls["strength"].input(
+            lambda name, fast, *values: sample(name, fast, *values)[0] if fast else gr.skip(),
+            [model, *given.values()],
+            controls[SAMPLED[0]],
+            trigger_mode="always_last",
+            **QUIET,
+        )
 
 
 def steps_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:
