@@ -6,7 +6,7 @@ import json
 
 import gradio as gr
 
-from .form.chips import SHOW_WORDS, WALL, knows_words, wall
+from .form.chips import SHOW_WALL, WALL, knows_words, wall
 from .form.controls import CHECKED, connect_fast, more_controls, sampling_controls
 from .form.inputs import picked
 from .form.prompt import prompt_controls
@@ -28,7 +28,7 @@ def text2image(services: Services, history: History, model: gr.Dropdown) -> Tab:
                 wall(f"{kind}-wall", away=not knows_words(models, None))
                 # By a script: when an accordion is updated, Gradio 6.31 puts the page's first values in once more.
                 knowing = [name for name in models.catalogue.sources if knows_words(models, name)]
-                model.change(None, model, js=SHOW_WORDS % json.dumps(knowing), api_visibility="private")
+                model.change(None, model, js=SHOW_WALL % (kind, json.dumps(knowing)), api_visibility="private")
         with gr.Column(elem_classes="view"):
             view = run_view(kind, controls.pop("_run"))
         with gr.Column(elem_classes="settings"):

@@ -76,6 +76,24 @@ def test_a_style_is_named_by_a_press_and_taken_out_by_another(page: Page):
     assert settings.startswith("a fox, twemoji style, on a blue background\n")  # as seed 3 chooses
 
 
+def test_a_style_goes_by_whichever_of_its_names_it_has(page: Page):
+    box = page.locator("#t2i-prompt textarea")
+    for text, pressed, left in (
+        ("noto style, a fox", "noto", "a fox"),
+        ("a fox, clip-art style", "emojitwo", "a fox"),
+        ("a fox in Noto  style", "noto", "a fox"),
+        ("an old fox, old android style", "noto blob", "an old fox"),
+        ("a fox, noto blob style", "noto", "a fox, noto style"),
+        ("a fox,", "noto", "a fox, noto style"),
+    ):
+        box.fill(text)
+        button = page.locator(f'#t2i-styles [data-style="{pressed}"]')
+        if "style" not in left:
+            expect(button).to_have_attribute("aria-pressed", "true")
+        button.click()
+        expect(box).to_have_value(left)
+
+
 def test_a_long_prompt_says_what_the_model_will_not_read(page: Page):
     expect(page.locator("#model-note")).to_contain_text("takes about")
     page.fill("#t2i-prompt textarea", "qwrtz " * 11)

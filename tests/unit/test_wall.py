@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import gradio as gr
 import pytest
 from PIL import Image
 
-from ui.form import make_wall
+from stable_diffusion.loading.config import BUNDLED
+from ui.form import chips, make_wall
+from ui.form.prompt import prompt_controls
+from ui.runs.catalogue import BUNDLED_NAME, Catalogue
+from ui.runs.models import LoadedModels
 
 VOCABULARY = {
     "names": {
@@ -44,3 +50,26 @@ def test_sheets_keep_to_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(make_wall, "MOST_BYTES", 10)
     with pytest.raises(ValueError, match="more than 10 bytes"):
         make_wall.compress({"all": noisy})
+
+
+def test_styles_need_no_wall_and_any_folder_may_hold_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chips.thumbnails.cache_clear()
+    monkeypatch.setattr(chips, "WALL", tmp_path / "my (old) models" / "wall")
+    assert "<button" not in chips.style_row("row", visible=True).html_template
+    chips.thumbnails.cache_clear()
+    shutil.copytree(BUNDLED / "wall", chips.WALL)
+    assert "my%20%28old%29%20models/wall/styles.webp) -" in chips.style_row("row", visible=True).html_template
+    chips.thumbnails.cache_clear()
+
+
+def test_the_styles_are_there_with_a_model_that_has_words(original: Path) -> None:
+    models = LoadedModels(Catalogue(None, [str(original.parent)]), device="cpu")
+    with gr.Blocks() as page:
+        menu = gr.Dropdown(list(models.catalogue.sources), label="Model")
+        prompts = prompt_controls("", menu, models, "t2i")
+        prompts["prompt_syntax"].render()
+    [check] = [one.fn for one in page.fns.values() if (prompts["prompt_syntax"]._id, "change") in one.targets]
+    row = check("a fox, Noto style", "weighted", BUNDLED_NAME)[2]
+    assert (row.value, row.visible) == ("noto", True)
+    row = check("a fox, noto style", "read", original.name)[2]
+    assert (row.value, row.visible) == ("", False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import TypedDict
+from urllib.parse import quote
 
 import gradio as gr
 
@@ -20,10 +21,10 @@ WALL = BUNDLED / "wall"
 """Sheets of small pictures by kind, and their index; `python -m ui.form.make_wall` draws them."""
 STYLES = "styles"
 """The kind of pictures on the wall that show one thing in each style."""
-SHOW_WORDS = """(name) => {
-  for (const part of document.querySelectorAll(".of-words")) part.classList.toggle("away", !%s.includes(name));
+SHOW_WALL = """(name) => {
+  document.querySelector("#%s-wall")?.classList.toggle("away", !%s.includes(name));
 }"""
-"""Hide wall and styles for a model that is not one of these."""
+"""Hide the wall for a model that is not one of these."""
 
 
 class Thumbnail(TypedDict):
@@ -57,13 +58,14 @@ def chips(elem_id: str) -> gr.HTML:
     )
 
 
-def style_row(elem_id: str, *, away: bool) -> gr.HTML:
+def style_row(elem_id: str, *, visible: bool) -> gr.HTML:
     """Build a button with a picture for each style on the wall. The value is the style in the prompt, if any."""
-    styles = read_json(WALL / "index.json")["kinds"].get(STYLES, {})
+    styles = read_json(BUNDLED / VOCABULARY)["words"][STYLES]
     buttons = "".join(
-        f'<button type="button" data-style="{style}" title="{style}" aria-label="{style} style" '
+        f'<button type="button" data-style="{style}" data-names="{names}" title="{style}" aria-label="{style} style" '
         f'style="background: {background(thumbnails()[style])}"></button>'
-        for style in styles
+        for style, names in styles.items()
+        if style in thumbnails()
     )
     return gr.HTML(
         value="",
@@ -73,22 +75,20 @@ def style_row(elem_id: str, *, away: bool) -> gr.HTML:
         apply_default_css=False,
         padding=False,
         elem_id=elem_id,
-        elem_classes=["of-words", *["away"][:away]],
+        visible=visible,
     )
 
 
 def background(picture: Thumbnail, scale: float = 0.75) -> str:
     """Return a thumbnail as a value of CSS's `background`, in pixels of the sheet times `scale`."""
     x, y, width = (round(scale * picture[side]) for side in ("x", "y", "width"))
-    return f"url({picture['sheet']}) -{x}px -{y}px / {width}px"
+    return f"url({picture['sheet']}) -{x}px -{y}px / {width}px padding-box"
 
 
 def wall(elem_id: str, *, away: bool) -> None:
     """Build the wall, folded; the browser loads it when it is opened. away: whether it is hidden for now."""
     gr.set_static_paths([WALL])
-    with gr.Accordion(
-        "Everything it can draw", open=False, elem_id=elem_id, elem_classes=["of-words", *["away"][:away]]
-    ):
+    with gr.Accordion("Everything it can draw", open=False, elem_id=elem_id, elem_classes="away" if away else None):
         gr.HTML(
             value=address(WALL),
             html_template=(HERE / "wall.html").read_text(encoding="utf-8"),
@@ -100,8 +100,8 @@ def wall(elem_id: str, *, away: bool) -> None:
 
 
 def address(path: Path) -> str:
-    """Return the address of a file that Gradio serves, relative to the page."""
-    return f"gradio_api/file={path.as_posix()}"
+    """Return the address of a file that Gradio serves, relative to the page, which CSS takes without quotes."""
+    return f"gradio_api/file={quote(path.as_posix(), safe='/:')}"
 
 
 def chip_values(reading: Reading | None) -> list[ChipValue]:

@@ -100,17 +100,18 @@ def connect_prompt_note(
 
     For a text with settings, such as one copied from a picture's page, show the button `fill` instead.
     """
-    styles = style_row(f"{kind}-styles", away=not knows_words(models, None))
+    styles = style_row(f"{kind}-styles", visible=knows_words(models, None))
     note = gr.Markdown(visible=False, elem_id=f"{kind}-words", elem_classes="note")
     things = chips(f"{kind}-chips")
     other = gr.Button(visible=False, size="sm", elem_id=f"{kind}-other")
 
-    def check_prompt(text: str, syntax: str, name: str) -> tuple[gr.Markdown, gr.HTML, str, gr.Button, gr.Button]:
+    def check_prompt(text: str, syntax: str, name: str) -> tuple[gr.Markdown, gr.HTML, gr.HTML, gr.Button, gr.Button]:
         if holds_settings(text or ""):
-            hidden = gr.Markdown(visible=False), gr.HTML(visible=False), "", gr.Button(visible=False)
+            hidden = gr.Markdown(visible=False), gr.HTML(visible=False), gr.HTML(value=""), gr.Button(visible=False)
             return *hidden, gr.Button(visible=True)
         pipeline = models.loaded(name)
-        reading = read_text(models, name, text) if text and syntax in OTHER else None
+        read = read_text(models, name, text) if text else None
+        reading = read if syntax in OTHER else None
         differs = reading is not None and reading.told and bool(reading.caption)
         sentences, drawn = [], text
         if reading is not None and syntax == "read":
@@ -123,7 +124,7 @@ def connect_prompt_note(
         return (
             gr.Markdown(shown, visible=bool(shown)),
             gr.HTML(value=choices, visible=bool(choices)),
-            "" if reading is None else reading.style,
+            gr.HTML(value=read.style if read else "", visible=knows_words(models, name)),
             gr.Button(OTHER[syntax][1], visible=True) if differs else gr.Button(visible=False),
             gr.Button(visible=False),
         )
