@@ -61,7 +61,8 @@ ABOUT = {
     "num_images": "number of pictures, with one seed after the other",
     "preview": "the decoder of the pictures of single steps",
     "preview_every": "n for a picture of every n-th step",
-    "prompt_syntax": "plain, the default; read, for what the included model knows of it; or weighted, as in (more:1.3)",
+    "prompt_syntax": "plain, the default; read, for what the included model knows of it, in a style that `seed` "
+    "chooses for all pictures if it names none; or weighted, as in (more:1.3)",
     "model": "the model that draws; by default the first",
     "mask_blur": "pixels around the mask's white over which the picture fades into the photo",
     "then": "other words, which take the prompt's place from step `then_at` on",
