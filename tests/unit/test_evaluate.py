@@ -15,7 +15,7 @@ from stable_diffusion.pipeline import Pipeline
 from training.data.dataset import Dataset
 from training.data.paint import BACKGROUNDS
 from training.judging.evaluate import background, boxes, frechet, halves, main_colour, nearest, place
-from training.judging.everyday import PICTURES, Question, artwork, everyday_prompts, shuffled, write
+from training.judging.everyday import PICTURES, Question, artwork, listed_prompts, shuffled, write
 from training.networks.train_things import Vocabulary
 
 
@@ -63,17 +63,17 @@ def test_the_frechet_distance_of_gaussians_is_the_one_in_closed_form():
 
 class TestEveryday:
     def test_a_hundred_plain_prompts(self) -> None:
-        prompts = everyday_prompts()
+        prompts = listed_prompts("everyday")
         assert len(set(prompts)) == len(prompts) == 100
         assert not [prompt for prompt in prompts if "style" in prompt or prompt != prompt.strip()]
 
     def test_no_sheet_shows_a_prompt_twice_and_all_seeds_come(self) -> None:
-        questions = shuffled(everyday_prompts(), 3, shuffle=1)
+        questions = shuffled(listed_prompts("everyday"), 3, shuffle=1)
         assert len(set(questions)) == len(questions) == 300
         for start in range(0, 300, PICTURES):
             assert len({question.prompt for question in questions[start : start + PICTURES]}) == PICTURES
-        assert questions != shuffled(everyday_prompts(), 3, shuffle=2)
-        assert questions[:100] != sorted(questions[:100], key=lambda q: everyday_prompts().index(q.prompt))
+        assert questions != shuffled(listed_prompts("everyday"), 3, shuffle=2)
+        assert questions[:100] != sorted(questions[:100], key=lambda q: listed_prompts("everyday").index(q.prompt))
 
     def test_the_ceiling_is_in_a_style_that_need_not_be_named(self) -> None:
         facts = {"concept": "x", "label": "cat", "group": "animals-nature", "subgroup": "a", "skin_tone": "default"}

@@ -43,9 +43,13 @@ class Question:
 Draw = Callable[[Question], Image.Image]
 
 
-def everyday_prompts() -> list[str]:
-    """Return a hundred things that people ask for first, in plain words and no style."""
-    return Path(__file__).with_name("everyday.txt").read_text(encoding="utf-8").splitlines()
+def listed_prompts(name: str) -> list[str]:
+    """Return a list of prompts.
+
+    "everyday": a hundred things that people ask for first, in plain words and no style. "public": forty sentences of
+    PartiPrompts, none of which training has seen.
+    """
+    return Path(__file__).with_name(f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
 
 def heldout_prompts(kinds: Sequence[str]) -> list[str]:
@@ -91,6 +95,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
     parser.add_argument("--artwork", action="store_true", help="show the artwork itself")
+    parser.add_argument("--public", action="store_true", help="draw the sentences of public.txt, as they are")
+    parser.add_argument("--fast", action="store_true", help="draw in four evaluations, by the adapter beside the model")
     parser.add_argument(
         "--sentences", nargs="+", metavar="KIND", help="draw the held-out sentences of these kinds: people, de, zh ..."
     )
@@ -107,15 +113,18 @@ def main() -> None:
         draw: Draw = partial(artwork, dataset, Vocabulary(dataset.rows))
     else:
         pipeline = Pipeline.from_pretrained(args.model)
-        options = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale, "sampler": "ddim"}
+        usual = {"num_inference_steps": args.steps, "guidance_scale": args.guidance_scale, "sampler": "ddim"}
+        options = {"fast": True} if args.fast else usual
 
         def draw(question: Question) -> Image.Image:
             return pipeline(question.prompt, seed=question.seed, **options).images[0]
 
-    prompts = heldout_prompts(args.sentences) if args.sentences else everyday_prompts()
+    prompts = (
+        heldout_prompts(args.sentences) if args.sentences else listed_prompts("public" if args.public else "everyday")
+    )
     questions = shuffled(prompts, args.seeds, args.shuffle)
     drawn = write(draw, questions, args.out)
-    if args.things.exists() and not args.sentences:
+    if args.things.exists() and not (args.sentences or args.public):
         judge = load_things(args.things, Dataset.load(args.data).rows)
         named = judge.named(drawn, [question.prompt for question in questions])
         print(f"the judge names {sum(named)} of {len(named)}")

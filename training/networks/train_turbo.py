@@ -3,7 +3,8 @@
 Consistency in segments (arXiv:2403.06807, 2405.18407): the timesteps are cut into segments of `SEGMENT`, and from
 anywhere in one the network is to jump to the segment's end. The target is one step of the guided teacher on its grid,
 and from there the student's own jump. Guidance is folded in, and no noise is added on the way, so that plain DDIM on
-the trailing grid with a guidance scale of 1 draws it. U-Net and text encoder stay frozen.
+the trailing grid with a guidance scale of 1 draws it. U-Net and text encoder stay frozen. The file goes into the folder
+`turbo` of the model's directory.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from stable_diffusion.loading.model_config import TURBO_FILE
 from stable_diffusion.schedule import NoiseSchedule
 from training.data.grammar import everyday
 
@@ -107,7 +109,7 @@ def main() -> None:
     parser.add_argument("--decay", type=float, default=0.6, help="share of the minutes in which the rate falls to zero")
     parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--rank", type=int, default=14, help="default: 3.3 MB")
     parser.add_argument("--precision", choices=("no", "bf16"), help="default: bf16 where the processor computes it")
     parser.add_argument("--latents", type=Path, nargs="+", required=True, help="folders of latents")
     parser.add_argument("--model", type=Path, default=Path("assets/models/emoji"))
@@ -143,7 +145,7 @@ def main() -> None:
         ema_decay=EMA_DECAY,
         minutes=args.minutes,
         stage="turbo",
-        look=lambda _, averaged: averaged.save(args.out / "turbo_lora.safetensors"),
+        look=lambda _, averaged: averaged.save(args.out / Path(TURBO_FILE).name),
         mixed_precision=args.precision,
     )
 
