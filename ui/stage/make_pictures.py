@@ -11,9 +11,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stable_diffusion import Pipeline, Step
 from stable_diffusion.images import fit_image, read_image
+from stable_diffusion.loading.config import BUNDLED
 from stable_diffusion.request import Request
 
 from ..runs.events import event_of
+from ..runs.prepare import as_read
 from ..runs.registry import PageRun
 from . import live, opening
 
@@ -86,7 +88,7 @@ def strengths(pipe: Pipeline) -> None:
 def open_page(pipe: Pipeline) -> None:
     """The runs that the tabs open with, as messages of the live view."""
     prompt, seed = opening.EXAMPLES[0]
-    record(pipe, "t2i", Request(prompt, seed=seed, preview="vae"))
+    record(pipe, "t2i", Request(prompt, seed=seed, preview="vae", prompt_syntax="read"))
     record(pipe, "i2i", photo_request(opening.STRENGTH).with_values(preview="vae"))
 
 
@@ -99,7 +101,7 @@ def photo_request(strength: float) -> Request:
 def record(pipe: Pipeline, kind: str, request: Request) -> None:
     """Record a run as the opening film of a tab."""
     request = request.with_values(width=pipe.default_size, height=pipe.default_size)
-    run = pipe.begin(request)
+    run = pipe.begin(as_read(request, BUNDLED, ()))
     page_run, start = PageRun(kind, request, request=run.request), run.query
     for step in run.steps():
         page_run.add(event_of(step, run.request, pipe.models.name, 0.0, start=start))
@@ -123,7 +125,7 @@ def strip(pipe: Pipeline) -> None:
 def cards(pipe: Pipeline) -> None:
     """The pictures of the page's examples, as Generate draws them."""
     for number, (prompt, seed) in enumerate(opening.EXAMPLES):
-        picture = pipe(prompt, seed=seed).images[0]
+        picture = pipe(as_read(Request(prompt, seed=seed, prompt_syntax="read"), BUNDLED, ())).images[0]
         opening.card(number).parent.mkdir(exist_ok=True)
         picture.save(opening.card(number), quality=90, method=6)
 
