@@ -76,13 +76,13 @@ def test_a_picture_of_a_program_that_can_not_be_read_names_it(page: Page, tmp_pa
 
 def test_a_lora_is_chosen_and_an_embedding_named(page: Page, tmp_path: Path):
     expect(page.locator("#model-note")).to_contain_text("takes about")  # before it is loaded, nobody counts its tokens
-    visitor, prompt = Visitor(page), " ".join(["a zub fox"] * 6)
+    visitor, prompt = Visitor(page), " ".join(["a zub fox"] * 13)
     visitor.ask(prompt, steps=2, seed="3")
     expect(page.locator("#t2i-embeddings")).to_have_text("Words of your embeddings: zub")
     visitor.open_settings()
     page.locator("#t2i-syntax input").click()
     page.get_by_role("option", name="As typed").click()
-    expect(page.locator("#t2i-words")).to_contain_text("24 of 30 tokens.")  # two of each zub
+    expect(page.locator("#t2i-words")).to_contain_text("52 of 62 tokens.")  # two of each zub
     visitor.generate()
     visitor.wait_until("finished")
     without = visitor.pixels()
@@ -92,7 +92,7 @@ def test_a_lora_is_chosen_and_an_embedding_named(page: Page, tmp_path: Path):
     page.locator("#t2i-lora input").click()
     page.get_by_role("option", name="ink").click()
     expect(page.locator("#t2i-prompt textarea")).to_have_value(f"{prompt} <lora:ink:0.5>")
-    expect(page.locator("#t2i-words")).to_contain_text("24 of 30 tokens.")
+    expect(page.locator("#t2i-words")).to_contain_text("52 of 62 tokens.")
     visitor.generate()
     expect(page.locator("#history button.thumbnail-item")).to_have_count(2)
     assert (visitor.pixels() != without).any()

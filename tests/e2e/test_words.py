@@ -96,8 +96,8 @@ def test_a_style_goes_by_whichever_of_its_names_it_has(page: Page):
 
 def test_a_long_prompt_says_what_the_model_will_not_read(page: Page):
     expect(page.locator("#model-note")).to_contain_text("takes about")
-    page.fill("#t2i-prompt textarea", "qwrtz " * 11)
-    expect(page.locator("#t2i-words")).to_contain_text("of 30 tokens: the model will not read")
+    page.fill("#t2i-prompt textarea", "qwrtz " * 14)
+    expect(page.locator("#t2i-words")).to_contain_text("of 62 tokens: the model will not read")
 
 
 @pytest.mark.parametrize("seed", ["", "7"])
