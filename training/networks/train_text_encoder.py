@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -32,8 +33,8 @@ from stable_diffusion.ddpm import q_sample
 from stable_diffusion.loading.clip_config import CLIPTextConfig
 from stable_diffusion.model_loader import load
 from stable_diffusion.schedule import NoiseSchedule
-from training.data.grammar import everyday, nouns
-from training.data.sentences.paraphraser import HELDOUT, Paraphraser
+from training.data.grammar import everyday, nouns, with_article
+from training.data.sentences.paraphraser import HELDOUT, Pair, Paraphraser
 
 from .cache_latents import load_facts, load_latents
 from .export import write_json
@@ -49,6 +50,8 @@ WARMUP, EMA_DECAY = 50, 0.99
 WORD_SHARE = (
     5.0  # of the rate, for token embeddings: a rare word is in one batch of many, and far from where it belongs
 )
+ANY_THING = 0.5  # share of the examples about any one drawing, over the latents of another picture
+THINGS = 60  # captions of things, evenly spaced, that are measured beside held-out sentences
 LEVELS = 3  # noise levels at which held-out sentences are compared
 LATEST, EARLIEST = 999, 699
 
@@ -128,10 +131,35 @@ def velocity_loss(teacher: Teacher, by_noise: LossByNoise) -> Loss:
     return loss
 
 
-class Examples:
-    """Latents with facts, of which sentences are made anew at each step."""
+def facts_of(row: int, rows: Sequence[dict]) -> dict[str, Any]:
+    """Return the facts of a picture that shows one drawing of the data set on white (`Composer.sample`)."""
+    shown = rows[row]
+    nothing = dict.fromkeys(("size", "place", "relation"))
+    one = {"count": 1, "rows": [row], "concepts": [shown["concept"]], "labels": [shown["label"]], "colours": [None]}
+    return nothing | one | {"style": shown["style"], "background": "white"}
 
-    def __init__(self, folders: Sequence[Path], paraphraser: Paraphraser, old: CLIPTokenizer, new: CLIPTokenizer):
+
+class Examples:
+    """Latents with facts, of which sentences are made anew at each step.
+
+    Composed pictures mostly show everyday things. So that no name is lost, `any_thing` of the examples are about one
+    drawn from all alike, and their first sentence is its plain caption. Their latents show another picture: at late
+    timesteps little of it is left, and the teacher sees the same.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        paraphraser: Paraphraser,
+        old: CLIPTokenizer,
+        new: CLIPTokenizer,
+        any_thing: float = ANY_THING,
+    ):
+        self.any_thing = any_thing
+        self.drawings: dict[str, list[int]] = {}
+        for row, shown in enumerate(paraphraser.rows):
+            self.drawings.setdefault(shown["label"], []).append(row)
+        self.labels = list(self.drawings)
         self.latents = torch.cat([load_latents(folder)[0] for folder in folders])
         captions = [caption for folder in folders for caption in load_latents(folder)[1]]
         self.facts, self.paraphraser, self.old, self.new = load_facts(folders), paraphraser, old, new
@@ -144,7 +172,7 @@ class Examples:
         """
         rows = self.weights.multinomial(pictures, replacement=True, generator=generator)
         rng = Random(int(torch.randint(2**62, (), generator=generator)))
-        pairs = [pair for row in rows.tolist() for pair in self.paraphraser.pairs(self.facts[row], rng, copies)]
+        pairs = [pair for row in rows.tolist() for pair in self._pairs(row, rng, copies)]
         latents = self.latents[rows].float()
         return (
             caption_tokens(self.new, [pair.sentence for pair in pairs]).long(),
@@ -153,6 +181,13 @@ class Examples:
             draw_timesteps(pictures, SCHEDULER.num_train_timesteps, power, generator),
             torch.randn(latents.shape, generator=generator),
         )
+
+    def _pairs(self, row: int, rng: Random, copies: int) -> list[Pair]:
+        if rng.random() >= self.any_thing:
+            return self.paraphraser.pairs(self.facts[row], rng, copies)
+        drawing = rng.choice(self.drawings[rng.choice(self.labels)])
+        first, *others = self.paraphraser.pairs(facts_of(drawing, self.paraphraser.rows), rng, copies)
+        return [Pair(first.plain, first.plain, "en"), *others]
 
 
 def quick() -> torch.autocast:
@@ -164,11 +199,11 @@ class HeldoutSentences:
     """Sentences that training never sees, compared with their plain captions where the teacher's drawing passes.
 
     The error is that of the velocity, against the error of an encoder that reads nothing: 0 is the teacher's answer, 1
-    that of the empty caption.
+    that of the empty caption. `captions`, of the kind "things", are to be read as themselves.
     """
 
-    def __init__(self, teacher: Teacher, path: Path = HELDOUT, seed: int = 0):
-        listed = json.loads(path.read_text(encoding="utf-8"))
+    def __init__(self, teacher: Teacher, path: Path = HELDOUT, seed: int = 0, captions: Sequence[str] = ()):
+        listed = json.loads(path.read_text(encoding="utf-8")) | {"things": [(caption, caption) for caption in captions]}
         self.kinds = [kind for kind, items in listed.items() for _ in items]
         self.sentences = [sentence for items in listed.values() for sentence, _ in items]
         plain = caption_tokens(teacher.tokenizer, [caption for items in listed.values() for _, caption in items]).long()
@@ -293,7 +328,8 @@ def main() -> None:
     tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
     tokenizer.model_max_length = args.length or tokenizer.model_max_length
     examples = Examples(args.latents, paraphraser, teacher.tokenizer, tokenizer)
-    heldout, by_noise = HeldoutSentences(teacher), LossByNoise(SCHEDULER.num_train_timesteps)
+    captions = [with_article(nouns(label)[0]) for label in examples.labels[:: len(examples.labels) // THINGS]]
+    heldout, by_noise = HeldoutSentences(teacher, captions=captions), LossByNoise(SCHEDULER.num_train_timesteps)
 
     def look(step: int, averaged: TextConditioner) -> None:
         save_conditioner(averaged, args.tokenizer, args.out)

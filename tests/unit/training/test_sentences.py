@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from transformers import CLIPTokenizer
 
+from stable_diffusion.loading.config import BUNDLED
 from training.data.captions import PLACES, RELATIONS, SIZES
 from training.data.paint import BACKGROUNDS, COLOURS
 from training.data.sentences import paraphraser as module
@@ -16,11 +22,20 @@ from training.data.sentences.names import OWN_WORD, local_names
 from training.data.sentences.paraphraser import Paraphraser
 from training.data.sentences.scene import Scene, plain_caption
 from training.data.thesaurus import Sense, Thesaurus
+from training.networks.train_text_encoder import Examples, facts_of
 
 LISTED = sorted(path.stem for path in FOLDER.glob("*.json"))
 LABELS = {"1f98a": ("fox", "animals-nature"), "1f355": ("pizza", "food-drink"), "1f511": ("key", "objects")}
 ROWS = [
-    {"label": label, "concept": concept, "group": group, "tags": [], "keywords": [], "skin_tone": "default"}
+    {
+        "label": label,
+        "concept": concept,
+        "group": group,
+        "tags": [],
+        "keywords": [],
+        "skin_tone": "default",
+        "style": "noto",
+    }
     for concept, (label, group) in LABELS.items()
 ]
 NAMES = {"1f98a": "Fuchs", "1f355": "Pizza", "1f511": "Schlüssel"}
@@ -158,3 +173,18 @@ def test_words_that_a_language_joins_are_mostly_joined(paraphraser: Paraphraser)
     said = [paraphraser.languages["fr"].say(scene, rng) for _ in range(4000)]
     joined, apart = (sum(words in sentence for sentence in said) for words in ("d'un", "de un"))
     assert joined > apart > 0
+
+
+def test_no_name_is_lost_to_everyday_things(paraphraser: Paraphraser, tmp_path: Path) -> None:
+    """The composed pictures all show a fox: half of the examples are about any other thing, its plain caption first."""
+    assert plain_caption(Scene.of(facts_of(1, ROWS), ROWS)) == "a pizza, noto style"
+    np.save(tmp_path / "latents.npy", np.zeros((1, 4, 2, 2), np.float16))
+    for name, content in (("captions", ["a fox"]), ("facts", [FACTS])):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    tokenizer = CLIPTokenizer.from_pretrained(BUNDLED / "tokenizer")
+    examples = Examples([tmp_path], paraphraser, tokenizer, tokenizer)
+    sentences, plain, *_ = examples.batch(100, 2, 1.5, torch.Generator().manual_seed(0))
+    asked = [tokenizer.decode(tokens, skip_special_tokens=True) for tokens in plain]
+    assert min(sum(name in caption for caption in asked) for name in ("fox", "pizza", "key")) > 10
+    others = [row for row, caption in enumerate(asked) if "pizza" in caption or "key" in caption]
+    assert sentences[::2][others].equal(plain[others])
