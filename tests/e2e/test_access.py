@@ -101,11 +101,11 @@ def test_cards_and_pictures_of_the_visit_are_named_by_their_prompts(page: Page):
         cards = page.locator("#t2i-cards, #i2i-photos")
         expect(cards.get_by_role("button", name=prompt, exact=True)).to_have_count(1)
     page.get_by_role("tab", name="Text2Image").click()
-    for prompt in ("a cat", "a dog"):
+    for prompt in ("a cat, noto style", "a dog, noto style"):
         visitor.ask(prompt, steps=1)
         visitor.generate()
         expect(page.locator("#history").get_by_role("button", name=prompt, exact=True)).to_have_count(1)
-    expect(page.locator("#history").get_by_role("button", name="a cat", exact=True)).to_have_count(1)
+    expect(page.locator("#history").get_by_role("button", name="a cat, noto style", exact=True)).to_have_count(1)
 
 
 def test_arrow_keys_go_from_tab_to_tab(page: Page):

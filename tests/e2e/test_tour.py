@@ -62,7 +62,7 @@ def test_something_moves_before_it_is_touched_and_nothing_for_those_who_want_non
 def test_look_inside_shows_the_visitors_own_run_step_by_step(visit: Callable[..., Page]):
     page = visit()
     visitor = Visitor(page)
-    visitor.ask("a red apple", steps=3, seed="5")
+    visitor.ask("a red apple, noto style", steps=3, seed="5")
     visitor.generate()
     visitor.wait_until("finished")
     visitor.expect_result()
@@ -71,7 +71,7 @@ def test_look_inside_shows_the_visitors_own_run_step_by_step(visit: Callable[...
     expect(stop).to_have_attribute("data-stop", "step")
     expect(stop.locator("output")).to_contain_text("of 3")
     expect(stop.locator(".strip img")).to_have_count(6)
-    expect(stop.locator(".guess")).to_have_attribute("alt", re.compile("^a red apple, guessed at step"))
+    expect(stop.locator(".guess")).to_have_attribute("alt", re.compile("^a red apple, noto style, guessed at step"))
     stop.get_by_role("slider").fill("3")
     before = stop.locator(".guess").get_attribute("src")
     stop.get_by_role("heading").focus()
