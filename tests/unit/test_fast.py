@@ -156,11 +156,12 @@ def test_the_switch_sets_the_settings_that_are_drawn(page: gr.Blocks, models: Lo
     form, name = page.form, models.catalogue.first
     assert form["fast"].visible
     [switch] = [function.fn for function in page.fns.values() if function.targets == [(form["fast"]._id, "input")]]
-    assert switch(name, True) == [4, 1.0, "ddim"]
-    assert switch(name, False) == [20, 4.0, "dpmpp_2m"]
-    sampled = dict(zip(("num_inference_steps", "guidance_scale", "sampler"), switch(name, True), strict=True))
-    request = request_of(form, values_of(form, prompt="a fox", fast=True, **sampled))
-    assert models.defaults().complete(request).fast
+    assert switch(name, True) == [4, 1.0, "ddim", 2]
+    assert switch(name, False) == [20, 4.0, "dpmpp_2m", form["then_at"].value]
+    names = ("num_inference_steps", "guidance_scale", "sampler", "then_at")
+    sampled = dict(zip(names, switch(name, True), strict=True))
+    request = request_of(form, values_of(form, prompt="a fox", then="a cat", fast=True, **sampled))
+    assert next(models.pipeline().stream(request)) is not None
     for field, label, value in (("negative_prompt", "t2i-negative", "blue"), ("guidance_scale", "t2i-guidance", 4.0)):
         with pytest.raises(gr.Error, match=f'<span class="refusal {label}">.* in a fast request'), errors_on_page(form):
             request_of(form, values_of(form, prompt="a fox", fast=True, **{**sampled, field: value}))
@@ -170,6 +171,7 @@ def test_as_many_evaluations_are_left_when_a_visitor_moves_the_strength(models: 
     with gr.Blocks() as page:
         menu, form = gr.Dropdown(list(models.catalogue.sources)), sampling_controls(models.defaults(), "i2i")
         form |= {"sampler": gr.Dropdown(), "image": gr.Image(type="filepath"), "strength": gr.Slider(0, 1)}
+        form["then_at"] = gr.Slider(1, 20)
         connect_fast(form, menu, models)
     [moved] = [one.fn for one in page.fns.values() if one.targets == [(form["strength"]._id, "input")]]
     name = models.catalogue.first

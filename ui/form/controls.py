@@ -161,7 +161,7 @@ def sampling_controls(defaults: Defaults, kind: str) -> Controls:
 def connect_fast(controls: Controls, model: gr.Dropdown, models: LoadedModels) -> None:
     """Set steps, guidance and sampler to those of fast drawing when its switch goes on, and to the model's when off.
 
-    So the form shows the settings that are drawn. They can be changed: a run whose settings the fast weights do not
+    So the form shows the settings that are drawn; other words take over halfway through them. They can be changed: a run whose settings the fast weights do not
     allow is refused beside the field, and so is one with a negative prompt, which stays in the form. Over a photo, a
     move of its strength sets the steps of fast drawing again: at a lower one, fewer evaluations would be left of them.
     """
@@ -169,10 +169,11 @@ def connect_fast(controls: Controls, model: gr.Dropdown, models: LoadedModels) -
 
     def sample(name: str, *values: Any) -> list[Any]:
         request = models.defaults(name).complete(Request(**dict(zip(given, values, strict=True))))
-        return [getattr(request, setting) for setting in SAMPLED]
+        return [*(getattr(request, setting) for setting in SAMPLED), max(1, request.steps // 2)]
 
     # `input` comes of the visitor alone: a link, a file or the history brings its own settings.
-    controls["fast"].input(sample, [model, *given.values()], [controls[one] for one in SAMPLED], **QUIET)
+    settings = [controls[one] for one in (*SAMPLED, "then_at")]
+    controls["fast"].input(sample, [model, *given.values()], settings, **QUIET)
     if "strength" in controls:
         controls["strength"].input(
             lambda name, fast, *values: sample(name, fast, *values)[0] if fast else gr.skip(),
