@@ -106,6 +106,7 @@ text: $(VENV)/.installed-dev
 		--pictures 128 --copies 1 --minutes 120 --out runs/text-encoder
 	$(BIN)/python -m training.networks.export_text --out runs/model
 	$(BIN)/python -m training.networks.train_turbo --latents runs/latents-facts --model runs/model --minutes 120
+	install -D -m 644 runs/turbo/pytorch_lora_weights.safetensors -t runs/model/turbo
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -20,7 +20,7 @@ from training.data.thesaurus import Thesaurus
 DRAWS = "A small model, trained on emoji, draws on this computer: one thing at a time, in any colour."
 """The page's sentence about the model."""
 USUAL_STYLES = ("fluent 3d", "noto", "fluent flat", "twemoji")
-"""The styles of which a picture's seed chooses one where its prompt names none: the best, of different drawings."""
+"""A seed chooses one of these styles where a prompt names none: the four best whose drawings differ."""
 NEAREST = 3
 """How many near things are listed for a word."""
 SIMILAR, SPECIAL = 0.82, 7

@@ -33,7 +33,10 @@ from stable_diffusion.ddpm import q_sample
 from stable_diffusion.loading.clip_config import CLIPTextConfig
 from stable_diffusion.model_loader import load
 from stable_diffusion.schedule import NoiseSchedule
-from training.data.grammar import everyday, nouns, with_article
+from training.data.dataset import recolourable
+from training.data.grammar import base_noun, everyday, nouns, with_article
+from training.data.heldout import Heldout
+from training.data.paint import BACKGROUNDS, COLOURS
 from training.data.sentences.paraphraser import HELDOUT, Pair, Paraphraser
 
 from .cache_latents import load_facts, load_latents
@@ -51,6 +54,7 @@ WORD_SHARE = (
     5.0  # of the rate, for token embeddings: a rare word is in one batch of many, and far from where it belongs
 )
 ANY_THING = 0.5  # share of the examples about any one drawing, over the latents of another picture
+COLOURED, ON_COLOUR = 0.3, 0.3  # shares of them in a named colour, where that can be, and on a named background
 THINGS = 60  # captions of things, evenly spaced, that are measured beside held-out sentences
 LEVELS = 3  # noise levels at which held-out sentences are compared
 LATEST, EARLIEST = 999, 699
@@ -143,22 +147,16 @@ class Examples:
     """Latents with facts, of which sentences are made anew at each step.
 
     Composed pictures mostly show everyday things. So that no name is lost, `any_thing` of the examples are about one
-    drawn from all alike, and their first sentence is its plain caption. Their latents show another picture: at late
-    timesteps little of it is left, and the teacher sees the same.
+    drawn from all alike, and the first of several sentences is its plain caption. Their latents show another picture:
+    at late timesteps little of it is left, and the teacher sees the same.
     """
 
-    def __init__(
-        self,
-        folders: Sequence[Path],
-        paraphraser: Paraphraser,
-        old: CLIPTokenizer,
-        new: CLIPTokenizer,
-        any_thing: float = ANY_THING,
-    ):
-        self.any_thing = any_thing
+    def __init__(self, folders: Sequence[Path], paraphraser: Paraphraser, old: CLIPTokenizer, new: CLIPTokenizer):
+        self.heldout = Heldout.load()
         self.drawings: dict[str, list[int]] = {}
         for row, shown in enumerate(paraphraser.rows):
-            self.drawings.setdefault(shown["label"], []).append(row)
+            if (shown["concept"], shown["style"]) not in self.heldout.cells:
+                self.drawings.setdefault(shown["label"], []).append(row)
         self.labels = list(self.drawings)
         self.latents = torch.cat([load_latents(folder)[0] for folder in folders])
         captions = [caption for folder in folders for caption in load_latents(folder)[1]]
@@ -183,11 +181,24 @@ class Examples:
         )
 
     def _pairs(self, row: int, rng: Random, copies: int) -> list[Pair]:
-        if rng.random() >= self.any_thing:
+        if rng.random() >= ANY_THING:
             return self.paraphraser.pairs(self.facts[row], rng, copies)
         drawing = rng.choice(self.drawings[rng.choice(self.labels)])
-        first, *others = self.paraphraser.pairs(facts_of(drawing, self.paraphraser.rows), rng, copies)
-        return [Pair(first.plain, first.plain, "en"), *others]
+        facts = facts_of(drawing, self.paraphraser.rows) | self._colours(drawing, rng)
+        pairs = self.paraphraser.pairs(facts, rng, copies)
+        if copies > 1:
+            pairs[0] = Pair(pairs[0].plain, pairs[0].plain, "en")
+        return pairs
+
+    def _colours(self, row: int, rng: Random) -> dict[str, Any]:
+        """Return facts about the colours of a drawing and its background, never those that are held out."""
+        shown, colour, background = self.paraphraser.rows[row], None, "white"
+        if recolourable(shown) and rng.random() < COLOURED:
+            noun = base_noun(shown["label"])
+            colour = rng.choice([one for one in COLOURS if (one, noun) not in self.heldout.colour_nouns])
+        if rng.random() < ON_COLOUR:
+            background = rng.choice([one for one in BACKGROUNDS if one != colour])
+        return {"colours": [colour], "background": background}
 
 
 def quick() -> torch.autocast:
@@ -328,7 +339,7 @@ def main() -> None:
     tokenizer = CLIPTokenizer.from_pretrained(str(args.tokenizer), local_files_only=True)
     tokenizer.model_max_length = args.length or tokenizer.model_max_length
     examples = Examples(args.latents, paraphraser, teacher.tokenizer, tokenizer)
-    captions = [with_article(nouns(label)[0]) for label in examples.labels[:: len(examples.labels) // THINGS]]
+    captions = [with_article(nouns(label)[0]) for label in examples.labels[:: max(1, len(examples.labels) // THINGS)]]
     heldout, by_noise = HeldoutSentences(teacher, captions=captions), LossByNoise(SCHEDULER.num_train_timesteps)
 
     def look(step: int, averaged: TextConditioner) -> None:

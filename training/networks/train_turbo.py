@@ -3,8 +3,8 @@
 Consistency in segments (arXiv:2403.06807, 2405.18407): the timesteps are cut into segments of `SEGMENT`, and from
 anywhere in one the network is to jump to the segment's end. The target is one step of the guided teacher on its grid,
 and from there the student's own jump. Guidance is folded in, and no noise is added on the way, so that plain DDIM on
-the trailing grid with a guidance scale of 1 draws it. U-Net and text encoder stay frozen. The file goes into the folder
-`turbo` of the model's directory.
+the trailing grid with a guidance scale of 1 draws it. U-Net and text encoder stay frozen. The file that
+`--out` gets belongs in the folder `turbo` of the model's directory.
 """
 
 from __future__ import annotations
