@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def comment_text(comment: object, *, little_endian: bool) -> str:
     texts = [body.decode(codec, "replace").rstrip("\0 ") for codec in codecs if codec]
     if not little_endian:
         texts.reverse()
-    return max(texts, key=lambda text: (LINE.search(text) is not None, ascii_letters(text)), default="")
+    return max(texts, key=lambda text: math.inf if LINE.search(text) else ascii_letters(text), default="")
 
 
 def ascii_letters(text: str) -> int:
