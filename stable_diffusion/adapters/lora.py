@@ -209,11 +209,13 @@ class LoRAs:
     def _merge_for_runs(self, files: Files) -> Models:
         base = models = self.models
         while self._in_use() >= MAX_MERGED:
-            if not self._recent:
+            if not self._recent and self._fast is None:
                 raise RequestError(
                     "pictures with other LoRAs or other weights of them are being drawn, and take all memory for that: "
                     "try again when they are done, or with one of theirs"
                 )
+            if not self._recent:
+                self._fast = None
             self._recent = self._recent[:-1]
         for path, weight, _ in files:
             models = merged(models, path, weight)

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 
 from PIL import Image
 
-from stable_diffusion.request import Defaults, Request, RequestError
+from stable_diffusion.request import FAST_STEPS, Defaults, Request, RequestError
 
 from .limits import Limits
 
@@ -31,7 +31,7 @@ MEASURED_SIDE = 256
 LARGEST_SIDE = 1024
 """Longest side, in pixels, at which the network is measured: a model whose settings name thousands must load, too."""
 SKETCH_STEPS = 5
-"""Steps of a sketch (ui/sketch.py): as many evaluations of the network, with Heun nearly twice as many."""
+"""Steps of a sketch (ui/sketch.py) without weights for fewer: as many evaluations, with Heun nearly twice as many."""
 QUICK = 0.5
 """Seconds below which a sketch feels immediate."""
 ONE_PICTURE = Request()
@@ -88,15 +88,15 @@ def estimate(pipeline: Pipeline, request: Request) -> float:
     chunks = len(tokens) * max(len(read.ids) for read in tokens.values()) * (2 if request.clip_skip else 1)
     area = request.width * request.height / pace.side**2
     evaluations = request.steps * (2 if request.sampler == "heun" else 1)
-    rows = _rows(pipeline, request.guidance_scale) / _rows(pipeline, pipeline.defaults.guidance_scale)
-    per_image = evaluations * rows * pace.evaluation + pace.decoding
+    per_image = evaluations * _seconds_a_step(pipeline, request.guidance_scale) + pace.decoding
     photo = 0.0 if request.image is None else pace.photo * area
     return chunks * pace.text + photo + request.num_images * area * per_image
 
 
-def _rows(pipeline: Pipeline, scale: float) -> int:
-    """Return the rows of the network's batch that a picture takes at a guidance scale."""
-    return 2 if scale > 1 and pipeline.models.unet.config.time_cond_proj_dim is None else 1
+def _seconds_a_step(pipeline: Pipeline, guidance_scale: float) -> float:
+    """Return the seconds of an evaluation of one picture: measured is that with the model's own guidance scale."""
+    asked, own = map(pipeline.evaluates_twice, (guidance_scale, pipeline.defaults.guidance_scale))
+    return pace_of(pipeline).evaluation * (1 + asked) / (1 + own)
 
 
 def check_seconds(pipeline: Pipeline, request: Request, defaults: Defaults, limits: Limits, *others: Request) -> None:
@@ -118,7 +118,9 @@ def check_seconds(pipeline: Pipeline, request: Request, defaults: Defaults, limi
 def is_quick(pipeline: Pipeline, side: int | None = None) -> bool:
     """Whether the evaluations of a sketch of side x side pixels, by default the model's, feel immediate here."""
     pace = pace_of(pipeline)
-    return SKETCH_STEPS * pace.evaluation * ((side or pace.side) / pace.side) ** 2 < QUICK
+    fast = pipeline.defaults.fast
+    steps, guidance_scale = (FAST_STEPS, 1.0) if fast else (SKETCH_STEPS, pipeline.defaults.guidance_scale)
+    return steps * _seconds_a_step(pipeline, guidance_scale) * ((side or pace.side) / pace.side) ** 2 < QUICK
 
 
 def describe(pipeline: Pipeline) -> str:
