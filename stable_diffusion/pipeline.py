@@ -150,6 +150,7 @@ class Pipeline:
         self.models.decoder_for(request.preview)  # refused or fetched here, and not when the first preview is due
         photo, white = request.image, request.mask
         plan, conditioning = self.plan(request), conditioning or self.condition(request)
+        assert request.then_at is not None
         if request.then and request.then_at > plan.evaluations:
             raise RequestError(
                 f"then_at must be at most {plan.evaluations}, the number of steps of this run, got {request.then_at}"
@@ -196,8 +197,10 @@ class Pipeline:
         At a guidance scale of 1 or less the negative prompt is not evaluated; a distilled model is told its scale.
         As in diffusers, clip_skip does not hold for the negative prompt.
         """
-        scale = self.defaults.complete(request).guidance_scale
+        request = self.defaults.complete(request)
+        scale, then_at = request.guidance_scale, request.then_at
         assert scale is not None
+        assert then_at is not None
         models = self.models_for(request)
         layers = models.text_encoder.config.num_hidden_layers
         if request.clip_skip >= layers:
@@ -216,10 +219,14 @@ class Pipeline:
         # Keys and values stay the same for the run: they are computed here once, not at every step.
         keys_values = for_inference(models.unet, features.dtype).read(features)
         context, negative, *then = (one.expand(request.num_images, -1, -1) for one in keys_values.split(1))
-        guided = scale > 1.0 and models.unet.config.time_cond_proj_dim is None
         denoise = Denoiser(models.unet, models.scheduler.prediction_type)
         later = then[0] if then else context
-        return Conditioning(models, denoise, context, negative if guided else None, scale, later, request.then_at)
+        negative = negative if self.evaluates_twice(scale) else None
+        return Conditioning(models, denoise, context, negative, scale, later, then_at)
+
+    def evaluates_twice(self, guidance_scale: float) -> bool:
+        """Whether a step with this guidance scale needs the network's answer with and without the words."""
+        return guidance_scale > 1 and self.models.unet.config.time_cond_proj_dim is None
 
     def noise_source(self, request: Request) -> Callable[[], Tensor]:
         """Return a source of standard normal draws (count, C, h, w) of a complete request.

@@ -104,7 +104,7 @@ class Settings(TypedDict, total=False):
 
     negative_prompt: str
     then: str
-    then_at: int
+    then_at: int | None
     image: Picture | None
     mask: Picture | None
     mask_blur: int
@@ -134,6 +134,7 @@ class Request:
 
     prompt: the text; `<lora:name:weight>` in it merges a LoRA file for this run.
     then: the text that takes the prompt's place from step `then_at` on, counted from 1; empty: the prompt to the end.
+    then_at: None: half of the steps.
     image: the picture that image-to-image starts from; None for text-to-image.
     mask: a picture laid over `image`: white areas are drawn anew, black ones stay, grey ones mix both.
     mask_blur: pixels around the mask's white over which the picture fades into `image`.
@@ -152,7 +153,7 @@ class Request:
     _: KW_ONLY
     negative_prompt: str = ""
     then: str = ""
-    then_at: int = 10
+    then_at: int | None = None
     image: Picture | None = None
     mask: Picture | None = None
     mask_blur: int = 4
@@ -178,7 +179,7 @@ class Request:
             "prompt": _text("prompt", self.prompt),
             "negative_prompt": _text("negative_prompt", self.negative_prompt),
             "then": _text("then", self.then),
-            "then_at": _int("then_at", self.then_at, 1, MAX_STEPS),
+            "then_at": _optional_int("then_at", self.then_at, 1, MAX_STEPS),
             "mask_blur": _int("mask_blur", self.mask_blur, 0, MAX_MASK_BLUR),
             "strength": None if self.strength is None else _strength(self.strength),
             "num_inference_steps": _optional_int("num_inference_steps", self.num_inference_steps, 1, MAX_STEPS),
@@ -212,17 +213,17 @@ class Request:
             check_schedule(self.sampler, self.schedule)
         if not isinstance(self.fast, bool):
             raise RequestError(f"fast must be True or False, got {shown(self.fast)}")
-        if self.fast:
-            self._check_fast()
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        if self.fast:
+            self._check_fast()
         if LORA_TAG.search(self.then):
             raise RequestError("then must not name a LoRA: the LoRAs of the prompt hold for the whole run")
         if len(self.loras) > MAX_LORAS:
             raise RequestError(f"prompt may name at most {MAX_LORAS} LoRAs, got {len(self.loras)}: take some out")
 
     def _check_fast(self) -> None:
-        if self.negative_prompt and self.negative_prompt.strip():
+        if self.negative_prompt.strip():
             raise RequestError(
                 f"negative_prompt must be empty in a fast request, got {shown(self.negative_prompt)}: its weights were "
                 "trained without one, so empty it, or draw without fast"
@@ -319,6 +320,8 @@ class Defaults:
         sizes = zip(("width", "height"), self._size(photo_size), strict=True)
         values |= {name: side for name, side in sizes if getattr(request, name) is None}
         complete = request.with_values(**values) if values else request
+        if complete.then_at is None:
+            complete = complete.with_values(then_at=max(1, complete.steps // 2))
         if "sampler" in values:
             check_schedule(str(complete.sampler), request.schedule)
         for name in ("width", "height"):
@@ -333,7 +336,7 @@ class Defaults:
     def _fast(self, request: Request) -> dict[str, object]:
         """Return the settings of a fast request: as many steps as leave four over a photo, by its strength."""
         strength = 1.0 if request.image is None else request.strength or self.strength
-        return {**FAST, "num_inference_steps": min(MAX_STEPS, math.ceil(FAST_STEPS / strength))}
+        return {**FAST, "num_inference_steps": steps_that_leave(FAST_STEPS, strength)}
 
     def _size(self, photo_size: tuple[int, int] | None) -> tuple[int, int]:
         if photo_size is None or min(photo_size) < self.min_side or max(photo_size) > 1.5 * self.side:
@@ -364,6 +367,11 @@ def steps_for_strength(num_inference_steps: int, strength: float) -> int:
     truncates and does not round: int(50 * 0.58) is 28. Raises `RequestError` unless strength is in (0, 1].
     """
     return max(1, int(num_inference_steps * _strength(strength)))
+
+
+def steps_that_leave(evaluated: int, strength: float) -> int:
+    """Return how many steps leave at least `evaluated` of them to an image-to-image run, up to `MAX_STEPS`."""
+    return min(MAX_STEPS, math.ceil(evaluated / strength))
 
 
 def shown(value: object) -> str:

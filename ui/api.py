@@ -40,7 +40,7 @@ from .runs.models import LoadedModels
 from .runs.registry import new_run_id
 from .runs.visitors import Visitor, visitor_of
 
-BY_MODEL = {"height", "width", *(one.name for one in dataclasses.fields(Defaults))} - {"fast"}
+BY_MODEL = {"height", "width", "then_at", *(one.name for one in dataclasses.fields(Defaults))} - {"fast"}
 
 AS_FILE = "a data URI, or the address or path of a file that was uploaded to this server"
 ABOUT = {
@@ -66,8 +66,8 @@ ABOUT = {
     "model": "the model that draws; by default the first",
     "mask_blur": "pixels around the mask's white over which the picture fades into the photo",
     "then": "other words, which take the prompt's place from step `then_at` on",
-    "then_at": "the first step that hears `then`, counted from 1",
-    "fast": "four steps, with weights that were trained for it, where the model has them; no negative prompt",
+    "then_at": "the first step that hears `then`, counted from 1; by default after half of the steps",
+    "fast": "four evaluations, with weights that were trained for it, where the model has them; no negative prompt",
 }
 """A description of each argument."""
 BOUNDS: dict[str, dict[str, float]] = {

@@ -12,7 +12,7 @@ from PIL import Image
 from stable_diffusion.request import FIT_LABELS, MAX_MASK_BLUR, Defaults, Request, steps_for_strength
 from ui.stage import live
 
-from .form.controls import CHECKED, QUIET, Controls, Values, connect_fast, more_controls, sampling_controls
+from .form.controls import CHECKED, QUIET, Controls, Values, connect_fast, keep_fast, more_controls, sampling_controls
 from .form.inputs import Radio, Slider, picked
 from .form.mask import backdrop, mask_painter
 from .form.photo import photo_input, require_photo
@@ -60,6 +60,8 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
             controls |= more_controls(defaults, kind, controls, model, models)
     controls |= {name: edge[name] for name in ("mask", "mask_blur", "strength")}
     connect_fast(controls, model, models)
+    for changed in (controls["strength"].input, controls["image"].input):
+        keep_fast(changed, controls, model, models)
     reuse, fill, sketch, start, photos, part = (
         controls.pop(name) for name in ("_reuse", "_fill", "_sketch", "_start", "_photos", "_part")
     )
@@ -87,7 +89,8 @@ def image2image(services: Services, history: History, model: gr.Dropdown, opened
         photos.select(pick, None, [photo, prompt, controls["strength"], controls["seed"]], **CHECKED),
         edge["_strip"].select(pick_strength, None, [controls["strength"], controls["seed"]], **CHECKED),
     ):
-        pressed.success(None, js=PRESS % kind, api_visibility="private")
+        suited = keep_fast(pressed.success, controls, model, models)
+        suited.success(None, js=PRESS % kind, api_visibility="private")
     return tab
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -11,7 +10,7 @@ from contextlib import aclosing
 import gradio as gr
 from PIL import Image
 
-from stable_diffusion.request import Defaults, Request, RequestError
+from stable_diffusion.request import Defaults, Request, RequestError, steps_that_leave
 from ui.stage import live
 
 from .form.controls import CHECKED, QUIET, SAMPLED, Updates, Values
@@ -134,7 +133,7 @@ def quick_request(request: Request, last: FinishedRun | None, defaults: Defaults
         seed = 0 if last is None else last.request.seed
     fast = defaults.fast and not request.negative_prompt.strip()
     # With a photo, strength leaves so many of these steps.
-    steps = SKETCH_STEPS if request.image is None else math.ceil(SKETCH_STEPS / (request.strength or 1))
+    steps = SKETCH_STEPS if request.image is None else steps_that_leave(SKETCH_STEPS, request.strength or 1)
     own = {**dict.fromkeys(SAMPLED), "schedule": "model"} if fast else {"num_inference_steps": steps}
     width, height = small_size(request, defaults)
     changes = {"seed": seed, "num_images": 1, "preview": None, "preview_every": 1, "fast": fast, **own}

@@ -190,6 +190,7 @@ def absent_heat(pipeline: Pipeline, recording: Recording, step: int, word: str) 
     and for a word of which the prompt has no room for a token.
     """
     request, tokenizer = recording.request, pipeline.models.tokenizer
+    assert request.then_at is not None, "a recorded request is complete"
     prompt = request.then if request.then and step >= request.then_at else without_loras(request.prompt)
     longer = f"{prompt} {without_loras(word)}"
     words = prompt_words(tokenizer, longer)[len(prompt_words(tokenizer, prompt)) :]

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 import gradio as gr
 import pytest
 
+from stable_diffusion.adapters import lora
 from stable_diffusion.adapters.lora import CACHED_MERGES
 from stable_diffusion.guidance import Denoiser, Query
 from stable_diffusion.inspection import conduct
@@ -20,7 +21,7 @@ from stable_diffusion.pipeline import Pipeline
 from stable_diffusion.request import MAX_STEPS, Defaults, Request, RequestError
 from tests.tiny import save_turbo
 from ui.api import argument
-from ui.form.controls import Controls, connect_fast, more_controls, request_of, sampling_controls
+from ui.form.controls import SAMPLED, Controls, connect_fast, keep_fast, more_controls, request_of, sampling_controls
 from ui.form.fitting import fill, fit
 from ui.form.model_menu import suit
 from ui.form.prompt import prompt_controls
@@ -29,6 +30,7 @@ from ui.inside.stops.sees import SEES
 from ui.keep.infotext import parse_infotext, write_infotext
 from ui.keep.link import from_query, to_query
 from ui.keep.settings import SETTINGS
+from ui.runs import cost
 from ui.runs.catalogue import BUNDLED_NAME, Catalogue
 from ui.runs.errors import errors_on_page
 from ui.runs.models import LoadedModels
@@ -171,8 +173,7 @@ def test_as_many_evaluations_are_left_when_a_visitor_moves_the_strength(models: 
     with gr.Blocks() as page:
         menu, form = gr.Dropdown(list(models.catalogue.sources)), sampling_controls(models.defaults(), "i2i")
         form |= {"sampler": gr.Dropdown(), "image": gr.Image(type="filepath"), "strength": gr.Slider(0, 1)}
-        form["then_at"] = gr.Slider(1, 20)
-        connect_fast(form, menu, models)
+        keep_fast(form["strength"].input, form, menu, models)
     [moved] = [one.fn for one in page.fns.values() if one.targets == [(form["strength"]._id, "input")]]
     name = models.catalogue.first
     assert [moved(name, True, "photo.png", strength) for strength in (0.3, 0.7, 1)] == [14, 6, 4]
@@ -189,7 +190,43 @@ def test_the_switch_is_there_where_the_model_has_the_weights(page: gr.Blocks, mo
             shown = fill(form, {"fast": True, "model": name}, models)[0][form["fast"]]
             assert (shown.value, shown.visible) == (has, has)
     assert models.defaults(able).fast
-    assert fit({"fast": True}, form, Defaults(64)).left == ["Fast"]
+    left = fit({"fast": True, "num_inference_steps": 4, "guidance_scale": 1.0}, form, Defaults(64))
+    assert (left.left, left.values["fast"], left.values.keys() & set(SAMPLED)) == (["Fast"], False, set())
+
+
+def test_a_link_that_says_fast_alone_brings_the_settings_that_it_needs(page: gr.Blocks, models: LoadedModels) -> None:
+    form, defaults = page.form, models.defaults()
+    values = fit({"fast": True, "seed": 3}, form, defaults).values
+    assert [values[name] for name in SAMPLED] == [4, 1.0, "ddim"]
+    assert fit({"fast": True, "num_inference_steps": 8}, form, defaults).values["num_inference_steps"] == 8
+    over = form | {"image": gr.Image(type="filepath", render=False), "strength": gr.Slider(0, 1, 0.5, render=False)}
+    assert fit({"fast": True}, over, defaults).values["num_inference_steps"] == 8
+    assert fit({"fast": True, "strength": 0.4}, over, defaults).values["num_inference_steps"] == 10
+
+
+def test_other_words_take_over_halfway(pipe: Pipeline) -> None:
+    half = pipe("a fox", then="a cat", then_at=2, fast=True, seed=3).latents
+    assert pipe("a fox", then="a cat", fast=True, seed=3).latents.equal(half)
+    usual = replace(WHOLE, then="a cat", then_at=2)
+    assert {pipe.defaults.complete(one).then_at for one in PUSH.requests(PUSH.question.read({}), usual)} == {10}
+
+
+def test_sketches_by_the_fast_weights_are_quick_where_others_are_not(
+    pipe: Pipeline, original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = Pipeline.from_pretrained(original)
+    for one in (pipe, without):
+        monkeypatch.setitem(cost._paces, one, cost.Pace(one.default_size, 0, 0, 0.15, 0))
+    assert cost.is_quick(pipe)
+    assert not cost.is_quick(without)
+
+
+def test_the_adapter_gives_way_to_files_of_the_prompt(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = lora._own_bytes(pipe.models_for(WHOLE), pipe.models)
+    monkeypatch.setattr(lora, "MAX_MERGED", size)
+    pipe.loras._recent = ()  # as after three other mixes
+    pipe.loras.files = {"ink": pipe.models.turbo}
+    assert pipe("a fox <lora:ink:0.5>", seed=3, num_inference_steps=1).images
 
 
 def test_a_fast_request_comes_back_from_text_and_link() -> None:
@@ -216,9 +253,9 @@ def test_the_first_sketch_merges_nothing(model: Path, models: LoadedModels, monk
 
 
 def test_guidance_is_taken_apart_by_the_usual_weights(pipe: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    [request] = set(PUSH.requests(PUSH.question.read({}), WHOLE))
-    drawn = pipe.defaults.complete(request)
+    drawn, *others = map(pipe.defaults.complete, PUSH.requests(PUSH.question.read({}), WHOLE))
     assert (drawn.fast, drawn.num_inference_steps, drawn.guidance_scale) == (False, 20, 4.0)
+    assert {(one.fast, one.guidance_scale) for one in others} == {(False, 2.0)}, "each takes two answers a step"
     networks, begin = list[Any](), Denoiser.__init__
 
     def note(self: Denoiser, network: Any, *others: Any) -> None:

@@ -100,7 +100,7 @@ def wall(elem_id: str, *, away: bool) -> None:
 
 
 def address(path: Path) -> str:
-    """Return the address of a file that Gradio serves, relative to the page, which CSS takes without quotes."""
+    """Return the address of a file that Gradio serves, relative to the page; it needs no quotes in CSS."""
     return f"gradio_api/file={quote(path.as_posix(), safe='/:')}"
 
 

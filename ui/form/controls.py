@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
 from gradio.blocks import Block
+from gradio.events import Dependency
 
 from stable_diffusion.request import (
     LORA_TAG,
@@ -36,6 +37,8 @@ Updates = dict[Block, Any]
 SIZED = ("width", "height")
 SAMPLED = ("num_inference_steps", "guidance_scale", "sampler")
 """The settings that the choice of a model sets, beside the sizes."""
+SWITCHED = (*SAMPLED, "then_at")
+"""The settings that the switch of fast drawing sets."""
 
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 """Options of small events between components."""
@@ -133,7 +136,7 @@ def with_lora(prompt: str, name: str, weight: float) -> str:
     return f"{others.rstrip()} <lora:{name}:{weight:g}>".lstrip()
 
 
-FAST_INFO = "Four steps, with weights that were trained for it; no negative prompt"
+FAST_INFO = "Four evaluations, with weights that were trained for it; no negative prompt"
 
 
 def sampling_controls(defaults: Defaults, kind: str) -> Controls:
@@ -161,27 +164,37 @@ def sampling_controls(defaults: Defaults, kind: str) -> Controls:
 def connect_fast(controls: Controls, model: gr.Dropdown, models: LoadedModels) -> None:
     """Set steps, guidance and sampler to those of fast drawing when its switch goes on, and to the model's when off.
 
-    So the form shows the settings that are drawn; other words take over halfway through them. They can be changed: a run whose settings the fast weights do not
-    allow is refused beside the field, and so is one with a negative prompt, which stays in the form. Over a photo, a
-    move of its strength sets the steps of fast drawing again: at a lower one, fewer evaluations would be left of them.
+    So the form shows the settings that are drawn. They can be changed: a run whose settings the fast weights do not
+    allow is refused beside the field, and so is one with a negative prompt, which stays in the form.
     """
-    given = {name: controls[name] for name in ("fast", "image", "strength") if name in controls}
+    given = [controls[name] for name in ("fast", "image", "strength") if name in controls]
 
-    def sample(name: str, *values: Any) -> list[Any]:
-        request = models.defaults(name).complete(Request(**dict(zip(given, values, strict=True))))
-        return [*(getattr(request, setting) for setting in SAMPLED), max(1, request.steps // 2)]
+    def suit(name: str, *values: Any) -> list[Any]:
+        return switched(models.defaults(name), *values)
 
-    # `input` comes of the visitor alone: a link, a file or the history brings its own settings.
-    settings = [controls[one] for one in (*SAMPLED, "then_at")]
-    controls["fast"].input(sample, [model, *given.values()], settings, **QUIET)
-    if "strength" in controls:
-        controls["strength"].input(
-            lambda name, fast, *values: sample(name, fast, *values)[0] if fast else gr.skip(),
-            [model, *given.values()],
-            controls[SAMPLED[0]],
-            trigger_mode="always_last",
-            **QUIET,
-        )
+    # `input` comes from the visitor alone: a link, a file or the history brings its own settings.
+    controls["fast"].input(suit, [model, *given], [controls[one] for one in SWITCHED], **QUIET)
+
+
+def keep_fast(
+    changed: Callable[..., Dependency], controls: Controls, model: gr.Dropdown, models: LoadedModels
+) -> Dependency:
+    """Set the steps of fast drawing again after an event that changes the photo or its strength.
+
+    At a lower strength, fewer evaluations would be left of them.
+    """
+
+    def again(name: str, fast: bool, photo: str | None, strength: float) -> Any:
+        return switched(models.defaults(name), fast, photo, strength)[0] if fast else gr.skip()
+
+    given = [model, *(controls[name] for name in ("fast", "image", "strength"))]
+    return changed(again, given, controls["num_inference_steps"], trigger_mode="always_last", **QUIET)
+
+
+def switched(defaults: Defaults, fast: bool, photo: str | None = None, strength: float | None = None) -> list[Any]:
+    """Return the values of `SWITCHED` that suit a model with these defaults."""
+    request = defaults.complete(Request(fast=fast, image=photo, strength=strength))
+    return [getattr(request, setting) for setting in SWITCHED]
 
 
 def steps_control(defaults: Defaults, elem_id: str, **look: Any) -> Controls:

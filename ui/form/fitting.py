@@ -14,7 +14,7 @@ from stable_diffusion.request import LORA_TAG, MAX_PROMPT, Defaults, RequestErro
 from ..keep.settings import PAGE_MAX_SEED
 from ..runs.adapter_files import find_files
 from ..runs.models import LoadedModels
-from .controls import SIZED, Controls, ModelSlider, Updates, model_sliders
+from .controls import SIZED, SWITCHED, Controls, ModelSlider, Updates, model_sliders, switched
 
 MAX_SHOWN, MAX_LISTED = 60, 20
 """Number of characters of a value in a report, and of values in a list of it."""
@@ -58,14 +58,20 @@ def fit(settings: dict[str, Any], controls: Controls, defaults: Defaults) -> Fit
     """Fit settings to a form whose model has these defaults.
 
     A number out of range becomes the nearest in it, and a size keeps its proportions; settings without a control are
-    left.
+    left. Fast drawing brings the settings that it needs, and takes its own with it where the model has none.
     """
     fitted = Fitted()
+    if settings.get("fast") and not defaults.fast:  # its steps draw nothing without it
+        settings = {name: value for name, value in settings.items() if name not in SWITCHED}
     for name, component in controls.items():
         if name in settings and name not in (*SIZED, "mask"):  # a mask belongs to its photo, which is not restored
             _fit_one(fitted, name, component, settings[name], defaults)
     if any(name in settings for name in SIZED):
         _fit_size(fitted, settings.get("width", defaults.side), settings.get("height", defaults.side), defaults)
+    if fitted.values.get("fast"):
+        strength = controls["strength"].value if "strength" in controls else None
+        photo = {"photo": "a photo", "strength": fitted.values.get("strength", strength)} if strength else {}
+        fitted.values = dict(zip(SWITCHED, switched(defaults, True, **photo), strict=True)) | fitted.values
     if "prompt" in fitted.values:
         _fit_loras(fitted)
     if {"sampler", "schedule"} <= fitted.values.keys():

@@ -45,8 +45,8 @@ def as_read(request: Request, folder: Path, embeddings: Collection[str]) -> Requ
     """Return a request with the captions that the model in a directory makes of its prompts, to be drawn as they are.
 
     A prompt in which the model finds nothing to draw stays as it is, and so do all of a model without a vocabulary.
-    Without a photo, whose style it is, the seed chooses a style where the prompt names none, one for all pictures of
-    the request. `then` keeps the style that the prompt names.
+    A photo keeps its own style. Without one, the seed chooses a style if the prompt names none, the same for all
+    pictures of the request. `then` keeps the style that the prompt names.
     embeddings: the words that files add to the model.
     """
     request = request.seeded()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from stable_diffusion.request import Request
 
-from ...form.controls import SAMPLED
+from ...form.controls import SWITCHED
 from ..recordings import recording_of
 from ..stop import Question, Show, Stop, picture_uri
 
@@ -23,8 +23,8 @@ SIDE = 224
 def requests(question: Question, request: Request) -> list[Request]:
     """Return a request for each guidance scale; for a fast run, whose weights have guidance in them, a usual one."""
     if request.fast:
-        request = request.with_values(fast=False, **dict.fromkeys(SAMPLED))
-    return [request] * len(SCALES)
+        request = request.with_values(fast=False, **dict.fromkeys(SWITCHED))
+    return [request, *[request.with_values(guidance_scale=2.0)] * (len(SCALES) - 1)]
 
 
 def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], show: Show) -> Inquiry[None]:

@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 TIMESTEPS = (200, 400, 500, 600, 650, 700, 750, 800, 850, 900, 950, 999)
 """Dense where the network loses the picture."""
 SIDE, THUMB = 192, 96
+TWICE = {"guidance_scale": 2.0, "fast": False}
+"""Settings for answers with words and without; fast weights have both in one."""
 
 
 def requests(question: Question, request: Request) -> list[Request]:
     """Return the request, and one with a step for each timestep."""
-    return [request, request.with_values(num_inference_steps=len(TIMESTEPS))]
+    return [request, request.with_values(num_inference_steps=len(TIMESTEPS), **TWICE)]
 
 
 def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], show: Show) -> Inquiry[None]:
@@ -40,8 +42,7 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
     x_0 = (yield from recording_of(pipeline, request, counted(show))).final
     # The noise that the run began with would be no test: the picture was made from it.
     noise = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(request.seed + 1)).to(x_0)
-    # For answers with words and without; fast weights have both in one.
-    guided = request.with_values(negative_prompt="", guidance_scale=2.0, fast=False)
+    guided = request.with_values(negative_prompt="", **TWICE)
     render = Renderer(pipeline.models_for(request))
     last = pipeline.schedule.num_train_timesteps - 1
     [blind] = yield from guesses(pipeline, guided, x_0, [last], noise)

@@ -46,6 +46,7 @@ def view(question: Question, pipeline: Pipeline, requests: Sequence[Request], sh
         )
         before = step.denoised
     for one in shorter:
+        assert one.then_at is not None, "a view's requests are complete"
         evaluations = pipeline.plan(one).evaluations
         # Other words come as far on the way as in the run.
         run = pipeline.begin(one.with_values(then_at=math.ceil(one.then_at * evaluations / step.total)))
