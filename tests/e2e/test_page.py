@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from stable_diffusion.images import fit_image, read_image
 from tests.conftest import ROOT
-from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES, PHOTOS
+from ui.stage.opening import EXAMPLES, PHOTO_EXAMPLES, PHOTOS, STRENGTHS
 
 from .conftest import Server
 from .visitor import Visitor, decoded
@@ -79,6 +79,22 @@ def test_a_photo_becomes_another_picture(visit: Callable[..., Page]):
     assert len(set(visitor.seen("step"))) >= 2
     assert visitor.status() == "Finished in 5 steps."
     visitor.expect_result()
+
+
+def test_fast_drawing_takes_four_evaluations_with_and_without_a_photo(page: Page):
+    visitor = Visitor(page)
+    page.get_by_label("Fast").locator("visible=true").check()
+    expect(page.locator("#t2i-steps input[type=number]")).to_have_value("4")
+    visitor.generate()
+    visitor.wait_until("finished")
+    assert visitor.status() == "Finished in 4 steps."
+    photos = Visitor(page, "i2i")
+    page.get_by_label("Fast").locator("visible=true").check()
+    expect(page.locator("#i2i-steps input[type=number]")).to_have_value("9")
+    page.locator("#i2i-strip").get_by_role("button").nth(STRENGTHS.index(0.2)).click()
+    photos.wait_until("finished")
+    expect(page.locator("#i2i-runs")).to_contain_text("Runs 4 of 20 steps")
+    assert photos.status() == "Finished in 4 steps."
 
 
 def test_a_card_fills_the_form_and_draws_its_picture(page: Page):
