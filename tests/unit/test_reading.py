@@ -57,6 +57,7 @@ def test_the_examples_read_as_themselves(prompt: str) -> None:
         ("puppies", "a dog"),
         # words that change nothing
         ("a photo of a beautiful woman smiling", "a woman"),
+        ("a ship at the bottom of the sea", "a ship, on a light blue background"),
         ("please draw me a majestic lion, 4k, masterpiece, trending on artstation", "a lion"),
         ("a bear catching salmon in the park", "a bear"),
         ("black and white photo of a cat", "a cat"),
