@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def test_every_name_reads_as_itself() -> None:
     lexicons = read_lexicons(BUNDLED)
     assert lexicons is not None
     assert len(lexicons.names) > 1383
-    for name in lexicons.names.values():
+    for name in (name for key, name in lexicons.names.items() if key not in lexicons.drawn_as):
         words = f"{name.article} {name.noun}".strip()
         found = read(words)
         assert (found.caption, found.sentence) == (words, "")
@@ -58,6 +59,10 @@ def test_the_examples_read_as_themselves(prompt: str) -> None:
         # words that change nothing
         ("a photo of a beautiful woman smiling", "a woman"),
         ("a ship at the bottom of the sea", "a ship, on a light blue background"),
+        # names that the model draws badly
+        ("a happy girl", "a child"),
+        ("zwei Mädchen", "two children"),
+        ("a boy with dark skin", "a child with dark skin"),
         ("please draw me a majestic lion, 4k, masterpiece, trending on artstation", "a lion"),
         ("a bear catching salmon in the park", "a bear"),
         ("black and white photo of a cat", "a cat"),
@@ -132,7 +137,7 @@ def test_other_languages_and_emoji(prompt: str, caption: str) -> None:
     ("prompt", "choices"),
     [
         ("🍕🚀", ["a pizza", "a rocket"]),
-        ("a girl with a red balloon", ["a girl", "a red balloon"]),
+        ("a girl with a red balloon", ["a child", "a red balloon"]),
         ("robot dog", ["a dog", "a robot"]),
         ("a helicopter flies by", ["a helicopter", "a fly"]),
         ("cats", ["a cat", "two cats"]),
@@ -192,9 +197,9 @@ def test_words_of_files_are_kept() -> None:
 
 
 def test_the_held_out_prompts_name_the_thing_that_people_mean() -> None:
-    """Prompts from public lists; in a few of them another thing is as good."""
+    """Prompts from public lists; in a few of them another thing is as good, and girls and boys are read as children."""
     heldout = [pair for pairs in json.loads(HELDOUT.read_text(encoding="utf-8")).values() for pair in pairs]
-    found = [(read(prompt), caption) for prompt, caption in heldout]
+    found = [(read(prompt), re.sub(r"\b(girl|boy)\b", "child", caption)) for prompt, caption in heldout]
     assert all(one.caption for one, _ in found)
     assert sum(one.caption.lower() == caption.lower() for one, caption in found) >= 250
     assert len(found) == 285

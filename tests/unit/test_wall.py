@@ -20,14 +20,22 @@ VOCABULARY = {
     "names": {
         "food-drink": {"apple": "an|apple|apples|apple", "grapes": "|grapes||grapes"},
         "travel-places": {"car": "a|car|cars|car", "automobile": "an|automobile|automobiles|car"},
+        "people-body": {"child": "a|child|children|child", "girl": "a|girl|girls|girl"},
         "variants": {"man mage": "a|man mage|man mages|man mage"},
     },
+    "drawn_as": {"girl": "child"},
     "words": {"styles": {"noto": "noto style, android style"}},
 }
 
 
 def test_every_thing_has_one_picture_at_its_place(tmp_path: Path) -> None:
-    colours = {"an apple": "red", "grapes": "purple", "a car": "blue", "a fox, noto style": "orange"}
+    colours = {
+        "an apple": "red",
+        "grapes": "purple",
+        "a car": "blue",
+        "a fox, noto style": "orange",
+        "a child": "yellow",
+    }
     kinds = make_wall.prompts(VOCABULARY)
     make_wall.write(tmp_path, kinds, lambda prompt: Image.new("RGB", (256, 256), colours[prompt]))
     index = json.loads((tmp_path / "index.json").read_text())
@@ -35,6 +43,7 @@ def test_every_thing_has_one_picture_at_its_place(tmp_path: Path) -> None:
         "styles": {"noto": "a fox, noto style"},
         "food-drink": {"apple": "an apple", "grapes": "grapes"},
         "travel-places": {"car": "a car"},
+        "people-body": {"child": "a child"},
     }
     food = Image.open(tmp_path / "food-drink.webp")
     assert food.size == (2 * index["side"], index["side"])

@@ -21,6 +21,8 @@ DRAWS = "A small model, trained on emoji, draws on this computer: one thing at a
 """The page's sentence about the model."""
 USUAL_STYLES = ("fluent 3d", "noto", "fluent flat", "twemoji")
 """A seed chooses one of these styles where a prompt names none: the four best whose drawings differ."""
+DRAWN_AS = {"girl": "child", "boy": "child"}
+"""Names of which the model draws lumps, by the nearest that it draws."""
 NEAREST = 3
 """How many near things are listed for a word."""
 SIMILAR, SPECIAL = 0.82, 7
@@ -118,4 +120,4 @@ def vocabulary(rows: list[dict], thesaurus: Thesaurus) -> dict:
         if nearest:
             near.setdefault(", ".join(nearest), []).append(word)
     joined = {names: " ".join(words) for names, words in sorted(near.items())}
-    return {"draws": DRAWS, "usual_styles": ", ".join(USUAL_STYLES), "near": joined}
+    return {"draws": DRAWS, "usual_styles": ", ".join(USUAL_STYLES), "drawn_as": DRAWN_AS, "near": joined}

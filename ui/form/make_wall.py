@@ -36,11 +36,17 @@ SHOWN = "a fox"
 
 
 def prompts(vocabulary: Mapping[str, Mapping[str, Mapping[str, str]]]) -> dict[str, dict[str, str]]:
-    """Return a prompt for each thing by kind, everyday things first; of several names the most usual one."""
+    """Return a prompt for each thing by kind, everyday things first; of several names the most usual one.
+
+    Names that the page reads as others are left out.
+    """
     kinds = {}
     for kind, names in vocabulary["names"].items():
         forms = {name: Name(*text.split("|")) for name, text in names.items()}
-        kinds[kind] = {name: f"{form.article} {name}".strip() for name, form in forms.items() if name == form.thing}
+        shown = {
+            name: form for name, form in forms.items() if name == form.thing and name not in vocabulary["drawn_as"]
+        }
+        kinds[kind] = {name: f"{form.article} {name}".strip() for name, form in shown.items()}
     styles = {style: f"{SHOWN}, {style} style" for style in vocabulary["words"]["styles"]}
     return {STYLES: styles} | {kind: found for kind, found in kinds.items() if kind != VARIANTS}
 

@@ -180,7 +180,8 @@ def bare_forms(word: str) -> Iterator[str]:
 class Lexicons:
     """All words of a model: names of things, lexicons by language with English first, and things near to words.
 
-    usual_styles: the styles of which a seed chooses one where a prompt names none.
+    usual_styles: the styles of which a seed chooses one where a prompt names none. drawn_as: names that the model draws
+    badly, by the nearest that it draws.
     """
 
     names: Mapping[str, Name]
@@ -188,6 +189,7 @@ class Lexicons:
     near: Mapping[str, list[str]]
     starts: list[str]
     usual_styles: list[str]
+    drawn_as: Mapping[str, str]
 
     def begins(self, start: str) -> bool:
         """Return whether an English word begins with letters that somebody is typing."""
@@ -205,8 +207,8 @@ def read_lexicons(folder: Path) -> Lexicons | None:
         lexicons = {ENGLISH: Lexicon(ENGLISH, content["words"], names)}
         lexicons |= {language: Lexicon(language, words) for language, words in others.items()}
         near = {word: listed(some) for some, words in content["near"].items() for word in listed(words)}
-        styles = listed(content["usual_styles"])
+        styles, drawn_as = listed(content["usual_styles"]), dict(content["drawn_as"])
     except (ModelError, OSError, lzma.LZMAError, ValueError, KeyError, AttributeError, TypeError):
         return None
     starts = sorted({*lexicons[ENGLISH].longest, *near})
-    return Lexicons(names, lexicons, near, starts, styles)
+    return Lexicons(names, lexicons, near, starts, styles, drawn_as)

@@ -14,7 +14,7 @@ from pathlib import Path
 from stable_diffusion.request import LORA_TAG
 
 from .facts import Facts, Item, Thing, article_of
-from .lexicon import CHARACTER, EMOJI, ENDS, ENGLISH, Entry, Lexicon, Lexicons, fold, read_lexicons, split
+from .lexicon import CHARACTER, EMOJI, ENDS, ENGLISH, Entry, Lexicon, Lexicons, Name, fold, read_lexicons, split
 
 MAX_READ, MAX_UNITS = 1000, 200
 """Characters of a prompt that are read, and units of letters and signs in them; a caption takes a tenth."""
@@ -240,7 +240,7 @@ class _Reader:
 
         labels = [label(subject) for subject in subjects]
         chips = [
-            Chip(text, ", ".join((text, *self.tags)), self.all.names[subject.thing.name].thing)
+            Chip(text, ", ".join((text, *self.tags)), self._name(subject.thing).thing)
             for text, subject in zip(labels, subjects, strict=True)
         ]
         return Reading(
@@ -256,7 +256,10 @@ class _Reader:
         return self.all.lexicons[item.language]
 
     def _phrase(self, thing: Thing) -> str:
-        return thing.phrase(self.all.names[thing.name])
+        return thing.phrase(self._name(thing))
+
+    def _name(self, thing: Thing) -> Name:
+        return self.all.names[self.all.drawn_as.get(thing.name, thing.name)]
 
     def _unknown(self, items: Sequence[Item], kinds: Sequence[str]) -> list[str]:
         """Return the words of some kinds as typed, each once."""
