@@ -146,7 +146,7 @@ def strength_controls(kind: str) -> Controls:
     )
     steps = gr.Markdown(elem_id=f"{kind}-runs", elem_classes="note", render=False)
     pictures = [(strength_card(one), str(one)) for one in STRENGTHS]
-    strip = cards(pictures, "The same photo at every strength", f"{kind}-strip", render=False)
+    strip = cards(pictures, "The same photo at every strength", f"{kind}-strengths", render=False)
     return {"strength": strength, "_steps": steps, "_strip": strip}
 
 

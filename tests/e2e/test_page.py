@@ -91,7 +91,7 @@ def test_fast_drawing_takes_four_evaluations_with_and_without_a_photo(page: Page
     photos = Visitor(page, "i2i")
     page.get_by_label("Fast").locator("visible=true").check()
     expect(page.locator("#i2i-steps input[type=number]")).to_have_value("9")
-    page.locator("#i2i-strip").get_by_role("button").nth(STRENGTHS.index(0.2)).click()
+    page.locator("#i2i-strengths").get_by_role("button").nth(STRENGTHS.index(0.2)).click()
     photos.wait_until("finished")
     expect(page.locator("#i2i-runs")).to_contain_text("Runs 4 of 20 steps")
     assert photos.status() == "Finished in 4 steps."
