@@ -6,9 +6,7 @@ import json
 
 from stable_diffusion import Pipeline
 from stable_diffusion.inspection import conduct
-from stable_diffusion.loading.config import BUNDLED
 
-from ..runs.prepare import as_read
 from .stop import Value, picture_uri
 from .stops import STOPS
 from .tour import RECORDED, request_about
@@ -18,8 +16,7 @@ MOST_BYTES = 400_000
 
 def record(pipe: Pipeline) -> dict[str, object]:
     """Return the values of each stop's first question, with prompt and picture of the run."""
-    request = as_read(request_about(None, ""), BUNDLED, pipe.embeddings)
-    request = request.with_values(width=pipe.default_size, height=pipe.default_size)
+    request = request_about(None, "").with_values(width=pipe.default_size, height=pipe.default_size)
     recorded: dict[str, object] = {"prompt": request.prompt, "picture": picture_uri(pipe(request).images[0])}
     for stop in STOPS:
         question, values = stop.question(), list[Value]()

@@ -126,7 +126,7 @@ def request_about(run: FinishedRun | None, model: str) -> Request:
     """Return the request of a run's picture, of several the closest to its prompt; without a run the first example."""
     if run is None:
         prompt, seed = EXAMPLES[0]
-        return Request(prompt, seed=seed, model=model, prompt_syntax="read")
+        return Request(prompt, seed=seed, model=model)
     assert run.request.seed is not None, "a finished run has its seed"
     return run.request.with_values(num_images=1, seed=run.request.seed + (run.best or 0), preview="none")
 
