@@ -16,6 +16,7 @@ STOPS.guess = (section, tour) => {
   let timer = null;
   let film = [];
   let day = false; // today's riddle was played
+  let own = false; // a riddle was asked for here, and not by the tour
 
   const fold = (text) => text.normalize("NFKC").toLowerCase().replaceAll("ß", "ss").normalize("NFD").replace(/[\u0300-\u036f]/g, "").normalize("NFC");
   const bare = (text) => fold(text).replace(/[^\p{L}\p{M}\p{Extended_Pictographic}]/gu, "");
@@ -110,6 +111,7 @@ STOPS.guess = (section, tour) => {
 
   function ask(number) {
     reset();
+    own = true;
     if (number === 0) day = true;
     tour.ask(section, {riddle: number, side: 256});
     show();
@@ -130,7 +132,7 @@ STOPS.guess = (section, tour) => {
 
   function reset() {
     clearTimeout(timer);
-    [frames, riddle, at, tries, told, wanted, playing] = [[], {}, 0, 0, false, null, !tour.still];
+    [frames, riddle, at, tries, told, wanted, playing, own] = [[], {}, 0, 0, false, null, !tour.still, false];
     verdict.textContent = typed.value = "";
     image.removeAttribute("src");
   }
@@ -200,7 +202,7 @@ STOPS.guess = (section, tour) => {
       if (Number.isInteger(linked) && linked > 0 && !(linked > riddle.riddles) && !day) {
         day = true; // as good as today's
         ask(linked);
-      } else if (section.ariaBusy === "true") ask(0); // with a picture of one's own nothing is recorded
+      } else if (section.ariaBusy === "true" && !own) ask(0); // with a picture of one's own nothing is recorded
       else play();
     },
     key: ({key}) => key === " " && end.hidden && (press(), true),
