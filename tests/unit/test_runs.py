@@ -89,6 +89,7 @@ def test_a_run_that_nobody_wants_any_more_leaves_its_place_at_once(tmp_path: Pat
         first = backend.stream("first", REQUEST, Visitor("one"))
         while not isinstance(await anext(first), Event):
             pass
+        await asyncio.sleep(0.3)  # the newest steps wait for their reader
         backend.stop("first", pictures=False)
         late = [news async for news in first]
         assert all(news.images is None for news in late if isinstance(news, Event))

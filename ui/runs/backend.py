@@ -129,6 +129,8 @@ class Stream:
     handle: RunHandle | None = None
     """The run in the engine, once that has it."""
     stopped: bool = False
+    wanted: bool = True
+    """Whether anybody still wants the images."""
 
 
 class Local:
@@ -161,7 +163,7 @@ class Local:
         """See `Backend.stop`."""
         stream = self._streams.get(run_id)
         if stream is not None:
-            stream.stopped = True
+            stream.stopped, stream.wanted = True, pictures
             if stream.handle is not None and (stream.handle.position or not pictures):
                 stream.handle.close()
 
@@ -276,6 +278,8 @@ class Local:
                             yield news
                         told = news
                         continue
+                    if not stream.wanted:  # steps from before the end may still come
+                        return
                     stopped = stream.stopped and step.result is None
                     active.index, active.total = max(active.index, step.index), step.total
                     pace = (time.perf_counter() - began) / max(1, step.index - first)
